@@ -1,0 +1,5 @@
+"""`python -m landrace` is the `landrace` command."""
+
+from landrace.cli.main import main
+
+main()

@@ -1,0 +1,95 @@
+"""What a certificate says, and how far two ways of computing the same probability may differ."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from landrace.errors import LandraceError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most that two paths may differ, in natural-log probability, and the least share of equal argmax tokens."""
+
+    largest: float
+    mean: float
+    equal_argmax: float
+
+
+BOUNDS = {
+    # Summation order differs between batch shapes; float32 keeps that below 1e-4 over a few dozen layers.
+    "float32": Bound(largest=1e-3, mean=1e-4, equal_argmax=0.999),
+    # Operands rounded to 8 bits of mantissa: a relative error of 2^-9 a product, averaging out over the sum.
+    "bfloat16": Bound(largest=1.0, mean=5e-2, equal_argmax=0.95),
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One path's view of a sequence: for every scored token its log-probability, and the likeliest token there."""
+
+    logprobs: list[float]
+    argmax: list[int]
+
+
+@dataclass(frozen=True)
+class PathResult:
+    """How one path compares with the reference path."""
+
+    name: str
+    tokens: int
+    largest: float
+    mean: float
+    equal_argmax: float
+    bound: Bound
+
+    @property
+    def passed(self) -> bool:
+        return (
+            self.largest <= self.bound.largest
+            and self.mean <= self.bound.mean
+            and self.equal_argmax >= self.bound.equal_argmax
+        )
+
+
+def compare_scores(name: str, reference: Sequence[Scores], other: Sequence[Scores], bound: Bound) -> PathResult:
+    """Compares sequence by sequence; a path may have scored only the end of each.
+
+    Raises LandraceError when it scored nothing.
+    """
+    differences: list[float] = []
+    equal: list[bool] = []
+    for whole, part in zip(reference, other, strict=True):
+        n = len(part.logprobs)
+        differences += [abs(a - b) for a, b in zip(whole.logprobs[-n:], part.logprobs, strict=True)] if n else []
+        equal += [a == b for a, b in zip(whole.argmax[-n:], part.argmax, strict=True)] if n else []
+    if not differences:
+        raise LandraceError(f"The path {name!r} scored no token.")
+    # max() may step over a NaN; as the largest difference it fails every bound.
+    largest = math.nan if any(map(math.isnan, differences)) else max(differences)
+    return PathResult(name, len(differences), largest, statistics.fmean(differences), statistics.fmean(equal), bound)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    model: str
+    adapter: str | None
+    reference: str
+    weights_sha256: str
+    adapter_sha256: str | None
+    template_sha256: str | None
+    dtype: str
+    paths: tuple[PathResult, ...]
+    skipped: tuple[str, ...]
+    """Paths that could not be taken here, each with its reason."""
+
+    @property
+    def passed(self) -> bool:
+        return all(path.passed for path in self.paths)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}

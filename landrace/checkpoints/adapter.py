@@ -1,0 +1,278 @@
+"""LoRA adapters in peft's format: adapter_config.json and adapter_model.safetensors.
+
+On disk an adapter has the hub's modules; in memory it has canonical ones. `Source` carries B from one to the other
+(only its rows are the module's outputs; A's columns are its inputs, which never move). Where the hub fuses several
+projections into one module:
+
+- reading: every projection gets A, and its own rows of B;
+- writing: projections with one common A share it; otherwise the module gets the A's under one another and the B's as
+  blocks on a diagonal, with the sum of the ranks and an alpha that keeps the scale, so that B A is the same product.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landrace.checkpoints.adapter_config import PeftConfig, build_config, parse_config
+from landrace.checkpoints.bounded import read_json, readable
+from landrace.checkpoints.folder import whole_folder
+from landrace.checkpoints.safetensors_file import read_safetensors
+from landrace.checkpoints.write import save_tensors, write_json
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.families.weights import Source
+from landrace.models.lora import PROJECTIONS, LoraSpec
+
+CONFIG_NAME = "adapter_config.json"
+TENSORS_NAME = "adapter_model.safetensors"
+METADATA_NAME = "landrace.json"
+MAX_JSON_BYTES = 1 << 22
+MAX_RANK_RATIO = 16
+"""Largest over smallest rank: unequal ranks are filled with zeros, and a file must not grow without bound by that."""
+
+_PREFIX = "base_model.model."
+_LEAVES = {".lora_A.weight": 0, ".lora_B.weight": 1}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A [r, in] and B [out, r] of one module, in float32."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+def read_adapter(folder: Path, sources: Mapping[str, Source]) -> tuple[LoraSpec, dict[str, Tensor], dict[str, Any]]:
+    """(spec, tensors by canonical name, what landrace.json says). `sources` are those of the base's config.json.
+
+    Modules of unequal rank or scale are brought to one rank with zeros and to one scale by a factor on B; layers that
+    the adapter leaves out get zeros. CheckpointError: damaged, or made for another model. UnsupportedError: a field
+    or a tensor asks for something other than plain LoRA on linear projections.
+    """
+    modules = _modules(sources)
+    with readable(folder):
+        config = parse_config(read_json(folder / CONFIG_NAME, MAX_JSON_BYTES))
+        stored = _read_pairs(folder, config, modules)
+        metadata = read_json(folder / METADATA_NAME, MAX_JSON_BYTES) if (folder / METADATA_NAME).exists() else {}
+    pairs: dict[str, _Pair] = {}
+    for module, pair in stored.items():
+        factor = config.scale_of(module) / config.scale
+        if not math.isclose(factor, 1.0, rel_tol=1e-12):
+            pair = _Pair(pair.a, pair.b * factor)
+        pairs |= _split(pair, modules[module], config.rank)
+    rank = _common_rank(pairs)
+    spec = LoraSpec(
+        rank=rank,
+        alpha=_alpha_at(config.alpha, config.rank, rank, config.rslora),
+        targets=tuple(name for name in PROJECTIONS if any(_leaf(module) == name for module in pairs)),
+        rslora=config.rslora,
+    )
+    tensors: dict[str, Tensor] = {}
+    for name, pair in _with_left_out({name: _widen(pair, rank) for name, pair in pairs.items()}, modules).items():
+        tensors |= {f"{name}.lora_A": pair.a, f"{name}.lora_B": pair.b}
+    return spec, tensors, metadata
+
+
+def write_adapter(
+    folder: Path,
+    spec: LoraSpec,
+    tensors: Mapping[str, Tensor],
+    sources: Mapping[str, Source],
+    base_name: str,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write canonical `tensors` as an adapter that peft loads on the hub model `base_name`, and `metadata` beside it
+    in landrace.json. `sources` are those of the base's config.json, whatever format the base was loaded from.
+
+    CheckpointError: a tensor is missing, unknown or of the wrong shape, or `folder` holds other files.
+    """
+    pairs = _pairs_by_module(tensors, spec.rank)
+    modules = _modules(sources)
+    if unknown := sorted(pairs.keys() - {name for parts in modules.values() for name in parts}):
+        raise CheckpointError(f"The adapter's module '{unknown[0]}' is not one of this model's projections.")
+    stored = {
+        module: _join(parts, {name: pairs[name] for name in parts if name in pairs})
+        for module, parts in modules.items()
+        if any(name in pairs for name in parts)
+    }
+    ranks = {module: pair.rank for module, pair in stored.items() if pair.rank != spec.rank}
+    config = PeftConfig(
+        rank=spec.rank,
+        alpha=spec.alpha,
+        rslora=spec.rslora,
+        rank_pattern=ranks,
+        alpha_pattern={name: _alpha_at(spec.alpha, spec.rank, rank, spec.rslora) for name, rank in ranks.items()},
+        targets=tuple({_leaf(module) for module in stored}),
+        selective=False,
+    )
+    files = (CONFIG_NAME, TENSORS_NAME, METADATA_NAME)
+    with whole_folder(folder, may_replace=lambda name: name in files) as made:
+        write_json(made / CONFIG_NAME, build_config(config, base_name))
+        write_json(made / METADATA_NAME, metadata)
+        save_tensors(
+            made / TENSORS_NAME,
+            {
+                f"{_PREFIX}{module}{leaf}": (pair.a, pair.b)[which]
+                for module, pair in stored.items()
+                for leaf, which in _LEAVES.items()
+            },
+        )
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Hash of the adapter's tensors file. CheckpointError if it cannot be read."""
+    path = folder / TENSORS_NAME
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _modules(sources: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
+    """Hub module to the canonical projections it holds."""
+    modules: dict[str, dict[str, Source]] = {}
+    for name, source in sources.items():
+        if name.endswith(".weight") and _leaf(canonical := name.removesuffix(".weight")) in PROJECTIONS:
+            modules.setdefault(source.tensor.removesuffix(".weight"), {})[canonical] = source
+    return modules
+
+
+def _leaf(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def _alpha_at(alpha: float, rank: int, other: int, rslora: bool) -> float:
+    """The alpha that gives rank `other` the scale that `alpha` gives `rank`."""
+    return alpha if rank == other else alpha * (math.sqrt(other / rank) if rslora else other / rank)
+
+
+def _read_pairs(folder: Path, config: PeftConfig, modules: Mapping[str, Mapping[str, Source]]) -> dict[str, _Pair]:
+    if not (folder / TENSORS_NAME).is_file() and (folder / "adapter_model.bin").is_file():
+        raise UnsupportedError(
+            f"{folder} has its weights only as adapter_model.bin, a pickle, which can run code when it is opened.",
+            hint="Save the adapter again with peft's save_pretrained, which writes safetensors.",
+        )
+    halves: dict[str, dict[int, Tensor]] = {}
+    for key, info in read_safetensors(folder / TENSORS_NAME).items():
+        module, which = _parse_key(key)
+        _check_module(module, modules)
+        if not config.is_target(module):
+            raise CheckpointError(f"The adapter has weights for '{module}', which its target_modules do not name.")
+        info.require_weights()
+        if len(info.shape) != 2:
+            raise CheckpointError(f"The adapter's '{key}' has the shape {list(info.shape)}, not a matrix's.")
+        halves.setdefault(module, {})[which] = info.load().float()
+    if not halves:
+        raise CheckpointError(f"The adapter in {folder} is empty.")
+    expected = halves.keys() if config.targets is None or config.selective else filter(config.is_target, modules)
+    if absent := sorted(set(expected) - halves.keys()):
+        raise CheckpointError(f"The adapter targets '{absent[0]}', but has no weights for it.")
+    return {module: _pair(module, half, config) for module, half in halves.items()}
+
+
+def _parse_key(key: str) -> tuple[str, int]:
+    for leaf, which in _LEAVES.items():
+        if key.startswith(_PREFIX) and key.endswith(leaf):
+            return key.removeprefix(_PREFIX).removesuffix(leaf), which
+    raise UnsupportedError(f"The adapter's tensor '{key}' is not lora_A or lora_B of a linear projection.")
+
+
+def _check_module(module: str, modules: Mapping[str, Mapping[str, Source]]) -> None:
+    if module in modules:
+        return
+    if _leaf(module) in ("lm_head", "embed_tokens"):
+        raise UnsupportedError(f"The adapter changes '{module}'; only the projections of the layers can be adapted.")
+    raise CheckpointError(
+        f"The adapter changes '{module}', which this model does not have.", hint="Load it on the model it was made for."
+    )
+
+
+def _pair(module: str, half: Mapping[int, Tensor], config: PeftConfig) -> _Pair:
+    if half.keys() != {0, 1}:
+        raise CheckpointError(f"The adapter has only one of lora_A and lora_B for '{module}'.")
+    a, b = half[0], half[1]
+    rank = config.rank_of(module)
+    if not rank == a.shape[0] == b.shape[1]:
+        raise CheckpointError(f"The adapter's '{module}' has A {list(a.shape)} and B {list(b.shape)}, not rank {rank}.")
+    return _Pair(a, b)
+
+
+def _split(pair: _Pair, parts: Mapping[str, Source], rank: int) -> dict[str, _Pair]:
+    """The canonical projections of one hub module."""
+    taken = {name: source.take(pair.b) for name, source in parts.items()}
+    if len(parts) > 1 and pair.rank == rank * len(parts):
+        blocks = {name: slice(i * rank, (i + 1) * rank) for i, name in enumerate(_in_row_order(parts))}
+        if all(_is_zero_outside(taken[name], block) for name, block in blocks.items()):
+            return {name: _Pair(pair.a[block], taken[name][:, block]) for name, block in blocks.items()}
+    return {name: _Pair(pair.a, b) for name, b in taken.items()}
+
+
+def _common_rank(pairs: Mapping[str, _Pair]) -> int:
+    ranks = {pair.rank for pair in pairs.values()}
+    if max(ranks) > MAX_RANK_RATIO * min(ranks):
+        raise UnsupportedError(
+            f"The adapter's ranks run from {min(ranks)} to {max(ranks)}; they may differ {MAX_RANK_RATIO}-fold at most."
+        )
+    return max(ranks)
+
+
+def _is_zero_outside(b: Tensor, block: slice) -> bool:
+    return not b[:, : block.start].any() and not b[:, block.stop :].any()
+
+
+def _join(parts: Mapping[str, Source], pairs: Mapping[str, _Pair]) -> _Pair:
+    """The inverse of `_split`: one hub module out of those of its projections that are adapted."""
+    order = [name for name in _in_row_order(parts) if name in pairs]
+    first = pairs[order[0]].a
+    shared = all(torch.equal(first, pairs[name].a) for name in order)
+    a = first if shared else torch.cat([pairs[name].a for name in order])
+    out = max(source.rows[1] if source.rows else pairs[name].b.shape[0] for name, source in parts.items())
+    b = torch.zeros(out, a.shape[0])
+    at = 0
+    for name in order:
+        width = pairs[name].rank
+        parts[name].put(b[:, at : at + width], pairs[name].b)
+        at += 0 if shared else width
+    return _Pair(a, b)
+
+
+def _in_row_order(parts: Mapping[str, Source]) -> list[str]:
+    return sorted(parts, key=lambda name: parts[name].rows or (0, 0))
+
+
+def _widen(pair: _Pair, rank: int) -> _Pair:
+    """The same product at a larger rank."""
+    more = rank - pair.rank
+    if not more:
+        return pair
+    return _Pair(torch.nn.functional.pad(pair.a, (0, 0, 0, more)), torch.nn.functional.pad(pair.b, (0, more)))
+
+
+def _with_left_out(pairs: Mapping[str, _Pair], modules: Mapping[str, Mapping[str, Source]]) -> dict[str, _Pair]:
+    """Zeros (which take no memory) for layers without an adapter, shaped like the projection of another layer."""
+    like = {
+        _leaf(name): _Pair(torch.zeros(()).expand_as(pair.a), torch.zeros(()).expand_as(pair.b))
+        for name, pair in pairs.items()
+    }
+    return {
+        name: pairs.get(name, like[_leaf(name)]) for parts in modules.values() for name in parts if _leaf(name) in like
+    }
+
+
+def _pairs_by_module(tensors: Mapping[str, Tensor], rank: int) -> dict[str, _Pair]:
+    pairs: dict[str, _Pair] = {}
+    for module in {name.rpartition(".")[0] for name in tensors}:
+        a, b = tensors.get(f"{module}.lora_A"), tensors.get(f"{module}.lora_B")
+        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not a.shape[0] == b.shape[1] == rank:
+            raise CheckpointError(f"The adapter's module '{module}' is not a lora_A and a lora_B of rank {rank}.")
+        pairs[module] = _Pair(a.detach().float().cpu(), b.detach().float().cpu())
+    return pairs

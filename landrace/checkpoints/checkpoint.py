@@ -1,0 +1,187 @@
+"""`open_checkpoint`: a model on disk as a `ModelSpec` and a stream of canonical tensors.
+
+Everything in the files is accounted for: a stored tensor is used, or on a list of those that may be left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from landrace.checkpoints.bounded import file_size, read_json, read_range, readable
+from landrace.checkpoints.gguf_file import read_gguf
+from landrace.checkpoints.safetensors_file import read_safetensors_folder
+from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.families import read_config
+from landrace.models.families.gguf import IGNORABLE, config_from_gguf, gguf_sources
+from landrace.models.families.weights import Source
+from landrace.models.spec import ModelSpec
+
+MAX_CONFIG_BYTES = 1 << 22
+NAMES_IN_ERROR = 5
+READ_BYTES = 1 << 24
+HEAD = re.compile(r"(.*\.)?(lm_head|output_layer|output)\.weight")
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+
+@dataclass
+class Checkpoint:
+    """An opened model: its description, and where its tensors are. Nothing of the weights is in memory."""
+
+    path: Path
+    format: Literal["safetensors", "gguf"]
+    config: dict[str, Any]
+    """A `config.json`; for GGUF, the one that its metadata amount to."""
+    spec: ModelSpec
+    sources: dict[str, Source]
+    """Canonical parameter name to the stored rows that make it."""
+    tensor_infos: Mapping[str, TensorInfo]
+    """Stored name to description, for every tensor in the files."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """GGUF key-values; empty for safetensors."""
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    """`generation_config.json`; empty when there is none."""
+    _sha256: str | None = field(default=None, repr=False)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(canonical name, values), one stored tensor in memory at a time. F32, F16 and BF16 come as stored, the block
+        formats of GGUF as float32. Each tensor may be kept and changed; parts of one stored tensor share no memory."""
+        self._check_tied_head()
+        wanted: dict[str, list[str]] = {}
+        for name, source in self.sources.items():
+            wanted.setdefault(source.tensor, []).append(name)
+        for stored, names in wanted.items():
+            values = self.tensor_infos[stored].load()
+            for name in names:
+                part = self.sources[name].take(values)
+                yield name, part if len(names) == 1 else part.clone()
+
+    def sha256(self, progress: Progress | None = None) -> str:
+        """SHA-256 of the weights, kept once it is known. One file: that of the file. Several: that of the lines
+        `<sha256>  <file name>\\n`, sorted by file name."""
+        if self._sha256 is None:
+            self._sha256 = _hash_files({info.path for info in self.tensor_infos.values()}, progress)
+        return self._sha256
+
+    def _check_tied_head(self) -> None:
+        """A model that ties its head to its embedding may store the head too, if it is the same."""
+        if "lm_head.weight" in self.sources:
+            return
+        embedding = self.tensor_infos[self.sources["embed_tokens.weight"].tensor]
+        for name, info in self.tensor_infos.items():
+            if HEAD.fullmatch(name) and not _same_bytes(info, embedding):
+                raise UnsupportedError(
+                    f"The model says that its output head is its embedding, but '{name}' differs from it.",
+                    hint="Set tie_word_embeddings to false in its config.json if the stored head is the right one.",
+                )
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a folder with config.json and safetensors, or a .gguf file.
+
+    CheckpointError: damaged, or the tensors are not the ones that the configuration needs.
+    UnsupportedError: well formed, but of a family, quantisation or type that is not implemented.
+    """
+    with readable(path):
+        checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    for source in checkpoint.sources.values():
+        _check_source(source, checkpoint.tensor_infos[source.tensor])
+    return checkpoint
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
+    spec = read_config(config).spec
+    sources = gguf_sources(spec, file.metadata["general.architecture"])
+    _check_names(path, sources, file.tensors, IGNORABLE)
+    return Checkpoint(path, "gguf", config, spec, sources, file.tensors, file.metadata)
+
+
+def _numbers(path: Path, infos: Mapping[str, TensorInfo], name: str) -> list[float]:
+    """The values of a small tensor that belongs to the configuration."""
+    if name not in infos or infos[name].nbytes > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{path} needs a small tensor '{name}', and has none.")
+    values: list[float] = infos[name].load().flatten().tolist()
+    return values
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    if not (path / "config.json").is_file():
+        files = sorted(path.glob("*.gguf"))
+        hint = f"Name the file itself: {files[0]}" if files else "A model folder holds config.json and *.safetensors."
+        raise CheckpointError(f"{path} has no config.json.", hint=hint)
+    config = read_json(path / "config.json", MAX_CONFIG_BYTES)
+    generation = path / "generation_config.json"
+    generation_config = read_json(generation, MAX_CONFIG_BYTES) if generation.is_file() else {}
+    infos = read_safetensors_folder(path)
+    model = read_config(config, infos)
+    _check_names(path, model.sources, infos, model.ignorable)
+    return Checkpoint(
+        path, "safetensors", config, model.spec, model.sources, infos, generation_config=generation_config
+    )
+
+
+def _check_names(
+    path: Path, sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], ignorable: Iterable[str]
+) -> None:
+    needed = {source.tensor for source in sources.values()}
+    if missing := needed - infos.keys():
+        raise CheckpointError(f"{path} lacks {_some(missing)} that its configuration needs.")
+    patterns = [re.compile(pattern) for pattern in ignorable]
+    left_over = {name for name in infos.keys() - needed if not any(p.fullmatch(name) for p in patterns)}
+    if left_over:
+        raise CheckpointError(f"{path} holds {_some(left_over)} that its configuration has no place for.")
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMES_IN_ERROR])
+    more = f" and {len(names) - NAMES_IN_ERROR} more" if len(names) > NAMES_IN_ERROR else ""
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
+
+
+def _check_source(source: Source, info: TensorInfo) -> None:
+    info.require_weights()
+    if not info.shape:
+        raise CheckpointError(f"The tensor '{info.name}' is a single number, not a weight.")
+    source.check_rows(info.shape[0])
+
+
+def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    if (one.dtype, one.shape, one.nbytes) != (other.dtype, other.shape, other.nbytes):
+        return False
+    for at in range(0, one.nbytes, READ_BYTES):
+        count = min(READ_BYTES, one.nbytes - at)
+        if not torch.equal(
+            read_range(one.path, one.offset + at, count), read_range(other.path, other.offset + at, count)
+        ):
+            return False
+    return True
+
+
+def _hash_files(paths: set[Path], progress: Progress | None) -> str:
+    total, done = sum(file_size(path) for path in paths), 0
+    sums: dict[str, str] = {}
+    for path in sorted(paths):
+        digest = hashlib.sha256()
+        size = file_size(path)
+        for at in range(0, size, READ_BYTES):
+            count = min(READ_BYTES, size - at)
+            digest.update(read_range(path, at, count).numpy().data)
+            done += count
+            if progress is not None:
+                progress(done, total)
+        sums[path.name] = digest.hexdigest()
+    if len(sums) == 1:
+        return next(iter(sums.values()))
+    return hashlib.sha256("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from landrace.errors import CheckpointError
+
+
+@contextmanager
+def whole_folder(folder: Path, may_replace: Callable[[str], bool]) -> Iterator[Path]:
+    """Gives an empty folder to write into; it takes the name `folder` only when the block ends without an error.
+
+    An earlier `folder` is replaced when `may_replace` is true of every name in it, otherwise CheckpointError.
+    """
+    folder = folder.absolute()
+    strangers = [entry.name for entry in _entries(folder) if not (entry.is_file() and may_replace(entry.name))]
+    if strangers:
+        raise CheckpointError(f"{folder} holds other files ({strangers[0]}).", hint="Choose a new or an empty folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        made = work / "new"
+        made.mkdir()
+        yield made
+        for file in made.iterdir():
+            _flush(file)
+        _flush(made)
+        _swap(made, folder, work / "old")
+        _flush(folder.parent)
+    except OSError as error:
+        raise CheckpointError(f"{folder} could not be written: {error}.") from error
+    finally:
+        shutil.rmtree(work)
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file.", hint="Choose the name of a folder.")
+    return sorted(folder.iterdir())
+
+
+def _swap(made: Path, folder: Path, aside: Path) -> None:
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        made.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or a folder's list of names to the disk, so that a power cut cannot undo the rename's promise."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

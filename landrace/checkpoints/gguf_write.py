@@ -1,0 +1,101 @@
+"""Writes GGUF version 3 files that ggml's own tools read."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from landrace.checkpoints.gguf_file import ARRAY, BOOL, DEFAULT_ALIGNMENT, MAGIC, SCALAR_FORMATS, STRING
+from landrace.errors import OptionError
+from landrace.kernels.reference.blocks import BLOCKS, quantize
+
+_UINT32, _INT32, _FLOAT32, _UINT64, _INT64 = 4, 5, 6, 10, 11
+
+
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:
+    """Write `metadata` and `tensors`, name to (tensor, block type), in the order given.
+
+    A floating tensor is encoded as its block type. A uint8 tensor [rows, bytes per row] is taken as encoded already.
+    Metadata values are str, bool, int (uint32 where it fits, else int32, uint64 or int64), float (float32), or lists of
+    one of them; integers in lists are int32, as ggml stores its vocabularies. OptionError for a value without a type.
+    """
+    encoded = {name: _encode(name, tensor, kind) for name, (tensor, kind) in tensors.items()}
+    header = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        header += [_string(key), _typed(key, value)]
+    offset = 0
+    for name, (shape, raw) in encoded.items():
+        header.append(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
+        header.append(struct.pack("<IQ", BLOCKS[tensors[name][1]].ggml_id, offset))
+        offset += raw.numel() + -raw.numel() % DEFAULT_ALIGNMENT
+    with path.open("wb") as file:
+        file.write(b"".join(header))
+        for _, raw in encoded.values():
+            _pad(file)
+            file.write(raw.numpy().data)
+        _pad(file)
+
+
+def _pad(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % DEFAULT_ALIGNMENT))
+
+
+def _encode(name: str, tensor: Tensor, kind: str) -> tuple[tuple[int, ...], Tensor]:
+    """(shape of the values, their bytes)."""
+    if kind not in BLOCKS:
+        raise OptionError(f"'{name}' cannot be written as {kind}.", hint=f"Use one of {', '.join(BLOCKS)}.")
+    block = BLOCKS[kind]
+    if tensor.dtype == torch.uint8:
+        return (tensor.shape[0], tensor.shape[1] // block.bytes * block.elements), tensor.contiguous().view(-1)
+    try:
+        rows = tensor.detach().cpu().reshape(-1, tensor.shape[-1])
+        return tuple(tensor.shape), quantize(rows, kind).view(-1)
+    except ValueError as error:
+        raise OptionError(f"'{name}' cannot be written as {kind}: {error}") from error
+
+
+def _string(value: str) -> bytes:
+    data = value.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _typed(key: str, value: Any) -> bytes:
+    """The value's type number and its bytes."""
+    if isinstance(value, (list, tuple)):
+        kind = _list_type(key, value)
+        items = b"".join(_bytes(kind, item) for item in value)
+        return struct.pack("<IIQ", ARRAY, kind, len(value)) + items
+    kind = _scalar_type(key, value)
+    return struct.pack("<I", kind) + _bytes(kind, value)
+
+
+def _bytes(kind: int, value: Any) -> bytes:
+    return _string(value) if kind == STRING else struct.pack("<" + SCALAR_FORMATS[kind], value)
+
+
+def _list_type(key: str, values: Sequence[Any]) -> int:
+    kinds = {_scalar_type(key, value) for value in values}
+    if kinds <= {_UINT32, _INT32} and all(value < 1 << 31 for value in values):
+        return _INT32
+    if len(kinds) != 1:
+        raise OptionError(f"The metadata '{key}' is a list of values of different types.")
+    return kinds.pop()
+
+
+def _scalar_type(key: str, value: Any) -> int:
+    if isinstance(value, bool):
+        return BOOL
+    if isinstance(value, str):
+        return STRING
+    if isinstance(value, float):
+        return _FLOAT32
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
+        if value < 0:
+            return _INT32 if value >= -(1 << 31) else _INT64
+        return _UINT32 if value < 1 << 32 else _UINT64
+    raise OptionError(f"The metadata '{key}' has a value that GGUF cannot store: {type(value).__name__}.")

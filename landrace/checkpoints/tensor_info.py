@@ -1,0 +1,49 @@
+"""`TensorInfo`: where one stored tensor lies, and how to read it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from landrace.checkpoints.bounded import read_range
+from landrace.errors import UnsupportedError
+from landrace.kernels.reference.blocks import BLOCKS, dequantize
+
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint. `dtype` is the file format's own name, `shape` is in PyTorch's order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    path: Path
+    offset: int
+    """Byte of `path` at which the data starts."""
+
+    def require_weights(self) -> None:
+        """UnsupportedError when `dtype` is not one that weights can be read from."""
+        if self.dtype not in BLOCKS:
+            raise UnsupportedError(
+                f"The tensor '{self.name}' is stored as {self.dtype}, which is not supported.",
+                hint=f"Supported are {', '.join(BLOCKS)}.",
+            )
+
+    def raw(self) -> Tensor:
+        """The stored bytes, uint8 [rows, bytes per row]; every axis but the last counts as rows."""
+        rows = math.prod(self.shape[:-1])
+        return read_range(self.path, self.offset, self.nbytes).view(rows, -1 if rows else 0)
+
+    def load(self) -> Tensor:
+        """The values, in memory of their own: F32, F16 and BF16 as stored, block formats as float32."""
+        self.require_weights()
+        if self.dtype in _PLAIN:
+            return read_range(self.path, self.offset, self.nbytes).view(_PLAIN[self.dtype]).view(self.shape)
+        return dequantize(self.raw(), self.dtype, self.shape[-1]).view(self.shape)

@@ -1,0 +1,136 @@
+"""`write_checkpoint`: canonical tensors back into a hub-style folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from landrace.checkpoints.folder import whole_folder
+from landrace.checkpoints.safetensors_file import INDEX_NAME, SINGLE_NAME
+from landrace.errors import CheckpointError
+from landrace.models.families.weights import Source
+
+SHARD_BYTES = 5_000_000_000
+
+
+def write_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    sources: Mapping[str, Source],
+    named_tensors: Iterable[tuple[str, Tensor]],
+    extra_files: Iterable[Path] = (),
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config.json and safetensors under the hub names of `sources`, and copy `extra_files` beside them.
+
+    `named_tensors` is read once, and about `shard_bytes` of it is held at a time. The configuration's dtype becomes
+    that of the tensors. CheckpointError: a parameter is unknown, missing, repeated or of the wrong shape, or `folder`
+    holds files that are not a model's.
+    """
+    extras = list(extra_files)
+    with whole_folder(folder, may_replace=lambda name: _is_ours(name, extras)) as made:
+        shards = _Shards(made, sources, shard_bytes)
+        for name, tensor in named_tensors:
+            shards.add(name, tensor)
+        shards.finish()
+        written = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+        write_json(made / "config.json", written | {"torch_dtype": shards.dtype_name()})
+        for path in extras:
+            shutil.copyfile(path, made / path.name)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file, marked as PyTorch's as other readers expect."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} could not be written: {error}.") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_ours(name: str, extras: list[Path]) -> bool:
+    shard = name.startswith("model") and name.endswith(".safetensors")
+    return shard or name in {"config.json", INDEX_NAME, *(path.name for path in extras)}
+
+
+class _Shards:
+    """Assembles stored tensors out of their canonical parts and writes a shard whenever enough are whole."""
+
+    def __init__(self, folder: Path, sources: Mapping[str, Source], shard_bytes: int) -> None:
+        self._folder = folder
+        self._sources = sources
+        self._shard_bytes = shard_bytes
+        self._waiting: dict[str, set[str]] = {}
+        self._rows: dict[str, int] = {}
+        for name, source in sources.items():
+            self._waiting.setdefault(source.tensor, set()).add(name)
+            self._rows[source.tensor] = max(self._rows.get(source.tensor, 0), source.rows[1] if source.rows else 0)
+        self._begun: dict[str, Tensor] = {}
+        self._whole: dict[str, Tensor] = {}
+        self._written: list[dict[str, int]] = []
+        self._dtypes: set[torch.dtype] = set()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        source = self._sources.get(name)
+        if source is None or name not in self._waiting.get(source.tensor, ()):
+            reason = "is not a parameter of this model" if source is None else "was given twice"
+            raise CheckpointError(f"'{name}' {reason}.")
+        tensor = tensor.detach().cpu()
+        stored = self._begun.get(source.tensor)
+        if stored is None:
+            shape = (self._rows[source.tensor] or tensor.shape[0], *tensor.shape[1:])
+            stored = self._begun[source.tensor] = torch.empty(shape, dtype=tensor.dtype)
+        source.put(stored, tensor)
+        self._dtypes.add(tensor.dtype)
+        self._waiting[source.tensor].discard(name)
+        if not self._waiting[source.tensor]:
+            del self._waiting[source.tensor]
+            self._keep(source.tensor, self._begun.pop(source.tensor))
+
+    def finish(self) -> None:
+        """Write what is left and give the shards their names."""
+        if self._waiting:
+            absent = sorted(name for names in self._waiting.values() for name in names)
+            raise CheckpointError(f"{len(absent)} parameters were not given, such as '{absent[0]}'.")
+        self._flush()
+        count = len(self._written)
+        if count == 1:
+            self._part(0).rename(self._folder / SINGLE_NAME)
+            return
+        weight_map: dict[str, str] = {}
+        for number, sizes in enumerate(self._written):
+            shard = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            self._part(number).rename(self._folder / shard)
+            weight_map |= dict.fromkeys(sizes, shard)
+        total = sum(size for sizes in self._written for size in sizes.values())
+        write_json(self._folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+    def dtype_name(self) -> str:
+        """The widest of the dtypes written: readers that convert to it lose nothing."""
+        widest = max(self._dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
+        return str(widest).removeprefix("torch.")
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        if self._whole and sum(t.nbytes for t in self._whole.values()) + tensor.nbytes > self._shard_bytes:
+            self._flush()
+        self._whole[name] = tensor
+
+    def _flush(self) -> None:
+        save_tensors(self._part(len(self._written)), self._whole)
+        self._written.append({name: tensor.nbytes for name, tensor in self._whole.items()})
+        self._whole = {}
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number}"

@@ -1,0 +1,94 @@
+"""`compare`: several systems on the same rows: quality, speed, cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from landrace.cli.console import err, out, print_json
+from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from landrace.evaluation.compare import Comparison
+    from landrace.evaluation.results import Evaluation
+
+
+def compare(
+    systems: Annotated[
+        list[str], typer.Argument(help="MODEL, MODEL+ADAPTER, baseline, or a stored NAME.evaluation.json; two or more.")
+    ],
+    task: Annotated[Path, typer.Option(help="The task file (.json or .toml).")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the report and the answers.")] = Path(
+        "runs/compare"
+    ),
+    price: Annotated[float, typer.Option(help="What this machine costs an hour, in USD.")] = 0.10,
+    limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the sample and the bootstrap.")] = 0,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Compare models, adapters and the classical baseline on one task."""
+    from landrace.evaluation.task import load_task
+
+    parsed = [parse_system(text) for text in systems]
+    loaded = load_task(task)
+    how = Measurement(seed=seed, limit=limit, temperature=temperature, dtype=dtype, threads=threads)
+    config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
+    with recorded(out_folder, "compare", config) as (ledger, run):
+        evaluations = []
+        for system in parsed:
+            evaluation = measure(system, loaded, how)
+            evaluation.save(out_folder)
+            record_scores(ledger, run, evaluation)
+            evaluations.append(evaluation)
+        comparison = make_comparison(
+            evaluations, out_folder, price=price, seed=seed, title=f"Comparison on {loaded.name}"
+        )
+    if json:
+        print_json(comparison.to_dict())
+        return
+    print_comparison(comparison)
+    err.print(f"The report is [bold]{out_folder / 'report.html'}[/].")
+
+
+def make_comparison(
+    evaluations: Sequence[Evaluation],
+    folder: Path,
+    *,
+    price: float,
+    seed: int,
+    title: str,
+    losses: Sequence[tuple[int, float]] = (),
+    provenance: Mapping[str, str] | None = None,
+) -> Comparison:
+    """The comparison, with its report page and its JSON in `folder`."""
+    import json
+
+    from landrace.evaluation.compare import compare as make
+    from landrace.evaluation.report import write_report
+
+    comparison = make(evaluations, price_per_hour=price, seed=seed)
+    write_report(
+        folder / "report.html", comparison, evaluations, title=title, losses=losses, provenance=provenance or {}
+    )
+    (folder / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    return comparison
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The table, measures down the side, then what it means in sentences."""
+    from landrace.evaluation.tables import comparison_table, to_text
+    from landrace.evaluation.verdict import verdict
+
+    out.print(to_text(comparison_table(comparison)), markup=False, soft_wrap=True)
+    out.print()
+    out.print(verdict(comparison), markup=False)
+    for remark in comparison.remarks:
+        out.print(f"Note: {remark}", markup=False)

@@ -1,0 +1,150 @@
+"""`run`: chat in the terminal, or one answer for a prompt on the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from landrace.cli.console import err, print_json, spinner
+from landrace.errors import RequestError
+
+if TYPE_CHECKING:
+    from landrace.engine import Completion, SamplingParams, StepOutput
+    from landrace.model import ServingModel
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="A stored model, a folder or a .gguf file.")],
+    prompt: Annotated[str | None, typer.Argument(help="One prompt; - reads it from stdin; none starts a chat.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter folder in peft's format.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens in an answer.")] = 512,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    top_k: Annotated[int, typer.Option(help="Keep this many likeliest tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens that make up this probability.")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without a template.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of streaming; needs a prompt.")
+    ] = False,
+) -> None:
+    """Talk to a model in the terminal."""
+    from landrace.engine import SamplingParams
+
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    if json and prompt is None:
+        raise RequestError("--json needs a prompt on the command line.")
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    from landrace.model import open_engine
+
+    started = time.perf_counter()
+    with spinner(f"opening {model}"):
+        serving = open_engine(model, adapters={"adapter": adapter} if adapter else {}, dtype=dtype, threads=threads)
+    talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
+    if prompt is None:
+        _chat(talk)
+        return
+    if json:
+        completion = talk.ask(prompt)
+        print_json(
+            {
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "seed": completion.seed,
+                "prompt_tokens": completion.prompt_tokens,
+                "completion_tokens": len(completion.token_ids),
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        return
+    talk.ask(prompt, _print_text)
+    sys.stdout.write("\n")
+
+
+class Conversation:
+    """Messages so far, and the engine that continues them."""
+
+    def __init__(
+        self, serving: ServingModel, params: SamplingParams, adapter: str | None, system: str | None, *, raw: bool
+    ) -> None:
+        self._serving = serving
+        self._params = params
+        self._adapter = adapter
+        self._raw = raw
+        self._system: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        self.messages = list(self._system)
+
+    def clear(self) -> None:
+        self.messages = list(self._system)
+
+    def ask(self, text: str, on_output: Any = None) -> Completion:
+        """Adds the user's message and the model's answer. A failed answer leaves the conversation as it was."""
+        from landrace.engine import Request
+        from landrace.text import encode_chat
+
+        tokenizer = self._serving.model.tokenizer
+        asked = [*self.messages, {"role": "user", "content": text}]
+        ids = tokenizer.encode(text, parse_special=False) if self._raw else encode_chat(tokenizer, asked)
+        request = Request("run", tuple(ids), self._params, self._adapter)
+        (completion,) = self._serving.engine.generate([request], on_output)
+        if completion.error is not None:
+            raise completion.error
+        self.messages = [*asked, {"role": "assistant", "content": completion.text}]
+        return completion
+
+
+def _print_text(output: StepOutput) -> None:
+    sys.stdout.write(output.text)
+    sys.stdout.flush()
+
+
+def _chat(talk: Conversation) -> None:
+    """Reads lines until end of input. A line that fails says why and the chat goes on."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  line editing and history for input()
+    err.print("[dim]Type a message. /clear forgets the conversation, /exit or Ctrl-D ends it.[/]")
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if line == "/exit":
+            return
+        if line == "/clear":
+            talk.clear()
+            continue
+        if not line:
+            continue
+        try:
+            completion = talk.ask(line, _print_text)
+        except RequestError as error:
+            err.print(f"[red]{error.message}[/] {error.hint or ''}")
+            continue
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            err.print("[dim]Stopped; the message was not kept.[/]")
+            continue
+        sys.stdout.write("\n")
+        if completion.finish_reason == "length":
+            err.print("[dim]The answer reached --max-tokens.[/]")

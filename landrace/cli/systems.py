@@ -1,0 +1,189 @@
+"""What can be evaluated and compared, as written on the command line, and how it is measured."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landrace.cli.console import count_progress, spinner
+from landrace.errors import DataError, LandraceError
+
+if TYPE_CHECKING:
+    from landrace.evaluation.results import Evaluation
+    from landrace.evaluation.task import Task
+    from landrace.ledger import Ledger, Run
+    from landrace.ledger.records import RunKind
+    from landrace.model import ServingModel
+
+BASELINE = "baseline"
+STORED_SUFFIX = ".evaluation.json"
+
+
+@dataclass(frozen=True)
+class System:
+    """MODEL, MODEL+ADAPTER (a folder), `baseline`, or the file of a stored evaluation."""
+
+    text: str
+    model: str
+    adapter: Path | None
+
+    @property
+    def name(self) -> str:
+        """As tables and reports show it."""
+        if self.adapter is None:
+            return self.model
+        # runs/support/adapter is called after its run.
+        folder = self.adapter.resolve()
+        return f"{self.model} + {folder.parent.name if folder.name == 'adapter' else folder.name}"
+
+
+def parse_system(text: str) -> System:
+    model, plus, adapter = text.partition("+")
+    if plus and not (model and adapter):
+        raise DataError(f"{text!r} is neither a model nor MODEL+ADAPTER.", hint="Write smollm2+runs/support/adapter.")
+    return System(text, model, Path(adapter) if plus else None)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How to measure a system."""
+
+    seed: int = 0
+    limit: int | None = None
+    temperature: float = 0.0
+    dtype: str = "auto"
+    threads: int | None = None
+
+
+def measure(system: System, task: Task, how: Measurement) -> Evaluation:
+    """Evaluates one system, with a progress bar."""
+    from landrace.evaluation.results import load_evaluation
+    from landrace.ledger import Provenance
+
+    if system.text.endswith(STORED_SUFFIX):
+        return load_evaluation(Path(system.text))
+    if system.text == BASELINE:
+        from landrace.evaluation.baseline import evaluate_baseline
+
+        facts = _flat(asdict(Provenance.here(seed=how.seed)))
+        with spinner("fitting the baseline"):
+            return evaluate_baseline(task, task.load_train(), seed=how.seed, limit=how.limit, provenance=facts)
+    from landrace.model import open_engine
+
+    with spinner(f"opening {system.name}"):
+        adapters = {"adapter": system.adapter} if system.adapter else {}
+        serving = open_engine(system.model, adapters=adapters, dtype=how.dtype, threads=how.threads)
+    return measure_serving(serving, system, task, how)
+
+
+def measure_serving(serving: ServingModel, system: System, task: Task, how: Measurement) -> Evaluation:
+    """Evaluates a model that is open already, whose engine calls the system's adapter `adapter`."""
+    from landrace.checkpoints.adapter import adapter_sha256
+    from landrace.evaluation.evaluate import evaluate
+    from landrace.ledger import Provenance
+
+    template = serving.model.tokenizer.chat_template
+    origin = Provenance.here(
+        weights_sha256=serving.model.checkpoint.sha256(),
+        adapter_sha256=adapter_sha256(system.adapter) if system.adapter else None,
+        template_sha256=template.sha256 if template else None,
+        seed=how.seed,
+    )
+    tuned = _tuning_record(system.adapter) if system.adapter else {}
+    with count_progress(f"{system.name} on {task.name}") as progress:
+        return evaluate(
+            serving.engine,
+            serving.model.tokenizer,
+            task,
+            model_name=system.name,
+            adapter="adapter" if system.adapter else None,
+            seed=how.seed,
+            temperature=how.temperature,
+            limit=how.limit,
+            on_progress=progress,
+            training_seconds=tuned.get("seconds"),
+            training_data_sha256=tuned.get("rows_sha256"),
+            provenance=_flat(asdict(origin)),
+        )
+
+
+def _tuning_record(adapter: Path) -> Mapping[str, Any]:
+    """What the tuning run wrote beside the adapter; an adapter from elsewhere has none."""
+    import json
+
+    path = adapter / "landrace.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Nested facts as one level of text, without those that are unknown."""
+    flat: dict[str, str] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value))
+        elif value is not None:
+            flat[key] = str(value)
+    return flat
+
+
+@contextmanager
+def recorded(out: Path, kind: RunKind, config: Mapping[str, Any]) -> Iterator[tuple[Ledger, Run]]:
+    """A run in the ledger beside `out`, closed as finished, failed or interrupted."""
+    from landrace.ledger import Ledger
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Ledger(out.parent / "ledger.sqlite") as ledger:
+        run = ledger.start_run(kind, out.name, command=shlex.join(sys.argv), config=config)
+        try:
+            yield ledger, run
+        except KeyboardInterrupt:
+            ledger.finish_run(run.id, "interrupted")
+            raise
+        except LandraceError:
+            ledger.finish_run(run.id, "failed")
+            raise
+        ledger.finish_run(run.id)
+
+
+def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
+    """Accuracy and, for a classification, macro F1, with what was counted beside them."""
+    from landrace.ledger import Provenance, Score
+
+    facts = evaluation.provenance
+    origin = Provenance.here(
+        weights_sha256=facts.get("weights_sha256"),
+        adapter_sha256=facts.get("adapter_sha256"),
+        data_sha256=evaluation.data_sha256,
+        template_sha256=facts.get("template_sha256"),
+        seed=evaluation.seed,
+    )
+    counted = {
+        name: getattr(evaluation, name)
+        for name in ("unparsed", "capped", "errors", "prompt_tokens", "cached_prompt_tokens", "completion_tokens")
+    }
+    details = {**counted, "wall_seconds": evaluation.wall_seconds, "concurrency": evaluation.concurrency}
+    for metric, value, interval in (
+        ("accuracy", evaluation.accuracy, evaluation.interval),
+        ("macro_f1", evaluation.macro_f1, evaluation.macro_f1_interval),
+    ):
+        if value is not None and interval is not None:
+            ledger.add_score(
+                Score(
+                    run_id=run.id,
+                    model=evaluation.model,
+                    adapter=evaluation.adapter,
+                    task=evaluation.task,
+                    metric=metric,
+                    value=value,
+                    low=interval.low,
+                    high=interval.high,
+                    n=len(evaluation.rows),
+                    provenance=origin,
+                    details=details,
+                )
+            )

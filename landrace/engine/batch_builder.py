@@ -1,0 +1,96 @@
+"""Turns the requests of one step into a `ForwardBatch`, and says which logits belong to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from landrace.engine.cache import KVCache
+from landrace.engine.request import Request
+from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
+from landrace.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class WantedRows:
+    """One request's logit rows in a step: those that score prompt tokens, then at most one to sample from."""
+
+    rows: range
+    """Rows of the logits."""
+    scored: range
+    """Indices of the prompt tokens the first of them predict."""
+    samples: bool
+    """Whether the last of them predicts a new token."""
+
+
+def rope_length(request: Request, max_length: int) -> int:
+    """The length that chooses a request's rotary table: the longest it may reach, fixed for its whole life."""
+    return min(request.max_held, max_length)
+
+
+def rope_key(spec: ModelSpec, length: int) -> tuple[int, ...]:
+    """Equal for two lengths exactly when every layer's rotary table is, so that keys can be shared between them."""
+    key: list[int] = []
+    for rope in dict.fromkeys(layer.attention.rope for layer in spec.layers):
+        if rope is not None and rope.kind == "dynamic":
+            key.append(max(length, rope.original_length))
+        elif rope is not None and rope.kind == "longrope":
+            key.append(int(length > rope.original_length))
+    return tuple(key)
+
+
+def build_batch(
+    requests: Sequence[Request], cache: KVCache, adapter_slots: Mapping[str, int], max_length: int
+) -> tuple[ForwardBatch, list[WantedRows]]:
+    """Lays each request's tokens [cached, cached + scheduled) end to end.
+
+    Logits are asked for only where a token is sampled or a prompt logprob wanted.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    starts = [0]
+    logit_rows: list[int] = []
+    wanted: list[WantedRows] = []
+    write_slots = []
+    sequence_slots = []
+    rows_of_slot: dict[int, list[int]] = {}
+    for request in requests:
+        first, end = request.cached, request.cached + request.scheduled
+        row = starts[-1] - first  # packed row of position 0, if it were here
+        token_ids += request.tokens[first:end]
+        positions += range(first, end)
+        starts.append(row + end)
+        slots = cache.slots(request)
+        write_slots.append(slots[first:end])
+        sequence_slots.append(slots[:end])
+        if request.adapter is not None:
+            rows_of_slot.setdefault(adapter_slots[request.adapter], []).extend(range(starts[-2], starts[-1]))
+        scored, samples = _predictions(request)
+        wanted.append(WantedRows(range(len(logit_rows), len(logit_rows) + len(scored) + samples), scored, samples))
+        logit_rows += [row + token - 1 for token in scored]
+        if samples:
+            logit_rows.append(row + end - 1)
+    device = write_slots[0].device
+    adapters = tuple(
+        AdapterRows(slot, None if len(rows) == len(token_ids) else torch.tensor(rows, device=device))
+        for slot, rows in rows_of_slot.items()
+    )
+    batch = ForwardBatch(
+        token_ids=torch.tensor(token_ids, device=device),
+        positions=torch.tensor(positions, device=device),
+        starts=tuple(starts),
+        logit_rows=torch.tensor(logit_rows, dtype=torch.long, device=device),
+        cache=CacheView(cache.keys, cache.values, torch.cat(write_slots), tuple(sequence_slots)),
+        adapters=adapters,
+        rope_lengths=tuple(rope_length(request, max_length) for request in requests),
+    )
+    return batch, wanted
+
+
+def _predictions(request: Request) -> tuple[range, bool]:
+    """The prompt tokens this step scores, and whether it samples. The row of position p predicts token p + 1."""
+    end = request.cached + request.scheduled
+    scored = range(max(request.scored, request.cached + 1), min(len(request.prompt_ids), end + 1))
+    return scored, end == request.held and request.params.max_tokens > 0

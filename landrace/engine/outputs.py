@@ -1,0 +1,77 @@
+"""What the engine hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from landrace.engine.request import Request
+from landrace.errors import RequestError
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability under the model itself: log_softmax of its logits before any
+    penalty, bias, temperature or filter."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The most likely tokens and their logprobs, best first, equal ones by id."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step produced for one request."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    """New tokens, an end-of-sequence or stop token included."""
+    text: str
+    """New text in complete characters. No part of a stop string is ever in it: what may become one is held back."""
+    logprobs: tuple[TokenLogprob, ...]
+    prompt_logprobs: tuple[TokenLogprob, ...]
+    """Newly scored prompt tokens, in order."""
+    finish_reason: str | None
+    """None while it runs; "stop" (end of sequence, stop token or string), "length", "abort" or "error"."""
+    error: RequestError | None
+    """Set exactly when `finish_reason` is "error"."""
+    cached_prompt_tokens: int
+    """Prompt tokens that were found in the prefix cache."""
+    seed: int | None
+    """The seed in use, the request's own or the one drawn for it; None for a request refused before it began."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished request: its step outputs put together."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    prompt_logprobs: tuple[TokenLogprob, ...]
+    finish_reason: str
+    error: RequestError | None
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    seed: int | None
+    """As in `StepOutput`."""
+
+    @staticmethod
+    def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
+        """Puts together all outputs of a finished request, in order."""
+        last = outputs[-1]
+        assert last.finish_reason is not None
+        return Completion(
+            request_id=request.id,
+            token_ids=tuple(token for output in outputs for token in output.token_ids),
+            text="".join(output.text for output in outputs),
+            logprobs=tuple(logprob for output in outputs for logprob in output.logprobs),
+            prompt_logprobs=tuple(logprob for output in outputs for logprob in output.prompt_logprobs),
+            finish_reason=last.finish_reason,
+            error=last.error,
+            prompt_tokens=len(request.prompt_ids),
+            cached_prompt_tokens=last.cached_prompt_tokens,
+            seed=last.seed,
+        )

@@ -1,0 +1,181 @@
+"""`Scheduler`: which tokens the next step computes. Bookkeeping only, without torch.
+
+Requests run in order of arrival: whoever runs arrived before whoever waits, so the last one running is the
+latest and the first one to lose its blocks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from landrace.engine.block_pool import BlockPool, chain_hash
+from landrace.engine.options import EngineOptions
+from landrace.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's work."""
+
+    requests: tuple[Request, ...]
+    """The requests to compute, in packed order: decode rows, then prefill chunks."""
+    outgrown: tuple[Request, ...]
+    """Requests that need more cache than there is; the caller ends them."""
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill, prefix reuse and pre-emption by recomputation.
+
+    A newcomer gets blocks for all its tokens when it is admitted, so prefill never runs dry; only decode steps take
+    further blocks, one at a time.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.pool = BlockPool(options.n_blocks)
+        self.running: list[Request] = []
+        self.waiting: deque[Request] = deque()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def fits(self, n_tokens: int) -> bool:
+        """Whether a sequence of this length fits into an empty pool."""
+        return self._blocks_for(n_tokens) <= self.pool.n_blocks
+
+    def add(self, request: Request) -> None:
+        """Queues a request. The caller has checked that its prompt fits."""
+        self.waiting.append(request)
+
+    def remove(self, request: Request, *, sound: bool = True) -> None:
+        """Takes a request out, wherever it is, and frees its blocks; unsound contents are not shared any more."""
+        if not sound:
+            for block in request.blocks:
+                self.pool.forget(block)
+        if request in self.running:
+            self.running.remove(request)
+            self.pool.release(request.blocks)
+            request.blocks = []
+        else:
+            self.waiting.remove(request)
+
+    def schedule(self) -> Step:
+        """Plans one step: decode rows first, then prefill under way, then newcomers, each in order of arrival."""
+        budget = self.options.max_step_tokens
+        chosen: list[Request] = []
+        outgrown: list[Request] = []
+        n_running = len(self.running)
+        for request in self.running:  # pre-emption only shortens the list from its end
+            if budget == 0:
+                break
+            if request.held - request.cached != 1:
+                continue
+            if self._make_room(request):
+                budget -= self._plan(request, budget, chosen)
+            elif len(self.running) > 1:
+                self._preempt_last()
+            else:
+                outgrown.append(request)
+        preempted = len(self.running) < n_running
+        for request in self.running:
+            if budget > 0 and request.held - request.cached > 1:
+                budget -= self._plan(request, budget, chosen)
+        while budget > 0 and not preempted and self._admit():
+            budget -= self._plan(self.running[-1], budget, chosen)
+        return Step(tuple(chosen), tuple(outgrown))
+
+    def commit(self, request: Request, token: int | None) -> None:
+        """Books a computed interval and the token sampled after it, if there was one; publishes the blocks now full."""
+        request.cached += request.scheduled
+        request.scheduled = 0
+        request.scored = max(request.scored, min(request.cached + 1, len(request.prompt_ids)))
+        if self.options.prefix_cache:
+            self._publish(request)
+        if token is not None:
+            request.tokens.append(token)
+
+    def _blocks_for(self, n_tokens: int) -> int:
+        return -(-n_tokens // self.options.block_size)
+
+    @staticmethod
+    def _plan(request: Request, budget: int, chosen: list[Request]) -> int:
+        request.scheduled = min(request.held - request.cached, budget)
+        chosen.append(request)
+        return request.scheduled
+
+    def _make_room(self, request: Request) -> bool:
+        """Gives a running request the block its next token needs, taking those of later arrivals if it must."""
+        missing = self._blocks_for(request.held) - len(request.blocks)
+        while not self.pool.fits((), missing):
+            if self.running[-1] is request:
+                return False
+            self._preempt_last()
+        request.blocks += self.pool.take(missing)
+        return True
+
+    def _preempt_last(self) -> None:
+        """The latest arrival loses its blocks and goes back to the front of the queue, to be computed again."""
+        request = self.running.pop()
+        self.pool.release(request.blocks)
+        request.blocks = []
+        request.cached = request.published = 0
+        request.preemptions += 1
+        self.waiting.appendleft(request)
+
+    def _admit(self) -> bool:
+        """Moves the first waiting request to the running ones, if there is room for it now."""
+        if not self.waiting or len(self.running) >= self.options.max_running:
+            return False
+        request = self.waiting[0]
+        hits = self._prefix(request)
+        if hits is None:
+            return False
+        fresh = self._blocks_for(request.held) - len(hits)
+        # One block of headroom for each running request: else the newcomer would be pre-empted at once.
+        if not self.pool.fits(hits, fresh + len(self.running)):
+            return False
+        self.pool.share(hits)
+        request.blocks = hits + self.pool.take(fresh)
+        request.published = len(hits)
+        request.cached = len(hits) * self.options.block_size
+        if request.prefix_hit is None:
+            request.prefix_hit = request.cached
+        self.running.append(self.waiting.popleft())
+        return True
+
+    def _prefix(self, request: Request) -> list[int] | None:
+        """Blocks the request can reuse; None: a running request is computing its next one, so waiting saves work.
+
+        The first row whose logits are wanted must be computed, so reuse ends before it.
+        """
+        if not self.options.prefix_cache:
+            return []
+        first_wanted = (request.scored if request.scored < len(request.prompt_ids) else request.held) - 1
+        n_blocks = first_wanted // self.options.block_size
+        hits = self.pool.lookup(self._hashes(request, n_blocks))
+        if len(hits) < n_blocks and any(_will_publish(other, len(hits), request.hashes) for other in self.running):
+            return None
+        return hits
+
+    def _hashes(self, request: Request, n_blocks: int) -> Sequence[bytes]:
+        size = self.options.block_size
+        for index in range(len(request.hashes), n_blocks):
+            parent = request.hashes[-1] if index else request.root
+            request.hashes.append(chain_hash(parent, request.tokens[index * size : (index + 1) * size]))
+        return request.hashes[:n_blocks]
+
+    def _publish(self, request: Request) -> None:
+        n_full = request.cached // self.options.block_size
+        if n_full > request.published:
+            digests = self._hashes(request, n_full)
+            for index in range(request.published, n_full):
+                self.pool.publish(request.blocks[index], digests[index])
+            request.published = n_full
+
+
+def _will_publish(request: Request, index: int, hashes: Sequence[bytes]) -> bool:
+    """Whether a running request has yet to compute the block that `hashes[index]` names."""
+    return request.published <= index < len(request.hashes) and request.hashes[index] == hashes[index]

@@ -1,0 +1,40 @@
+"""The errors a person sees: one sentence that says what is wrong, and a hint that says what to do."""
+
+from __future__ import annotations
+
+
+class LandraceError(Exception):
+    """Base of every error raised on purpose. `message` is one sentence; `hint` is the way out of it."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CheckpointError(LandraceError):
+    """A model or adapter file is truncated, corrupt, hostile, or does not match its own description."""
+
+
+class UnsupportedError(LandraceError):
+    """The file is well formed, but asks for something this version does not implement."""
+
+
+class StoreError(LandraceError):
+    """A model could not be found, fetched, verified or removed."""
+
+
+class DataError(LandraceError):
+    """A data file or a row of it cannot be used; the message names the file and the line."""
+
+
+class OptionError(LandraceError):
+    """An option has a value that cannot be honoured; the message names the option."""
+
+
+class RequestError(LandraceError):
+    """One request cannot be served. `field` names the offending input; every other request goes on."""
+
+    def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field

@@ -1,0 +1,192 @@
+"""Intervals and tests for shares of right answers. Every function names the source of its formula.
+
+Shares are between 0 and 1. Anything random takes a seed and uses numpy's PCG64, so it repeats exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landrace.errors import OptionError
+
+DEFAULT_RESAMPLES = 10_000
+F1_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided interval, 95% unless said otherwise."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of the second system minus that of the first on the same rows, with a bootstrap interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Rows where exactly one of two systems is right, and the two-sided p-values that this is chance."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+    mid_p: float
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> Interval:
+    """Score interval of a share.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22:
+    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). No rows say nothing: 0 to 1.
+    """
+    if not 0 <= correct <= total:
+        raise OptionError(f"{correct} right answers of {total} rows is not a share.")
+    z = _two_sided_quantile(confidence)
+    if total == 0:
+        return Interval(0.0, 1.0)
+    share = correct / total
+    shrink = 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / shrink
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / shrink
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    high = 1.0 if correct == total else min(1.0, centre + half)
+    return Interval(low, high)
+
+
+def paired_bootstrap(
+    first: Sequence[bool],
+    second: Sequence[bool],
+    *,
+    seed: int = 0,
+    resamples: int = DEFAULT_RESAMPLES,
+    confidence: float = 0.95,
+) -> Difference:
+    """Difference in accuracy with the percentile interval of the paired bootstrap.
+
+    Efron and Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. A row's difference is -1, 0 or 1, so
+    drawing n rows with replacement is one multinomial draw of how many of each kind are drawn: the same distribution,
+    without the rows.
+    """
+    gained, lost, total = _discordant(second, first)
+    if total == 0:
+        raise OptionError("A paired bootstrap needs at least one row.")
+    if resamples < 1:
+        raise OptionError(f"resamples must be at least 1, not {resamples}.")
+    shares = [gained / total, lost / total, (total - gained - lost) / total]
+    draws = np.random.default_rng(seed).multinomial(total, shares, size=resamples)
+    differences = (draws[:, 0] - draws[:, 1]) / total
+    return Difference((gained - lost) / total, _percentiles(differences, confidence))
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """McNemar's test of two systems on the same rows.
+
+    McNemar (1947), Psychometrika 12, in its exact form: under chance the discordant rows are Binomial(n, 1/2), and the
+    p-value is twice the smaller tail, at most 1. The mid-p value takes half the weight of the observed point:
+    Fagerland, Lydersen and Laake (2013), BMC Medical Research Methodology 13:91.
+    """
+    only_first, only_second, _ = _discordant(first, second)
+    exact, mid_p = binomial_half_test(min(only_first, only_second), only_first + only_second)
+    return McNemar(only_first, only_second, exact, mid_p)
+
+
+def binomial_half_test(smaller: int, total: int) -> tuple[float, float]:
+    """Two-sided exact and mid-p values of `smaller` successes out of `total` (smaller <= total / 2) at chance 1/2."""
+    if total == 0:
+        return 1.0, 1.0
+    term = tail = 1
+    for index in range(1, smaller + 1):
+        term = term * (total - index + 1) // index
+        tail += term
+    scale = 1 << total
+    exact = min(1.0, 2 * tail / scale)
+    mid_p = min(1.0, (2 * tail - term) / scale)
+    return exact, mid_p
+
+
+def macro_f1(expected: Sequence[str], predicted: Sequence[str | None]) -> float:
+    """Unweighted mean of F1 = 2TP / (2TP + FP + FN) over the labels that are expected or answered.
+
+    Sokolova and Lapalme (2009), Information Processing and Management 45. An unparsed answer (None) is a miss of the
+    expected label and a false alarm of none.
+    """
+    truth, answer, labels = _coded(expected, predicted)
+    return _macro_f1(truth, answer, labels)
+
+
+def macro_f1_interval(
+    expected: Sequence[str],
+    predicted: Sequence[str | None],
+    *,
+    seed: int = 0,
+    resamples: int = F1_RESAMPLES,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval of the macro F1; a draw averages over the labels that it contains."""
+    truth, answer, labels = _coded(expected, predicted)
+    generator = np.random.default_rng(seed)
+    scores = np.empty(resamples)
+    for draw in range(resamples):
+        rows = generator.integers(0, len(truth), size=len(truth))
+        scores[draw] = _macro_f1(truth[rows], answer[rows], labels)
+    return _percentiles(scores, confidence)
+
+
+def _macro_f1(truth: NDArray[np.int64], answer: NDArray[np.int64], labels: int) -> float:
+    """Macro F1 of coded labels; code `labels` stands for an unparsed answer."""
+    hits = np.bincount(truth[truth == answer], minlength=labels)[:labels]
+    support = np.bincount(truth, minlength=labels)[:labels]
+    answered = np.bincount(answer, minlength=labels + 1)[:labels]
+    sizes = support + answered
+    present = sizes > 0
+    return float(np.mean(2 * hits[present] / sizes[present]))
+
+
+def _coded(
+    expected: Sequence[str], predicted: Sequence[str | None]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    if len(expected) != len(predicted) or not expected:
+        raise OptionError(f"Macro F1 needs as many answers as rows, at least one: {len(expected)}, {len(predicted)}.")
+    names = sorted(set(expected) | {label for label in predicted if label is not None})
+    codes: dict[str | None, int] = {name: code for code, name in enumerate(names)}
+    codes[None] = len(names)
+    truth = np.array([codes[label] for label in expected], dtype=np.int64)
+    answer = np.array([codes[label] for label in predicted], dtype=np.int64)
+    return truth, answer, len(names)
+
+
+def _discordant(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, int]:
+    """(rows only the first has right, rows only the second has right, rows)."""
+    if len(first) != len(second):
+        raise OptionError(f"A paired test needs the same rows twice, not {len(first)} and {len(second)}.")
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    return only_first, only_second, len(first)
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> Interval:
+    tail = (1 - _checked(confidence)) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def _two_sided_quantile(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + _checked(confidence) / 2)
+
+
+def _checked(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise OptionError(f"confidence must lie between 0 and 1, not {confidence}.")
+    return confidence

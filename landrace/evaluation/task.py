@@ -1,0 +1,297 @@
+"""Tasks on one's own data: what is asked, of which rows, and when an answer is right.
+
+A task file is JSON or TOML; `data` and `train` are paths relative to it:
+
+    {"name": "support", "kind": "classification", "data": "test.jsonl", "train": "train.jsonl",
+     "template": "Which intent is this ticket?\\n\\n{text}", "labels": ["refund", "check_in"],
+     "fields": {"id": "id", "answer": "intent", "groups": ["language"]}}
+
+Kinds, and when an answer is right (reasoning in <think> tags is dropped first, both sides are normalised):
+
+- classification: it is the expected label, or its first line names that label and no other;
+- exact: it equals an accepted answer; contains: it contains one;
+- regex: what `pattern`'s first group captures at its last match equals an accepted answer, or what the pattern
+  captures in an accepted answer that it matches;
+- choice: of the row's `choices` (or of `labels`), the expected one is the most likely continuation of the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from landrace.errors import DataError, OptionError
+from landrace.evaluation.parsing import Normalisation
+from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256, read_jsonl
+from landrace.evaluation.template import PromptTemplate, field_text, field_texts
+
+Kind = Literal["classification", "exact", "regex", "contains", "choice"]
+Mode = Literal["chat", "plain"]
+
+LABELS_FIELD = "labels"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a row hold what. Without an id field, the line number is the id."""
+
+    answer: str = "answer"
+    id: str | None = None
+    groups: tuple[str, ...] = ()
+    choices: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A frozen, checked description; a value that cannot be honoured is an OptionError.
+
+    `{labels}` in the template stands for the task's labels, joined by ", ". `answer_prefix` opens the answer in plain
+    mode (" " after a prompt that ends in "Answer:"), in training rows and choices alike.
+    """
+
+    name: str
+    kind: Kind
+    template: str
+    data: Path | None = None
+    train: Path | None = None
+    fields: Fields = Fields()
+    system: str | None = None
+    mode: Mode = "chat"
+    labels: tuple[str, ...] = ()
+    pattern: str | None = None
+    answer_prefix: str = ""
+    max_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    normalisation: Normalisation = field(default_factory=Normalisation)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.name.strip()), "name", "must not be empty")
+        _check(self.kind in get_args(Kind), "kind", f"must be one of {', '.join(get_args(Kind))}, not '{self.kind}'")
+        _check(self.mode in get_args(Mode), "mode", f"must be chat or plain, not '{self.mode}'")
+        _check(self.max_tokens >= 1, "max_tokens", f"must be at least 1, not {self.max_tokens}")
+        _check(all(self.stop), "stop", "must not hold an empty string")
+        _check(bool(self._template_fields), "template", "names no {field} of the rows")
+        _check(self.mode == "chat" or self.system is None, "system", "needs chat mode")
+        _check(self.mode == "plain" or not self.answer_prefix, "answer_prefix", "needs plain mode")
+        self._check_labels()
+        self._check_pattern()
+
+    def _check_labels(self) -> None:
+        has_choices = self.fields.choices is not None
+        _check(self.kind == "choice" or not has_choices, "fields.choices", "belongs to kind choice only")
+        if self.kind == "choice":
+            _check(has_choices != bool(self.labels), "labels", "or fields.choices must be given, not both")
+        _check(self.kind != "classification" or len(self.labels) > 1, "labels", "must name at least two labels")
+        plain = [self.normalisation.apply(label) for label in self.labels]
+        _check(all(plain), "labels", "must not hold a label that is empty once normalised")
+        _check(len(set(plain)) == len(plain), "labels", "must differ from one another once normalised")
+
+    def _check_pattern(self) -> None:
+        _check((self.kind == "regex") == (self.pattern is not None), "pattern", "goes with kind regex, and only there")
+        if self.pattern is not None:
+            _check(self.compiled_pattern.groups >= 1, "pattern", "needs a capture group around the answer")
+
+    @cached_property
+    def compiled_pattern(self) -> re.Pattern[str]:
+        """The compiled `pattern`; an OptionError if it is not a regular expression."""
+        try:
+            return re.compile(self.pattern or "")
+        except re.error as error:
+            raise OptionError(f"The task's pattern is not a regular expression: {error}.") from error
+
+    @cached_property
+    def prompt(self) -> PromptTemplate:
+        """The parsed template."""
+        return PromptTemplate(self.template)
+
+    @property
+    def _template_fields(self) -> tuple[str, ...]:
+        return tuple(name for name in self.prompt.fields if not self._is_labels(name))
+
+    def _is_labels(self, name: str) -> bool:
+        return name == LABELS_FIELD and bool(self.labels)
+
+    @cached_property
+    def template_sha256(self) -> str:
+        """Hash of everything that shapes the prompt text, before the model's own chat template."""
+        labels = self.labels if any(map(self._is_labels, self.prompt.fields)) else ()
+        return json_sha256([self.mode, self.system, self.template, self.answer_prefix, labels])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the whole task but for the places of its files: the same hash asks and judges the same way."""
+        return json_sha256({key: value for key, value in asdict(self).items() if key not in ("data", "train")})
+
+    def prompt_text(self, row: Row) -> str:
+        """The filled template: the user's message in chat mode, the whole prompt in plain mode."""
+        return self.prompt.render({**row.inputs, LABELS_FIELD: ", ".join(self.labels)} if self.labels else row.inputs)
+
+    def messages(self, row: Row) -> list[dict[str, str]]:
+        """The chat messages up to the question (chat mode)."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": self.prompt_text(row)}]
+
+    def to_training_rows(self, data: TaskData) -> list[dict[str, Any]]:
+        """The rows as training examples: the very prompt that `evaluate` asks, and the first accepted answer.
+
+        Chat mode gives {"messages": [...]}, plain mode {"prompt": ..., "completion": ...}.
+        """
+        return [self._training_row(row) for row in data.rows]
+
+    def _training_row(self, row: Row) -> dict[str, Any]:
+        if self.mode == "plain":
+            return {"prompt": self.prompt_text(row), "completion": self.answer_prefix + row.expected[0]}
+        return {"messages": [*self.messages(row), {"role": "assistant", "content": row.expected[0]}]}
+
+    def load(self, path: Path | None = None) -> TaskData:
+        """Read the held-out rows (`data`), or those of another file of the same form, such as `train`."""
+        path = path or self.data
+        if path is None:
+            raise OptionError(f"The task '{self.name}' names no data file.", hint="Set data, or pass a path.")
+        rows = tuple(self._row(values, where) for where, values in read_jsonl(path))
+        return self._checked_data(TaskData(rows, file_sha256(path), path.name))
+
+    def load_train(self) -> TaskData:
+        """Read the training rows (`train`)."""
+        if self.train is None:
+            raise OptionError(f"The task '{self.name}' names no training file.", hint="Set train in the task.")
+        return self.load(self.train)
+
+    def from_rows(self, rows: Iterable[Mapping[str, Any]], source: str = "rows") -> TaskData:
+        """The same checks on rows that are in memory; the hash is of their JSON."""
+        values = [dict(row) for row in rows]
+        checked = tuple(self._row(row, f"{source}, row {number}") for number, row in enumerate(values, start=1))
+        return self._checked_data(TaskData(checked, json_sha256(values), source))
+
+    def _checked_data(self, data: TaskData) -> TaskData:
+        if not data.rows:
+            raise DataError(f"{data.source} has no rows.")
+        check_ids(data.rows, data.source)
+        return data
+
+    def _row(self, values: Mapping[str, Any], where: str) -> Row:
+        choices = self._choices(values, where)
+        return Row(
+            id=field_text(self.fields.id, values, where) if self.fields.id else where.rpartition(", ")[2],
+            inputs=field_texts(self._template_fields, values, where),
+            expected=self._expected(values, choices, where),
+            groups=field_texts(self.fields.groups, values, where),
+            choices=choices,
+        )
+
+    def _choices(self, values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+        if self.kind != "choice":
+            return ()
+        if self.fields.choices is None:
+            return self.labels
+        found: Any = values.get(self.fields.choices)
+        if not _is_texts(found) or len(found) < 2 or len(set(found)) < len(found):
+            raise DataError(f"{where}: '{self.fields.choices}' must list at least two different, non-empty choices.")
+        return tuple(found)
+
+    def _expected(self, values: Mapping[str, Any], choices: tuple[str, ...], where: str) -> tuple[str, ...]:
+        name = self.fields.answer
+        answer = values.get(name)
+        if choices and type(answer) is int:
+            if not 0 <= answer < len(choices):
+                raise DataError(f"{where}: '{name}' is {answer}, but the choices are numbered 0 to {len(choices) - 1}.")
+            return (choices[answer],)
+        if isinstance(answer, list):
+            if self.kind in ("classification", "choice") or not _is_texts(answer) or not answer:
+                raise DataError(f"{where}: '{name}' must be one answer, or texts for exact, contains and regex.")
+            return self._readable(answer, name, where)
+        text = field_text(name, values, where)
+        allowed = choices or self.labels
+        if self.kind in ("classification", "choice") and text not in allowed:
+            raise DataError(f"{where}: '{text}' is not one of the {len(allowed)} answers allowed.")
+        return self._readable([text], name, where)
+
+    def _readable(self, answers: list[str], name: str, where: str) -> tuple[str, ...]:
+        """Accepted answers; one that normalisation leaves nothing of could never be given."""
+        if not all(map(self.normalisation.apply, answers)):
+            raise DataError(f"{where}: '{name}' holds an answer that is empty once normalised.")
+        return tuple(answers)
+
+
+def load_task(path: str | Path) -> Task:
+    """Read a task file (.json or .toml). An unknown key is refused by name."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise DataError(f"The task file {path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The task file {path} is not valid {path.suffix[1:] or 'JSON'}: {error}.") from error
+    return task_from_dict(value, base=path.parent, source=path.name)
+
+
+def task_from_dict(value: Any, *, base: Path = Path(), source: str = "task") -> Task:
+    """A task from the mapping that a task file holds; its paths are relative to `base`."""
+    given = _keys(value, Task, source)
+    for key in ("name", "kind", "template"):
+        if key not in given:
+            raise DataError(f"{source}: the key '{key}' is missing.")
+    for key in ("name", "kind", "template", "system", "mode", "pattern", "answer_prefix", "data", "train"):
+        _typed(given, key, str, "text", source)
+    _typed(given, "max_tokens", int, "a whole number", source)
+    for key in ("data", "train"):
+        if key in given:
+            given[key] = base / given[key]
+    for key in ("labels", "stop"):
+        _texts(given, key, source)
+    given["fields"] = _fields(given.get("fields", {}), f"{source}, fields")
+    given["normalisation"] = _normalisation(given.get("normalisation", {}), f"{source}, normalisation")
+    return Task(**given)
+
+
+def _fields(value: Any, source: str) -> Fields:
+    given = _keys(value, Fields, source)
+    for key in ("answer", "id", "choices"):
+        _typed(given, key, str, "text", source)
+    _texts(given, "groups", source)
+    return Fields(**given)
+
+
+def _normalisation(value: Any, source: str) -> Normalisation:
+    given = _keys(value, Normalisation, source)
+    for key in given:
+        _typed(given, key, bool, "true or false", source)
+    return Normalisation(**given)
+
+
+def _keys(value: Any, shape: type[Any], source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: must be an object, not {type(value).__name__}.")
+    known = [item.name for item in fields(shape)]
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise DataError(f"{source}: unknown key '{unknown[0]}'.", hint=f"The keys are {', '.join(known)}.")
+    return dict(value)
+
+
+def _typed(given: dict[str, Any], key: str, kind: type, words: str, source: str) -> None:
+    if key in given and type(given[key]) is not kind:
+        raise DataError(f"{source}: '{key}' must be {words}, not {type(given[key]).__name__}.")
+
+
+def _texts(given: dict[str, Any], key: str, source: str) -> None:
+    if key in given:
+        if not _is_texts(given[key]):
+            raise DataError(f"{source}: '{key}' must be a list of non-empty texts.")
+        given[key] = tuple(given[key])
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+
+
+def _check(holds: bool, option: str, words: str) -> None:
+    if not holds:
+        raise OptionError(f"The task's {option} {words}.")

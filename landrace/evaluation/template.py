@@ -1,0 +1,58 @@
+"""Prompt templates: `{field}` is replaced by a row's field, `{{field}}` is the literal `{field}`, nothing is executed.
+
+Any other brace stands for itself, so a template may hold a JSON example as it is. Inserted text is never scanned
+again: a row cannot pull in another field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from landrace.errors import DataError
+
+_TOKEN = re.compile(r"\{(?P<literal>\{[^\W\d]\w*\})\}|\{(?P<field>[^\W\d]\w*)\}")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """`text` with `{field}` places."""
+
+    text: str
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The fields named, in the order of their first use."""
+        return tuple(dict.fromkeys(match["field"] for match in _TOKEN.finditer(self.text) if match["field"]))
+
+    def render(self, values: Mapping[str, str]) -> str:
+        """The text with every field filled in. `values` holds them all, as `field_texts` returns them."""
+
+        def fill(match: re.Match[str]) -> str:
+            return values[match["field"]] if match["field"] else match["literal"]
+
+        return _TOKEN.sub(fill, self.text)
+
+
+def field_texts(fields: tuple[str, ...], row: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The row's values of `fields` as text. A field that is missing, or neither text nor number, is a DataError."""
+    return {name: field_text(name, row, where) for name in fields}
+
+
+def field_text(name: str, row: Mapping[str, Any], where: str) -> str:
+    """One field as text; `where` ("file, line 3") opens the error."""
+    if name not in row:
+        known = ", ".join(sorted(map(str, row)))
+        raise DataError(f"{where}: the field '{name}' is missing.", hint=f"The row has: {known or 'no fields'}.")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: the field '{name}' must be text or a number, not {type(value).__name__}.")
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: the field '{name}' holds half of a surrogate pair, which is not text.") from error
+    return text

@@ -1,0 +1,1 @@
+"""The reference kernels: plain PyTorch, any device, differentiable."""

@@ -1,0 +1,204 @@
+"""Attention over sequences of different lengths laid end to end.
+
+Sequences of similar length are padded into groups, and each group is one scaled-dot-product call.
+Rows are padded on the right: a causal mask hides every padded key from every real query, and padded
+queries are dropped, so what fills the padding never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_WASTE = 1.25
+"""A group may hold this many times as many padded positions as real ones."""
+
+_SHORT = 128 * 128
+"""Up to this many scores a head, writing them out beats the fused kernel on a CPU, above all in the backward pass."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """G sequences padded to Q queries and K keys."""
+
+    n_rows: int
+    """Real query rows."""
+    places: Tensor | None
+    """[n_rows] where each row goes in the padded [G * Q]; None: nothing is padded."""
+    q_lengths: Tensor
+    """[G]."""
+    k_lengths: Tensor
+    """[G]."""
+    n_queries: int
+    n_keys: int
+    slots: Tensor | None
+    """[G, K] cache slots of the keys, padded with slot 0; None: the keys are the packed rows themselves."""
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> Tensor:
+        """[G, 1, Q, K] true where a query may look: its last query is aligned with its last key."""
+        if window not in self.masks:
+            device = self.q_lengths.device
+            keys = torch.arange(self.n_keys, device=device)
+            queries = torch.arange(self.n_queries, device=device) + (self.k_lengths - self.q_lengths)[:, None]
+            distance = queries[:, :, None] - keys
+            seen = distance >= 0
+            if window is not None:
+                seen &= distance < window
+            # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
+            padded = torch.arange(self.n_queries, device=device) >= self.q_lengths[:, None]
+            seen[:, :, 0] |= padded
+            self.masks[window] = seen[:, None]
+        return self.masks[window]
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """How the sequences of one batch are grouped; made once a batch and used by every layer."""
+
+    groups: tuple[_Group, ...]
+    order: Tensor | None
+    """[T] packed rows, group by group; None: they already lie so."""
+    inverse: Tensor | None
+    """[T] undoes `order`."""
+    fresh: bool
+    """Whether every sequence starts here (no cache), so that its keys are its own rows."""
+
+
+def plan_attention(
+    starts: Sequence[int], sequence_slots: Sequence[Tensor] | None, device: torch.device
+) -> AttentionPlan:
+    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]."""
+    q_lengths = [end - start for start, end in pairwise(starts)]
+    k_lengths = q_lengths if sequence_slots is None else [slots.numel() for slots in sequence_slots]
+    by_length = sorted(range(len(q_lengths)), key=lambda s: (q_lengths[s], k_lengths[s]))
+    memberships: list[list[int]] = []
+    area = widest = 0
+    for s in by_length:
+        own = q_lengths[s] * k_lengths[s]
+        widest = max(widest, k_lengths[s])
+        members = memberships[-1] if memberships else []
+        if members and (len(members) + 1) * q_lengths[s] * widest <= _WASTE * (area + own):
+            members.append(s)
+            area += own
+        else:
+            memberships.append([s])
+            area, widest = own, k_lengths[s]
+    memberships = sorted(sorted(members) for members in memberships)
+    groups = tuple(_make_group(members, q_lengths, k_lengths, sequence_slots, device) for members in memberships)
+    sequence = [s for members in memberships for s in members]
+    if sequence == sorted(sequence):
+        return AttentionPlan(groups, order=None, inverse=None, fresh=sequence_slots is None)
+    order = torch.cat([torch.arange(starts[s], starts[s + 1]) for s in sequence])
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel()))
+    return AttentionPlan(groups, order.to(device), inverse.to(device), fresh=sequence_slots is None)
+
+
+def _make_group(
+    members: list[int],
+    q_lengths: list[int],
+    k_lengths: list[int],
+    sequence_slots: Sequence[Tensor] | None,
+    device: torch.device,
+) -> _Group:
+    n_queries = max(q_lengths[s] for s in members)
+    n_keys = max(k_lengths[s] for s in members)
+    places = None
+    if any(q_lengths[s] != n_queries for s in members):
+        places = torch.cat([torch.arange(q_lengths[s]) + g * n_queries for g, s in enumerate(members)]).to(device)
+    slots = None
+    if sequence_slots is not None:
+        slots = torch.zeros(len(members), n_keys, dtype=torch.long, device=device)
+        for g, s in enumerate(members):
+            slots[g, : k_lengths[s]] = sequence_slots[s]
+    return _Group(
+        n_rows=sum(q_lengths[s] for s in members),
+        places=places,
+        q_lengths=torch.tensor([q_lengths[s] for s in members], device=device),
+        k_lengths=torch.tensor([k_lengths[s] for s in members], device=device),
+        n_queries=n_queries,
+        n_keys=n_keys,
+        slots=slots,
+    )
+
+
+class _Take(torch.autograd.Function):
+    """x[rows] for rows that are all different, so that the gradient is a copy and not a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = x.shape
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.shape).index_copy_(0, rows, grads[0]), None
+
+
+def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else _Take.apply(x, rows)  # type: ignore[no-untyped-call]
+
+
+def _pad(rows: Tensor, group: _Group) -> Tensor:
+    """The group's rows [n_rows, heads, d] as [G, heads, Q, d]."""
+    n_sequences = group.q_lengths.numel()
+    if group.places is not None:
+        blank = rows.new_zeros(n_sequences * group.n_queries, *rows.shape[1:])
+        rows = blank.index_copy(0, group.places, rows)
+    return rows.view(n_sequences, group.n_queries, *rows.shape[1:]).transpose(1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scale: float, window: int | None) -> Tensor:
+    """One group: q [G, heads, Q, d], k and v [G, kv_heads, K, d], result like q."""
+    if group.n_queries * group.n_keys <= _SHORT:
+        return _attend_short(q, k, v, group.mask(window), scale)
+    plain_causal = fresh and (window is None or group.n_keys <= window)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=None if plain_causal else group.mask(window),
+        is_causal=plain_causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """The same with the scores written out; heads that share keys are one batch entry."""
+    n, heads, n_queries, d = q.shape
+    kv_heads, n_keys = k.shape[1], k.shape[2]
+    grouped = q.reshape(n * kv_heads, -1, d)
+    scores = torch.bmm(grouped, k.reshape(n * kv_heads, n_keys, d).transpose(1, 2)).float()
+    scores = (scores * scale).view(n, heads, n_queries, n_keys).masked_fill(~seen, -torch.inf)
+    weights = scores.softmax(-1).to(v.dtype).view(n * kv_heads, -1, n_keys)
+    return torch.bmm(weights, v.reshape(n * kv_heads, n_keys, d)).view(n, heads, n_queries, d)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, scale: float, window: int | None) -> Tensor:
+    """softmax(scale * q.k) v with the causal (and window) mask; returns [T, heads, head_dim].
+
+    q [T, heads, head_dim]. Without a cache k and v are packed rows [T, kv_heads, head_dim]; with one they are the
+    layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written.
+    """
+    sizes = [group.n_rows for group in plan.groups]
+    q_parts = torch.split(_take(q, plan.order), sizes)
+    k_parts = torch.split(_take(k, plan.order), sizes) if plan.fresh else ()
+    v_parts = torch.split(_take(v, plan.order), sizes) if plan.fresh else ()
+    mixed = []
+    for index, group in enumerate(plan.groups):
+        if group.slots is None:
+            keys, values = _pad(k_parts[index], group), _pad(v_parts[index], group)
+        else:
+            keys, values = (x[group.slots].to(q.dtype).transpose(1, 2) for x in (k, v))
+        out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scale, window)
+        mixed.append(_take(out.transpose(1, 2).reshape(-1, *q.shape[1:]), group.places))
+    return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

@@ -1,0 +1,97 @@
+"""The rows of the ledger as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from landrace.ledger.provenance import Machine, Provenance
+
+RunKind = Literal["tune", "evaluate", "compare", "serve", "certify", "demo"]
+RunStatus = Literal["running", "finished", "failed", "interrupted"]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One use of a verb. A run that was killed stays "running" with no end."""
+
+    id: int
+    kind: RunKind
+    name: str
+    status: RunStatus
+    started: datetime
+    ended: datetime | None
+    command: str
+    config: Mapping[str, Any]
+    """The resolved options, as JSON values."""
+    package_version: str
+    commit: str | None
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured number. `low` and `high` bound its interval (both or neither)."""
+
+    run_id: int
+    model: str
+    task: str
+    metric: str
+    value: float
+    n: int
+    """Rows the number was taken over."""
+    provenance: Provenance
+    adapter: str | None = None
+    low: float | None = None
+    high: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """As JSON values: parse failures, caps hit, and what else belongs beside the number."""
+    created: datetime = field(default_factory=utc_now)
+    id: int | None = None
+    """None until it is stored."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One request that ended. Times are seconds since the request arrived."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    """Of the prompt tokens, those taken from the prefix cache."""
+    completion_tokens: int
+    queue_seconds: float
+    first_token_seconds: float | None
+    """None if no token was produced."""
+    total_seconds: float
+    finish_reason: str
+    run_id: int | None = None
+    """The run of the server that answered."""
+    adapter: str | None = None
+    created: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class UsageSummary:
+    """The requests of one model (and adapter) on one day."""
+
+    day: str
+    """YYYY-MM-DD, in UTC."""
+    model: str
+    adapter: str | None
+    requests: int
+    failed: int
+    """Requests whose finish reason is "error"."""
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    mean_queue_seconds: float
+    mean_first_token_seconds: float | None
+    mean_total_seconds: float

@@ -1,0 +1,75 @@
+"""`ForwardBatch`: one packed step. Prefill, decode, mixed steps, training and scoring are the same call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """Where this step's keys and values go, and where each sequence's past lies.
+
+    A slot is a row of the flat cache: `block * block_size + offset`.
+    """
+
+    keys: tuple[Tensor, ...]
+    """One tensor a layer, [n_slots, n_kv_heads, head_dim]."""
+    values: tuple[Tensor, ...]
+    """Like `keys`."""
+    write_slots: Tensor
+    """[T] int64: the slot each packed row writes."""
+    sequence_slots: tuple[Tensor, ...]
+    """One int64 tensor a sequence: the slots of its positions 0 .. end of this step, in order."""
+
+
+@dataclass(frozen=True)
+class AdapterRows:
+    """The packed rows that use one adapter. `rows` None: all of them."""
+
+    slot: int
+    rows: Tensor | None
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """S sequences laid end to end in T rows; sequence s owns rows `starts[s]` to `starts[s + 1]`."""
+
+    token_ids: Tensor
+    """[T] int64."""
+    positions: Tensor
+    """[T] int64: each row's position in its own sequence."""
+    starts: tuple[int, ...]
+    """S + 1 row indices, from 0 to T."""
+    logit_rows: Tensor | None = None
+    """[R] int64 rows whose logits are wanted; None: all."""
+    cache: CacheView | None = None
+    """None: every sequence is whole and starts at position 0 (training, scoring)."""
+    adapters: tuple[AdapterRows, ...] = ()
+    rope_lengths: tuple[int, ...] | None = None
+    """Length that chooses each sequence's rotary table where the model's depends on length: the longest
+    the sequence may reach. One number for a sequence's whole life, so chunking and caching change nothing.
+    None: the sequence's length in this batch."""
+
+    @staticmethod
+    def packed(
+        sequences: list[list[int]] | list[Tensor],
+        *,
+        device: str | torch.device = "cpu",
+        logit_rows: Tensor | None = None,
+        adapters: tuple[AdapterRows, ...] = (),
+    ) -> ForwardBatch:
+        """Whole sequences without a cache, laid end to end."""
+        parts = [torch.as_tensor(ids, dtype=torch.long, device=device) for ids in sequences]
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + part.numel())
+        return ForwardBatch(
+            token_ids=torch.cat(parts),
+            positions=torch.cat([torch.arange(part.numel(), device=device) for part in parts]),
+            starts=tuple(starts),
+            logit_rows=logit_rows,
+            adapters=adapters,
+        )

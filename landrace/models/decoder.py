@@ -1,0 +1,226 @@
+"""`Decoder`: the one forward pass, built from a `ModelSpec`.
+
+Parameters carry the names transformers gives Llama's, without the `model.` prefix. The residual stream, norms,
+rotations and logits are float32; within a branch, products and what passes between them are `product_dtype`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from landrace.errors import CheckpointError
+from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
+from landrace.kernels.reference.dense import linear, rms_norm, swiglu
+from landrace.kernels.reference.rotary import rotate
+from landrace.models.batch import ForwardBatch
+from landrace.models.rope import rotary_tables
+from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+
+
+class Step:
+    """What every layer of one forward call shares: the batch, how its sequences attend, and its rotary tables."""
+
+    def __init__(self, batch: ForwardBatch) -> None:
+        self.batch = batch
+        slots = batch.cache.sequence_slots if batch.cache is not None else None
+        self.attention_plan: AttentionPlan = plan_attention(batch.starts, slots, batch.token_ids.device)
+        self._tables: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+
+    def rotary(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
+        if rope not in self._tables:
+            self._tables[rope] = rotary_tables(rope, self.batch)
+        return self._tables[rope]
+
+
+class Linear(nn.Module):
+    """y = x W^T + b. Called with the step so that a wrapper (an adapter, say) can tell rows apart."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, dtype=dtype), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(n_out), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, layer: int, spec: AttentionSpec, model: ModelSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer
+        self.spec = spec
+        q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+        self.q_proj = Linear(model.d_model, q_size, spec.qkv_bias, dtype)
+        self.k_proj = Linear(model.d_model, kv_size, spec.qkv_bias, dtype)
+        self.v_proj = Linear(model.d_model, kv_size, spec.qkv_bias, dtype)
+        self.o_proj = Linear(q_size, model.d_model, spec.o_bias, dtype)
+        if spec.qk_norm != "none":
+            self.q_norm = RMSNorm(spec.head_dim, model.norm_eps)
+            self.k_norm = RMSNorm(spec.head_dim, model.norm_eps)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        spec = self.spec
+        q = self.q_proj(x, step).view(-1, spec.n_heads, spec.head_dim)
+        k = self.k_proj(x, step).view(-1, spec.n_kv_heads, spec.head_dim)
+        v = self.v_proj(x, step).view(-1, spec.n_kv_heads, spec.head_dim)
+        if spec.qk_norm == "before_rope":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if spec.rope is not None:
+            cos, sin = step.rotary(spec.rope)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if spec.qk_norm == "after_rope":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        cache = step.batch.cache
+        if cache is not None:
+            keys, values = cache.keys[self.layer], cache.values[self.layer]
+            keys.index_copy_(0, cache.write_slots, k.to(keys.dtype))
+            values.index_copy_(0, cache.write_slots, v.to(values.dtype))
+            k, v = keys, values
+        mixed = attention(q, k, v, step.attention_plan, scale=spec.scale, window=spec.window)
+        out: Tensor = self.o_proj(mixed.flatten(1), step)
+        return out
+
+
+class FeedForward(nn.Module):
+    def __init__(self, spec: FeedForwardSpec, model: ModelSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gate_proj = Linear(model.d_model, spec.d_hidden, spec.bias, dtype)
+        self.up_proj = Linear(model.d_model, spec.d_hidden, spec.bias, dtype)
+        self.down_proj = Linear(spec.d_hidden, model.d_model, spec.bias, dtype)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(x, step), self.up_proj(x, step)), step)
+        return out
+
+
+class Layer(nn.Module):
+    def __init__(
+        self, index: int, spec: LayerSpec, model: ModelSpec, dtype: torch.dtype, product_dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.product_dtype = product_dtype
+        self.residual_scale = model.residual_scale
+        self.sandwich = model.norm_placement == "sandwich"
+        self.input_layernorm = RMSNorm(model.d_model, model.norm_eps)
+        self.self_attn = Attention(index, spec.attention, model, dtype)
+        self.post_attention_layernorm = RMSNorm(model.d_model, model.norm_eps)
+        self.mlp = FeedForward(spec.ffn, model, dtype)
+        if self.sandwich:
+            self.post_self_attn_layernorm = RMSNorm(model.d_model, model.norm_eps)
+            self.post_mlp_layernorm = RMSNorm(model.d_model, model.norm_eps)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        branch = self.self_attn(self.input_layernorm(x).to(self.product_dtype), step)
+        if self.sandwich:
+            branch = self.post_self_attn_layernorm(branch)
+        x = torch.add(x, branch, alpha=self.residual_scale)
+        branch = self.mlp(self.post_attention_layernorm(x).to(self.product_dtype), step)
+        if self.sandwich:
+            branch = self.post_mlp_layernorm(branch)
+        return torch.add(x, branch, alpha=self.residual_scale)
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer.
+
+    `dtype` is how matrices are stored; `product_dtype` (default: `dtype`) is what their products run in: bfloat16 over
+    float32 weights trains all of a model at bfloat16's speed without losing small updates. Built without
+    memory (on the meta device); `load` gives it weights.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, *, dtype: torch.dtype = torch.float32, product_dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dtype = dtype
+        self.product_dtype = product_dtype or dtype
+        with torch.device("meta"):
+            self.embed_tokens = nn.Embedding(spec.vocab_size, spec.d_model, dtype=dtype)
+            self.embed_tokens.weight.requires_grad_(False)
+            self.layers = nn.ModuleList(
+                Layer(index, layer, spec, dtype, self.product_dtype) for index, layer in enumerate(spec.layers)
+            )
+            self.norm = RMSNorm(spec.d_model, spec.norm_eps)
+            self.lm_head = None
+            if not spec.tie_embeddings:
+                self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The name and shape of every parameter `load` must be given."""
+        return {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under the name `load` takes it by."""
+        for name, parameter in self.named_parameters():
+            yield name, parameter.detach()
+
+    def load(self, tensors: Iterable[tuple[str, Tensor]], device: str | torch.device = "cpu") -> Decoder:
+        """Takes every parameter exactly once, cast to this decoder's dtypes.
+
+        Raises CheckpointError for an unknown name, a second copy, a wrong shape, a tensor that is not floating point,
+        or a parameter nobody gave.
+        """
+        missing = dict(self.named_parameters())
+        for name, tensor in tensors:
+            parameter = missing.pop(name, None)
+            if parameter is None:
+                raise CheckpointError(f"The model has no place for the tensor {name!r}, or it came twice.")
+            if tuple(tensor.shape) != tuple(parameter.shape):
+                raise CheckpointError(
+                    f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
+                    f"{list(parameter.shape)}."
+                )
+            if not tensor.is_floating_point():
+                raise CheckpointError(f"The tensor {name!r} holds {tensor.dtype}, not floating-point weights.")
+            path, _, leaf = name.rpartition(".")
+            weight = tensor.detach().to(device=device, dtype=parameter.dtype)
+            setattr(self.get_submodule(path), leaf, nn.Parameter(weight, requires_grad=False))
+        if missing:
+            some = ", ".join(list(missing)[:5])
+            raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
+        return self
+
+    def hidden(self, batch: ForwardBatch) -> Tensor:
+        """The normalised last hidden state [R, d_model] of the wanted rows (all T without `logit_rows`)."""
+        step = Step(batch)
+        x = F.embedding(batch.token_ids, self.embed_tokens.weight).float()
+        if self.spec.embed_scale != 1.0:
+            x = x * self.spec.embed_scale
+        for layer in self.layers:
+            x = layer(x, step)
+        if batch.logit_rows is not None:
+            x = x.index_select(0, batch.logit_rows)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [R, d_model] to float32 logits [R, vocab]."""
+        head = self.lm_head
+        weight, bias = (self.embed_tokens.weight, None) if head is None else (head.weight, head.bias)
+        logits = linear(hidden.to(self.product_dtype), weight, bias).float()
+        return logits if self.spec.logit_divisor == 1.0 else logits / self.spec.logit_divisor
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Float32 logits [R, vocab] of the wanted rows."""
+        return self.logits(self.hidden(batch))

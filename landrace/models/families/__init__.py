@@ -1,0 +1,122 @@
+"""Model families: from a config.json to a `ModelSpec` and the names of its tensors.
+
+A family is a row of a table, looked up by `model_type`. To add one: a reader that composes the pieces of `dense`
+(or of the file of its own kind of block), its defaults, and what its tensors are called, if not what Llama's are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.families import glm, hunyuan, llama, qwen
+from landrace.models.families.config import Config, shown
+from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.weights import Source
+from landrace.models.spec import ModelSpec
+
+FAMILIES: Mapping[str, Family] = {**llama.FAMILIES, **qwen.FAMILIES, **glm.FAMILIES, **hunyuan.FAMILIES}
+TEXT_HALVES: Mapping[str, TextHalf] = {**qwen.TEXT_HALVES, **glm.TEXT_HALVES, **hunyuan.TEXT_HALVES}
+
+BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
+
+
+@dataclass(frozen=True)
+class FamilyModel:
+    """A model as its configuration describes it."""
+
+    spec: ModelSpec
+    sources: dict[str, Source]
+    """For every parameter of `Decoder(spec)`, where a checkpoint keeps it."""
+    ignorable: tuple[str, ...]
+    """Regexes (whole name) of tensors that carry nothing for the logits of text. A stored copy of a tied head is
+    among them only in the sense that the model does not use it: whether it is a copy must be checked by the loader."""
+
+
+def read_config(config: Mapping[str, Any], tensor_names: Collection[str] = ()) -> FamilyModel:
+    """Reads a hub `config.json`, whether of transformers 4 or 5 or of the modelling code beside the weights.
+
+    `tensor_names` chooses where a family's checkpoints are known under several prefixes. Raises UnsupportedError for a
+    model type, a key or a value that asks for arithmetic the decoder does not have; CheckpointError for numbers
+    that fit no model.
+    """
+    if not isinstance(config, Mapping):
+        raise CheckpointError("config.json does not hold an object.")
+    text, halves = _text_config(config)
+    kind = text["model_type"]
+    family = FAMILIES[kind]
+    reader = Config(text, family.defaults)
+    spec = family.read(reader)
+    drafts = reader.get("num_nextn_predict_layers")
+    reader.finish(family.no_effect, family.fixed)
+
+    naming = replace(family.naming, prefixes=halves[0].prefixes) if halves else family.naming
+    ignorable = [BUFFERS, *(pattern for half in halves for pattern in half.towers)]
+    body, head = naming.prefix(tensor_names)
+    if spec.tie_embeddings:
+        ignorable.append(re.escape(f"{head}{naming.head}.weight"))
+    if drafts:
+        # Layers past the last guess the tokens after the next one; the logits do not depend on them.
+        first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
+        ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
+    return FamilyModel(spec, naming.sources(spec, tensor_names), tuple(ignorable))
+
+
+def _text_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TextHalf]]:
+    """The text decoder's own keys, and the multimodal types unwrapped on the way to them, outermost first."""
+    values, halves = dict(config), []
+    kind = values.get("model_type")
+    while isinstance(kind, str) and kind in TEXT_HALVES:
+        _refuse_quantised(values)
+        half = TEXT_HALVES[kind]
+        halves.append(half)
+        values = _unwrap(values, half)
+        kind = values["model_type"]
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join(sorted({*FAMILIES, *TEXT_HALVES}))
+        raise UnsupportedError(f"Models of the type {shown(kind)} are not supported.", hint=f"Known types: {known}.")
+    _refuse_quantised(values)
+    return values, halves
+
+
+def _unwrap(outer: dict[str, Any], half: TextHalf) -> dict[str, Any]:
+    inner = outer.get(half.section)
+    if inner is None:
+        # Older files keep the text keys beside the towers'.
+        patterns = [re.compile(pattern) for pattern in half.no_effect]
+        inner = {key: value for key, value in outer.items() if not any(p.fullmatch(key) for p in patterns)}
+    elif not isinstance(inner, Mapping):
+        raise CheckpointError(f"config.json sets {half.section} to {shown(inner)}, but it must be an object.")
+    else:
+        rest = Config(outer)
+        rest.get(half.section), rest.get("tie_word_embeddings")
+        rest.finish(half.no_effect)
+    kind = half.family if half.family in TEXT_HALVES else _text_kind(inner, half)
+    if half.family in TEXT_HALVES:
+        return {**inner, "model_type": kind}
+    says = {"outer": outer.get("tie_word_embeddings"), "text": inner.get("tie_word_embeddings")}
+    given = [half.ties_by_default if says[where] is None else says[where] for where in half.tied]
+    wrong = [value for value in given if not isinstance(value, bool)]
+    if wrong:
+        raise CheckpointError(f"config.json sets tie_word_embeddings to {shown(wrong[0])}, not true or false.")
+    return {**inner, "model_type": kind, "tie_word_embeddings": any(given)}
+
+
+def _text_kind(inner: Mapping[str, Any], half: TextHalf) -> Any:
+    """A text half may name its own type; when it repeats the wrapper's, or says none, it is the usual one."""
+    kind = inner.get("model_type")
+    return half.family if kind is None or kind in TEXT_HALVES else kind
+
+
+def _refuse_quantised(values: Mapping[str, Any]) -> None:
+    for key in ("quantization_config", "compression_config"):
+        settings = values.get(key)
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
+            raise UnsupportedError(
+                f"The checkpoint is quantised with the method {shown(method)}, which is not supported.",
+                hint="Use the unquantised safetensors of the model, or a GGUF of it.",
+            )

@@ -1,0 +1,100 @@
+"""Reads what the dense grouped-query families have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
+from landrace.models.families.rope import longest, read_rope
+from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
+
+
+def read_attention(
+    config: Config,
+    *,
+    qkv_bias: bool = False,
+    o_bias: bool = False,
+    qk_norm: Literal["none", "before_rope", "after_rope"] = "none",
+    scale: float | None = None,
+    partial_rotary: bool = False,
+    ntk_alpha: bool = False,
+) -> AttentionSpec:
+    """Full grouped-query attention with rotary embedding. `scale` None: head_dim ** -0.5."""
+    n_heads = config.size("num_attention_heads")
+    n_kv_heads = config.optional_size("num_key_value_heads") or n_heads
+    if n_heads % n_kv_heads:
+        raise CheckpointError(f"{n_heads} attention heads cannot share {n_kv_heads} key-value heads.")
+    d_model = config.size("hidden_size")
+    head_dim = config.optional_size("head_dim")
+    if head_dim is None:
+        if d_model % n_heads:
+            raise CheckpointError(f"The hidden size {d_model} is not a multiple of the {n_heads} attention heads.")
+        head_dim = d_model // n_heads
+    return AttentionSpec(
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        scale=head_dim**-0.5 if scale is None else scale,
+        rope=read_rope(config, head_dim, partial=partial_rotary, ntk_alpha=ntk_alpha),
+        qkv_bias=qkv_bias,
+        o_bias=o_bias,
+        qk_norm=qk_norm,
+    )
+
+
+def n_layers(config: Config) -> int:
+    return config.size("num_hidden_layers", MAX_LAYERS)
+
+
+def read_dense(
+    config: Config,
+    attention: AttentionSpec | Sequence[AttentionSpec],
+    *,
+    mlp_bias: bool = False,
+    lm_head_bias: bool = False,
+    norm_placement: Literal["pre", "sandwich"] = "pre",
+    embed_scale: float = 1.0,
+    residual_scale: float = 1.0,
+    logit_divisor: float = 1.0,
+) -> ModelSpec:
+    """A decoder whose layers all have a gated MLP, and `attention` (one for every layer, or one for all)."""
+    each = [attention] * n_layers(config) if isinstance(attention, AttentionSpec) else attention
+    ffn = FeedForwardSpec(config.size("intermediate_size"), bias=mlp_bias)
+    rope = next((one.rope for one in each if one.rope is not None), None)
+    return ModelSpec(
+        vocab_size=config.size("vocab_size"),
+        d_model=config.size("hidden_size"),
+        layers=tuple(LayerSpec(one, ffn) for one in each),
+        norm_eps=config.number("rms_norm_eps"),
+        tie_embeddings=config.flag("tie_word_embeddings"),
+        max_length=config.size("max_position_embeddings", MAX_POSITIONS) if rope is None else longest(config, rope),
+        norm_placement=norm_placement,
+        embed_scale=embed_scale,
+        residual_scale=residual_scale,
+        logit_divisor=logit_divisor,
+        lm_head_bias=lm_head_bias,
+    )
+
+
+def with_windows(config: Config, attention: AttentionSpec, usual: Sequence[bool]) -> list[AttentionSpec]:
+    """`attention` for every layer, with the sliding window in those that `layer_types` names.
+
+    `usual` says which layers slide when there is no `layer_types`, should the configuration use a window at all.
+    """
+    window = config.optional_size("sliding_window", MAX_POSITIONS)
+    if not config.flag("use_sliding_window"):
+        window = None
+    kinds = config.per_layer("layer_types", len(usual))
+    if kinds is None:
+        slides = [window is not None and one for one in usual]
+    else:
+        unknown = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+        if unknown:
+            raise UnsupportedError(f"Layers of the type {shown(unknown[0])} are not implemented.")
+        slides = [kind == "sliding_attention" for kind in kinds]
+    if window is None and any(slides):
+        raise CheckpointError("The configuration names sliding layers but uses no sliding window.")
+    return [replace(attention, window=window if one else None) for one in slides]

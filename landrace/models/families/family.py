@@ -1,0 +1,46 @@
+"""What the package must know of one `model_type`: the values its config.json may leave out, how to read the rest,
+and what its tensors are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from landrace.models.families.config import Config
+from landrace.models.families.names import Naming
+from landrace.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts of one `model_type`. Files of families hold tables of these and nothing else."""
+
+    read: Callable[[Config], ModelSpec]
+    defaults: Mapping[str, Any]
+    """What a key means when config.json leaves it out: the defaults of the family's own config class."""
+    naming: Naming = field(default_factory=Naming)
+    no_effect: tuple[str, ...] = ()
+    """Regexes (whole key) of further config keys that cannot change a logit."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys that may be there with this value and no other; a tuple lists several values."""
+
+
+@dataclass(frozen=True)
+class TextHalf:
+    """Where a multimodal `model_type` keeps its text decoder."""
+
+    family: str
+    """`model_type` that reads the text half."""
+    prefixes: tuple[tuple[str, str], ...]
+    """Where its tensors lie: see `Naming.prefixes`."""
+    towers: tuple[str, ...]
+    """Regexes (whole name) of the tensors that carry nothing for text."""
+    section: str = "text_config"
+    """The object with the text half's keys. When it is absent, its keys lie beside the towers'."""
+    tied: tuple[str, ...] = ("outer", "text")
+    """Which objects' `tie_word_embeddings` count: tied if one of these says so."""
+    ties_by_default: bool = False
+    """What such an object means when it says nothing."""
+    no_effect: tuple[str, ...] = ()
+    """Regexes (whole key) of the outer config's keys that say nothing about text."""

@@ -1,0 +1,314 @@
+"""GGUF files of llama.cpp's dense architectures: their metadata as a config.json, and the names of their tensors.
+
+Facts from llama.cpp's converter: it stores q and k of Llama's relatives (and their biases) for the interleaved rotary
+layout, leaves out a tied head, bakes Hunyuan's alpha into the rotary base, and stores the factors of Llama 3's and
+longrope's rotary scaling as tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from landrace.errors import UnsupportedError
+from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
+from landrace.models.families.names import Naming
+from landrace.models.families.weights import Source
+from landrace.models.spec import ModelSpec
+
+IGNORABLE = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?")
+"""Regexes (whole name) of tensors that hold no weights; `config_from_gguf` reads those that matter."""
+
+LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One value of `general.architecture`."""
+
+    model_type: str
+    """The family that reads it."""
+    interleaved: bool = False
+    renamed: tuple[tuple[str, str], ...] = ()
+    fused_gate: bool = False
+    """Whether `ffn_up` holds the gate's rows and then up's."""
+    flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
+    scales: tuple[tuple[str, str], ...] = ()
+    """Metadata key to config key."""
+
+
+QKV = ("attn_q", "attn_k", "attn_v")
+ATTENTION = (*QKV, "attn_output")
+MLP = ("ffn_gate", "ffn_up", "ffn_down")
+LLAMA_FLAGS = (("attention_bias", ATTENTION), ("mlp_bias", MLP))
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture("llama", interleaved=True, flags=LLAMA_FLAGS),
+    "smollm3": Architecture("smollm3", interleaved=True, flags=LLAMA_FLAGS),
+    "granite": Architecture(
+        "granite",
+        interleaved=True,
+        flags=LLAMA_FLAGS,
+        scales=(
+            ("attention.scale", "attention_multiplier"),
+            ("embedding_scale", "embedding_multiplier"),
+            ("residual_scale", "residual_multiplier"),
+            ("logit_scale", "logits_scaling"),
+        ),
+    ),
+    "minicpm": Architecture("minicpm", interleaved=True, flags=(("attention_bias", ATTENTION),)),
+    "qwen2": Architecture("qwen2"),
+    # Text alone turns every section of its rotary embedding by the same position, as Qwen2 does.
+    "qwen2vl": Architecture("qwen2"),
+    "qwen3": Architecture("qwen3", flags=(("attention_bias", ATTENTION),)),
+    "glm4": Architecture(
+        "glm4",
+        interleaved=True,
+        renamed=(("post_self_attn_layernorm", "post_attention_norm"), ("post_mlp_layernorm", "post_ffw_norm")),
+        fused_gate=True,
+        flags=(("attention_bias", QKV),),
+    ),
+    "ernie4_5": Architecture("ernie4_5", interleaved=True, flags=(("use_bias", (*ATTENTION, *MLP)),)),
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", flags=(("attention_bias", ATTENTION),)),
+    "seed_oss": Architecture(
+        "seed_oss",
+        renamed=(("post_attention_layernorm", "post_attention_norm"),),
+        flags=(("attention_bias", QKV), ("attention_out_bias", ("attn_output",)), ("mlp_bias", MLP)),
+    ),
+}
+
+ReadTensor = Callable[[str], Sequence[float]]
+
+
+def config_from_gguf(
+    metadata: Mapping[str, Any], tensor_names: Collection[str], read_tensor: ReadTensor | None = None
+) -> dict[str, Any]:
+    """The config.json (hub keys) that a GGUF file's key-values amount to, for `read_config`.
+
+    `read_tensor` gives the values of a named tensor; it is called for the few small ones that hold rotary factors.
+    Raises UnsupportedError for an architecture or a setting that is not implemented, CheckpointError for bad values.
+    """
+    name = metadata.get("general.architecture")
+    architecture = _architecture(name)
+    own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
+    keys = Config(own, where="The GGUF metadata")
+    if keys.get("expert_count"):
+        raise UnsupportedError(f"This GGUF file is a mixture of {shown(keys.get('expert_count'))} experts.")
+    keys.get("expert_used_count")
+    layers = keys.size("block_count", MAX_LAYERS)
+    head_dim = keys.optional_size("attention.key_length")
+    d_model, heads = keys.size("embedding_length"), _same_in_all(keys, "attention.head_count", layers)
+    config: dict[str, Any] = {
+        "model_type": architecture.model_type,
+        "vocab_size": _vocab_size(keys, metadata),
+        "hidden_size": d_model,
+        "intermediate_size": _same_in_all(keys, "feed_forward_length", layers),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _same_in_all(keys, "attention.head_count_kv", layers, default=heads),
+        "head_dim": head_dim if head_dim is not None else max(1, d_model // heads),
+        "max_position_embeddings": keys.size("context_length", MAX_POSITIONS),
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "tie_word_embeddings": "output.weight" not in tensor_names,
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    keys.require("attention.value_length", config["head_dim"])
+    for key, modules in architecture.flags:
+        config[key] = _has_bias(key, modules, tensor_names)
+    for key, hub_key in architecture.scales:
+        scale = keys.optional_number(key)
+        if scale is not None:
+            config[hub_key] = scale
+    if architecture.model_type == "granite" and "attention_multiplier" not in config:
+        config["attention_multiplier"] = config["head_dim"] ** -0.5
+    if architecture.model_type == "minicpm":
+        config |= _minicpm_scales(keys, d_model, layers)
+    config |= _rope(keys, config, architecture, tensor_names, read_tensor)
+    keys.finish(
+        no_effect=(r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",),
+        fixed={
+            "attention.causal": True,
+            "use_parallel_residual": False,
+            "nextn_predict_layers": 0,
+            "attention.sliding_window": 0,
+        },
+    )
+    return config
+
+
+def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
+    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`."""
+    known = _architecture(architecture)
+    naming = Naming(
+        prefixes=(("", ""),),
+        embedding="token_embd",
+        layer="blk.{}.",
+        norm="output_norm",
+        head="output",
+        renamed={**LAYER, **dict(known.renamed)},
+        fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")} if known.fused_gate else {},
+        interleaved=known.interleaved,
+    )
+    return naming.sources(spec)
+
+
+def _architecture(name: Any) -> Architecture:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"GGUF files of the architecture {shown(name)} are not supported.",
+            hint=f"Known architectures: {', '.join(sorted(ARCHITECTURES))}.",
+        )
+    return ARCHITECTURES[name]
+
+
+def _vocab_size(keys: Config, metadata: Mapping[str, Any]) -> int:
+    """The embedding has a row for each token of the list, padding included; `vocab_size` counts without a list."""
+    stated = keys.optional_size("vocab_size")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return len(tokens) if tokens else stated or keys.size("vocab_size")
+
+
+def _same_in_all(keys: Config, key: str, layers: int, default: int | None = None) -> int:
+    """A size that llama.cpp may store once or once a layer."""
+    value = keys.get(key)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != layers:
+            raise keys.wrong(key, value, f"one number or {layers}")
+        if any(one != value[0] for one in value):
+            raise UnsupportedError(f"The GGUF file's layers differ in {key}, which is not implemented.")
+        return Config({key: value[0]}, where="The GGUF metadata").size(key)
+    return keys.size(key) if default is None else keys.optional_size(key) or default
+
+
+def _has_bias(key: str, modules: Sequence[str], tensor_names: Collection[str]) -> bool:
+    there = [f"blk.0.{module}.bias" in tensor_names for module in modules]
+    if any(there) and not all(there):
+        raise UnsupportedError(f"The GGUF file has a part of the biases that {key} stands for, but not all.")
+    return all(there)
+
+
+def _minicpm_scales(keys: Config, d_model: int, layers: int) -> dict[str, float]:
+    """Stored as the decoder uses them; the hub's keys hold the numbers they were made from."""
+    return {
+        "scale_emb": keys.number("embedding_scale"),
+        "scale_depth": keys.number("residual_scale") * layers**0.5,
+        "dim_model_base": d_model / keys.number("logit_scale"),
+    }
+
+
+def _rope(
+    keys: Config,
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    tensor_names: Collection[str],
+    read_tensor: ReadTensor | None,
+) -> dict[str, Any]:
+    """`rope_theta`, `rope_scaling` and, where a part of each head rotates, `partial_rotary_factor`."""
+    theta = keys.optional_number("rope.freq_base") or 10_000.0
+    found: dict[str, Any] = {"rope_theta": theta}
+    rotary_dim = keys.optional_size("rope.dimension_count") or config["head_dim"]
+    if architecture.model_type == "glm4" or rotary_dim != config["head_dim"]:
+        found["partial_rotary_factor"] = rotary_dim / config["head_dim"]
+    sections = keys.get("rope.dimension_sections")
+    if architecture.model_type == "glm4" and sections and any(sections):
+        raise UnsupportedError(
+            "GGUF files of GLM-4V are not supported: their q and k rows are stored in an order of their own.",
+            hint="Use the model's safetensors.",
+        )
+    scaling = _scaling(keys, tensor_names, read_tensor)
+    if "rope_freqs.weight" in tensor_names:
+        if scaling is not None:
+            raise UnsupportedError("The GGUF file has both a rotary scaling and rotary factors.")
+        scaling = _llama3_scaling(_values("rope_freqs.weight", read_tensor), theta, rotary_dim)
+    if scaling is not None:
+        found["rope_scaling"] = scaling
+    return found
+
+
+def _scaling(
+    keys: Config, tensor_names: Collection[str], read_tensor: ReadTensor | None
+) -> dict[str, Any] | None:
+    kind = keys.get("rope.scaling.type") or "none"
+    factor = keys.optional_number("rope.scaling.factor")
+    old_factor = keys.optional_number("rope.scale_linear")
+    original = keys.optional_size("rope.scaling.original_context_length", MAX_POSITIONS)
+    magnitude = keys.optional_number("rope.scaling.attn_factor")
+    if "rope_factors_long.weight" in tensor_names:
+        kind = "longrope"
+    if kind == "none":
+        if (factor or 1) != 1 or (magnitude or 1) != 1:
+            raise UnsupportedError("The GGUF file has a rotary scaling factor but names no kind of scaling.")
+        return None if (old_factor or 1) == 1 else {"rope_type": "linear", "factor": old_factor}
+    if kind == "linear" and (magnitude or 1) == 1:
+        return {"rope_type": "linear", "factor": factor or old_factor or 1.0}
+    if kind == "yarn" and factor is not None and (magnitude or 1) == 1:
+        keys.require("rope.scaling.yarn_attn_factor", 1.0)
+        keys.require("rope.scaling.yarn_ext_factor", 1.0, -1.0)
+        return {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": original or keys.size("context_length", MAX_POSITIONS),
+            "beta_fast": keys.optional_number("rope.scaling.yarn_beta_fast"),
+            "beta_slow": keys.optional_number("rope.scaling.yarn_beta_slow"),
+        }
+    if kind == "longrope":
+        return {
+            "rope_type": "longrope",
+            "short_factor": list(_values("rope_factors_short.weight", read_tensor)),
+            "long_factor": list(_values("rope_factors_long.weight", read_tensor)),
+            "original_max_position_embeddings": original or keys.size("context_length", MAX_POSITIONS),
+            "attention_factor": magnitude,
+        }
+    raise UnsupportedError(f"Rotary scaling of the kind {shown(kind)} with these settings is not implemented for GGUF.")
+
+
+def _values(tensor: str, read_tensor: ReadTensor | None) -> tuple[float, ...]:
+    if read_tensor is None:
+        raise UnsupportedError(f"The GGUF file keeps its rotary scaling in {tensor!r}, which was not read.")
+    return tuple(float(value) for value in read_tensor(tensor))
+
+
+def _llama3_scaling(factors: Sequence[float], theta: float, rotary_dim: int) -> dict[str, Any]:
+    """The `rope_scaling` whose factors these are: the longest waves are slowed by all of `factor`, and the bounds are
+    those of every Llama since 3.1."""
+    factor = max(factors, default=1.0)
+    expected = [_llama3_factor(theta ** (2 * i / rotary_dim), factor) for i in range(rotary_dim // 2) if factor >= 1]
+    if len(factors) != len(expected) or any(
+        not math.isclose(one, other, rel_tol=1e-3) for one, other in zip(factors, expected, strict=True)
+    ):
+        raise UnsupportedError("The GGUF file has rotary factors that are not Llama 3's.")
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+
+
+def _llama3_factor(wavelength: float, factor: float) -> float:
+    """What a wave of 2 pi `wavelength` tokens is slowed by, with bounds 1 and 4 over 8192 tokens."""
+    turns = 8192 / (2 * math.pi * wavelength)
+    if turns >= 4:
+        return 1.0
+    if turns <= 1:
+        return factor
+    blend = (turns - 1) / 3
+    return 1 / ((1 - blend) / factor + blend)

@@ -1,0 +1,162 @@
+"""Low-rank adapters (Hu et al., 2021), put around a decoder's projections from outside.
+
+Several adapters can share one decoder; `ForwardBatch.adapters` says which rows use which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from landrace.errors import CheckpointError, OptionError
+from landrace.kernels.reference.dense import linear
+from landrace.models.decoder import Decoder, Linear, Step
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """W x becomes W x + scale * B A x for every projection whose last name is in `targets`."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = PROJECTIONS
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise OptionError(f"A LoRA rank must be at least 1, not {self.rank}.")
+        unknown = sorted(set(self.targets) - set(PROJECTIONS))
+        if unknown or not self.targets:
+            raise OptionError(
+                f"LoRA cannot target {', '.join(unknown) or 'nothing'}.", hint=f"Choose among {', '.join(PROJECTIONS)}."
+            )
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (Kalajdzievski, 2023)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class LoraLinear(nn.Module):
+    """A projection and its adapters, by slot."""
+
+    def __init__(self, base: Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_A = nn.ParameterDict()
+        self.lora_B = nn.ParameterDict()
+        self.scales: dict[str, float] = {}
+
+    def add(self, slot: int, a: Tensor, b: Tensor, scale: float) -> None:
+        self.lora_A[str(slot)] = nn.Parameter(a, requires_grad=False)
+        self.lora_B[str(slot)] = nn.Parameter(b, requires_grad=False)
+        self.scales[str(slot)] = scale
+
+    def remove(self, slot: int) -> None:
+        for table in (self.lora_A, self.lora_B, self.scales):
+            del table[str(slot)]
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        y: Tensor = self.base(x, step)
+        for adapter in step.batch.adapters:
+            key = str(adapter.slot)
+            if key not in self.scales:
+                continue
+            rows = x if adapter.rows is None else x.index_select(0, adapter.rows)
+            low = linear(rows, self.lora_A[key], None) * self.scales[key]
+            up = self.lora_B[key].to(low.dtype).t()
+            if adapter.rows is None:
+                y = torch.addmm(y, low, up)
+            else:
+                y = y.index_add(0, adapter.rows, low @ up)
+        return y
+
+
+def _projections(decoder: Decoder, targets: tuple[str, ...]) -> dict[str, Linear | LoraLinear]:
+    return {
+        name: module
+        for name, module in decoder.layers.named_modules(prefix="layers")
+        if isinstance(module, (Linear, LoraLinear)) and name.rpartition(".")[2] in targets
+    }
+
+
+def _slots(module: Linear | LoraLinear) -> tuple[str, ...]:
+    return tuple(module.scales) if isinstance(module, LoraLinear) else ()
+
+
+def attach_adapter(
+    decoder: Decoder,
+    spec: LoraSpec,
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> int:
+    """Puts an adapter on `decoder` and returns its slot for `AdapterRows`.
+
+    `tensors` maps `layers.N.self_attn.q_proj.lora_A` to [rank, in] and `.lora_B` to [out, rank]. None starts a fresh
+    adapter: A uniform within 1 / sqrt(in) (Kaiming with a = sqrt 5), B zero, so that it changes nothing yet.
+    Raises CheckpointError for a tensor that is missing, left over or of the wrong shape.
+    """
+    targeted = _projections(decoder, spec.targets)
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    left = dict(tensors or {})
+    for name, module in targeted.items():
+        weight = (module.base if isinstance(module, LoraLinear) else module).weight
+        shapes = ((spec.rank, weight.shape[1]), (weight.shape[0], spec.rank))
+        if tensors is None:
+            a = torch.empty(shapes[0])
+            bound = 1.0 / math.sqrt(weight.shape[1])
+            a.uniform_(-bound, bound, generator=generator)
+            pairs[name] = (a.to(weight.device), torch.zeros(shapes[1], device=weight.device))
+            continue
+        found = []
+        for leaf, shape in zip(("lora_A", "lora_B"), shapes, strict=True):
+            tensor = left.pop(f"{name}.{leaf}", None)
+            if tensor is None:
+                raise CheckpointError(f"The adapter lacks {name}.{leaf}.")
+            if tuple(tensor.shape) != shape:
+                raise CheckpointError(
+                    f"The adapter's {name}.{leaf} has shape {list(tensor.shape)}, but this model needs {list(shape)}."
+                )
+            found.append(tensor.detach().to(device=weight.device, dtype=torch.float32).clone())
+        pairs[name] = (found[0], found[1])
+    if left:
+        raise CheckpointError(f"The adapter has {len(left)} tensors this model has no place for, such as {min(left)}.")
+
+    slot = 1 + max(
+        (int(key) for module in _projections(decoder, PROJECTIONS).values() for key in _slots(module)), default=-1
+    )
+    for name, module in targeted.items():
+        if isinstance(module, Linear):
+            path, _, leaf = name.rpartition(".")
+            wrapped = LoraLinear(module)
+            setattr(decoder.get_submodule(path), leaf, wrapped)
+            module = wrapped
+        module.add(slot, *pairs[name], spec.scale)
+    return slot
+
+
+def detach_adapter(decoder: Decoder, slot: int) -> None:
+    """Takes the adapter in `slot` off again; a projection without adapters becomes plain."""
+    for name, module in _projections(decoder, PROJECTIONS).items():
+        if isinstance(module, LoraLinear) and str(slot) in module.scales:
+            module.remove(slot)
+            if not module.scales:
+                path, _, leaf = name.rpartition(".")
+                setattr(decoder.get_submodule(path), leaf, module.base)
+
+
+def adapter_parameters(decoder: Decoder, slot: int) -> dict[str, nn.Parameter]:
+    """The adapter's matrices under the names `attach_adapter` takes."""
+    found: dict[str, nn.Parameter] = {}
+    for name, module in _projections(decoder, PROJECTIONS).items():
+        if isinstance(module, LoraLinear) and str(slot) in module.scales:
+            found[f"{name}.lora_A"] = module.lora_A[str(slot)]
+            found[f"{name}.lora_B"] = module.lora_B[str(slot)]
+    return found

@@ -1,0 +1,79 @@
+"""Inverse frequencies of every kind of rotary embedding, and the tables of one step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from landrace.models.batch import ForwardBatch
+from landrace.models.spec import RopeSpec
+
+
+def inverse_frequencies(rope: RopeSpec, length: int) -> Tensor:
+    """[rotary_dim / 2] float32 for a sequence that reaches `length` tokens.
+
+    linear: Chen et al. 2023; dynamic: NTK-aware scaling; llama3: Llama 3.1's frequency bands;
+    yarn: Peng et al. 2023; longrope: Ding et al. 2024.
+    """
+    exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32) / rope.rotary_dim
+    theta = rope.theta
+    if rope.kind == "dynamic":
+        reach = max(length, rope.original_length)
+        stretch = rope.factor * reach / rope.original_length - (rope.factor - 1)
+        theta = theta * stretch ** (rope.rotary_dim / (rope.rotary_dim - 2))
+    wavelengths = theta**exponents
+    if rope.kind == "linear":
+        return 1.0 / wavelengths / rope.factor
+    if rope.kind == "longrope":
+        factors = rope.long_factor if length > rope.original_length else rope.short_factor
+        return 1.0 / (torch.tensor(factors, dtype=torch.float32) * wavelengths)
+    if rope.kind == "llama3":
+        return _llama3(1.0 / wavelengths, rope)
+    if rope.kind == "yarn":
+        return _yarn(wavelengths, rope)
+    return 1.0 / wavelengths
+
+
+def _llama3(frequencies: Tensor, rope: RopeSpec) -> Tensor:
+    """Long waves are slowed by `factor`, short ones kept, those between blended."""
+    wavelengths = 2 * math.pi / frequencies
+    blend = (rope.original_length / wavelengths - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
+    slow = wavelengths > rope.original_length / rope.low_freq_factor
+    fast = wavelengths < rope.original_length / rope.high_freq_factor
+    return torch.where(slow, frequencies / rope.factor, torch.where(fast, frequencies, blended))
+
+
+def _yarn(wavelengths: Tensor, rope: RopeSpec) -> Tensor:
+    """Interpolates dimensions that turn fewer than beta_slow times over the original length, keeps those that
+    turn more than beta_fast times, and ramps linearly between."""
+
+    def dimension(turns: float) -> float:
+        return rope.rotary_dim * math.log(rope.original_length / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(rope.rotary_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    # The order of these operations is the reference's: at position 100,000 one rounding of a frequency shows.
+    kept = 1 - ramp
+    return 1.0 / (rope.factor * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept
+
+
+def rotary_tables(rope: RopeSpec, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+    """cos and sin of the batch's positions, each [T, rotary_dim / 2] float32, times the attention factor."""
+    device = batch.positions.device
+    if rope.depends_on_length:
+        row_counts = [end - start for start, end in zip(batch.starts, batch.starts[1:], strict=False)]
+        lengths = batch.rope_lengths or tuple(row_counts)
+        per_sequence = torch.stack([inverse_frequencies(rope, length) for length in lengths]).to(device)
+        frequencies = per_sequence.repeat_interleave(torch.tensor(row_counts, device=device), dim=0)
+    else:
+        frequencies = inverse_frequencies(rope, 0).to(device)
+    angles = batch.positions[:, None].float() * frequencies
+    return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor

@@ -1,0 +1,19 @@
+"""Strings and messages to token ids and back."""
+
+from __future__ import annotations
+
+from landrace.text.chat_template import ChatTemplate
+from landrace.text.from_folder import load_tokenizer
+from landrace.text.from_gguf import tokenizer_from_gguf
+from landrace.text.stream import TextStream
+from landrace.text.tokenizer import Tokenizer, encode_chat, forged_tokens
+
+__all__ = [
+    "ChatTemplate",
+    "TextStream",
+    "Tokenizer",
+    "encode_chat",
+    "forged_tokens",
+    "load_tokenizer",
+    "tokenizer_from_gguf",
+]

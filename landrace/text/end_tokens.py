@@ -1,0 +1,44 @@
+"""Which tokens end an answer.
+
+Every source that a model ships is honoured, because each alone is known to be incomplete: the `eos_token_id` of
+generation_config.json and config.json (one id or several), the tokenizer's `eos_token`, and in GGUF files the EOS,
+end-of-turn and end-of-message ids. To these comes the token with which the model's own chat template ends a turn:
+the template writes a conversation that ends with an answer, and the control token right after that answer, if there is
+one, is what the model was taught to say when it is done. No token is recognised by its name, so a mark that merely
+parts one message from the next (`<|end|>` in gpt-oss, `<|user|>` in GLM) is not taken for an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from landrace.errors import CheckpointError, RequestError
+from landrace.text.chat_template import ChatTemplate
+
+_ANSWER = "Landrace-7f3a"
+_PROBE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _ANSWER}]
+
+
+def ids_in_config(config: Mapping[str, Any]) -> frozenset[int]:
+    """The ids under `eos_token_id`, also where a multimodal config keeps them in `text_config`."""
+    found: set[int] = set()
+    for part in (config, config.get("text_config")):
+        value = part.get("eos_token_id") if isinstance(part, Mapping) else None
+        values = value if isinstance(value, list) else [value]
+        found.update(item for item in values if isinstance(item, int) and not isinstance(item, bool) and item >= 0)
+    return frozenset(found)
+
+
+def turn_end_id(template: ChatTemplate, control_tokens: Mapping[str, int]) -> int | None:
+    """The control token that follows an answer in the template's own writing; None where none does.
+
+    A template that cannot write this plain conversation teaches nothing here; rendering it for a real request says why.
+    """
+    try:
+        text = template.render(_PROBE, add_generation_prompt=False)
+    except (RequestError, CheckpointError):
+        return None
+    rest = text.rpartition(_ANSWER)[2].lstrip() if _ANSWER in text else ""
+    followers = [token for token in control_tokens if token and rest.startswith(token)]
+    return control_tokens[max(followers, key=len)] if followers else None

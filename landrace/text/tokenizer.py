@@ -1,0 +1,182 @@
+"""Text to token ids and back, whatever file the vocabulary came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from landrace.errors import CheckpointError, RequestError
+from landrace.text.byte_level import token_to_bytes
+
+if TYPE_CHECKING:
+    import tokenizers
+
+    from landrace.text.chat_template import ChatTemplate
+
+WORD_START = "▁"
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Spelling(Enum):
+    """How a vocabulary writes bytes in its tokens."""
+
+    BYTE_LEVEL = "byte_level"
+    SENTENCEPIECE = "sentencepiece"
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a vocabulary's file says beyond the tokens.
+
+    `prefix_ids` is what a text starts with (usually BOS, nothing for many models, `[gMASK]<sop>` for GLM).
+    `adds_space` is true where encoding puts a space before the text, which decoding takes away again.
+    `eos_ids` are the tokens that end an answer, see `landrace.text.end_tokens`.
+    """
+
+    spelling: Spelling
+    prefix_ids: tuple[int, ...] = ()
+    bos_id: int | None = None
+    eos_ids: frozenset[int] = field(default_factory=frozenset)
+    adds_space: bool = False
+
+
+class Tokenizer:
+    """A vocabulary with its conventions; safe to share between threads.
+
+    Special tokens are the control tokens of the vocabulary (BOS, EOS, turn marks). Added tokens that are ordinary
+    text, such as `<think>` in Qwen3, are matched in text always and are shown when decoding.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, conventions: Conventions, chat_template: ChatTemplate | None = None
+    ) -> None:
+        self._backend = backend
+        self._added = backend.get_added_tokens_decoder()
+        self._bytes_of: dict[int, bytes] = {}
+        self.conventions = conventions
+        self.chat_template = chat_template
+        self.special_ids = frozenset(index for index, token in self._added.items() if token.special)
+        self.vocab_size = max(backend.get_vocab_size(with_added_tokens=False), *(i + 1 for i in self._added), 0)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that starts a text, if the vocabulary has one."""
+        return self.conventions.bos_id
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        return self.conventions.eos_ids
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`.
+
+        `add_bos` puts the model's own text start (`conventions.prefix_ids`, possibly nothing) first, unless the text
+        already begins with it. With `parse_special=False` a control token spelled out in the text is encoded as
+        plain text, so that text from outside cannot forge one. Raises RequestError for text that is not Unicode.
+        """
+        backend = self._backend if parse_special else self._plain_backend
+        try:
+            ids = backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise RequestError(
+                "The text is not valid Unicode text.", field="prompt", hint="Send a string without lone surrogates."
+            ) from error
+        prefix = self.conventions.prefix_ids
+        if add_bos and prefix and tuple(ids[: len(prefix)]) != prefix:
+            return [*prefix, *ids]
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True, keep_leading_space: bool = False) -> str:
+        """The text of `ids`, bytes that are not UTF-8 shown as U+FFFD.
+
+        `keep_leading_space` keeps the space that a SentencePiece vocabulary puts before a text: for ids that
+        continue a text rather than start one.
+        """
+        data = b"".join([self.shown_bytes(index, skip_special=skip_special) for index in ids])
+        if self.conventions.adds_space and not keep_leading_space:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of one token, control tokens included; empty for an id that has no token.
+
+        Models may have more rows than the vocabulary has tokens; such ids have no bytes.
+        """
+        data = self._bytes_of.get(token_id)
+        if data is None:
+            data = self._bytes_of[token_id] = self._spelled_bytes(token_id)
+        return data
+
+    def shown_bytes(self, token_id: int, *, skip_special: bool = True) -> bytes:
+        """What a token adds to a decoded text: its bytes, or nothing for a control token that is skipped."""
+        return b"" if skip_special and token_id in self.special_ids else self.token_bytes(token_id)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its spelling in the vocabulary."""
+        return self._backend.token_to_id(token)
+
+    def token_text(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it."""
+        return self._backend.id_to_token(token_id) if token_id >= 0 else None
+
+    def _spelled_bytes(self, token_id: int) -> bytes:
+        token = self.token_text(token_id)
+        if token is None:
+            return b""
+        added = token_id in self._added
+        if self.conventions.spelling is Spelling.BYTE_LEVEL:
+            return token.encode("utf-8") if added else token_to_bytes(token)
+        byte = None if added else _BYTE_TOKEN.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_START, " ").encode("utf-8")
+
+    @cached_property
+    def _plain_backend(self) -> tokenizers.Tokenizer:
+        """The same vocabulary, blind to control tokens. It shares the model, so it costs almost no memory."""
+        import tokenizers
+
+        plain = tokenizers.Tokenizer(self._backend.model)
+        if self._backend.normalizer is not None:
+            plain.normalizer = self._backend.normalizer
+        if self._backend.pre_tokenizer is not None:
+            plain.pre_tokenizer = self._backend.pre_tokenizer
+        plain.add_tokens([self._added[index] for index in sorted(self._added)])
+        if plain.get_added_tokens_decoder().keys() != self._added.keys():
+            raise CheckpointError("The tokenizer's added tokens have ids that leave gaps.")
+        plain.encode_special_tokens = True
+        return plain
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Any],
+    *,
+    tools: Sequence[Any] | None = None,
+    add_generation_prompt: bool = True,
+    **variables: Any,
+) -> list[int]:
+    """Token ids of a conversation, written by the model's own chat template.
+
+    The template writes every control token itself, BOS included, so none is added: the ids equal those of
+    `transformers`' apply_chat_template. As there, a control token spelled out in a message counts as one; a caller
+    that must not trust its messages checks them with `forged_tokens` first. Raises RequestError for bad messages or
+    for a model without a template.
+    """
+    if tokenizer.chat_template is None:
+        raise RequestError(
+            "This model has no chat template.", field="messages", hint="Send a plain prompt to completions instead."
+        )
+    text = tokenizer.chat_template.render(
+        messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+    )
+    return tokenizer.encode(text, add_bos=False)
+
+
+def forged_tokens(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The control tokens that `text` spells out, in the order they appear."""
+    marked = [i for i in tokenizer.encode(text, add_bos=False) if i in tokenizer.special_ids]
+    return [tokenizer.token_bytes(index).decode("utf-8", errors="replace") for index in marked]

@@ -1,0 +1,99 @@
+"""A finished run as files: an adapter in peft's format, or a model folder; a record of the run; its loss curve."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from landrace.checkpoints.adapter import write_adapter
+from landrace.checkpoints.checkpoint import Checkpoint
+from landrace.checkpoints.write import write_checkpoint
+from landrace.errors import UnsupportedError
+from landrace.models.families import read_config
+from landrace.training.log import draw_loss
+from landrace.training.options import TuneOptions
+from landrace.training.trainer import TuneResult
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+def check_base(checkpoint: Checkpoint, options: TuneOptions) -> None:
+    """Raises UnsupportedError where the result of such a run could not be written; ask before training."""
+    if options.method == "full" and checkpoint.format == "gguf":
+        raise UnsupportedError(
+            f"Full tuning of {checkpoint.path} cannot be written: the result is safetensors, and a GGUF file brings no "
+            "tokenizer files to put beside them.",
+            hint="Tune an adapter (--method lora), or start from the model's safetensors folder.",
+        )
+
+
+def write_result(
+    result: TuneResult,
+    out: Path,
+    *,
+    checkpoint: Checkpoint,
+    base_name: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes `out`/adapter (LoRA) or `out`/model (full), `out`/tune.json and `out`/loss.png.
+
+    Returns the folder of the weights. `base_name` is the hub name that an adapter says it belongs to; `provenance`
+    (commit, machine) is added to the record.
+    """
+    check_base(checkpoint, result.options)
+    record = {**describe(result), "base": base_name, "base_file_sha256": checkpoint.sha256(), **(provenance or {})}
+    sources = read_config(checkpoint.config).sources
+    if result.lora is not None:
+        folder = out / "adapter"
+        write_adapter(folder, result.lora, result.tensors, sources, base_name, record)
+    else:
+        folder = out / "model"
+        extras = [path for name in _TOKENIZER_FILES if (path := checkpoint.path / name).is_file()]
+        write_checkpoint(folder, checkpoint.config, sources, result.tensors.items(), extras)
+    draw_loss(list(result.steps), out / "loss.png")
+    partial = out / ".tune.json.partial"
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, out / "tune.json")
+    return folder
+
+
+def describe(result: TuneResult) -> dict[str, Any]:
+    """What the run was and came to, in plain values."""
+    last = result.steps[-1]
+    return {
+        "options": result.options.as_dict(),
+        "data": asdict(result.data),
+        "validation_data": None if result.validation_data is None else asdict(result.validation_data),
+        "steps": last.step,
+        "first_loss": result.steps[0].loss,
+        "last_loss": last.loss,
+        "validation_loss": last.validation_loss,
+        "tokens": sum(step.tokens for step in result.steps),
+        "trained_tokens": sum(step.trained_tokens for step in result.steps),
+        "seconds": sum(step.seconds for step in result.steps),
+        "tokens_per_second": result.tokens_per_second,
+        "rows_sha256": result.rows_sha256,
+        "examples_sha256": result.examples_sha256,
+        "base_sha256": result.base_sha256,
+        "template_sha256": result.template_sha256,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }

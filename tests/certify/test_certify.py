@@ -1,0 +1,67 @@
+"""The certificate passes on a sound model and fails on one whose paths disagree."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from landrace.certify import BOUNDS, certify
+from landrace.certify.certificate import Scores, compare_scores
+from landrace.errors import LandraceError
+
+
+def test_smollm2_agrees_along_every_path(smollm2_path: Path) -> None:
+    short = [
+        [{"role": "user", "content": "Is ice lighter than water?"}, {"role": "assistant", "content": "Yes, it floats."}],
+        [{"role": "user", "content": "冰比水轻吗？"}, {"role": "assistant", "content": "是的，它会浮起来。"}],
+    ]
+    certificate = certify(str(smollm2_path), conversations=short)
+    assert certificate.passed, [(path.name, path.largest) for path in certificate.paths if not path.passed]
+    names = [path.name for path in certificate.paths]
+    assert {"engine, chunked and paged", "engine, prefix reused", "transformers, float32"} <= set(names)
+    assert certificate.template_sha256 is not None
+    assert len(certificate.weights_sha256) == 64
+
+
+def test_a_path_that_disagrees_fails(smollm2_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import landrace.certify.paths as module
+
+    honest = module._engine_scores
+
+    def shifted(*arguments: object) -> list[Scores]:
+        return [Scores([x - 0.01 for x in part.logprobs], part.argmax) for part in honest(*arguments)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_engine_scores", shifted)
+    monkeypatch.setattr(module, "transformers_scores", lambda model, sequences, adapter: shifted_none(model, sequences))
+
+    def shifted_none(model: module.Model, sequences: object) -> list[Scores]:
+        return module._trainer_scores(model.decoder, sequences, None)  # type: ignore[arg-type]
+
+    certificate = certify(str(smollm2_path), conversations=[[{"role": "user", "content": "Hello there, friend."}]])
+    failed = {path.name for path in certificate.paths if not path.passed}
+    assert failed == set(module.ENGINE_WAYS)
+    assert not certificate.passed
+
+
+def test_differences_are_measured_from_the_end() -> None:
+    whole = [Scores([-1.0, -2.0, -3.0], [1, 2, 3]), Scores([-4.0], [4])]
+    part = [Scores([-2.5, -3.0], [2, 9]), Scores([-4.0], [4])]
+    result = compare_scores("half", whole, part, BOUNDS["float32"])
+    assert (result.tokens, result.largest) == (3, 0.5)
+    assert result.mean == pytest.approx(0.5 / 3)
+    assert result.equal_argmax == pytest.approx(2 / 3)
+    assert not result.passed
+
+
+def test_nan_never_passes() -> None:
+    result = compare_scores("bad", [Scores([-1.0, -1.0], [0, 0])], [Scores([math.nan, -1.0], [0, 0])], BOUNDS["bfloat16"])
+    assert not result.passed
+
+
+def test_a_path_without_scores_is_an_error() -> None:
+    with pytest.raises(LandraceError, match="scored no token"):
+        compare_scores("empty", [Scores([-1.0], [0])], [Scores([], [])], BOUNDS["float32"])
+
+

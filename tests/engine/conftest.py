@@ -1,0 +1,84 @@
+"""A tiny random model and a tokenizer without files, for engine tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from landrace.models.batch import ForwardBatch
+from landrace.models.decoder import Decoder
+from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+
+VOCAB = 64
+
+
+class PieceTokenizer:
+    """Each token is a fixed piece of bytes: letters, pairs, and the four bytes of an emoji one by one."""
+
+    def __init__(self) -> None:
+        letters = [bytes([97 + i]) for i in range(26)] + [b" ", b".", b"ab", b"abc", b"cab", b"\n"]
+        self.pieces = (letters + [bytes([b]) for b in "🙂é".encode()] + [b"xy"] * VOCAB)[:VOCAB]
+        self.eos_ids = frozenset({62, 63})
+        self.bos_id = None
+        self.special_ids = self.eos_ids
+        self.vocab_size = VOCAB
+        self.chat_template = None
+        self.conventions = SimpleNamespace(adds_space=False)
+
+    def shown_bytes(self, token_id: int, *, skip_special: bool = True) -> bytes:
+        return b"" if skip_special and token_id in self.special_ids else self.pieces[token_id]
+
+    def decode(self, ids: list[int]) -> str:
+        return b"".join(self.shown_bytes(token) for token in ids).decode(errors="replace")
+
+
+def make_spec(*, window: int | None = None, rope: RopeSpec | None = None, max_length: int = 256) -> ModelSpec:
+    rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
+    layers = tuple(
+        LayerSpec(
+            AttentionSpec(
+                n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, window=window if index % 2 else None
+            ),
+            FeedForwardSpec(d_hidden=48),
+        )
+        for index in range(3)
+    )
+    return ModelSpec(
+        vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
+    )
+
+
+def make_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
+    decoder = Decoder(spec)
+    generator = torch.Generator().manual_seed(seed)
+    return decoder.load(
+        (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
+        for name, shape in decoder.expected_shapes().items()
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PieceTokenizer:
+    return PieceTokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder() -> Callable[..., Decoder]:
+    """Makes a fresh tiny decoder; keywords go to the spec."""
+    return lambda seed=0, **spec: make_decoder(make_spec(**spec), seed)
+
+
+@pytest.fixture(scope="session")
+def naive_logits() -> Callable[..., torch.Tensor]:
+    """Raw logits [T, vocab] of one whole sequence, without a cache."""
+
+    def run(decoder: Decoder, tokens: list[int], **batch: object) -> torch.Tensor:
+        with torch.inference_mode():
+            packed = ForwardBatch.packed([tokens])
+            fields = {**vars(packed), **batch}
+            return decoder(ForwardBatch(**fields))
+
+    return run

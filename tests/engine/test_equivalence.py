@@ -1,0 +1,226 @@
+"""The equivalence ladder: however a request was chunked, paged, batched, pre-empted or cached, the same tokens.
+
+The bottom rung is a full forward pass over the whole sequence for every token, without a cache.
+On the real model all sequences share those passes, to save time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
+from landrace.engine.sampler import SamplingState, choose_tokens
+from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.decoder import Decoder
+from landrace.models.lora import LoraSpec, attach_adapter
+from landrace.models.spec import RopeSpec
+
+LONGROPE = RopeSpec(
+    theta=10000.0,
+    rotary_dim=8,
+    kind="longrope",
+    original_length=40,
+    short_factor=(1.0, 1.1, 1.2, 1.3),
+    long_factor=(1.5, 2.0, 3.0, 4.0),
+)
+DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32)
+MODELS = {
+    "plain": {},
+    "window": {"window": 7},
+    "dynamic rope": {"rope": DYNAMIC},
+    "longrope": {"rope": LONGROPE},
+}
+RUNGS = {
+    "cached": EngineOptions(max_running=1, max_step_tokens=256, prefix_cache=False),
+    "chunked": EngineOptions(max_running=1, max_step_tokens=5, prefix_cache=False),
+    "odd blocks": EngineOptions(max_running=1, block_size=3, prefix_cache=False),
+    "one-token blocks": EngineOptions(max_running=1, block_size=1, cache_tokens=200, prefix_cache=False),
+    "batched": EngineOptions(max_running=16, prefix_cache=False),
+    "batched and chunked": EngineOptions(max_running=16, block_size=5, max_step_tokens=11),
+    "pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=64, prefix_cache=False),
+    "pre-empted, with prefixes": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16),
+    "prefix": EngineOptions(block_size=4),
+}
+
+
+def make_requests(adapters: tuple[str | None, ...] = (None,), **params: object) -> list[Request]:
+    """Prompts of mixed lengths; every third begins like the first, so that prefixes meet."""
+    source = random.Random(5)
+    prompts: list[list[int]] = []
+    for index in range(10):
+        fresh = [source.randrange(60) for _ in range(source.choice([1, 2, 7, 16, 23]) if index else 16)]
+        prompts.append(prompts[0][:12] + fresh if index % 3 == 2 else fresh)
+    return [
+        Request(
+            id=f"r{index}",
+            prompt_ids=tuple(prompt),
+            params=SamplingParams(
+                **{"max_tokens": 4 + 8 * (index % 4), "temperature": 0.0, "ignore_eos": True, "logprobs": 2, **params}
+            ),
+            adapter=adapters[index % len(adapters)],
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def oracle(
+    decoder: Decoder, naive_logits: Callable[..., torch.Tensor], request: Request, slot: int | None = None
+) -> tuple[list[int], list[float], list[float]]:
+    """Tokens, their logprobs and the prompt's logprobs, one whole forward pass a token."""
+    adapters = () if slot is None else (AdapterRows(slot, None),)
+    length = min(len(request.prompt_ids) + request.params.max_tokens, decoder.spec.max_length)
+    state = SamplingState(request.params, request.prompt_ids, torch.device("cpu"))
+    tokens, logprobs, prompt_logprobs = list(request.prompt_ids), [], []
+    first = request.params.prompt_logprobs_from
+    if first is not None:
+        table = naive_logits(decoder, tokens, adapters=adapters, rope_lengths=(length,)).log_softmax(-1)
+        prompt_logprobs = [table[i - 1, tokens[i]].item() for i in range(first, len(tokens))]
+    for _ in range(request.params.max_tokens):
+        logits = naive_logits(decoder, tokens, adapters=adapters, rope_lengths=(length,))[-1:]
+        token = choose_tokens(logits, [state])[0]
+        state.record(token)
+        logprobs.append(logits.log_softmax(-1)[0, token].item())
+        tokens.append(token)
+    return tokens[len(request.prompt_ids) :], logprobs, prompt_logprobs
+
+
+def check(completions: list[Completion], expected: list[tuple[list[int], list[float], list[float]]]) -> None:
+    for completion, (tokens, logprobs, prompt_logprobs) in zip(completions, expected, strict=True):
+        assert completion.error is None
+        assert list(completion.token_ids) == tokens, completion.request_id
+        assert [entry.token_id for entry in completion.logprobs] == tokens
+        assert [entry.logprob for entry in completion.logprobs] == pytest.approx(logprobs, abs=1e-4)
+        assert [entry.logprob for entry in completion.prompt_logprobs] == pytest.approx(prompt_logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_greedy_ladder(model: str, tiny_decoder: Callable, naive_logits: Callable, tokenizer: object) -> None:
+    decoder = tiny_decoder(**MODELS[model])
+    requests = make_requests()
+    expected = [oracle(decoder, naive_logits, request) for request in requests]
+    assert len({token for tokens, _, _ in expected for token in tokens}) > 10, "the model repeats itself: a weak test"
+    for options in RUNGS.values():
+        check(Engine(decoder, tokenizer, options).generate(requests), expected)
+
+
+def test_the_rungs_are_what_they_say(tiny_decoder: Callable, tokenizer: object) -> None:
+    """The pre-empted rung pre-empts, the prefix rung hits."""
+    decoder = tiny_decoder()
+    for name, preempts, hits in (
+        ("pre-empted", True, False),
+        ("pre-empted, with prefixes", True, True),
+        ("prefix", False, True),
+    ):
+        engine = Engine(decoder, tokenizer, RUNGS[name])
+        scheduler = engine._scheduler
+        preempted = []
+        original = scheduler._preempt_last
+        scheduler._preempt_last = lambda o=original, p=preempted: (p.append(1), o())[1]  # type: ignore[method-assign]
+        completions = engine.generate(make_requests())
+        assert bool(preempted) == preempts
+        assert any(completion.cached_prompt_tokens for completion in completions) == hits
+
+
+def test_ladder_with_seeds_penalties_and_scores(
+    tiny_decoder: Callable, naive_logits: Callable, tokenizer: object
+) -> None:
+    decoder = tiny_decoder(seed=3)
+    requests = make_requests(
+        temperature=1.2,
+        seed=11,
+        top_p=0.95,
+        top_k=40,
+        min_p=0.01,
+        repetition_penalty=1.2,
+        presence_penalty=0.3,
+        frequency_penalty=0.2,
+        logit_bias={3: 1.0},
+    )
+    for index, request in enumerate(requests):
+        if len(request.prompt_ids) > 3:
+            params = {**vars(request.params), "prompt_logprobs_from": 1 + index % 3, "seed": index}
+            requests[index] = Request(request.id, request.prompt_ids, SamplingParams(**params))
+    expected = [oracle(decoder, naive_logits, request) for request in requests]
+    for options in RUNGS.values():
+        check(Engine(decoder, tokenizer, options).generate(requests), expected)
+
+
+def adapter(decoder: Decoder, seed: int) -> tuple[LoraSpec, dict[str, torch.Tensor]]:
+    spec = LoraSpec(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, (n_out, n_in) in ((n, s) for n, s in decoder.expected_shapes().items() if len(s) == 2):
+        path = name.removesuffix(".weight")
+        if path.rpartition(".")[2] in spec.targets:
+            tensors[f"{path}.lora_A"] = torch.randn(4, n_in, generator=generator) * 0.3
+            tensors[f"{path}.lora_B"] = torch.randn(n_out, 4, generator=generator) * 0.3
+    return spec, tensors
+
+
+def test_ladder_with_adapters_mixed_in_one_batch(
+    tiny_decoder: Callable, naive_logits: Callable, tokenizer: object
+) -> None:
+    adapters = {name: adapter(tiny_decoder(), seed) for seed, name in enumerate(("first", "second"))}
+    requests = make_requests(adapters=(None, "first", "second"))
+    requests += [
+        Request(f"same{name}", (1, 2, 3, 4) * 5, requests[0].params, name) for name in (None, "first", "second")
+    ]
+    expected = []
+    for request in requests:
+        decoder = tiny_decoder()
+        slot = attach_adapter(decoder, *adapters[request.adapter]) if request.adapter else None
+        expected.append(oracle(decoder, naive_logits, request, slot))
+    assert expected[-1][0] != expected[-2][0] != expected[-3][0]
+    for options in RUNGS.values():
+        engine = Engine(tiny_decoder(), tokenizer, options)
+        for name, (spec, tensors) in adapters.items():
+            engine.add_adapter(name, spec, tensors)
+        check(engine.generate(requests), expected)
+
+
+def test_requests_that_arrive_while_others_run(
+    tiny_decoder: Callable, naive_logits: Callable, tokenizer: object
+) -> None:
+    decoder = tiny_decoder()
+    requests = make_requests()
+    expected = {request.id: oracle(decoder, naive_logits, request)[0] for request in requests}
+    engine = Engine(decoder, tokenizer, EngineOptions(block_size=4, cache_tokens=200, max_step_tokens=20))
+    tokens: dict[str, list[int]] = {request.id: [] for request in requests}
+    queue = list(requests)
+    while engine.has_work or queue:
+        if queue:
+            engine.add(queue.pop(0))
+        for output in engine.step():
+            tokens[output.request_id] += output.token_ids
+    assert tokens == expected
+
+
+def test_ladder_on_a_real_model(smollm2_path: Path) -> None:
+    from landrace.model import open_model
+
+    model = open_model(str(smollm2_path), dtype="float32")
+    texts = ["The capital of France is", "Once upon a time", "def add(a, b):\n    return", "The capital of France was"]
+    prompts = [tuple(model.tokenizer.encode(text)) for text in texts]
+    params = SamplingParams(max_tokens=8, temperature=0.0, logprobs=0, ignore_eos=True)
+    requests = [Request(f"r{index}", prompt, params) for index, prompt in enumerate(prompts)]
+    sequences, logprobs = [list(prompt) for prompt in prompts], [[] for _ in prompts]
+    for _ in range(params.max_tokens):
+        ends = torch.tensor([len(tokens) for tokens in sequences]).cumsum(0) - 1
+        with torch.inference_mode():
+            table = model.decoder(ForwardBatch.packed(sequences, logit_rows=ends)).log_softmax(-1)
+        for tokens, told, row in zip(sequences, logprobs, table, strict=True):
+            tokens.append(int(row.argmax()))
+            told.append(row[tokens[-1]].item())
+    expected = [
+        (tokens[len(prompt) :], told, []) for tokens, prompt, told in zip(sequences, prompts, logprobs, strict=True)
+    ]
+    for options in (
+        EngineOptions(cache_tokens=512, prefix_cache=False),
+        EngineOptions(block_size=3, cache_tokens=48, max_step_tokens=7),
+    ):
+        check(Engine(model.decoder, model.tokenizer, options).generate(requests), expected)

@@ -1,0 +1,59 @@
+"""Every field is honoured or refused by name."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from landrace.engine.options import EngineOptions
+from landrace.engine.sampling_params import SamplingParams
+from landrace.errors import OptionError, RequestError
+
+BAD_VALUES = {
+    "max_tokens": [0, -1, 1.5, "5", None, True],
+    "temperature": [-0.1, math.nan, math.inf, "hot", None, 1e-9, 10**400],
+    "top_k": [-1, 2.0, None],
+    "top_p": [0, -0.5, 1.01, math.nan],
+    "min_p": [-0.1, 1.1, math.nan],
+    "repetition_penalty": [0, -1, math.inf],
+    "presence_penalty": [-2.1, 2.1, math.nan],
+    "frequency_penalty": [-2.1, 2.1, "x"],
+    "logit_bias": [[1], {"a": 1}, {-1: 1}, {1: math.nan}, {1: 101}, {1: None}],
+    "seed": [1.5, 2**64, -(2**63) - 1, "a"],
+    "stop": ["END", [""], [1], None, ["x"] * 33, ["x" * 257]],
+    "stop_token_ids": [5, [-1], [1.0]],
+    "ignore_eos": [1, None],
+    "logprobs": [-1, 1.0, True],
+    "prompt_logprobs_from": [0, -1, 0.5],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in BAD_VALUES.items() for v in values])
+def test_refuses(field: str, value: object) -> None:
+    with pytest.raises(RequestError) as caught:
+        SamplingParams(**{field: value})
+    assert caught.value.field == field
+    assert field in caught.value.message or "stop string" in caught.value.message
+
+
+def test_every_field_is_covered() -> None:
+    assert set(BAD_VALUES) == set(SamplingParams.__dataclass_fields__)
+
+
+def test_accepts_the_limits() -> None:
+    SamplingParams(temperature=0, top_p=1, min_p=1, seed=-(2**63), logit_bias={0: -100, 5: 100.0}, stop=["a"])
+    SamplingParams(max_tokens=0, prompt_logprobs_from=1)
+
+
+@pytest.mark.parametrize("bad", [{"block_size": 0}, {"max_running": 1.5}, {"cache_tokens": 8}, {"max_length": 0}])
+def test_engine_options(bad: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        EngineOptions(**bad)
+
+
+def test_describing_a_request_does_not_import_torch() -> None:
+    code = "import landrace.engine, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,115 @@
+"""A tokenizer of bytes and an engine of canned answers: what `evaluate` needs, and nothing to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from landrace.engine import Completion, EngineOptions, Request, StepOutput, TokenLogprob
+from landrace.errors import RequestError
+from landrace.evaluation.results import Evaluation, RowResult
+
+
+class FakeTemplate:
+    sha256 = "template"
+
+    def render(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        text = "".join(f"<{item['role']}>{item['content']}" for item in messages)
+        return text + ("<assistant>" if add_generation_prompt else "")
+
+
+class FakeTokenizer:
+    def __init__(self, *, chat: bool = True) -> None:
+        self.chat_template = FakeTemplate() if chat else None
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
+        return [256] * add_bos + list(text.encode())
+
+
+def text_of(ids: Sequence[int]) -> str:
+    return bytes(item for item in ids if item < 256).decode()
+
+
+@dataclass
+class FakeEngine:
+    """Generates `answer(prompt text)`: a text, (text, finish reason), or an error. Scores a prompt token t as -t."""
+
+    answer: Callable[[str], str | tuple[str, str] | RequestError]
+    options: EngineOptions = field(default_factory=lambda: EngineOptions(max_running=4))
+    batches: list[list[Request]] = field(default_factory=list)
+
+    def generate(
+        self, requests: Sequence[Request], on_output: Callable[[StepOutput], None] | None = None
+    ) -> list[Completion]:
+        self.batches.append(list(requests))
+        outputs = [self._outputs(request) for request in requests]
+        for parts in reversed(outputs):
+            for part in parts if on_output is not None else ():
+                on_output(part)
+        return [Completion.of(request, parts) for request, parts in zip(requests, outputs, strict=True)]
+
+    def _outputs(self, request: Request) -> list[StepOutput]:
+        start = request.params.prompt_logprobs_from
+        answer = self.answer(text_of(request.prompt_ids))
+        if isinstance(answer, RequestError):
+            return [StepOutput(request.id, (), "", (), (), "error", answer, 0, None)]
+        if start is not None:
+            scored = tuple(TokenLogprob(token, -float(token), ()) for token in request.prompt_ids[start:])
+            return [StepOutput(request.id, (), "", (), scored, "length", None, 2, None)]
+        text, reason = answer if isinstance(answer, tuple) else (answer, "stop")
+        ids = tuple(text.encode())
+        return [
+            StepOutput(request.id, ids[:1], text[:1], (), (), None, None, 2, None),
+            StepOutput(request.id, ids[1:], text[1:], (), (), reason, None, 2, None),
+        ]
+
+
+def make_evaluation(model: str, answers: Sequence[str | None], expected: Sequence[str], **values: Any) -> Evaluation:
+    """An evaluation with these parsed answers; languages alternate."""
+    rows = tuple(
+        RowResult(
+            id=f"row-{index}",
+            inputs={"text": f"ticket {index}"},
+            groups={"language": ("en", "vi")[index % 2]},
+            expected=truth,
+            answer=parsed or "?",
+            parsed=parsed,
+            correct=parsed == truth,
+            prompt_tokens=40,
+            completion_tokens=3,
+            finish_reason="stop",
+        )
+        for index, (parsed, truth) in enumerate(zip(answers, expected, strict=True))
+    )
+    shared: dict[str, Any] = {
+        "task": "support",
+        "kind": "classification",
+        "method": "generate",
+        "wall_seconds": 36.0,
+        "concurrency": 16,
+        "seed": 0,
+        "task_sha256": "t",
+        "template_sha256": "p",
+        "data_sha256": "d",
+        "data_source": "test.jsonl",
+        "data_rows": len(rows),
+    }
+    return Evaluation(model=model, rows=rows, **{**shared, **values})
+
+
+@pytest.fixture
+def fake_engine() -> type[FakeEngine]:
+    return FakeEngine
+
+
+@pytest.fixture
+def fake_tokenizer() -> type[FakeTokenizer]:
+    return FakeTokenizer
+
+
+@pytest.fixture
+def evaluation_of() -> Callable[..., Evaluation]:
+    return make_evaluation

@@ -1,0 +1,87 @@
+"""A tiny decoder and a byte tokenizer for the tests of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import AddedToken, models, pre_tokenizers
+
+from landrace.models.decoder import Decoder
+from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from landrace.text import ChatTemplate, Tokenizer
+from landrace.text.tokenizer import Conventions, Spelling
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+MakeTokenizer = Callable[..., Tokenizer]
+MakeDecoder = Callable[..., Decoder]
+
+
+def _byte_tokenizer(
+    specials: Iterable[str] = ("<|im_start|>", "<|im_end|>"),
+    *,
+    template: str | None = CHATML,
+    eos: Iterable[str] = ("<|im_end|>",),
+    bos: str | None = None,
+) -> Tokenizer:
+    """One token a byte, and the given special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    names = list(dict.fromkeys([*specials, *eos, *([bos] if bos else [])]))
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    bos_id = backend.token_to_id(bos) if bos else None
+    conventions = Conventions(
+        spelling=Spelling.BYTE_LEVEL,
+        prefix_ids=() if bos_id is None else (bos_id,),
+        bos_id=bos_id,
+        eos_ids=frozenset(backend.token_to_id(name) for name in eos),
+    )
+    chat_template = None if template is None else ChatTemplate(template, bos, now=lambda pattern: "2026-01-02")
+    return Tokenizer(backend, conventions, chat_template)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> MakeTokenizer:
+    return _byte_tokenizer
+
+
+def _tiny_decoder(*, seed: int = 0, vocab_size: int = 260, tie: bool = True, layers: int = 2) -> Decoder:
+    layer = LayerSpec(
+        AttentionSpec(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=RopeSpec(theta=10000.0, rotary_dim=8)),
+        FeedForwardSpec(d_hidden=48),
+    )
+    spec = ModelSpec(
+        vocab_size=vocab_size, d_model=32, layers=(layer,) * layers, norm_eps=1e-5, tie_embeddings=tie, max_length=256
+    )
+    decoder = Decoder(spec)
+    generator = torch.Generator().manual_seed(seed)
+    return decoder.load(
+        (name, torch.randn(shape, generator=generator) * 0.1 + ("norm" in name))
+        for name, shape in decoder.expected_shapes().items()
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder() -> MakeDecoder:
+    """Makes a fresh two-layer llama of 30,000 parameters with random weights."""
+    return _tiny_decoder
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Writes lines to a file."""
+
+    def write(*lines: str | bytes) -> Path:
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+        return path
+
+    return write
