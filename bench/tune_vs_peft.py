@@ -17,6 +17,7 @@ import platform
 import random
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,11 @@ import transformers
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.models.batch import AdapterRows
 from landrace.models.decoder import Decoder
-from landrace.models.lora import LoraSpec, adapter_parameters, attach_adapter
+from landrace.models.lora import adapter_parameters, attach_adapter
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 from landrace.training.examples import Example
 from landrace.training.optimizer import make_optimizer, optimizer_step
-from landrace.training.options import LINEAR_TARGETS, TuneOptions
+from landrace.training.options import TuneOptions
 
 OPTIONS = TuneOptions(rank=16, alpha=32.0)
 RATE = 5e-4
@@ -72,7 +74,7 @@ def peft_step(
     model.tie_weights()
     if whole_bfloat16:
         model = model.bfloat16()
-    model = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=list(LINEAR_TARGETS)))
+    model = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=list(PROJECTIONS)))
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
@@ -140,7 +142,10 @@ def main() -> None:
     ours = our_step(checkpoint, examples)
     theirs = peft_step(checkpoint, examples, arguments.peft_batch, whole_bfloat16=arguments.peft_bfloat16)
     first = {"landrace": ours(), "peft": theirs()}  # warm-up, and both start from the same loss
-    pairs = [(timed(ours)[0], timed(theirs)[0]) for _ in range(arguments.pairs)]
+    pairs = []
+    for number in range(arguments.pairs):
+        pairs.append((timed(ours)[0], timed(theirs)[0]))
+        print(f"pair {number + 1}: {pairs[-1][0]:.2f} s and {pairs[-1][1]:.2f} s", file=sys.stderr, flush=True)
     print(json.dumps({
         "landrace_tokens_per_second": tokens / statistics.median(a for a, _ in pairs),
         "peft_tokens_per_second": tokens / statistics.median(b for _, b in pairs),

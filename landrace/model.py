@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,8 +15,6 @@ from landrace.engine import Engine, EngineOptions
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.models.decoder import Decoder
-from landrace.models.families import read_config
-from landrace.models.families.weights import Source
 from landrace.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,11 +28,6 @@ class Model:
     checkpoint: Checkpoint
     decoder: Decoder
     tokenizer: Tokenizer
-
-    @cached_property
-    def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's files keep each parameter; adapters use these names, whatever format the weights came in."""
-        return read_config(self.checkpoint.config).sources
 
 
 def default_device() -> torch.device:
@@ -51,8 +43,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name `open_model` takes a dtype by."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
 def training_product_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 where the hardware has it, else float32. Weights stay float32 either way."""
+    """What products run in while tuning. auto: bfloat16 where the hardware has it, else float32."""
     if name == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
     return resolve_dtype(name, device)
@@ -109,6 +106,6 @@ def open_engine(
     model = open_model(name, dtype=dtype)
     engine = Engine(model.decoder, model.tokenizer, options or EngineOptions())
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, model.hub_sources)
+        spec, tensors, _ = read_adapter(folder, model.checkpoint.hub_sources)
         engine.add_adapter(adapter, spec, tensors)
     return ServingModel(model, engine)

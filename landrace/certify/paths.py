@@ -21,7 +21,8 @@ from landrace.kernels.capability import native_bfloat16
 from landrace.model import Model, open_model
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import LoraSpec, attach_adapter, detach_adapter
+from landrace.models.lora import attach_adapter, detach_adapter
+from landrace.models.lora_spec import LoraSpec
 from landrace.text import encode_chat
 from landrace.training.loss import token_logprobs
 
@@ -52,7 +53,7 @@ def certify(
     """
     model = open_model(name, dtype="float32")
     sequences = [_token_ids(model, messages) for messages in conversations]
-    loaded = read_adapter(adapter, model.hub_sources)[:2] if adapter is not None else None
+    loaded = read_adapter(adapter, model.checkpoint.hub_sources)[:2] if adapter is not None else None
 
     on_path(REFERENCE)
     reference = _trainer_scores(model.decoder, sequences, loaded)

@@ -31,8 +31,10 @@ def transformers_scores(model: Model, sequences: Sequence[tuple[int, ...]], adap
 
 def _load(model: Model, folder: Path, adapter: Path | None) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
-    write_checkpoint(folder, model.checkpoint.config, model.hub_sources, model.decoder.named_tensors(), ())
+    logging.disable_progress_bar()
+    write_checkpoint(folder, model.checkpoint.config, model.checkpoint.hub_sources, model.decoder.named_tensors(), ())
     witness = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if adapter is None:
         return witness

@@ -28,7 +28,7 @@ from landrace.checkpoints.safetensors_file import read_safetensors
 from landrace.checkpoints.write import save_tensors, write_json
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.weights import Source
-from landrace.models.lora import PROJECTIONS, LoraSpec
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"

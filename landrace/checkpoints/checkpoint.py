@@ -53,6 +53,12 @@ class Checkpoint:
     """`generation_config.json`; empty when there is none."""
     _sha256: str | None = field(default=None, repr=False)
 
+    @property
+    def hub_sources(self) -> dict[str, Source]:
+        """Where the hub's files keep each parameter. Adapters and written models use these names, whatever format the
+        weights came in."""
+        return self.sources if self.format == "safetensors" else read_config(self.config).sources
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one stored tensor in memory at a time. F32, F16 and BF16 come as stored, the block
         formats of GGUF as float32. Each tensor may be kept and changed; parts of one stored tensor share no memory."""

@@ -43,9 +43,8 @@ def certify(
         out.print(table)
         for reason in certificate.skipped:
             out.print(f"[dim]not taken: {reason}[/]")
-        out.print(
-            f"[dim]weights {certificate.weights_sha256[:16]}  template {(certificate.template_sha256 or 'none')[:16]}[/]"
-        )
+        template = certificate.template_sha256 or "none"
+        out.print(f"[dim]weights {certificate.weights_sha256[:16]}  template {template[:16]}[/]")
         verdict = "[green]The paths agree.[/]" if certificate.passed else "[red]The paths do not agree.[/]"
         err.print(verdict)
     if not certificate.passed:

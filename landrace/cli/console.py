@@ -33,6 +33,15 @@ def fail(error: LandraceError) -> None:
         err.print(f"[bold]hint:[/] {_escape(error.hint)}")
 
 
+def note(stop: KeyboardInterrupt) -> None:
+    """An interrupt that saved something says so (`training.interrupt.TuneInterrupted`); a plain one says nothing."""
+    message, hint = getattr(stop, "message", None), getattr(stop, "hint", None)
+    if message:
+        err.print(f"\n[bold]stopped:[/] {_escape(message)}")
+    if hint:
+        err.print(f"[bold]hint:[/] {_escape(hint)}")
+
+
 def _escape(text: str) -> str:
     from rich.markup import escape
 
@@ -57,7 +66,7 @@ def human_bytes(count: float) -> str:
 def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar over bytes: call it with the stage, the bytes done and the total, if known."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int | None) -> None:
@@ -85,7 +94,7 @@ def count_progress(description: str) -> Iterator[CountProgress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(description, total=None, note="")
 
         def report(done: int, total: int, note: str = "") -> None:
@@ -98,6 +107,6 @@ def count_progress(description: str) -> Iterator[CountProgress]:
 def spinner(description: str) -> Iterator[None]:
     """For work of unknown length."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         progress.add_task(description, total=None)
         yield

@@ -9,7 +9,7 @@ import typer
 
 from landrace import __version__
 from landrace.cli import certify, compare, demo, evaluate, run, serve, store, tune
-from landrace.cli.console import fail
+from landrace.cli.console import fail, note
 from landrace.errors import LandraceError
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ def main() -> None:
     except LandraceError as error:
         fail(error)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        note(stop)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()

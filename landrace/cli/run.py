@@ -103,7 +103,7 @@ class Conversation:
 
         tokenizer = self._serving.model.tokenizer
         asked = [*self.messages, {"role": "user", "content": text}]
-        ids = tokenizer.encode(text, parse_special=False) if self._raw else encode_chat(tokenizer, asked)
+        ids = tokenizer.encode(text) if self._raw else encode_chat(tokenizer, asked)
         request = Request("run", tuple(ids), self._params, self._adapter)
         (completion,) = self._serving.engine.generate([request], on_output)
         if completion.error is not None:

@@ -34,12 +34,13 @@ class System:
 
     @property
     def name(self) -> str:
-        """As tables and reports show it."""
+        """As tables and reports show it; a path by its last part."""
+        model = Path(self.model).name if Path(self.model).exists() else self.model
         if self.adapter is None:
-            return self.model
+            return model
         # runs/support/adapter is called after its run.
         folder = self.adapter.resolve()
-        return f"{self.model} + {folder.parent.name if folder.name == 'adapter' else folder.name}"
+        return f"{model} + {folder.parent.name if folder.name == 'adapter' else folder.name}"
 
 
 def parse_system(text: str) -> System:

@@ -12,7 +12,8 @@ import typer
 
 from landrace.cli.console import count_progress, err, print_json, spinner
 from landrace.cli.systems import recorded
-from landrace.training.options import LINEAR_TARGETS, TuneOptions
+from landrace.models.lora_spec import PROJECTIONS
+from landrace.training.options import TuneOptions
 
 if TYPE_CHECKING:
     from landrace.training.data import Row
@@ -29,7 +30,7 @@ def tune(
     method: Annotated[str, typer.Option(help="lora trains an adapter, full all weights.")] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16,
     alpha: Annotated[float, typer.Option(help="The adapter is scaled by alpha / rank.")] = 32.0,
-    targets: Annotated[str, typer.Option(help="Projections that get an adapter.")] = ",".join(LINEAR_TARGETS),
+    targets: Annotated[str, typer.Option(help="Projections that get an adapter.")] = ",".join(PROJECTIONS),
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", "--lr", help="Peak; default by method.")
     ] = None,
@@ -127,17 +128,18 @@ def run_tuning(
     import torch
 
     from landrace.ledger import Provenance
-    from landrace.model import default_device, open_model, training_product_dtype
+    from landrace.model import default_device, dtype_name, open_model, training_product_dtype
     from landrace.training.result import check_base, write_result
     from landrace.training.trainer import tune as train
 
     if threads is not None:
         torch.set_num_threads(threads)
     device = default_device()
+    products = training_product_dtype(precision, device)
+    # Frozen weights can be held in what their products run in; weights that are trained need float32's small updates.
+    held = products if options.method == "lora" else torch.float32
     with spinner(f"opening {model}"):
-        opened = open_model(
-            model, dtype="float32", product_dtype=training_product_dtype(precision, device), device=device
-        )
+        opened = open_model(model, dtype=dtype_name(held), product_dtype=products, device=device)
     check_base(opened.checkpoint, options)
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
         with count_progress("tuning") as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,7 +21,8 @@ from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
 from landrace.errors import LandraceError, OptionError, RequestError
 from landrace.models.decoder import Decoder
-from landrace.models.lora import LoraSpec, attach_adapter, detach_adapter
+from landrace.models.lora import attach_adapter, detach_adapter
+from landrace.models.lora_spec import LoraSpec
 from landrace.text import TextStream, Tokenizer
 
 
@@ -94,6 +96,7 @@ class Engine:
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError at once for one that can never be served."""
         request = replace(request)
+        request.arrived = time.perf_counter()
         self._check(request)
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
         request.root = root_hash(adapter, rope_key(self.decoder.spec, rope_length(request, self.max_length)))
@@ -197,6 +200,10 @@ class Engine:
 
     def _compute(self, lives: list[_Live]) -> list[StepOutput]:
         slots = {name: adapter.slot for name, adapter in self._adapters.items()}
+        now = time.perf_counter()
+        for live in lives:
+            if live.request.admitted is None:
+                live.request.admitted = now
         batch, wanted = build_batch([live.request for live in lives], self._cache, slots, self.max_length)
         try:
             logits = self.decoder(batch)
@@ -287,6 +294,7 @@ def _output(
         error=error,
         cached_prompt_tokens=live.request.prefix_hit or 0,
         seed=live.sampling.seed,
+        queue_seconds=live.request.queue_seconds,
     )
 
 

@@ -40,6 +40,8 @@ class StepOutput:
     """Prompt tokens that were found in the prefix cache."""
     seed: int | None
     """The seed in use, the request's own or the one drawn for it; None for a request refused before it began."""
+    queue_seconds: float = 0.0
+    """How long the request waited for its first step."""
 
 
 @dataclass(frozen=True)

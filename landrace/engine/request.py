@@ -13,7 +13,8 @@ class Request:
 
     The engine works on a copy of its own, so a caller may add the same object again. In that copy each step
     computes the tokens [cached, cached + scheduled); prefix hits, prefill chunks, decode steps and the
-    recomputation after a pre-emption are all this one interval. Only the scheduler changes the state below.
+    recomputation after a pre-emption are all this one interval. Only the scheduler changes the state below, and the
+    engine its two times.
     """
 
     id: str
@@ -38,6 +39,10 @@ class Request:
     scored: int = field(init=False, default=0, repr=False)
     """The next prompt token that wants a logprob; the prompt's length when none does."""
     preemptions: int = field(init=False, default=0, repr=False)
+    arrived: float = field(init=False, default=0.0, repr=False)
+    """`time.perf_counter()` when the engine took it."""
+    admitted: float | None = field(init=False, default=None, repr=False)
+    """`time.perf_counter()` when a step first computed some of it."""
     prefix_hit: int | None = field(init=False, default=None, repr=False)
     """Prompt tokens found in the cache when the request was first admitted."""
 
@@ -45,6 +50,11 @@ class Request:
         self.prompt_ids = tuple(self.prompt_ids)
         self.tokens = list(self.prompt_ids)
         self.scored = self.params.prompt_logprobs_from or len(self.prompt_ids)
+
+    @property
+    def queue_seconds(self) -> float:
+        """From its arrival to the first step that computed some of it; 0 while it waits."""
+        return 0.0 if self.admitted is None else self.admitted - self.arrived
 
     @property
     def held(self) -> int:

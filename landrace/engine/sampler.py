@@ -150,9 +150,8 @@ def _nucleus_floor(x: Tensor, top_p: Tensor) -> Tensor:
 def _look_up(filtered: Tensor, uniforms: Sequence[float]) -> list[int]:
     """The token in whose share of [0, 1), shares laid end to end by id, each row's uniform number falls."""
     cumulative = filtered.exp().cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    target = torch.tensor(uniforms, dtype=torch.float64, device=filtered.device)[:, None] * total
-    target = target.minimum(total.nextafter(torch.zeros_like(total)))
+    # A uniform number is at most 1 - 2^-53, and its product with the total is rounded to less than the total.
+    target = torch.tensor(uniforms, dtype=torch.float64, device=filtered.device)[:, None] * cumulative[:, -1:]
     tokens: list[int] = torch.searchsorted(cumulative, target, right=True)[:, 0].tolist()
     return tokens
 

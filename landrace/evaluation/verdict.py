@@ -81,7 +81,8 @@ def percent(share: float) -> str:
 
 def points(share: float) -> str:
     """A difference of shares in signed percentage points: 0.031 -> "+3.1"."""
-    return f"{100 * share:+.1f}"
+    # Adding zero turns the -0.0 that rounding can leave into 0.0.
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def p_value(value: float) -> str:

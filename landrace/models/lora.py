@@ -7,40 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from landrace.errors import CheckpointError, OptionError
+from landrace.errors import CheckpointError
 from landrace.kernels.reference.dense import linear
 from landrace.models.decoder import Decoder, Linear, Step
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """W x becomes W x + scale * B A x for every projection whose last name is in `targets`."""
-
-    rank: int
-    alpha: float
-    targets: tuple[str, ...] = PROJECTIONS
-    rslora: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise OptionError(f"A LoRA rank must be at least 1, not {self.rank}.")
-        unknown = sorted(set(self.targets) - set(PROJECTIONS))
-        if unknown or not self.targets:
-            raise OptionError(
-                f"LoRA cannot target {', '.join(unknown) or 'nothing'}.", hint=f"Choose among {', '.join(PROJECTIONS)}."
-            )
-
-    @property
-    def scale(self) -> float:
-        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (Kalajdzievski, 2023)."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 
 
 class LoraLinear(nn.Module):

@@ -56,8 +56,14 @@ class EngineProcess:
     def tokenizer(self) -> Tokenizer:
         return self._ready.tokenizer
 
+    @property
+    def unfinished(self) -> int:
+        """Requests that wait or run."""
+        return len(self._queues)
+
     async def start(self) -> None:
-        """Starts the process and waits until the model is open. Raises what opening it raised."""
+        """Starts the process and waits until the model is open. Raises what opening it raised, and leaves no process
+        behind then."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         name = f"engine {self.settings.model}"
@@ -72,7 +78,11 @@ class EngineProcess:
         ]
         for thread in self._threads:
             thread.start()
-        self._ready = await self._opening
+        try:
+            self._ready = await self._opening
+        except BaseException:
+            await self.stop()
+            raise
         self._stopped = None
 
     def submit(self, requests: Sequence[Request]) -> asyncio.Queue[Event]:
@@ -83,7 +93,7 @@ class EngineProcess:
         """
         if self._stopped is not None:
             raise self._stopped
-        if len(self._queues) + len(requests) > self.max_pending:
+        if self.unfinished + len(requests) > self.max_pending:
             raise EngineBusyError("The server has as many requests waiting as it accepts.", hint="Try again shortly.")
         events: asyncio.Queue[Event] = asyncio.Queue()
         for request in requests:
@@ -116,8 +126,9 @@ class EngineProcess:
                 await asyncio.to_thread(self._process.join, _STOP_SECONDS)
         finally:
             self._process.kill()
-        for thing in (self._process, *self._threads):
-            await asyncio.to_thread(thing.join)
+        await asyncio.to_thread(self._process.join)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         self._connection.close()
 
     def _write(self) -> None:
@@ -139,9 +150,11 @@ class EngineProcess:
     def _take(self, message: FromWorker) -> None:
         match message:
             case Ready():
-                self._opening.set_result(message)
+                if not self._opening.cancelled():
+                    self._opening.set_result(message)
             case Failed(error):
-                self._opening.set_exception(error)
+                if not self._opening.cancelled():
+                    self._opening.set_exception(error)
             case outputs:
                 for output in outputs:
                     events = self._queues.get(output.request_id)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from landrace.engine.outputs import TokenLogprob
-from landrace.server.generation import Choice
+from landrace.server.generation import Choice, Prompt
 from landrace.text import Tokenizer
 
 
 class ChatShape:
-    """`chat.completion` and its chunks."""
+    """`chat.completion` and its chunks, for one call."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    prompt_field = "messages"
 
-    def __init__(self, tokenizer: Tokenizer, wants_logprobs: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, wants_logprobs: bool) -> None:
         self._tokenizer = tokenizer
         self._wants_logprobs = wants_logprobs
 
     def choice(self, choice: Choice) -> dict[str, Any]:
         return {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text},
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
             "logprobs": self._logprobs(choice.logprobs),
             "finish_reason": choice.finish_reason,
         }
@@ -59,71 +61,103 @@ class ChatShape:
 
 
 class CompletionShape:
-    """`text_completion`; streamed chunks have the same shape."""
+    """`text_completion`, for one call; streamed chunks have the same shape.
+
+    `text_offset` counts the characters of the reply's text before a token, over all chunks of a choice.
+    """
 
     kind = chunk_kind = "text_completion"
     prefix = "cmpl"
+    prompt_field = "prompt"
 
-    def __init__(self, tokenizer: Tokenizer, wants_logprobs: bool, echo: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, wants_logprobs: bool, echo: bool) -> None:
         self._tokenizer = tokenizer
         self._wants_logprobs = wants_logprobs
         self._echo = echo
+        self._offsets: dict[int, _Offsets] = {}
 
     def choice(self, choice: Choice) -> dict[str, Any]:
-        return self._reply(choice, self._prompt(choice) + choice.text, choice.logprobs, choice.finish_reason)
+        before = self._prompt_entries(choice)
+        return self._reply(choice, self._prompt(choice) + choice.text, before, choice.logprobs, choice.finish_reason)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
-        """With `echo`, the prompt goes first."""
-        return self._reply(choice, self._prompt(choice), (), None) if self._echo else None
+        """With `echo`, the prompt goes first; its scores must be complete."""
+        if not self._echo:
+            return None
+        return self._reply(choice, self._prompt(choice), self._prompt_entries(choice), (), None)
 
     def delta(self, choice: Choice, text: str, logprobs: Sequence[TokenLogprob], finish: str | None) -> dict[str, Any]:
-        return self._reply(choice, text, logprobs, finish, streamed=True)
+        return self._reply(choice, text, [], logprobs, finish)
 
     def _prompt(self, choice: Choice) -> str:
-        return self._tokenizer.decode(list(choice.prompt_ids), skip_special=False) if self._echo else ""
+        if not self._echo:
+            return ""
+        prompt = choice.prompt
+        return self._tokenizer.decode(prompt.ids, skip_special=False) if prompt.text is None else prompt.text
+
+    def _prompt_entries(self, choice: Choice) -> list[tuple[int, TokenLogprob | None]]:
+        if not (self._echo and self._wants_logprobs):
+            return []
+        scored = choice.prompt_logprobs
+        unscored = choice.prompt.ids[: len(choice.prompt.ids) - len(scored)]
+        return [*((token, None) for token in unscored), *((item.token_id, item) for item in scored)]
 
     def _reply(
         self,
         choice: Choice,
         text: str,
+        before: list[tuple[int, TokenLogprob | None]],
         logprobs: Sequence[TokenLogprob],
         finish: str | None,
-        *,
-        streamed: bool = False,
     ) -> dict[str, Any]:
-        entries: list[tuple[int, TokenLogprob | None]] = [(item.token_id, item) for item in logprobs]
-        if self._echo and not streamed:
-            scored = choice.prompt_logprobs
-            unscored = len(choice.prompt_ids) - len(scored)
-            entries = (
-                [(token, None) for token in choice.prompt_ids[:unscored]]
-                + [(item.token_id, item) for item in scored]
-                + entries
-            )
+        entries = [*before, *((item.token_id, item) for item in logprobs)]
         return {
             "index": choice.index,
             "text": text,
-            "logprobs": self._logprobs(entries) if self._wants_logprobs else None,
+            "logprobs": self._logprobs(choice, entries, len(before)) if self._wants_logprobs else None,
             "finish_reason": finish,
         }
 
-    def _logprobs(self, entries: list[tuple[int, TokenLogprob | None]]) -> dict[str, Any]:
-        tokens = [self._token(token) for token, _ in entries]
-        offsets, position = [], 0
-        for token in tokens:
-            offsets.append(position)
-            position += len(token)
+    def _logprobs(
+        self, choice: Choice, entries: list[tuple[int, TokenLogprob | None]], n_prompt: int
+    ) -> dict[str, Any]:
+        offsets = self._offsets.get(choice.index)
+        if offsets is None:
+            offsets = self._offsets[choice.index] = _Offsets(self._tokenizer, choice.prompt if self._echo else None)
         return {
-            "tokens": tokens,
+            "tokens": [self._token(token) for token, _ in entries],
             "token_logprobs": [item.logprob if item else None for _, item in entries],
             "top_logprobs": [
                 {self._token(token): logprob for token, logprob in item.top} if item else None for _, item in entries
             ],
-            "text_offset": offsets,
+            "text_offset": [
+                offsets.before(token, of_prompt=index < n_prompt) for index, (token, _) in enumerate(entries)
+            ],
         }
 
     def _token(self, token: int) -> str:
         return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+class _Offsets:
+    """Where in the text of one choice each token begins, in characters; a token inside a character where that does."""
+
+    def __init__(self, tokenizer: Tokenizer, echoed: Prompt | None) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._skips_in_prompt = echoed is not None and echoed.text is not None
+        # A SentencePiece vocabulary puts a space before a text, which the text itself does not have.
+        self._position = -1 if echoed is not None and tokenizer.conventions.adds_space else 0
+
+    def before(self, token: int, *, of_prompt: bool) -> int:
+        """The offset of the next token. A control token takes no room where the text does not show it."""
+        skips = self._skips_in_prompt or not of_prompt
+        data = self._tokenizer.shown_bytes(token, skip_special=skips)
+        unfinished = bool(self._utf8.getstate()[0])
+        continues = data[:1] == b"" or data[0] & 0xC0 == 0x80  # UTF-8 marks the bytes that go on with a character
+        position = self._position + (unfinished and not continues)
+        self._position += len(self._utf8.decode(data))
+        return max(0, position)
 
 
 Shape = ChatShape | CompletionShape

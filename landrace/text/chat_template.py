@@ -50,6 +50,10 @@ class ChatTemplate:
         self._now = now
         self._compiled: dict[str, Template] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled templates, whose functions cannot be pickled."""
+        return {**self.__dict__, "_compiled": {}}
+
     @property
     def source(self) -> str:
         """The template for conversations without tools."""

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from landrace.errors import OptionError
+from landrace.models.lora_spec import PROJECTIONS
 
-LINEAR_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DEFAULT_LEARNING_RATE = {"lora": 5e-4, "full": 2e-5}
 
 
@@ -19,7 +19,7 @@ class TuneOptions:
     method: Literal["lora", "full"] = "lora"
     rank: int = 16
     alpha: float = 32.0
-    targets: tuple[str, ...] = LINEAR_TARGETS
+    targets: tuple[str, ...] = PROJECTIONS
     """Linear layers that get an adapter, by last name (LoRA only)."""
     learning_rate: float | None = None
     """Peak rate. None: 5e-4 for LoRA, 2e-5 for full tuning."""
@@ -73,11 +73,11 @@ class TuneOptions:
     def _check_targets(self) -> None:
         if not isinstance(self.targets, tuple) or not self.targets:
             raise OptionError("targets is not a tuple with at least one layer name.")
-        unknown = [name for name in self.targets if name not in LINEAR_TARGETS]
+        unknown = [name for name in self.targets if name not in PROJECTIONS]
         if unknown:
             raise OptionError(
                 f"targets has {unknown[0]!r}, which is no linear layer of the decoder.",
-                hint=f"Choose from {', '.join(LINEAR_TARGETS)}.",
+                hint=f"Choose from {', '.join(PROJECTIONS)}.",
             )
         if len(set(self.targets)) != len(self.targets):
             raise OptionError("targets names a layer twice.")

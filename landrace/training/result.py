@@ -15,7 +15,6 @@ from landrace.checkpoints.adapter import write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint
 from landrace.checkpoints.write import write_checkpoint
 from landrace.errors import UnsupportedError
-from landrace.models.families import read_config
 from landrace.training.log import draw_loss
 from landrace.training.options import TuneOptions
 from landrace.training.trainer import TuneResult
@@ -60,7 +59,7 @@ def write_result(
     """
     check_base(checkpoint, result.options)
     record = {**describe(result), "base": base_name, "base_file_sha256": checkpoint.sha256(), **(provenance or {})}
-    sources = read_config(checkpoint.config).sources
+    sources = checkpoint.hub_sources
     if result.lora is not None:
         folder = out / "adapter"
         write_adapter(folder, result.lora, result.tensors, sources, base_name, record)

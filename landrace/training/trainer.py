@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from landrace.errors import OptionError
 from landrace.models.batch import AdapterRows
 from landrace.models.decoder import Decoder
-from landrace.models.lora import LoraSpec, adapter_parameters, attach_adapter, detach_adapter
+from landrace.models.lora import adapter_parameters, attach_adapter, detach_adapter
+from landrace.models.lora_spec import LoraSpec
 from landrace.training.checkpoint import RunIdentity, load_checkpoint, newest_checkpoint, save_checkpoint
 from landrace.training.data import Row, rows_sha256
 from landrace.training.examples import DataReport, Example, build_examples, examples_sha256

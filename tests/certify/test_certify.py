@@ -14,7 +14,10 @@ from landrace.errors import LandraceError
 
 def test_smollm2_agrees_along_every_path(smollm2_path: Path) -> None:
     short = [
-        [{"role": "user", "content": "Is ice lighter than water?"}, {"role": "assistant", "content": "Yes, it floats."}],
+        [
+            {"role": "user", "content": "Is ice lighter than water?"},
+            {"role": "assistant", "content": "Yes, it floats."},
+        ],
         [{"role": "user", "content": "冰比水轻吗？"}, {"role": "assistant", "content": "是的，它会浮起来。"}],
     ]
     certificate = certify(str(smollm2_path), conversations=short)
@@ -41,7 +44,8 @@ def test_a_path_that_disagrees_fails(smollm2_path: Path, monkeypatch: pytest.Mon
 
     certificate = certify(str(smollm2_path), conversations=[[{"role": "user", "content": "Hello there, friend."}]])
     failed = {path.name for path in certificate.paths if not path.passed}
-    assert failed == set(module.ENGINE_WAYS)
+    assert failed >= set(module.ENGINE_WAYS)
+    assert "transformers, float32" not in failed
     assert not certificate.passed
 
 
@@ -56,12 +60,12 @@ def test_differences_are_measured_from_the_end() -> None:
 
 
 def test_nan_never_passes() -> None:
-    result = compare_scores("bad", [Scores([-1.0, -1.0], [0, 0])], [Scores([math.nan, -1.0], [0, 0])], BOUNDS["bfloat16"])
+    result = compare_scores(
+        "bad", [Scores([-1.0, -1.0], [0, 0])], [Scores([math.nan, -1.0], [0, 0])], BOUNDS["bfloat16"]
+    )
     assert not result.passed
 
 
 def test_a_path_without_scores_is_an_error() -> None:
     with pytest.raises(LandraceError, match="scored no token"):
         compare_scores("empty", [Scores([-1.0], [0])], [Scores([], [])], BOUNDS["float32"])
-
-

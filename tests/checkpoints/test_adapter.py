@@ -21,13 +21,20 @@ from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.adapter_config import parse_config
 from landrace.errors import CheckpointError, LandraceError, UnsupportedError
 from landrace.models.families.weights import Rotary, Source
-from landrace.models.lora import PROJECTIONS, LoraSpec
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 32, 4, 2, 8, 48, 2
 COMMON: dict[str, Any] = {
-    "vocab_size": 96, "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "pad_token_id": None,
-    "bos_token_id": 1, "eos_token_id": 2,
+    "vocab_size": 96,
+    "hidden_size": HIDDEN,
+    "intermediate_size": FFN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 
@@ -49,14 +56,21 @@ def sources_of(kind: str) -> dict[str, Source]:
         fused = f"{hub}.mlp.gate_up_proj.weight"
         for i, name in enumerate(("gate_proj", "up_proj")):
             sources[f"{layer}.mlp.{name}.weight"] = (
-                Source(fused, (i * FFN, (i + 1) * FFN)) if kind == "glm" else Source(f"{hub}.mlp.{name}.weight"))
+                Source(fused, (i * FFN, (i + 1) * FFN)) if kind == "glm" else Source(f"{hub}.mlp.{name}.weight")
+            )
         sources[f"{layer}.mlp.down_proj.weight"] = Source(f"{hub}.mlp.down_proj.weight")
     return sources
 
 
-SHAPES = {"q_proj": (HEADS * HEAD_DIM, HIDDEN), "k_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
-          "v_proj": (KV_HEADS * HEAD_DIM, HIDDEN), "o_proj": (HIDDEN, HEADS * HEAD_DIM), "gate_proj": (FFN, HIDDEN),
-          "up_proj": (FFN, HIDDEN), "down_proj": (HIDDEN, FFN)}
+SHAPES = {
+    "q_proj": (HEADS * HEAD_DIM, HIDDEN),
+    "k_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+    "v_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+    "o_proj": (HIDDEN, HEADS * HEAD_DIM),
+    "gate_proj": (FFN, HIDDEN),
+    "up_proj": (FFN, HIDDEN),
+    "down_proj": (HIDDEN, FFN),
+}
 
 
 def random_tensors(spec: LoraSpec, sources: dict[str, Source]) -> dict[str, torch.Tensor]:
@@ -140,20 +154,26 @@ def peft_adapter(kind: str, folder: Path, **options: Any) -> peft.PeftModel:
     return model
 
 
-@pytest.mark.parametrize("options", [
-    {"target_modules": ["q_proj", "k_proj", "o_proj"]},
-    {"target_modules": "all-linear"},
-    {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
-    {"target_modules": r"model\.layers\.1\..*_proj"},
-    {"target_modules": ["1.self_attn.q_proj", "down_proj"]},
-    {"target_modules": ["v_proj"], "layers_to_transform": [1]},
-    {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["0.self_attn.v_proj"]},
-    {"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 2}},
-    {"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"^model.layers.0.self_attn.q_proj": 7, "q_proj": 5},
-     "alpha_pattern": {"layers.1.mlp.down_proj": 3}},
-    {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 8}, "use_rslora": True},
-    {"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 5}},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "k_proj", "o_proj"]},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
+        {"target_modules": r"model\.layers\.1\..*_proj"},
+        {"target_modules": ["1.self_attn.q_proj", "down_proj"]},
+        {"target_modules": ["v_proj"], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["0.self_attn.v_proj"]},
+        {"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 2}},
+        {
+            "target_modules": ["q_proj", "down_proj"],
+            "rank_pattern": {"^model.layers.0.self_attn.q_proj": 7, "q_proj": 5},
+            "alpha_pattern": {"layers.1.mlp.down_proj": 3},
+        },
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 8}, "use_rslora": True},
+        {"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 5}},
+    ],
+)
 @pytest.mark.parametrize("kind", ["llama", "glm"])
 def test_we_load_pefts(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     sources = sources_of(kind)
@@ -211,12 +231,19 @@ def test_nothing_is_half_made(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: t.pop("layers.0.self_attn.q_proj.lora_B"),
-    lambda t: t.update({"layers.9.self_attn.q_proj.lora_A": torch.zeros(2, 4),
-                        "layers.9.self_attn.q_proj.lora_B": torch.zeros(4, 2)}),
-    lambda t: t.update({"layers.0.self_attn.q_proj.lora_A": torch.zeros(3, HIDDEN)}),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.pop("layers.0.self_attn.q_proj.lora_B"),
+        lambda t: t.update(
+            {
+                "layers.9.self_attn.q_proj.lora_A": torch.zeros(2, 4),
+                "layers.9.self_attn.q_proj.lora_B": torch.zeros(4, 2),
+            }
+        ),
+        lambda t: t.update({"layers.0.self_attn.q_proj.lora_A": torch.zeros(3, HIDDEN)}),
+    ],
+)
 def test_tensors_that_do_not_fit_are_not_written(change: Callable[[dict[str, Any]], Any], tmp_path: Path) -> None:
     sources, spec = sources_of("llama"), LoraSpec(2, 4.0, ("q_proj",))
     tensors = random_tensors(spec, sources)
@@ -238,27 +265,64 @@ def with_config(folder: Path, **fields: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("peft_type", "LOHA"), ("peft_type", None), ("bias", "all"), ("bias", "lora_only"), ("use_dora", True),
-    ("modules_to_save", ["lm_head"]), ("fan_in_fan_out", True), ("lora_bias", True), ("use_qalora", True),
-    ("layer_replication", [[0, 2]]), ("trainable_token_indices", [3]), ("target_parameters", ["x"]),
-    ("alora_invocation_tokens", [1]), ("init_lora_weights", "pissa"), ("init_lora_weights", "pissa_niter_4"),
-    ("task_type", "SEQ_CLS"), ("loftq_config", {"loftq_bits": 4}), ("some_future_field", 1),
-    ("alpha_pattern", {"(a+)+b": 3}), ("rank_pattern", {".*": 3}),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("peft_type", "LOHA"),
+        ("peft_type", None),
+        ("bias", "all"),
+        ("bias", "lora_only"),
+        ("use_dora", True),
+        ("modules_to_save", ["lm_head"]),
+        ("fan_in_fan_out", True),
+        ("lora_bias", True),
+        ("use_qalora", True),
+        ("layer_replication", [[0, 2]]),
+        ("trainable_token_indices", [3]),
+        ("target_parameters", ["x"]),
+        ("alora_invocation_tokens", [1]),
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("task_type", "SEQ_CLS"),
+        ("loftq_config", {"loftq_bits": 4}),
+        ("some_future_field", 1),
+        ("alpha_pattern", {"(a+)+b": 3}),
+        ("rank_pattern", {".*": 3}),
+    ],
+)
 def test_fields_that_are_not_honoured_are_refused_by_name(field: str, value: Any, plain: Path) -> None:
     name = {"peft_type": "type", "task_type": "task"}.get(field, field)
     with pytest.raises(UnsupportedError, match=name):
         read_adapter(with_config(plain, **{field: value}), sources_of("llama"))
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("r", 0), ("r", -1), ("r", "8"), ("r", True), ("r", 1 << 40), ("r", None), ("r", 3), ("lora_alpha", None),
-    ("lora_alpha", "x"), ("lora_alpha", float("nan")), ("lora_alpha", float("inf")), ("lora_alpha", 0),
-    ("target_modules", None), ("target_modules", []), ("target_modules", [3]), ("target_modules", ["q_proj"]),
-    ("target_modules", ["q_proj", "v_proj", "k_proj"]), ("rank_pattern", [1]), ("rank_pattern", {"q_proj": "x"}),
-    ("rank_pattern", {"q_proj": 3}), ("alpha_pattern", {"q_proj": None}), ("use_rslora", "yes"),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", 0),
+        ("r", -1),
+        ("r", "8"),
+        ("r", True),
+        ("r", 1 << 40),
+        ("r", None),
+        ("r", 3),
+        ("lora_alpha", None),
+        ("lora_alpha", "x"),
+        ("lora_alpha", float("nan")),
+        ("lora_alpha", float("inf")),
+        ("lora_alpha", 0),
+        ("target_modules", None),
+        ("target_modules", []),
+        ("target_modules", [3]),
+        ("target_modules", ["q_proj"]),
+        ("target_modules", ["q_proj", "v_proj", "k_proj"]),
+        ("rank_pattern", [1]),
+        ("rank_pattern", {"q_proj": "x"}),
+        ("rank_pattern", {"q_proj": 3}),
+        ("alpha_pattern", {"q_proj": None}),
+        ("use_rslora", "yes"),
+    ],
+)
 def test_impossible_fields_are_clear_errors(field: str, value: Any, plain: Path) -> None:
     with pytest.raises(CheckpointError):
         read_adapter(with_config(plain, **{field: value}), sources_of("llama"))
@@ -273,7 +337,8 @@ def test_every_default_of_peft_is_accepted(plain: Path) -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["q_proj", "LORA"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("aq_.^*", max_size=6), inner, max_size=3),
-    max_leaves=6)
+    max_leaves=6,
+)
 FIELDS = st.dictionaries(st.sampled_from(sorted(peft.LoraConfig().to_dict())), JSON, min_size=1, max_size=4)
 
 
@@ -290,17 +355,24 @@ def test_any_field_with_any_value_is_taken_or_refused(fields: dict[str, Any]) ->
 Q_A, Q_B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{x}.weight" for x in "AB")
 
 
-@pytest.mark.parametrize(("change", "error", "says"), [
-    (lambda t: t.pop(Q_A), CheckpointError, "only one of"),
-    (lambda t: (t.pop(Q_A), t.pop(Q_B)), CheckpointError, "no weights for it"),
-    (lambda t: t.clear(), CheckpointError, "empty"),
-    (lambda t: t.update({Q_A: torch.zeros(2)}), CheckpointError, "not a matrix"),
-    (lambda t: t.update({Q_A: torch.zeros(3, HIDDEN)}), CheckpointError, "rank"),
-    (lambda t: t.update({Q_A: torch.zeros(2, HIDDEN, dtype=torch.int8)}), UnsupportedError, "I8"),
-    (lambda t: t.update({Q_A.replace("lora_A", "lora_magnitude"): torch.zeros(2)}), UnsupportedError, "magnitude"),
-    (lambda t: t.update({Q_A.replace("s.0", "s.7"): torch.zeros(2, HIDDEN)}), CheckpointError, "does not have"),
-    (lambda t: t.update({"base_model.model.lm_head.lora_A.weight": torch.zeros(2, 4)}), UnsupportedError, "lm_head"),
-])
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda t: t.pop(Q_A), CheckpointError, "only one of"),
+        (lambda t: (t.pop(Q_A), t.pop(Q_B)), CheckpointError, "no weights for it"),
+        (lambda t: t.clear(), CheckpointError, "empty"),
+        (lambda t: t.update({Q_A: torch.zeros(2)}), CheckpointError, "not a matrix"),
+        (lambda t: t.update({Q_A: torch.zeros(3, HIDDEN)}), CheckpointError, "rank"),
+        (lambda t: t.update({Q_A: torch.zeros(2, HIDDEN, dtype=torch.int8)}), UnsupportedError, "I8"),
+        (lambda t: t.update({Q_A.replace("lora_A", "lora_magnitude"): torch.zeros(2)}), UnsupportedError, "magnitude"),
+        (lambda t: t.update({Q_A.replace("s.0", "s.7"): torch.zeros(2, HIDDEN)}), CheckpointError, "does not have"),
+        (
+            lambda t: t.update({"base_model.model.lm_head.lora_A.weight": torch.zeros(2, 4)}),
+            UnsupportedError,
+            "lm_head",
+        ),
+    ],
+)
 def test_tensors_that_do_not_belong_are_clear_errors(
     change: Callable[[dict[str, Any]], Any], error: type[LandraceError], says: str, plain: Path
 ) -> None:

@@ -24,7 +24,9 @@ def bits_equal(ours: torch.Tensor, theirs: np.ndarray) -> bool:
 def test_the_table_is_ggmls(block_type: str) -> None:
     reference = GGMLQuantizationType[block_type]
     assert (BLOCKS[block_type].ggml_id, BLOCKS[block_type].elements, BLOCKS[block_type].bytes) == (
-        int(reference), *GGML_QUANT_SIZES[reference])
+        int(reference),
+        *GGML_QUANT_SIZES[reference],
+    )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -85,8 +87,12 @@ def test_quantize_like_gguf(block_type: str, kind: str) -> None:
 
 def test_bytes_that_do_not_fit_are_refused() -> None:
     raw = torch.zeros(2, 18, dtype=torch.uint8)
-    for wrong in (lambda: dequantize(raw, "Q4_0", 64), lambda: dequantize(raw, "Q4_0", 31),
-                  lambda: dequantize(raw.float(), "Q4_0", 32), lambda: quantize(torch.zeros(1, 33), "Q8_0"),
-                  lambda: quantize(torch.zeros(1, 256), "Q6_K")):
+    for wrong in (
+        lambda: dequantize(raw, "Q4_0", 64),
+        lambda: dequantize(raw, "Q4_0", 31),
+        lambda: dequantize(raw.float(), "Q4_0", 32),
+        lambda: quantize(torch.zeros(1, 33), "Q8_0"),
+        lambda: quantize(torch.zeros(1, 256), "Q6_K"),
+    ):
         with pytest.raises(ValueError):
             wrong()

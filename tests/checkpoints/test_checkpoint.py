@@ -19,8 +19,16 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "max_position_embeddings": 128,
 }
 KINDS = {
@@ -70,8 +78,9 @@ def test_what_we_write_transformers_and_we_read(kind: str, shard_bytes: int, tmp
     extra = tmp_path / "tokenizer.json"
     extra.write_text("{}")
     ours = tmp_path / "ours"
-    write_checkpoint(ours, checkpoint.config, checkpoint.sources, checkpoint.tensors(), [extra],
-                     shard_bytes=shard_bytes)
+    write_checkpoint(
+        ours, checkpoint.config, checkpoint.sources, checkpoint.tensors(), [extra], shard_bytes=shard_bytes
+    )
     shards = sorted(ours.glob("*.safetensors"))
     assert (len(shards) > 1) == (shard_bytes == 20_000) and (ours / "tokenizer.json").read_text() == "{}"
     stored = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
@@ -86,8 +95,12 @@ def test_what_we_write_transformers_and_we_read(kind: str, shard_bytes: int, tmp
 def test_the_written_dtype_is_that_of_the_tensors(tmp_path: Path) -> None:
     saved("llama", tmp_path / "theirs")
     checkpoint = open_checkpoint(tmp_path / "theirs")
-    write_checkpoint(tmp_path / "ours", checkpoint.config | {"dtype": "float32"}, checkpoint.sources,
-                     ((name, tensor.bfloat16()) for name, tensor in checkpoint.tensors()))
+    write_checkpoint(
+        tmp_path / "ours",
+        checkpoint.config | {"dtype": "float32"},
+        checkpoint.sources,
+        ((name, tensor.bfloat16()) for name, tensor in checkpoint.tensors()),
+    )
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").dtype == torch.bfloat16
     assert {tensor.dtype for _, tensor in open_checkpoint(tmp_path / "ours").tensors()} == {torch.bfloat16}
 
@@ -133,13 +146,16 @@ def test_a_stored_tied_head_must_be_the_embedding(tmp_path: Path) -> None:
             list(open_checkpoint(tmp_path).tensors())
 
 
-@pytest.mark.parametrize(("name", "tensor", "error"), [
-    ("model.layers.0.mlp.gate_up_proj.weight", torch.zeros(95, 32), CheckpointError),
-    ("model.layers.0.self_attn.q_proj.weight", torch.zeros(31, 32), CheckpointError),
-    ("model.layers.0.self_attn.q_proj.weight", torch.tensor(1.0), CheckpointError),
-    ("model.layers.0.self_attn.q_proj.weight", torch.zeros(32, 32, dtype=torch.int8), UnsupportedError),
-    ("model.norm.weight", torch.zeros(32, dtype=torch.float8_e4m3fn), UnsupportedError),
-])
+@pytest.mark.parametrize(
+    ("name", "tensor", "error"),
+    [
+        ("model.layers.0.mlp.gate_up_proj.weight", torch.zeros(95, 32), CheckpointError),
+        ("model.layers.0.self_attn.q_proj.weight", torch.zeros(31, 32), CheckpointError),
+        ("model.layers.0.self_attn.q_proj.weight", torch.tensor(1.0), CheckpointError),
+        ("model.layers.0.self_attn.q_proj.weight", torch.zeros(32, 32, dtype=torch.int8), UnsupportedError),
+        ("model.norm.weight", torch.zeros(32, dtype=torch.float8_e4m3fn), UnsupportedError),
+    ],
+)
 def test_tensors_that_cannot_be_used_are_named_at_opening(
     name: str, tensor: torch.Tensor, error: type[Exception], tmp_path: Path
 ) -> None:
@@ -157,15 +173,23 @@ def test_the_weights_hash_is_the_files(tmp_path: Path) -> None:
     assert checkpoint.sha256(lambda done, total: seen.append((done, total))) == hashlib.sha256(data).hexdigest()
     assert seen[-1] == (len(data), len(data))
     write_checkpoint(tmp_path / "b", checkpoint.config, checkpoint.sources, checkpoint.tensors(), shard_bytes=20_000)
-    lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
-                    for path in sorted((tmp_path / "b").glob("*.safetensors")))
+    lines = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted((tmp_path / "b").glob("*.safetensors"))
+    )
     assert open_checkpoint(tmp_path / "b").sha256() == hashlib.sha256(lines.encode()).hexdigest()
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("", "not valid JSON"), ("[1]", "not a JSON object"), ("[" * 90_000, "nested too deeply"),
-    ('{"model_type": "llama", "model_type": "qwen2"}', "repeated"), (" " * ((1 << 22) + 1), "at most"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not valid JSON"),
+        ("[1]", "not a JSON object"),
+        ("[" * 90_000, "nested too deeply"),
+        ('{"model_type": "llama", "model_type": "qwen2"}', "repeated"),
+        (" " * ((1 << 22) + 1), "at most"),
+    ],
+)
 def test_damaged_configurations_are_clear_errors(text: str, says: str, tmp_path: Path) -> None:
     saved("llama", tmp_path)
     (tmp_path / "config.json").write_text(text)
@@ -224,8 +248,9 @@ def test_a_model_is_replaced_but_other_files_are_not(tmp_path: Path) -> None:
     saved("llama", tmp_path / "theirs")
     checkpoint = open_checkpoint(tmp_path / "theirs")
     for shard_bytes in (20_000, 1 << 40):
-        write_checkpoint(tmp_path / "ours", checkpoint.config, checkpoint.sources, checkpoint.tensors(),
-                         shard_bytes=shard_bytes)
+        write_checkpoint(
+            tmp_path / "ours", checkpoint.config, checkpoint.sources, checkpoint.tensors(), shard_bytes=shard_bytes
+        )
     assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["config.json", "model.safetensors"]
     (tmp_path / "ours" / "notes.md").write_text("mine")
     with pytest.raises(CheckpointError, match=r"notes\.md"):

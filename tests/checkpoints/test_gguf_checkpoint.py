@@ -20,7 +20,7 @@ from landrace.errors import CheckpointError, LandraceError, UnsupportedError
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.lora import LoraSpec
+from landrace.models.lora_spec import LoraSpec
 
 IDS = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173]
 
@@ -47,7 +47,8 @@ def reference(stored: Checkpoint) -> Any:
     """The same file in transformers."""
     transformers = pytest.importorskip("transformers")
     return transformers.AutoModelForCausalLM.from_pretrained(
-        stored.path.parent, gguf_file=stored.path.name, dtype=torch.float32).eval()
+        stored.path.parent, gguf_file=stored.path.name, dtype=torch.float32
+    ).eval()
 
 
 def logits(checkpoint: Checkpoint) -> Tensor:
@@ -116,18 +117,31 @@ def test_an_adapter_on_a_gguf_base_has_the_hubs_names(stored: Checkpoint, refere
 def tiny(path: Path) -> Path:
     """A whole llama file of a few thousand bytes."""
     width, ffn, heads, head_dim = 32, 64, 4, 8
-    shapes = {"attn_q": (heads * head_dim, width), "attn_k": (head_dim, width), "attn_v": (head_dim, width),
-              "attn_output": (width, heads * head_dim), "ffn_gate": (ffn, width), "ffn_up": (ffn, width),
-              "ffn_down": (width, ffn)}
+    shapes = {
+        "attn_q": (heads * head_dim, width),
+        "attn_k": (head_dim, width),
+        "attn_v": (head_dim, width),
+        "attn_output": (width, heads * head_dim),
+        "ffn_gate": (ffn, width),
+        "ffn_up": (ffn, width),
+        "ffn_down": (width, ffn),
+    }
     tensors: dict[str, tuple[Tensor, str]] = {"token_embd.weight": (torch.randn(5, width), "Q8_0")}
     for name, shape in shapes.items():
         tensors[f"blk.0.{name}.weight"] = (torch.randn(shape), "Q4_0")
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         tensors[f"{name}.weight"] = (torch.ones(width), "F32")
-    metadata = {"general.architecture": "llama", "llama.block_count": 1, "llama.embedding_length": width,
-                "llama.feed_forward_length": ffn, "llama.attention.head_count": heads,
-                "llama.attention.head_count_kv": 1, "llama.context_length": 64,
-                "llama.attention.layer_norm_rms_epsilon": 1e-5, "tokenizer.ggml.tokens": list("abcde")}
+    metadata = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": ffn,
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": 1,
+        "llama.context_length": 64,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.tokens": list("abcde"),
+    }
     write_gguf(path, metadata, tensors)
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ from landrace.errors import CheckpointError, LandraceError, OptionError, Unsuppo
 from landrace.kernels.reference.blocks import BLOCKS, quantize
 
 METADATA: dict[str, Any] = {
-    "general.architecture": "llama", "general.name": "Größe 大", "llama.block_count": 2, "a.negative": -5,
-    "a.large": 1 << 40, "a.float": 0.5, "a.flag": True, "tokenizer.ggml.tokens": ["a", "", "é"],
-    "tokenizer.ggml.token_type": [1, 2, -3], "a.floats": [0.25, -1.0], "a.flags": [True, False],
+    "general.architecture": "llama",
+    "general.name": "Größe 大",
+    "llama.block_count": 2,
+    "a.negative": -5,
+    "a.large": 1 << 40,
+    "a.float": 0.5,
+    "a.flag": True,
+    "tokenizer.ggml.tokens": ["a", "", "é"],
+    "tokenizer.ggml.token_type": [1, 2, -3],
+    "a.floats": [0.25, -1.0],
+    "a.flags": [True, False],
 }
 
 
@@ -77,8 +86,9 @@ def test_we_read_what_the_gguf_package_writes(tmp_path: Path) -> None:
     writer.add_int8("a.byte", -3)
     writer.add_array("a.nested", [[1, 2], [3]])
     values = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
-    writer.add_tensor("w", gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q5_1),
-                      raw_dtype=gguf.GGMLQuantizationType.Q5_1)
+    writer.add_tensor(
+        "w", gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q5_1), raw_dtype=gguf.GGMLQuantizationType.Q5_1
+    )
     writer.add_tensor("b", values[0])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -88,8 +98,9 @@ def test_we_read_what_the_gguf_package_writes(tmp_path: Path) -> None:
     assert (file.metadata["a.short"], file.metadata["a.double"], file.metadata["a.byte"]) == (9, 0.1, -3)
     assert file.metadata["a.nested"] == [[1, 2], [3]]
     assert np.array_equal(file.tensors["b"].load().numpy(), values[0])
-    theirs = gguf.quants.dequantize(gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q5_1),
-                                    gguf.GGMLQuantizationType.Q5_1)
+    theirs = gguf.quants.dequantize(
+        gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q5_1), gguf.GGMLQuantizationType.Q5_1
+    )
     assert np.array_equal(file.tensors["w"].load().numpy(), theirs)
 
 
@@ -108,8 +119,14 @@ def string(text: str | bytes) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def header(pairs: list[bytes] = [], infos: list[bytes] = [], *, version: int = 3, n_pairs: int | None = None,  # noqa: B006
-           n_infos: int | None = None) -> bytes:
+def header(
+    pairs: Sequence[bytes] = (),
+    infos: Sequence[bytes] = (),
+    *,
+    version: int = 3,
+    n_pairs: int | None = None,
+    n_infos: int | None = None,
+) -> bytes:
     counts = (len(infos) if n_infos is None else n_infos, len(pairs) if n_pairs is None else n_pairs)
     head = b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join(pairs) + b"".join(infos)
     return head + bytes(-len(head) % 32)
@@ -178,13 +195,16 @@ def test_arrays_are_bounded_together(tmp_path: Path) -> None:
         read_gguf(path)
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    (header(version=1), "version 1"),
-    (header(version=4), "version 4"),
-    (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
-    (header([], [info(kind=10, shape=(256,))]) + bytes(128), "'w' is stored as Q2_K"),
-    (header([string("split.count") + struct.pack("<IH", 2, 3)]), "3 parts"),
-])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (header(version=1), "version 1"),
+        (header(version=4), "version 4"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
+        (header([], [info(kind=10, shape=(256,))]) + bytes(128), "'w' is stored as Q2_K"),
+        (header([string("split.count") + struct.pack("<IH", 2, 3)]), "3 parts"),
+    ],
+)
 def test_other_formats_are_named(data: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     path.write_bytes(data)
@@ -251,8 +271,11 @@ def test_llama_sized_rows_of_each_type_are_accounted(kind: str, tmp_path: Path) 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.gguf"
     for metadata, tensors in (
-        ({"k": None}, {}), ({"k": [1, "a"]}, {}), ({"k": 1 << 70}, {}),
-        ({}, {"w": (torch.zeros(1, 33), "Q8_0")}), ({}, {"w": (torch.zeros(1, 256), "Q6_K")}),
+        ({"k": None}, {}),
+        ({"k": [1, "a"]}, {}),
+        ({"k": 1 << 70}, {}),
+        ({}, {"w": (torch.zeros(1, 33), "Q8_0")}),
+        ({}, {"w": (torch.zeros(1, 256), "Q6_K")}),
         ({}, {"w": (torch.zeros(1, 32), "Q9")}),
     ):
         with pytest.raises(OptionError):

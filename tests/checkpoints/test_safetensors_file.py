@@ -17,8 +17,12 @@ from landrace.checkpoints.safetensors_file import MAX_HEADER_BYTES, read_safeten
 from landrace.errors import CheckpointError, LandraceError, UnsupportedError
 
 TENSORS = {
-    "a": torch.randn(3, 5), "b": torch.randn(4, dtype=torch.float16), "c": torch.randn(2, 3, 2).bfloat16(),
-    "ids": torch.arange(6), "none": torch.zeros(0, 4), "one": torch.tensor(1.5),
+    "a": torch.randn(3, 5),
+    "b": torch.randn(4, dtype=torch.float16),
+    "c": torch.randn(2, 3, 2).bfloat16(),
+    "ids": torch.arange(6),
+    "none": torch.zeros(0, 4),
+    "one": torch.tensor(1.5),
 }
 
 
@@ -166,21 +170,40 @@ def test_shards_are_one_checkpoint(sharded: Path) -> None:
     assert sorted(infos) == ["a", "b", "c"] and infos["b"].path.name == "model-2.safetensors"
 
 
-@pytest.mark.parametrize("place", ["../model-2.safetensors", "/etc/passwd", "..", "sub/model-2.safetensors", 3, None,
-                                   "..\\m.safetensors", ".hidden.safetensors", "m.safetensors\0", "weights.bin",
-                                   "m" * 300 + ".safetensors", "\ud800.safetensors"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "../model-2.safetensors",
+        "/etc/passwd",
+        "..",
+        "sub/model-2.safetensors",
+        3,
+        None,
+        "..\\m.safetensors",
+        ".hidden.safetensors",
+        "m.safetensors\0",
+        "weights.bin",
+        "m" * 300 + ".safetensors",
+        "\ud800.safetensors",
+    ],
+)
 def test_an_index_points_nowhere_else(place: Any, sharded: Path) -> None:
     write_index(sharded, {"a": "model-1.safetensors", "b": place})
     with pytest.raises(CheckpointError, match="not the name of a shard"):
         read_safetensors_folder(sharded)
 
 
-@pytest.mark.parametrize(("weight_map", "says"), [
-    ({"a": "model-1.safetensors", "b": "model-2.safetensors"}, "does not list 'c'"),
-    ({"a": "model-1.safetensors", "x": "model-1.safetensors"}, "lists 'x'"),
-    ({"a": "model-9.safetensors"}, "missing"),
-    ({}, "no weight_map"), ([], "no weight_map"), (None, "no weight_map"),
-])
+@pytest.mark.parametrize(
+    ("weight_map", "says"),
+    [
+        ({"a": "model-1.safetensors", "b": "model-2.safetensors"}, "does not list 'c'"),
+        ({"a": "model-1.safetensors", "x": "model-1.safetensors"}, "lists 'x'"),
+        ({"a": "model-9.safetensors"}, "missing"),
+        ({}, "no weight_map"),
+        ([], "no weight_map"),
+        (None, "no weight_map"),
+    ],
+)
 def test_an_index_that_contradicts_its_shards_is_refused(weight_map: Any, says: str, sharded: Path) -> None:
     write_index(sharded, weight_map)
     with pytest.raises(CheckpointError, match=says):

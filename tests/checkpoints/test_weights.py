@@ -61,8 +61,9 @@ def test_gguf_llama_layout_is_undone() -> None:
     assert torch.equal(Source("blk.0.attn_q.weight", None, Rotary(heads, dim, dim)).take(stored), hub)
 
 
-@pytest.mark.parametrize("source", [Source("w", (2, 9)), Source("w", (-1, 3)), Source("w", (3, 3)),
-                                    Source("w", None, Rotary(2, 2, 2))])
+@pytest.mark.parametrize(
+    "source", [Source("w", (2, 9)), Source("w", (-1, 3)), Source("w", (3, 3)), Source("w", None, Rotary(2, 2, 2))]
+)
 def test_rows_that_are_not_there_are_refused(source: Source) -> None:
     with pytest.raises(CheckpointError):
         source.take(torch.zeros(8, 2))

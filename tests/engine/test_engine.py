@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import LandraceError, OptionError, RequestError
 from landrace.models.batch import ForwardBatch
-from landrace.models.lora import LoraSpec
+from landrace.models.lora_spec import LoraSpec
 
 VOCAB = 64
 EOS, EMOJI = 63, [32, 33, 34, 35]
@@ -91,6 +91,11 @@ def test_a_held_back_stop_prefix_comes_out_at_the_end(recite: Callable) -> None:
     assert (result.text, result.finish_reason) == ("abc st", "length")
     result = one(recite([*ids("abc st"), EOS]), stop=("stop",))
     assert (result.text, result.finish_reason) == ("abc st", "stop")
+
+
+def test_a_stop_string_that_only_the_flush_completes(recite: Callable) -> None:
+    result = one(recite([*ids("a"), *EMOJI[:2]]), stop=("a\ufffd",), max_tokens=3)
+    assert (result.text, result.finish_reason) == ("", "stop")
 
 
 def test_characters_come_whole(recite: Callable) -> None:
@@ -212,6 +217,15 @@ def test_nan_logits_end_one_request(tiny_decoder: Callable, tokenizer: object, p
     assert bad.finish_reason == "error" and bad.error is not None and "finite" in bad.error.message
     assert [result.token_ids for result in results] == expected
     assert engine.generate([poisoned])[0].cached_prompt_tokens == 0, "nothing of it is shared"
+
+
+def test_blocks_published_before_the_nan_showed_are_taken_back(tiny_decoder: Callable, tokenizer: object) -> None:
+    engine = Engine(tiny_decoder(), tokenizer, EngineOptions(max_step_tokens=16))
+    engine.add_adapter("poison", *poison(tiny_decoder()))
+    poisoned = Request("p", tuple(range(40)), greedy(), "poison")
+    for _ in range(2):
+        result = engine.generate([poisoned])[0]
+        assert (result.finish_reason, result.cached_prompt_tokens) == ("error", 0)
 
 
 def test_a_step_that_cannot_be_computed_ends_its_requests_only(tiny_decoder: Callable, tokenizer: object) -> None:

@@ -6,6 +6,7 @@ On the real model all sequences share those passes, to save time.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 import torch
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
+from landrace.engine.batch_builder import rope_key
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import LoraSpec, attach_adapter
-from landrace.models.spec import RopeSpec
+from landrace.models.lora import attach_adapter
+from landrace.models.lora_spec import LoraSpec
+from landrace.models.rope import inverse_frequencies
+from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -106,6 +110,15 @@ def test_greedy_ladder(model: str, tiny_decoder: Callable, naive_logits: Callabl
     assert len({token for tokens, _, _ in expected for token in tokens}) > 10, "the model repeats itself: a weak test"
     for options in RUNGS.values():
         check(Engine(decoder, tokenizer, options).generate(requests), expected)
+
+
+def test_rope_keys_are_equal_when_the_tables_are() -> None:
+    for rope in (LONGROPE, DYNAMIC, RopeSpec(theta=1e4, rotary_dim=8, kind="linear", factor=2.0)):
+        layer = LayerSpec(AttentionSpec(2, 1, 8, 1.0, rope), FeedForwardSpec(8))
+        spec = ModelSpec(8, 8, (layer, layer), 1e-5, tie_embeddings=True, max_length=100)
+        for a, b in itertools.combinations((8, 31, 32, 33, 39, 40, 41, 90), 2):
+            tables = [inverse_frequencies(rope, length) for length in (a, b)]
+            assert (rope_key(spec, a) == rope_key(spec, b)) == torch.equal(*tables), (rope.kind, a, b)
 
 
 def test_the_rungs_are_what_they_say(tiny_decoder: Callable, tokenizer: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -195,8 +196,8 @@ def test_prefixes_follow_the_file() -> None:
     config = json.loads(QWEN3_06B)
     assert read_config(config, ["embed_tokens.weight"]).sources["norm.weight"].tensor == "norm.weight"
     assert read_config(config).sources["norm.weight"].tensor == "model.norm.weight"
-    names = ["model.language_model.embed_tokens.weight"]
-    assert read_config(json.loads(QWEN2_VL_2B), names).sources["norm.weight"].tensor == "model.language_model.norm.weight"
+    wrapped = read_config(json.loads(QWEN2_VL_2B), ["model.language_model.embed_tokens.weight"])
+    assert wrapped.sources["norm.weight"].tensor == "model.language_model.norm.weight"
 
 
 def test_defaults_are_those_of_the_config_classes() -> None:
@@ -226,8 +227,6 @@ def test_sparse_attention_bounds_the_length() -> None:
 
 
 def test_draft_layers_are_ignorable() -> None:
-    import re
-
     outer = {"model_type": "glm_ocr", "text_config": {"num_hidden_layers": 16, "num_nextn_predict_layers": 1}}
     patterns = read_config(outer).ignorable
     fits = [name for name in ("model.language_model.layers.16.eh_proj.weight", "model.language_model.layers.1.x",

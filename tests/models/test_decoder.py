@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landrace.errors import CheckpointError
 from landrace.models.batch import ForwardBatch
-from landrace.models.decoder import Decoder
+from landrace.models.decoder import Decoder, Step
 from landrace.models.families.names import Naming
 from landrace.models.spec import RopeSpec
 
@@ -43,8 +43,6 @@ def test_windows_against_an_explicit_mask(window: int) -> None:
     spec = tiny_spec(window=window, rope=None)
     decoder = random_decoder(spec)
     x = torch.randn(30, spec.d_model, generator=torch.Generator().manual_seed(0))
-    from landrace.models.decoder import Step
-
     step = Step(ForwardBatch.packed([[1] * 17, [1] * 13]))
     attention = decoder.layers[0].self_attn
     with torch.no_grad():
@@ -124,7 +122,7 @@ def _tensors(drop: str | None = None, **changed: Tensor) -> Iterator[tuple[str, 
 
 def test_loading_is_strict() -> None:
     decoder = Decoder(tiny_spec())
-    with pytest.raises(CheckpointError, match="lacks 1 tensors.*norm.weight"):
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensors.*norm\.weight"):
         decoder.load(_tensors(drop="norm.weight"))
     with pytest.raises(CheckpointError, match="stranger"):
         decoder.load([*_tensors(), ("stranger", torch.zeros(1))])
@@ -146,9 +144,7 @@ def test_names_cover_every_parameter(sandwich: bool, tied: bool, bias: bool) -> 
         tie_embeddings=tied,
         lm_head_bias=bias,
     )
-    spec = replace(
-        spec, layers=tuple(replace(layer, ffn=replace(layer.ffn, bias=bias)) for layer in spec.layers)
-    )
+    spec = replace(spec, layers=tuple(replace(layer, ffn=replace(layer.ffn, bias=bias)) for layer in spec.layers))
     shapes = Decoder(spec).expected_shapes()
     assert set(Naming(prefixes=(("", ""),)).sources(spec)) == set(shapes)
     fused = Naming(

@@ -14,7 +14,8 @@ from torch import Tensor
 from landrace.errors import CheckpointError, OptionError
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import PROJECTIONS, LoraSpec, adapter_parameters, attach_adapter, detach_adapter
+from landrace.models.lora import adapter_parameters, attach_adapter, detach_adapter
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 
 
 def random_adapter(decoder: Decoder, spec: LoraSpec, seed: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tiny_models import (
 )
 
 from landrace.models.decoder import Decoder
+from landrace.models.families import read_config
 from landrace.models.spec import ModelSpec
 
 TOLERANCE = 1e-4
@@ -115,8 +117,6 @@ def check(model: Any, folder: Path, **save_options: Any) -> Decoder:
 
 
 def _ignorable(name: str, patterns: tuple[str, ...]) -> bool:
-    import re
-
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
@@ -131,11 +131,12 @@ def test_shared_tiny_models(model_type: str, variant: str, shared: Path, tmp_pat
     entry = json.loads((shared / "families" / "tiny_configs.json").read_text())[model_type]
     overrides = {one["name"]: one["override"] for one in entry.get("variants", [])}
     kwargs = entry["kwargs"] if variant == "base" else {**entry["kwargs"], **overrides[variant]}
-    model = reference(model_type, kwargs, None if entry["auto_class"] == "AutoModelForCausalLM" else entry["model_class"])
+    of_text = entry["auto_class"] == "AutoModelForCausalLM"
+    model = reference(model_type, kwargs, None if of_text else entry["model_class"])
     decoder = check(model, tmp_path / "hub")
     # Without renaming to hub names, as a state dict has them.
     check(model, tmp_path / "native", save_original_format=False)
-    if entry["auto_class"] == "AutoModelForCausalLM":
+    if of_text:
         expected = next((v for v in entry.get("variants", []) if v["name"] == variant), entry)["params"]
         assert sum(parameter.numel() for parameter in decoder.parameters()) == expected
 
@@ -151,8 +152,6 @@ def test_a_wrapper_around_a_wrapper(shared: Path) -> None:
     entry = json.loads((shared / "families" / "tiny_configs.json").read_text())["qwen2_5_omni_thinker"]
     thinker = {**entry["kwargs"], "model_type": "qwen2_5_omni_thinker"}
     outer = {"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {}, "token2wav_config": {}}
-    from landrace.models.families import read_config
-
     inner, wrapped = read_config(thinker), read_config(outer)
     assert wrapped.spec == inner.spec
     assert {name: f"thinker.{source.tensor}" for name, source in inner.sources.items()} == {
@@ -170,16 +169,16 @@ def _attention(spec: ModelSpec, **changes: Any) -> ModelSpec:
 
 FLIPS = {
     "norm_eps": ("llama", lambda s: replace(s, norm_eps=1e-6)),
-    "rope theta": ("llama", lambda s: _attention(s, rope=lambda l: replace(l.attention.rope, theta=1e4))),
-    "rope kind": ("llama", lambda s: _attention(s, rope=lambda l: replace(l.attention.rope, kind="default"))),
-    "rope off": ("llama", lambda s: _attention(s, rope=lambda l: None)),
-    "attention scale": ("llama", lambda s: _attention(s, scale=lambda l: l.attention.scale * 1.1)),
-    "window": ("qwen2", lambda s: _attention(s, window=lambda l: None)),
-    "window by one": ("qwen2", lambda s: _attention(s, window=lambda l: l.attention.window and l.attention.window + 1)),
-    "qk-norm order": ("hunyuan", lambda s: _attention(s, qk_norm=lambda l: "before_rope")),
-    "qk-norm order back": ("qwen3", lambda s: _attention(s, qk_norm=lambda l: "after_rope")),
-    "rotary part": ("glm4", lambda s: _attention(s, rope=lambda l: replace(l.attention.rope, rotary_dim=16))),
-    "NoPE": ("smollm3", lambda s: _attention(s, rope=lambda l: s.layers[0].attention.rope)),
+    "rope theta": ("llama", lambda s: _attention(s, rope=lambda at: replace(at.attention.rope, theta=1e4))),
+    "rope kind": ("llama", lambda s: _attention(s, rope=lambda at: replace(at.attention.rope, kind="default"))),
+    "rope off": ("llama", lambda s: _attention(s, rope=lambda at: None)),
+    "attention scale": ("llama", lambda s: _attention(s, scale=lambda at: at.attention.scale * 1.1)),
+    "window": ("qwen2", lambda s: _attention(s, window=lambda at: None)),
+    "window by one": ("qwen2", lambda s: _attention(s, window=lambda at: at.attention.window and 8)),
+    "qk-norm order": ("hunyuan", lambda s: _attention(s, qk_norm=lambda at: "before_rope")),
+    "qk-norm order back": ("qwen3", lambda s: _attention(s, qk_norm=lambda at: "after_rope")),
+    "rotary part": ("glm4", lambda s: _attention(s, rope=lambda at: replace(at.attention.rope, rotary_dim=16))),
+    "NoPE": ("smollm3", lambda s: _attention(s, rope=lambda at: s.layers[0].attention.rope)),
     "embed_scale": ("granite", lambda s: replace(s, embed_scale=1.0)),
     "residual_scale": ("granite", lambda s: replace(s, residual_scale=1.0)),
     "logit_divisor": ("granite", lambda s: replace(s, logit_divisor=1.0)),

@@ -7,16 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
-
-from transformers.models.glm4.modeling_glm4 import Glm4RotaryEmbedding
-from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1RotaryEmbedding
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
 from landrace.models.batch import ForwardBatch
 from landrace.models.families import read_config
 from landrace.models.rope import inverse_frequencies, rotary_tables
 from landrace.models.spec import RopeSpec
+
+transformers = pytest.importorskip("transformers")
 
 POSITIONS = (0, 1, 2, 3, 4, 5, 1000, 40_000, 131_071)
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -69,9 +65,7 @@ def check(config: dict[str, Any], module: Any, positions: tuple[int, ...], absol
     cos, sin = module(torch.zeros(1), torch.tensor([positions]))
     half = rope.rotary_dim // 2
     ours = tables(rope, positions)
-    torch.testing.assert_close(
-        inverse_frequencies(rope, max(positions) + 1), module.inv_freq, rtol=2e-6, atol=0.0
-    )
+    torch.testing.assert_close(inverse_frequencies(rope, max(positions) + 1), module.inv_freq, rtol=2e-6, atol=0.0)
     torch.testing.assert_close(ours[0], cos[0, :, :half], rtol=0, atol=absolute)
     torch.testing.assert_close(ours[1], sin[0, :, :half], rtol=0, atol=absolute)
 
@@ -80,7 +74,8 @@ def check(config: dict[str, Any], module: Any, positions: tuple[int, ...], absol
 @pytest.mark.parametrize("positions", [POSITIONS[:6], POSITIONS[:7], POSITIONS], ids=["5", "1000", "131071"])
 def test_tables_of_every_kind(kind: str, positions: tuple[int, ...]) -> None:
     parameters = KINDS[kind]
-    module = LlamaRotaryEmbedding(transformers.LlamaConfig(**SIZES, rope_parameters=dict(parameters)))
+    config = transformers.LlamaConfig(**SIZES, rope_parameters=dict(parameters))
+    module = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
     # transformers computes the stretched base of "dynamic" in float32, we in float64: one unit in the last place of a
     # frequency, times the position.
     absolute = 2e-6 * max(positions) if kind == "dynamic" else 1e-6
@@ -90,7 +85,8 @@ def test_tables_of_every_kind(kind: str, positions: tuple[int, ...]) -> None:
 def test_tables_of_hunyuans_alpha() -> None:
     parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0, "mscale": 1.0}
     config = transformers.HunYuanDenseV1Config(**SIZES, head_dim=64, rope_parameters=dict(parameters))
-    module = HunYuanDenseV1RotaryEmbedding(config)
+    code = transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense
+    module = code.HunYuanDenseV1RotaryEmbedding(config)
     read = {"model_type": "hunyuan_v1_dense", **SIZES, "head_dim": 64, "rope_parameters": parameters}
     check(read, module, POSITIONS, 1e-6)
     assert not read_config(read).spec.layers[0].attention.rope.depends_on_length
@@ -98,7 +94,8 @@ def test_tables_of_hunyuans_alpha() -> None:
 
 def test_tables_of_a_part_of_the_head() -> None:
     parameters = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-    module = Glm4RotaryEmbedding(transformers.Glm4Config(**SIZES, head_dim=64, rope_parameters=dict(parameters)))
+    config = transformers.Glm4Config(**SIZES, head_dim=64, rope_parameters=dict(parameters))
+    module = transformers.models.glm4.modeling_glm4.Glm4RotaryEmbedding(config)
     check({"model_type": "glm4", **SIZES, "head_dim": 64, "rope_parameters": parameters}, module, POSITIONS, 1e-6)
 
 
@@ -118,8 +115,10 @@ def test_old_keys_mean_the_same(kind: str) -> None:
 def test_an_outer_original_length_wins() -> None:
     parameters = {**KINDS["longrope"], "original_max_position_embeddings": 99}
     config = {"model_type": "llama", **SIZES, "rope_parameters": parameters, "original_max_position_embeddings": 4096}
-    outer, inner = read_config(config).spec, read_config({"model_type": "llama", **SIZES,
-                                                          "rope_parameters": KINDS["longrope"]}).spec
+    outer, inner = (
+        read_config(config).spec,
+        read_config({"model_type": "llama", **SIZES, "rope_parameters": KINDS["longrope"]}).spec,
+    )
     assert outer == inner
 
 

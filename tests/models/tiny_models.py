@@ -80,8 +80,8 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
         shape = (longest * len(sequences), layer.attention.n_kv_heads, layer.attention.head_dim)
         keys.append(torch.full(shape, float("nan")))
         values.append(torch.full(shape, float("nan")))
-    # Slots are read before they are written by nobody but a bug, which NaN makes visible. Slot 0 pads short
-    # sequences' keys, so it must be finite.
+    # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
+    # is then masked, so it must be finite.
     for tensor in (*keys, *values):
         tensor[0] = 0
     out: list[list[Tensor]] = [[] for _ in sequences]

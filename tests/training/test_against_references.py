@@ -7,10 +7,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from landrace.models.batch import AdapterRows
-from landrace.models.lora import LoraSpec, adapter_parameters, attach_adapter
+from landrace.models.lora import adapter_parameters, attach_adapter
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 from landrace.training.examples import Example
 from landrace.training.optimizer import make_optimizer, optimizer_step
-from landrace.training.options import LINEAR_TARGETS, TuneOptions
+from landrace.training.options import TuneOptions
 
 transformers = pytest.importorskip("transformers")
 RATES = (1e-3, 5e-4, 1e-4)
@@ -106,7 +107,7 @@ def test_lora_equals_peft(tiny_decoder):
     slot = attach_adapter(decoder, spec, generator=torch.Generator().manual_seed(1))
     ours = adapter_parameters(decoder, slot)
     model = peft.get_peft_model(
-        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=list(LINEAR_TARGETS), lora_dropout=0.0)
+        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=list(PROJECTIONS), lora_dropout=0.0)
     )
     theirs = {
         name.removeprefix("base_model.model.model.").removesuffix(".default.weight"): p

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from landrace.errors import OptionError
 from landrace.models.batch import AdapterRows, ForwardBatch
-from landrace.models.lora import LoraSpec, attach_adapter
+from landrace.models.lora import attach_adapter
+from landrace.models.lora_spec import LoraSpec
 from landrace.training import loss as loss_module
 from landrace.training.examples import Example
 from landrace.training.loss import backward_loss, loss_sum, token_logprobs

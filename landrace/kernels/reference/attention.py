@@ -38,7 +38,7 @@ class _Group:
     n_queries: int
     n_keys: int
     slots: Tensor | None
-    """[G, K] cache slots of the keys, padded with slot 0; None: the keys are the packed rows themselves."""
+    """[G, K] cache slots of the keys; None: the keys are the packed rows themselves."""
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
@@ -114,8 +114,10 @@ def _make_group(
         places = torch.cat([torch.arange(q_lengths[s]) + g * n_queries for g, s in enumerate(members)]).to(device)
     slots = None
     if sequence_slots is not None:
-        slots = torch.zeros(len(members), n_keys, dtype=torch.long, device=device)
+        slots = torch.empty(len(members), n_keys, dtype=torch.long, device=device)
         for g, s in enumerate(members):
+            # Padding repeats the sequence's own first key: a masked score of another's NaN would still be NaN.
+            slots[g] = sequence_slots[s][0]
             slots[g, : k_lengths[s]] = sequence_slots[s]
     return _Group(
         n_rows=sum(q_lengths[s] for s in members),

@@ -32,8 +32,8 @@ class FamilyModel:
     sources: dict[str, Source]
     """For every parameter of `Decoder(spec)`, where a checkpoint keeps it."""
     ignorable: tuple[str, ...]
-    """Regexes (whole name) of tensors that carry nothing for the logits of text. A stored copy of a tied head is
-    among them only in the sense that the model does not use it: whether it is a copy must be checked by the loader."""
+    """Regexes (whole name) of tensors that carry nothing for the logits of text. A tied head's own tensor is among
+    them; that it equals the embedding is for the loader to check."""
 
 
 def read_config(config: Mapping[str, Any], tensor_names: Collection[str] = ()) -> FamilyModel:

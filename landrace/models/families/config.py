@@ -51,8 +51,9 @@ class Config:
     UnsupportedError for a key or a value that asks for other arithmetic.
     """
 
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, *,
-                 where: str = "config.json") -> None:
+    def __init__(
+        self, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, *, where: str = "config.json"
+    ) -> None:
         self._values = values
         self._defaults = defaults or {}
         self._where = where
@@ -130,8 +131,9 @@ class Config:
     def require(self, key: str, *allowed: Any) -> None:
         """Refuses every value of `key` but `allowed`; absent and null are fine."""
         value = self.get(key)
-        if value is not None and not any(value == one and isinstance(value, bool) == isinstance(one, bool)
-                                         for one in allowed):
+        if value is not None and not any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed
+        ):
             raise UnsupportedError(f"{self._where} sets {key} to {shown(value)}, which is not implemented.")
 
     def finish(self, no_effect: Iterable[str] = (), fixed: Mapping[str, Any] | None = None) -> None:

@@ -242,9 +242,7 @@ def _rope(
     return found
 
 
-def _scaling(
-    keys: Config, tensor_names: Collection[str], read_tensor: ReadTensor | None
-) -> dict[str, Any] | None:
+def _scaling(keys: Config, tensor_names: Collection[str], read_tensor: ReadTensor | None) -> dict[str, Any] | None:
     kind = keys.get("rope.scaling.type") or "none"
     factor = keys.optional_number("rope.scaling.factor")
     old_factor = keys.optional_number("rope.scale_linear")

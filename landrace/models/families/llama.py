@@ -31,9 +31,7 @@ SHAPE = {
 
 def read_llama(config: Config) -> ModelSpec:
     bias = config.flag("attention_bias")
-    return read_dense(
-        config, read_attention(config, qkv_bias=bias, o_bias=bias), mlp_bias=config.flag("mlp_bias")
-    )
+    return read_dense(config, read_attention(config, qkv_bias=bias, o_bias=bias), mlp_bias=config.flag("mlp_bias"))
 
 
 def read_smollm3(config: Config) -> ModelSpec:
@@ -53,9 +51,7 @@ def read_smollm3(config: Config) -> ModelSpec:
 
 
 def read_seed_oss(config: Config) -> ModelSpec:
-    attention = read_attention(
-        config, qkv_bias=config.flag("attention_bias"), o_bias=config.flag("attention_out_bias")
-    )
+    attention = read_attention(config, qkv_bias=config.flag("attention_bias"), o_bias=config.flag("attention_out_bias"))
     return read_dense(config, attention, mlp_bias=config.flag("mlp_bias"))
 
 

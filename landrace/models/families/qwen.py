@@ -86,7 +86,7 @@ FAMILIES: Mapping[str, Family] = {
 
 BESIDE_TOWERS = (("model.", ""), ("model.language_model.", ""), ("language_model.model.", "language_model."))
 VISION = (r"(model\.)?visual\..*",)
-OMNI_CONFIG = (r"(vision|audio)_config", r"position_id_per_seconds|seconds_per_chunk|enable_audio_output")
+OMNI_CONFIG = (r"(vision|audio)_config", r"position_id_per_seconds|seconds_per_chunk|enable_(audio_output|talker)")
 
 TEXT_HALVES: Mapping[str, TextHalf] = {
     "qwen2_vl": TextHalf("qwen2_vl_text", BESIDE_TOWERS, VISION, no_effect=("vision_config",)),
@@ -103,7 +103,7 @@ TEXT_HALVES: Mapping[str, TextHalf] = {
         (("language_model.model.", "language_model."), ("model.language_model.", "")),
         (r"(model\.)?(audio_tower|multi_modal_projector)\..*",),
         tied=("text",),
-        no_effect=("audio_config", "ignore_index"),
+        no_effect=("audio_config", "ignore_index", "vocab_size"),
     ),
     "qwen2_5_omni_thinker": TextHalf(
         "qwen2_5_omni_text",

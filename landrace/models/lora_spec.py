@@ -1,0 +1,34 @@
+"""`LoraSpec`: what an adapter is, apart from its weights. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from landrace.errors import OptionError
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """W x becomes W x + scale * B A x for every projection whose last name is in `targets`."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = PROJECTIONS
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise OptionError(f"A LoRA rank must be at least 1, not {self.rank}.")
+        unknown = sorted(set(self.targets) - set(PROJECTIONS))
+        if unknown or not self.targets:
+            raise OptionError(
+                f"LoRA cannot target {', '.join(unknown) or 'nothing'}.", hint=f"Choose among {', '.join(PROJECTIONS)}."
+            )
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (Kalajdzievski, 2023)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)

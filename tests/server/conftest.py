@@ -1,0 +1,235 @@
+"""A tiny random model in a folder, an adapter of it, and real server processes on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+import tokenizers
+import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from landrace.checkpoints import write_checkpoint
+from landrace.checkpoints.adapter import write_adapter
+from landrace.engine import Completion, EngineOptions, Request, SamplingParams
+from landrace.model import open_engine
+from landrace.models.decoder import Decoder
+from landrace.models.families import read_config
+from landrace.models.lora import LoraSpec
+from landrace.text import encode_chat
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 60.0
+"""How long anything may take before a test gives up on it; nothing is expected to."""
+
+MAX_LENGTH = 600
+
+LAUNCH = "from landrace.cli.main import main; main()"
+
+CHATML = (
+    "{% if style %}[{{ style }}]{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of a llama with random weights, a token a byte, and a ChatML template."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    extras = tmp_path_factory.mktemp("tokenizer")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
+    backend.save(str(extras / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": CHATML, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (extras / "tokenizer_config.json").write_text(json.dumps(settings))
+    family = read_config(CONFIG)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
+        for name, shape in Decoder(family.spec).expected_shapes().items()
+    ]
+    write_checkpoint(folder, CONFIG, family.sources, tensors, extras.iterdir())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter that changes the tiny model's answers."""
+    folder = tmp_path_factory.mktemp("adapters") / "tuned"
+    family = read_config(CONFIG)
+    generator = torch.Generator().manual_seed(1)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, shape in Decoder(family.spec).expected_shapes().items():
+        if name.endswith(("q_proj.weight", "v_proj.weight")):
+            module = name.removesuffix(".weight")
+            tensors[f"{module}.lora_A"] = torch.randn(4, shape[1], generator=generator) * 0.3
+            tensors[f"{module}.lora_B"] = torch.randn(shape[0], 4, generator=generator) * 0.3
+    write_adapter(folder, LoraSpec(4, 8.0, ("q_proj", "v_proj")), tensors, family.sources, "tiny", {})
+    return folder
+
+
+class ServerProcess:
+    """`landrace serve` in a process of its own, as a person starts it."""
+
+    def __init__(self, *arguments: str, ledger: Path | None = None) -> None:
+        recorded = [] if ledger is None else ["--ledger", str(ledger)]
+        self.ledger = ledger
+        self.lines: list[str] = []
+        # A connection for each call, so that none is closed by the server at the moment it is used again.
+        self.http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=SECONDS)
+        self._url: str | None = None
+        self._answers = threading.Event()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, "serve", *arguments, "--port", "0", "--threads", "1", *recorded],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            found = re.search(r"at (http://\S+)/v1", line)
+            if found:
+                self._url = found[1]
+                self._answers.set()
+        self._answers.set()
+
+    @property
+    def url(self) -> str:
+        """Waits until the server answers."""
+        assert self._answers.wait(SECONDS) and self._url is not None, "".join(self.lines)
+        return self._url
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=SECONDS)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """The body as plain JSON, which may hold what `json=` would refuse."""
+        headers = {"Content-Type": "application/json"}
+        return self.http.post(f"{self.url}{path}", content=json.dumps(body), headers=headers)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(f"{self.url}{path}")
+
+    def engine_pids(self) -> list[int]:
+        """The processes that hold the models."""
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in children if any("spawn_main" in part for part in child.cmdline())]
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(SECONDS)
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """Fails when something that must happen soon has not happened after a minute."""
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        # In a container without an init, a process whose parent was killed stays as a zombie.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="session")
+def launch() -> str:
+    """Code that is the `landrace` command, whether the package is installed or not."""
+    return LAUNCH
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    return _wait_until
+
+
+@pytest.fixture(scope="session")
+def runs() -> Callable[[int], bool]:
+    """Whether a process of this number is there and has not ended."""
+    return _runs
+
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[StartServer]:
+    """Starts servers, which end with the tests."""
+    started: list[ServerProcess] = []
+
+    def start(*arguments: str, ledger: Path | None = None) -> ServerProcess:
+        started.append(ServerProcess(*arguments, ledger=ledger))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(
+    start_server: StartServer, tiny_model: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ServerProcess:
+    """One server for every test that leaves it as it was."""
+    ledger = tmp_path_factory.mktemp("ledger") / "usage.db"
+    arguments = ("--adapter", f"tuned={tiny_adapter}", "--max-length", str(MAX_LENGTH), "--max-step-tokens", "64")
+    return start_server(str(tiny_model), *arguments, ledger=ledger)
+
+
+@pytest.fixture(scope="session")
+def ask(tiny_model: Path, tiny_adapter: Path) -> Callable[..., Completion]:
+    """Asks an engine in this process: token ids or messages, then sampling parameters and `adapter`."""
+    opened = open_engine(str(tiny_model), adapters={"tuned": tiny_adapter}, options=EngineOptions())
+
+    def run(prompt: list[int] | list[dict[str, str]], adapter: str | None = None, **params: Any) -> Completion:
+        tokenizer = opened.model.tokenizer
+        ids = prompt if isinstance(prompt[0], int) else encode_chat(tokenizer, prompt)
+        sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 24, **params})
+        return opened.engine.generate([Request("r", tuple(ids), sampling, adapter)])[0]
+
+    return run

@@ -1,0 +1,63 @@
+"""The fields of a request without a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from landrace.engine import SamplingParams
+from landrace.errors import RequestError
+from landrace.server.schema import INERT, UNSUPPORTED, ChatRequest, CompletionRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
+
+
+def test_the_http_side_does_not_import_torch() -> None:
+    code = "import sys, landrace.server.main, landrace.server.schema; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_every_sampling_field_can_be_asked_for() -> None:
+    asked = set(ChatRequest.model_fields) | {"prompt_logprobs_from"}  # `echo` asks for it
+    assert {field.name for field in fields(SamplingParams)} <= asked
+
+
+def test_a_field_is_honoured_inert_or_unsupported_and_never_two_of_them() -> None:
+    honoured = ChatRequest.model_fields.keys() | CompletionRequest.model_fields.keys()
+    assert not honoured & INERT
+    assert not honoured & UNSUPPORTED
+    assert not INERT & UNSUPPORTED
+
+
+def test_null_is_not_given() -> None:
+    required = {"model", "messages", "prompt"}
+    for kind, own in ((ChatRequest, CHAT), (CompletionRequest, {"model": "m", "prompt": "a"})):
+        nulls = dict.fromkeys((kind.model_fields.keys() | INERT | UNSUPPORTED) - required)
+        assert kind.model_validate({**nulls, **own}) == kind.model_validate(own)
+
+
+def test_the_engines_defaults_are_the_servers() -> None:
+    params = ChatRequest.model_validate(CHAT).sampling(room=77)
+    assert params == SamplingParams(max_tokens=77)
+    assert CompletionRequest(model="m", prompt=["a"]).sampling(5) == SamplingParams(max_tokens=16)
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts"),
+    [("a", ["a"]), ([1, 2], [[1, 2]]), (["a", "b"], ["a", "b"]), ([[1], [2, 3]], [[1], [2, 3]]), ("", [""])],
+)
+def test_prompts(given: object, prompts: list[object]) -> None:
+    assert CompletionRequest.model_validate({"model": "m", "prompt": given}).prompt == prompts
+
+
+def test_both_names_of_a_limit_may_agree() -> None:
+    both = ChatRequest.model_validate({**CHAT, "max_tokens": 4, "max_completion_tokens": 4})
+    assert both.sampling(room=9).max_tokens == 4
+    with pytest.raises(RequestError, match="differ"):
+        ChatRequest.model_validate({**CHAT, "max_tokens": 4, "max_completion_tokens": 5}).sampling(room=9)
