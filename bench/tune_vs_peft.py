@@ -2,9 +2,9 @@
 
     python bench/tune_vs_peft.py MODEL.gguf|FOLDER [--pairs 5] [--examples 32] [--threads 2]
 
-One measurement is one optimizer step over all examples. Both sides run their matrix products in bfloat16 on float32
-weights (peft under autocast; `--peft-bfloat16` gives it bfloat16 weights instead). Ours packs; peft's side gets what is
-best for it here: batches sorted by length, padded on the right. Tokens are the real ones, padding not counted. Prints
+One measurement is one optimizer step over all examples. Both sides run their matrix products in bfloat16:
+ours as `landrace tune` does, peft under autocast over float32 weights (`--peft-bfloat16` gives it bfloat16 weights
+instead). Ours packs; peft's side gets what is best for it here: batches sorted by length, padded on the right. Tokens are the real ones, padding not counted. Prints
 one JSON object.
 """
 
@@ -52,7 +52,7 @@ def ragged_examples(count: int, vocab_size: int) -> list[Example]:
 
 
 def our_step(checkpoint: Checkpoint, examples: list[Example]) -> Callable[[], float]:
-    decoder = Decoder(checkpoint.spec, product_dtype=torch.bfloat16).load(checkpoint.tensors())
+    decoder = Decoder(checkpoint.spec, dtype=torch.bfloat16).load(checkpoint.tensors())
     slot = attach_adapter(decoder, LoraSpec(16, 32.0), generator=torch.Generator().manual_seed(0))
     parameters = adapter_parameters(decoder, slot)
     for parameter in parameters.values():

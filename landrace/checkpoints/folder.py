@@ -29,10 +29,10 @@ def whole_folder(folder: Path, may_replace: Callable[[str], bool]) -> Iterator[P
         made.mkdir()
         yield made
         for file in made.iterdir():
-            _flush(file)
-        _flush(made)
+            flush(file)
+        flush(made)
         _swap(made, folder, work / "old")
-        _flush(folder.parent)
+        flush(folder.parent)
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}.") from error
     finally:
@@ -58,7 +58,7 @@ def _swap(made: Path, folder: Path, aside: Path) -> None:
         raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring a file or a folder's list of names to the disk, so that a power cut cannot undo the rename's promise."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

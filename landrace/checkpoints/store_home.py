@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from landrace.checkpoints.folder import flush
 from landrace.errors import StoreError
 
 _POLL_SECONDS = 0.2
@@ -86,12 +87,12 @@ class StoreHome:
         """Move a complete folder into place in one rename, replacing a damaged one; call with the model's lock."""
         target = self.model_folder(folder)
         for entry in staged.iterdir():
-            _sync(entry)
-        _sync(staged)
+            flush(entry)
+        flush(staged)
         if os.path.lexists(target):
             target.rename(work.path / "replaced")
         staged.rename(target)
-        _sync(self.models)
+        flush(self.models)
         return target
 
     def discard(self, path: Path, work: WorkFolder) -> None:
@@ -160,13 +161,5 @@ def _is_held(path: Path) -> bool:
         return False
     try:
         return not _try_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

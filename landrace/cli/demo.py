@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2"
 ADAPTER = "support"
-EPOCHS = 3
+EPOCHS = 4
+LEARNING_RATE = 2e-3
+BATCH_EXAMPLES = 16
 START_SECONDS = 120
 
 
@@ -69,8 +71,9 @@ def demo(
         out.print(scores_table(before))
 
         _step(3, "Tune a LoRA adapter on the training rows",
-              f"landrace tune {MODEL} {task_file} --epochs {epochs} --out {out_folder}")  # fmt: skip
-        options = TuneOptions(epochs=epochs, batch_examples=16, seed=seed)
+              f"landrace tune {MODEL} {task_file} --epochs {epochs} --lr {LEARNING_RATE} "
+              f"--batch-examples {BATCH_EXAMPLES} --out {out_folder}")  # fmt: skip
+        options = TuneOptions(epochs=epochs, learning_rate=LEARNING_RATE, batch_examples=BATCH_EXAMPLES, seed=seed)
         result, _ = run_tuning(MODEL, training_rows(task_file), options, out_folder)
         for line in summary(result):
             out.print(line)

@@ -23,7 +23,7 @@ STYLE = """
 :root{--paper:#fbfaf6;--ink:#23211c;--soft:#6c675c;--line:#dedacd;--grain:#a8761c;--leaf:#41763f;--clay:#a2503c;--sky:#3d6f96;--stone:#8d877a}
 @media (prefers-color-scheme:dark){:root{--paper:#191815;--ink:#e9e5da;--soft:#a49d8e;--line:#3a372f;--grain:#d9a648;
 --leaf:#82b878;--clay:#d98a74;--sky:#82b3d9;--stone:#9a9486}
-svg .bar{opacity:.7}}
+svg .score{opacity:.7}}
 svg text{font:13px/1.2 system-ui,-apple-system,"Segoe UI","Noto Sans",sans-serif;fill:var(--ink)}
 svg .soft{fill:var(--soft);font-size:12px}svg .end{text-anchor:end}svg .middle{text-anchor:middle}
 svg .strong{font-weight:650}
@@ -108,7 +108,7 @@ def _bar(bar: Bar, top: int) -> str:
     return (
         f'<text x="0" y="{top + 18}">{escape(bar.label)}</text>'
         f'<text class="end strong" x="100%" y="{top + 18}">{percent(bar.value)}</text>'
-        f'<rect class="bar" x="0" y="{top + 27}" width="{100 * bar.value:.2f}%" height="20" rx="3" {fill}/>{whisker}'
+        f'<rect class="score" x="0" y="{top + 27}" width="{100 * bar.value:.2f}%" height="20" rx="3" {fill}/>{whisker}'
     )
 
 

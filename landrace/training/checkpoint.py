@@ -7,7 +7,6 @@ saved with its weights. So weights, AdamW's moments and the step number are all 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from landrace.checkpoints.folder import whole_folder
 from landrace.errors import CheckpointError, OptionError
 
 _VERSION = 1
@@ -52,24 +52,18 @@ def save_checkpoint(
     path = folder / f"step-{step:08d}"
     if path.exists():
         return path
-    partial = folder / f".{path.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
-    save_file(weights, partial / "weights.safetensors")
-    moments = {
-        f"{name}.{moment}": optimizer.state[parameter][moment].detach().contiguous()
-        for name, parameter in parameters.items()
-        for moment in _MOMENTS
-        if parameter in optimizer.state
-    }
-    save_file(moments, partial / "optimizer.safetensors")
-    state = {"version": _VERSION, "step": step, **asdict(identity)}
-    (partial / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    for file in partial.iterdir():
-        _sync(file)
-    partial.rename(path)
-    _sync(folder)
+    with whole_folder(path, may_replace=lambda _: False) as made:
+        weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+        save_file(weights, made / "weights.safetensors")
+        moments = {
+            f"{name}.{moment}": optimizer.state[parameter][moment].detach().contiguous()
+            for name, parameter in parameters.items()
+            for moment in _MOMENTS
+            if parameter in optimizer.state
+        }
+        save_file(moments, made / "optimizer.safetensors")
+        state = {"version": _VERSION, "step": step, **asdict(identity)}
+        (made / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return path
@@ -147,11 +141,3 @@ def _check_shape(path: Path, name: str, saved: Tensor, parameter: nn.Parameter) 
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from landrace.errors import OptionError
 from landrace.models.lora_spec import PROJECTIONS
 
-DEFAULT_LEARNING_RATE = {"lora": 5e-4, "full": 2e-5}
+DEFAULT_LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TuneOptions:
     targets: tuple[str, ...] = PROJECTIONS
     """Linear layers that get an adapter, by last name (LoRA only)."""
     learning_rate: float | None = None
-    """Peak rate. None: 5e-4 for LoRA, 2e-5 for full tuning."""
+    """Peak rate. None: 1e-3 for LoRA, 2e-5 for full tuning."""
     epochs: int = 1
     max_steps: int | None = None
     """Stop after this many optimizer steps, if that is before the end of the last epoch."""
