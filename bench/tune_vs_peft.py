@@ -2,10 +2,10 @@
 
     python bench/tune_vs_peft.py MODEL.gguf|FOLDER [--pairs 5] [--examples 32] [--threads 2]
 
-One measurement is one optimizer step over all examples. Both sides run their matrix products in bfloat16:
-ours as `landrace tune` does, peft under autocast over float32 weights (`--peft-bfloat16` gives it bfloat16 weights
-instead). Ours packs; peft's side gets what is best for it here: batches sorted by length, padded on the right. Tokens are the real ones, padding not counted. Prints
-one JSON object.
+One measurement is one optimizer step over all examples. Both sides run their matrix products in bfloat16: ours as
+`landrace tune` does, peft under autocast over float32 weights (`--peft-bfloat16` gives it bfloat16 weights instead).
+Ours packs; peft's side gets what is best for it here: batches sorted by length, padded on the right. Tokens are the
+real ones, padding not counted. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def run_tuning(
 
     from landrace.ledger import Provenance
     from landrace.model import default_device, dtype_name, open_model, training_product_dtype
-    from landrace.training.result import check_base, write_result
+    from landrace.training.result import write_result
     from landrace.training.trainer import tune as train
 
     if threads is not None:
@@ -140,7 +140,6 @@ def run_tuning(
     held = products if options.method == "lora" else torch.float32
     with spinner(f"opening {model}"):
         opened = open_model(model, dtype=dtype_name(held), product_dtype=products, device=device)
-    check_base(opened.checkpoint, options)
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
         with count_progress("tuning") as progress:
 

@@ -13,10 +13,9 @@ import torch
 
 from landrace.checkpoints.adapter import write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint
+from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.checkpoints.write import write_checkpoint
-from landrace.errors import UnsupportedError
 from landrace.training.log import draw_loss
-from landrace.training.options import TuneOptions
 from landrace.training.trainer import TuneResult
 
 _TOKENIZER_FILES = (
@@ -34,16 +33,6 @@ _TOKENIZER_FILES = (
 )
 
 
-def check_base(checkpoint: Checkpoint, options: TuneOptions) -> None:
-    """Raises UnsupportedError where the result of such a run could not be written; ask before training."""
-    if options.method == "full" and checkpoint.format == "gguf":
-        raise UnsupportedError(
-            f"Full tuning of {checkpoint.path} cannot be written: the result is safetensors, and a GGUF file brings no "
-            "tokenizer files to put beside them.",
-            hint="Tune an adapter (--method lora), or start from the model's safetensors folder.",
-        )
-
-
 def write_result(
     result: TuneResult,
     out: Path,
@@ -54,24 +43,23 @@ def write_result(
 ) -> Path:
     """Writes `out`/adapter (LoRA) or `out`/model (full), `out`/tune.json and `out`/loss.png.
 
-    Returns the folder of the weights. `base_name` is the hub name that an adapter says it belongs to; `provenance`
-    (commit, machine) is added to the record.
+    Returns where the weights are: a folder, or the `.gguf` file that full tuning makes of one. `base_name` is the hub
+    name that an adapter says it belongs to; `provenance` (commit, machine) is added to the record.
     """
-    check_base(checkpoint, result.options)
     record = {**describe(result), "base": base_name, "base_file_sha256": checkpoint.sha256(), **(provenance or {})}
-    sources = checkpoint.hub_sources
+    weights = out / ("adapter" if result.lora is not None else "model")
     if result.lora is not None:
-        folder = out / "adapter"
-        write_adapter(folder, result.lora, result.tensors, sources, base_name, record)
+        write_adapter(weights, result.lora, result.tensors, checkpoint.hub_sources, base_name, record)
+    elif checkpoint.format == "gguf":
+        weights = write_gguf_model(weights, checkpoint, result.tensors)
     else:
-        folder = out / "model"
         extras = [path for name in _TOKENIZER_FILES if (path := checkpoint.path / name).is_file()]
-        write_checkpoint(folder, checkpoint.config, sources, result.tensors.items(), extras)
+        write_checkpoint(weights, checkpoint.config, checkpoint.sources, result.tensors.items(), extras)
     draw_loss(list(result.steps), out / "loss.png")
     partial = out / ".tune.json.partial"
     partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, out / "tune.json")
-    return folder
+    return weights
 
 
 def describe(result: TuneResult) -> dict[str, Any]:

@@ -232,8 +232,22 @@ def test_ladder_on_a_real_model(smollm2_path: Path) -> None:
     expected = [
         (tokens[len(prompt) :], told, []) for tokens, prompt, told in zip(sequences, prompts, logprobs, strict=True)
     ]
-    for options in (
-        EngineOptions(cache_tokens=512, prefix_cache=False),
-        EngineOptions(block_size=3, cache_tokens=48, max_step_tokens=7),
-    ):
+    strangers = [Request(f"s{i}", tuple(range(100 + i, 140 + 3 * i)), params) for i in range(6)]
+    rungs = {
+        "cached": EngineOptions(cache_tokens=512, max_running=1, prefix_cache=False),
+        "batched": EngineOptions(cache_tokens=512, prefix_cache=False),
+        "chunked": EngineOptions(cache_tokens=512, max_step_tokens=3, prefix_cache=False),
+        "paged": EngineOptions(block_size=3, cache_tokens=513, prefix_cache=False),
+        "pre-empted": EngineOptions(block_size=3, cache_tokens=48, max_step_tokens=7, prefix_cache=False),
+        "all at once": EngineOptions(block_size=3, cache_tokens=48, max_step_tokens=7),
+    }
+    for options in rungs.values():
         check(Engine(model.decoder, model.tokenizer, options).generate(requests), expected)
+    crowd = Engine(model.decoder, model.tokenizer, EngineOptions(cache_tokens=1024, prefix_cache=False))
+    mixed = crowd.generate([*strangers[:3], *requests, *strangers[3:]])
+    check(mixed[3 : 3 + len(requests)], expected)
+    again = Engine(model.decoder, model.tokenizer, EngineOptions(block_size=2, cache_tokens=512))
+    again.generate(requests)
+    hits = again.generate(requests)
+    assert all(hit.cached_prompt_tokens > 0 for hit in hits)
+    check(hits, expected)

@@ -9,7 +9,6 @@ import torch
 
 from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.checkpoint import open_checkpoint
-from landrace.errors import UnsupportedError
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.lora import attach_adapter
@@ -78,10 +77,22 @@ def test_transformers_loads_the_tuned_model(base, byte_tokenizer, tmp_path):
     assert (folder / "tokenizer_config.json").read_text() == "{}"
 
 
-def test_full_tuning_of_a_gguf_is_refused_before_it_is_lost(smollm2_path):
-    from landrace.training.result import check_base
+def test_full_tuning_of_a_gguf_is_a_gguf(smollm2_path, tmp_path):
+    from landrace.checkpoints.gguf_file import read_gguf
+    from landrace.text import tokenizer_from_gguf
 
+    origin = read_gguf(smollm2_path)
     checkpoint = open_checkpoint(smollm2_path)
-    check_base(checkpoint, TuneOptions())
-    with pytest.raises(UnsupportedError, match="GGUF"):
-        check_base(checkpoint, TuneOptions(method="full"))
+    decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
+    before = decoder(ForwardBatch.packed([IDS]))
+    options = TuneOptions(method="full", learning_rate=1e-3, warmup_ratio=0.0)
+    result = tune(decoder, tokenizer_from_gguf(origin.metadata), ROWS, options, out=tmp_path / "run")
+    path = write_result(result, tmp_path / "run", checkpoint=checkpoint, base_name="smollm2")
+    ours = decoder(ForwardBatch.packed([IDS]))
+    assert (ours - before).abs().max() > 0.1
+    again = open_checkpoint(path)
+    reread = Decoder(again.spec).load(again.tensors())
+    torch.testing.assert_close(reread(ForwardBatch.packed([IDS])), ours, atol=0, rtol=0)
+    assert again.metadata == {**origin.metadata, "general.file_type": 0}
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    torch.testing.assert_close(ours, model(torch.tensor([IDS])).logits[0], atol=1e-3, rtol=0)
