@@ -33,7 +33,7 @@ def _load(model: Model, folder: Path, adapter: Path | None) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     write_checkpoint(folder, model.checkpoint.config, model.checkpoint.hub_sources, model.decoder.named_tensors(), ())
     witness = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if adapter is None:
