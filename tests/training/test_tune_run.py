@@ -162,12 +162,12 @@ def test_checkpoints_are_whole_or_absent_and_few(tiny_decoder, byte_tokenizer, t
     folder = out / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000004", "step-00000006"]
 
-    from landrace.training import checkpoint
+    from landrace.checkpoints import folder as writing
 
     def killed(path):
         raise KilledError
 
-    monkeypatch.setattr(checkpoint, "_sync", killed)
+    monkeypatch.setattr(writing, "flush", killed)
     with pytest.raises(KilledError):
         tune(tiny_decoder(), byte_tokenizer(), ROWS, options, out=out, resume=True)
     assert newest_checkpoint(folder).name == "step-00000006"
