@@ -20,6 +20,7 @@ def certify(
 
     Exit code 2 when a path differs by more than its bound.
     """
+    from landrace.certify import BOUNDS
     from landrace.certify import certify as make_certificate
 
     with spinner("certifying"):
@@ -28,19 +29,24 @@ def certify(
         print_json(certificate.as_dict())
     else:
         table = Table(box=None, pad_edge=False)
-        table.add_column(f"against {certificate.reference}")
-        for column in ("tokens", "largest difference", "mean", "equal argmax", ""):
-            table.add_column(column, justify="right")
+        table.add_column(f"against {certificate.reference}", no_wrap=True)
+        for column in ("tokens", "largest", "mean", "equal argmax", ""):
+            table.add_column(column, justify="right", no_wrap=True)
         for path in certificate.paths:
+            verdict = "[green]pass[/]" if path.passed else "[red]FAIL[/]"
             table.add_row(
                 path.name,
                 str(path.tokens),
-                f"{path.largest:.2e} (≤ {path.bound.largest:g})",
-                f"{path.mean:.2e} (≤ {path.bound.mean:g})",
-                f"{path.equal_argmax:.2%} (≥ {path.bound.equal_argmax:.1%})",
-                "[green]pass[/]" if path.passed else "[red]FAIL[/]",
+                f"{path.largest:.1e}",
+                f"{path.mean:.1e}",
+                f"{path.equal_argmax:.2%}",
+                verdict,
             )
         out.print(table)
+        out.print("[dim]Differences are of natural-log probabilities. Bounds:[/]")
+        for kind, bound in BOUNDS.items():
+            limits = f"largest {bound.largest:g}, mean {bound.mean:g}, equal argmax {bound.equal_argmax:.1%}"
+            out.print(f"[dim]  {kind}: {limits}[/]")
         for reason in certificate.skipped:
             out.print(f"[dim]not taken: {reason}[/]")
         template = certificate.template_sha256 or "none"

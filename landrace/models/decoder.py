@@ -36,6 +36,18 @@ class Step:
         return self._tables[rope]
 
 
+class Embedding(nn.Module):
+    """Token ids [T] to float32 rows [T, d_model]."""
+
+    def __init__(self, vocab_size: int, d_model: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        # Not nn.Embedding: its initialisation on the meta device loads a second's worth of torch's compiler.
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model, dtype=dtype), requires_grad=False)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return F.embedding(token_ids, self.weight).float()
+
+
 class Linear(nn.Module):
     """y = x W^T + b. Called with the step so that a wrapper (an adapter, say) can tell rows apart."""
 
@@ -151,8 +163,7 @@ class Decoder(nn.Module):
         self.dtype = dtype
         self.product_dtype = product_dtype or dtype
         with torch.device("meta"):
-            self.embed_tokens = nn.Embedding(spec.vocab_size, spec.d_model, dtype=dtype)
-            self.embed_tokens.weight.requires_grad_(False)
+            self.embed_tokens = Embedding(spec.vocab_size, spec.d_model, dtype)
             self.layers = nn.ModuleList(
                 Layer(index, layer, spec, dtype, self.product_dtype) for index, layer in enumerate(spec.layers)
             )
@@ -204,7 +215,7 @@ class Decoder(nn.Module):
     def hidden(self, batch: ForwardBatch) -> Tensor:
         """The normalised last hidden state [R, d_model] of the wanted rows (all T without `logit_rows`)."""
         step = Step(batch)
-        x = F.embedding(batch.token_ids, self.embed_tokens.weight).float()
+        x = self.embed_tokens(batch.token_ids)
         if self.spec.embed_scale != 1.0:
             x = x * self.spec.embed_scale
         for layer in self.layers:

@@ -52,7 +52,9 @@ def test_an_adapter_adds_its_product(targets: tuple[str, ...], rslora: bool) -> 
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(slot, None),))
     with torch.no_grad():
         ours = list(decoder(batch).split([40, 23]))
-    assert worst(ours, expected) < 1e-4
+    # Merged weights and a separate product round differently, in proportion to the logits.
+    largest = max(logits.abs().max().item() for logits in expected)
+    assert worst(ours, expected) < 1e-4 * largest
     assert worst(ours, plain) > 1e-2
     assert worst(packed_logits(decoder, random_ids()), plain) == 0
 

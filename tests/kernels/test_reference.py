@@ -1,0 +1,125 @@
+"""The reference kernels against plain float64 arithmetic, on ragged, empty and poisoned inputs."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from landrace.kernels.reference.attention import attention, plan_attention
+from landrace.kernels.reference.dense import linear, rms_norm, swiglu
+from landrace.kernels.reference.rotary import rotate
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 255, 256, 257])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear(rows: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, 33, generator=generator)
+    weight = torch.randn(17, 33, generator=generator)
+    b = torch.randn(17, generator=generator) if bias else None
+    expected = x.double() @ weight.double().t() + (b.double() if b is not None else 0)
+    result = linear(x, weight, b)
+    assert result.is_contiguous()
+    torch.testing.assert_close(result.double(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_the_gradient_of_linear(rows: int) -> None:
+    x = torch.randn(rows, 9, requires_grad=True)
+    weight = torch.randn(4, 9, requires_grad=True)
+    grad = torch.randn(rows, 4)
+    linear(x, weight, None).backward(grad)
+    assert x.grad is not None
+    assert weight.grad is not None
+    torch.testing.assert_close(x.grad, grad @ weight, atol=1e-4, rtol=0)
+    torch.testing.assert_close(weight.grad, grad.t() @ x, atol=1e-3, rtol=0)
+
+
+def test_linear_computes_in_the_dtype_of_x() -> None:
+    x, weight = torch.randn(3, 8).bfloat16(), torch.randn(4, 8)
+    result = linear(x, weight, torch.ones(4))
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), x.float() @ weight.t() + 1, atol=0.1, rtol=0.02)
+
+
+def test_rms_norm_keeps_nan_and_survives_zero() -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [math.nan, 1.0]])
+    result = rms_norm(x, torch.tensor([1.0, 2.0]), 1e-6)
+    root = math.sqrt(12.5)
+    torch.testing.assert_close(result[:2], torch.tensor([[0.0, 0.0], [3 / root, 8 / root]]), atol=1e-5, rtol=0)
+    assert result[2].isnan().all()
+
+
+def test_swiglu() -> None:
+    gate, up = torch.tensor([0.0, 1.0, -100.0]), torch.tensor([5.0, 2.0, 3.0])
+    torch.testing.assert_close(swiglu(gate, up), torch.tensor([0.0, 2 / (1 + math.exp(-1)), 0.0]))
+
+
+def test_rotate_is_a_rotation_of_pairs() -> None:
+    x, angles = torch.randn(4, 2, 10), torch.rand(4, 3) * 6
+    turned = rotate(x, angles.cos(), angles.sin())
+    pairs = torch.complex(x[..., :3].double(), x[..., 3:6].double())
+    expected = pairs * torch.polar(torch.ones(4, 1, 3).double(), angles[:, None].double())
+    torch.testing.assert_close(turned[..., :3].double(), expected.real, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned[..., 3:6].double(), expected.imag, atol=1e-5, rtol=0)
+    assert torch.equal(turned[..., 6:], x[..., 6:])
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    """One sequence in float64; the last query sits at the last key."""
+    n_queries, n_keys, group = q.shape[0], k.shape[0], q.shape[1] // k.shape[1]
+    out = torch.empty(q.shape, dtype=torch.float64)
+    for i in range(n_queries):
+        end = n_keys - n_queries + i
+        start = 0 if window is None else max(0, end - window + 1)
+        for head in range(q.shape[1]):
+            scores = k[start : end + 1, head // group].double() @ q[i, head].double() * scale
+            out[i, head] = scores.softmax(0) @ v[start : end + 1, head // group].double()
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 1, 5])
+@pytest.mark.parametrize("lengths", [[1], [4, 4], [3, 1, 9, 40, 2], [140, 3, 150]])
+def test_attention_of_whole_sequences(lengths: list[int], window: int | None) -> None:
+    generator = torch.Generator().manual_seed(len(lengths))
+    total = sum(lengths)
+    q = torch.randn(total, 6, 8, generator=generator, requires_grad=True)
+    k = torch.randn(total, 2, 8, generator=generator, requires_grad=True)
+    v = torch.randn(total, 2, 8, generator=generator, requires_grad=True)
+    starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    result = attention(q, k, v, plan_attention(starts, None, CPU), scale=0.3, window=window)
+    spans = list(pairwise(starts))
+    expected = torch.cat([naive(q[a:b], k[a:b], v[a:b], 0.3, window) for a, b in spans])
+    torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=0)
+    grad = torch.randn(result.shape, generator=generator)
+    ours = torch.autograd.grad(result, (q, k, v), grad)
+    theirs = torch.autograd.grad(expected, (q, k, v), grad.double())
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other.float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_reads_the_cache_and_nothing_else(window: int | None) -> None:
+    """Slots of no sequence hold NaN: one look at them would show."""
+    generator = torch.Generator().manual_seed(7)
+    queries, keys = [1, 3, 1, 130, 1], [12, 3, 1, 140, 90]
+    n_slots = sum(keys) + 20
+    order = torch.randperm(n_slots, generator=generator)
+    slots = list(order[: sum(keys)].split(keys))
+    k, v = torch.full((n_slots, 2, 8), math.nan), torch.full((n_slots, 2, 8), math.nan)
+    for own in slots:
+        k[own] = torch.randn(own.numel(), 2, 8, generator=generator)
+        v[own] = torch.randn(own.numel(), 2, 8, generator=generator)
+    q = torch.randn(sum(queries), 4, 8, generator=generator)
+    starts = [sum(queries[:i]) for i in range(len(queries) + 1)]
+    result = attention(q, k, v, plan_attention(starts, slots, CPU), scale=0.2, window=window)
+    expected = torch.cat(
+        [naive(q[a : a + n], k[own], v[own], 0.2, window) for a, n, own in zip(starts, queries, slots, strict=False)]
+    )
+    torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=0)
