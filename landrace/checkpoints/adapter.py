@@ -64,7 +64,7 @@ def read_adapter(folder: Path, sources: Mapping[str, Source]) -> tuple[LoraSpec,
     with readable(folder):
         config = parse_config(read_json(folder / CONFIG_NAME, MAX_JSON_BYTES))
         stored = _read_pairs(folder, config, modules)
-        metadata = read_json(folder / METADATA_NAME, MAX_JSON_BYTES) if (folder / METADATA_NAME).exists() else {}
+        record = read_record(folder)
     pairs: dict[str, _Pair] = {}
     for module, pair in stored.items():
         factor = config.scale_of(module) / config.scale
@@ -81,7 +81,7 @@ def read_adapter(folder: Path, sources: Mapping[str, Source]) -> tuple[LoraSpec,
     tensors: dict[str, Tensor] = {}
     for name, pair in _with_left_out({name: _widen(pair, rank) for name, pair in pairs.items()}, modules).items():
         tensors |= {f"{name}.lora_A": pair.a, f"{name}.lora_B": pair.b}
-    return spec, tensors, metadata
+    return spec, tensors, record
 
 
 def write_adapter(
@@ -128,6 +128,12 @@ def write_adapter(
                 for leaf, which in _LEAVES.items()
             },
         )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What landrace.json says of how the adapter was made; {} for an adapter from elsewhere."""
+    path = folder / METADATA_NAME
+    return read_json(path, MAX_JSON_BYTES) if path.exists() else {}
 
 
 def adapter_sha256(folder: Path) -> str:

@@ -27,10 +27,9 @@ def write_gguf_model(folder: Path, origin: Checkpoint, tensors: Mapping[str, Ten
     if set(tensors) != set(origin.sources):
         odd = min(set(tensors) ^ set(origin.sources))
         raise CheckpointError(f"The parameters are not those of {origin.path}: {odd!r} is missing or left over.")
+    replaced = {source.tensor for source in origin.sources.values()}
     stored: dict[str, tuple[Tensor, str]] = {
-        name: (info.raw(), info.dtype)
-        for name, info in origin.tensor_infos.items()
-        if name not in {source.tensor for source in origin.sources.values()}
+        name: (info.raw(), info.dtype) for name, info in origin.tensor_infos.items() if name not in replaced
     }
     for name, source in origin.sources.items():
         if source.tensor not in stored:

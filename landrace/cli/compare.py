@@ -78,7 +78,7 @@ def make_comparison(
     write_report(
         folder / "report.html", comparison, evaluations, title=title, losses=losses, provenance=provenance or {}
     )
-    (folder / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    (folder / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
     return comparison
 
 

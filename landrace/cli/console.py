@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from landrace.errors import LandraceError
+from landrace.training.interrupt import TuneInterrupted
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -33,13 +34,10 @@ def fail(error: LandraceError) -> None:
         err.print(f"[bold]hint:[/] {_escape(error.hint)}")
 
 
-def note(stop: KeyboardInterrupt) -> None:
-    """An interrupt that saved something says so (`training.interrupt.TuneInterrupted`); a plain one says nothing."""
-    message, hint = getattr(stop, "message", None), getattr(stop, "hint", None)
-    if message:
-        err.print(f"\n[bold]stopped:[/] {_escape(message)}")
-    if hint:
-        err.print(f"[bold]hint:[/] {_escape(hint)}")
+def note(stop: TuneInterrupted) -> None:
+    """An interrupted run says where it was saved and how to go on."""
+    err.print(f"\n[bold]stopped:[/] {_escape(stop.message)}")
+    err.print(f"[bold]hint:[/] {_escape(stop.hint)}")
 
 
 def _escape(text: str) -> str:

@@ -72,7 +72,7 @@ def demo(
 
         _step(3, "Tune a LoRA adapter on the training rows",
               f"landrace tune {MODEL} {task_file} --epochs {epochs} --lr {LEARNING_RATE} "
-              f"--batch-examples {BATCH_EXAMPLES} --out {out_folder}")  # fmt: skip
+              f"--batch-examples {BATCH_EXAMPLES} --seed {seed} --out {out_folder}")  # fmt: skip
         options = TuneOptions(epochs=epochs, learning_rate=LEARNING_RATE, batch_examples=BATCH_EXAMPLES, seed=seed)
         result, _ = run_tuning(MODEL, training_rows(task_file), options, out_folder)
         for line in summary(result):
@@ -125,7 +125,7 @@ def _support_task() -> Path:
     for folder in (package.parent / "examples", package / "examples"):
         path = folder / "support" / "task.json"
         if path.exists():
-            return Path(_shortest(path))
+            return _shortest(path)
     raise DataError("The example tickets are not here.", hint="Pass a task file of your own with --task.")
 
 
@@ -161,8 +161,7 @@ def _ask_server(command: list[str], port: int, folder: Path, task: Task, measure
     """Starts the server as a person would, asks it one held-out row, and ends it."""
     from openai import OpenAI
 
-    row = next((row for row in task.load().rows), None)
-    assert row is not None  # a task without rows does not load
+    row = task.load().rows[0]
     with _server(command, port or _free_port(), folder) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
         messages: Any = task.messages(row)

@@ -11,6 +11,7 @@ from landrace import __version__
 from landrace.cli import certify, compare, demo, evaluate, run, serve, store, tune
 from landrace.cli.console import fail, note
 from landrace.errors import LandraceError
+from landrace.training.interrupt import TuneInterrupted
 
 app = typer.Typer(
     name="landrace",
@@ -54,8 +55,10 @@ def main() -> None:
     except LandraceError as error:
         fail(error)
         sys.exit(1)
-    except KeyboardInterrupt as stop:
+    except TuneInterrupted as stop:
         note(stop)
+        sys.exit(130)
+    except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()

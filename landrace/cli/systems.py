@@ -84,7 +84,7 @@ def measure(system: System, task: Task, how: Measurement) -> Evaluation:
 
 def measure_serving(serving: ServingModel, system: System, task: Task, how: Measurement) -> Evaluation:
     """Evaluates a model that is open already, whose engine calls the system's adapter `adapter`."""
-    from landrace.checkpoints.adapter import adapter_sha256
+    from landrace.checkpoints.adapter import adapter_sha256, read_record
     from landrace.evaluation.evaluate import evaluate
     from landrace.ledger import Provenance
 
@@ -95,7 +95,7 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
         template_sha256=template.sha256 if template else None,
         seed=how.seed,
     )
-    tuned = _tuning_record(system.adapter) if system.adapter else {}
+    tuned = read_record(system.adapter) if system.adapter else {}
     with count_progress(f"{system.name} on {task.name}") as progress:
         return evaluate(
             serving.engine,
@@ -111,14 +111,6 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
             training_data_sha256=tuned.get("rows_sha256"),
             provenance=_flat(asdict(origin)),
         )
-
-
-def _tuning_record(adapter: Path) -> Mapping[str, Any]:
-    """What the tuning run wrote beside the adapter; an adapter from elsewhere has none."""
-    import json
-
-    path = adapter / "landrace.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, str]:

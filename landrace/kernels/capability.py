@@ -11,5 +11,5 @@ def native_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         found = torch.cpu.get_capabilities()
-        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False

@@ -64,7 +64,8 @@ def save_checkpoint(
         save_file(moments, made / "optimizer.safetensors")
         state = {"version": _VERSION, "step": step, **asdict(identity)}
         (made / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    for old in _checkpoints(folder)[:-keep]:
+    # A run has its folder to itself, so what is unfinished there now was left by a save that was killed.
+    for old in [*_checkpoints(folder)[:-keep], *folder.glob(".step-*.part")]:
         shutil.rmtree(old)
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -161,6 +162,11 @@ def test_checkpoints_are_whole_or_absent_and_few(tiny_decoder, byte_tokenizer, t
         tune(tiny_decoder(), byte_tokenizer(), ROWS, options, out=out, on_step=kill_after(7))
     folder = out / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000004", "step-00000006"]
+    (folder / ".step-00000008.killed.part" / "new").mkdir(parents=True)
+    resumed = tmp_path / "resumed"
+    shutil.copytree(out, resumed)
+    tune(tiny_decoder(), byte_tokenizer(), ROWS, options, out=resumed, resume=True)
+    assert not list((resumed / "checkpoints").glob(".*"))
 
     from landrace.checkpoints import folder as writing
 
