@@ -9,9 +9,8 @@ import typer
 
 from landrace import __version__
 from landrace.cli import certify, compare, demo, evaluate, run, serve, store, tune
-from landrace.cli.console import fail, note
+from landrace.cli.console import fail
 from landrace.errors import LandraceError
-from landrace.training.interrupt import TuneInterrupted
 
 app = typer.Typer(
     name="landrace",
@@ -55,9 +54,6 @@ def main() -> None:
     except LandraceError as error:
         fail(error)
         sys.exit(1)
-    except TuneInterrupted as stop:
-        note(stop)
-        sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does

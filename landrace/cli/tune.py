@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landrace.cli.console import count_progress, err, print_json, spinner
+from landrace.cli.console import count_progress, err, note, print_json, spinner
 from landrace.cli.systems import recorded
 from landrace.models.lora_spec import PROJECTIONS
+from landrace.training.interrupt import TuneInterrupted
 from landrace.training.options import TuneOptions
 
 if TYPE_CHECKING:
@@ -74,16 +75,21 @@ def tune(
         seed=seed,
         save_every=save_every,
     )
-    result, weights = run_tuning(
-        model,
-        training_rows(data),
-        options,
-        out,
-        precision=precision,
-        threads=threads,
-        resume=resume,
-        validation=training_rows(validation) if validation is not None else None,
-    )
+    try:
+        result, weights = run_tuning(
+            model,
+            training_rows(data),
+            options,
+            out,
+            precision=precision,
+            threads=threads,
+            resume=resume,
+            validation=training_rows(validation) if validation is not None else None,
+        )
+    except TuneInterrupted as stop:
+        # Said here: the command-line library ends a KeyboardInterrupt without a word.
+        note(stop)
+        raise typer.Exit(130) from stop
     from landrace.training.result import describe
 
     if json:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,23 @@ def test_chat_keeps_the_conversation(smollm2_path: Path, tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split("> ")) >= 3
+
+
+def test_ctrl_c_says_how_to_go_on(smollm2_path: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {n} plus {n}?", "completion": str(2 * n)} for n in range(200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("tune", str(smollm2_path), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "run"))
+    command = [sys.executable, "-m", "landrace", *arguments, "--batch-examples", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
+    log = tmp_path / "run" / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "stopped: Stopped after step" in told
+    assert "--resume" in told
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
 def test_systems() -> None:
