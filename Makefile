@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+NATIVE_SOURCES := CMakeLists.txt $(wildcard landrace/kernels/cpu/csrc/*)
+
+.PHONY: setup demo test lint native sanitize clean
 
 # torch comes first and by itself, at the one supported release: a wider request would bring CUDA to machines without a GPU.
-$(VENV)/.setup: pyproject.toml
+# The C++ kernels are compiled on the way when a compiler is there.
+$(VENV)/.setup: pyproject.toml $(NATIVE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
@@ -30,5 +33,32 @@ test: $(VENV)/.test-setup lint
 	$(BIN)/landrace pull smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# An environment that is there is taken as it is.
+$(BIN)/python:
+	$(MAKE) $(VENV)/.test-setup
+
+CMAKE := PATH="$(abspath $(BIN)):$$PATH" cmake
+CONFIGURE = $(BIN)/python -m pip install --quiet 'nanobind>=2.9,<4' 'cmake>=3.20' 'ninja>=1.11' && \
+	$(CMAKE) -S . -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+
+# The C++ kernels alone, into the checkout: what an edit needs, and with the compiler's messages.
+native: | $(BIN)/python
+	$(CONFIGURE) -B build/native -DLANDRACE_IN_PLACE=ON
+	$(CMAKE) --build build/native
+
+# The kernels' tests on a build that stops at the first access out of bounds or undefined operation. GCC only: Python was
+# not linked with its run-time libraries, so they are loaded before it. libstdc++ with them, or they miss its exceptions.
+SANITIZERS = $(foreach library,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(library)))
+SANITIZE_TESTS ?= tests/kernels
+empty :=
+space := $(empty) $(empty)
+
+sanitize: | $(BIN)/python
+	$(CONFIGURE) -B build/sanitize -DCMAKE_CXX_COMPILER=$(CXX) -DLANDRACE_SANITIZE=ON
+	$(CMAKE) --build build/sanitize
+	LANDRACE_NATIVE_DIR=$(abspath build/sanitize) LD_PRELOAD=$(subst $(space),:,$(strip $(SANITIZERS))) \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --capture=sys -p no:cacheprovider $(SANITIZE_TESTS)
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis landrace/kernels/cpu/_native*

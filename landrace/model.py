@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 
@@ -14,19 +16,29 @@ from landrace.checkpoints.store import ModelStore, default_home
 from landrace.engine import Engine, EngineOptions
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
+from landrace.kernels.cpu import MISSING, native
+from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
+from landrace.models.serving import ServingDecoder
+from landrace.models.stored import WEIGHTS, StoredTensor, Weights, held_as
 from landrace.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Kernels = Literal["auto", "cpu", "reference"]
+"""auto: the C++ kernels on a CPU where they are built, else the reference."""
+KERNELS: tuple[Kernels, ...] = get_args(Kernels)
+
+
+DecoderT = TypeVar("DecoderT", bound=ServingDecoder, covariant=True)
 
 
 @dataclass(frozen=True)
-class Model:
-    """What `open_model` returns."""
+class Model(Generic[DecoderT]):
+    """A checkpoint, its decoder in memory, and its tokenizer."""
 
     name: str
     checkpoint: Checkpoint
-    decoder: Decoder
+    decoder: DecoderT
     tokenizer: Tokenizer
 
 
@@ -69,8 +81,8 @@ def open_model(
     product_dtype: torch.dtype | None = None,
     device: torch.device | None = None,
     home: Path | None = None,
-) -> Model:
-    """Opens a model by store name, folder or `.gguf` path.
+) -> Model[Decoder]:
+    """Opens a model by store name, folder or `.gguf` path on the reference kernels: differentiable, on any device.
 
     `dtype` is auto, float32 or bfloat16 and says how matrices are held; `product_dtype` what their products run in
     (default: the same). Raises StoreError, CheckpointError or UnsupportedError.
@@ -86,26 +98,79 @@ def open_model(
 
 @dataclass(frozen=True)
 class ServingModel:
-    """A model and the engine that serves it."""
+    """What `open_engine` returns: a model and the engine that serves it."""
 
-    model: Model
+    model: Model[ServingDecoder]
     engine: Engine
+    kernels: str
+    """cpu or reference."""
+    notice: str | None
+    """What the user should know about how it is served; None: nothing."""
 
 
 def open_engine(
     name: str,
     *,
     adapters: Mapping[str, Path] | None = None,
-    dtype: str = "auto",
+    weights: str = "stored",
+    kernels: str = "auto",
     threads: int | None = None,
     options: EngineOptions | None = None,
+    home: Path | None = None,
 ) -> ServingModel:
-    """Opens a model and an engine on it, with `adapters` (name to peft folder) ready to be asked for."""
+    """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
+    ready to be asked for.
+
+    `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
+    """
+    device = default_device()
+    held = next((choice for choice in WEIGHTS if choice == weights), None)
+    if held is None:
+        raise OptionError(f"Weights cannot be held as {weights!r}.", hint=f"Choose {', '.join(WEIGHTS)}.")
     if threads is not None:
         torch.set_num_threads(threads)
-    model = open_model(name, dtype=dtype)
-    engine = Engine(model.decoder, model.tokenizer, options or EngineOptions())
+    checkpoint = open_checkpoint(ModelStore(home or default_home()).resolve(name))
+    tokenizer = open_tokenizer(checkpoint)
+    chosen, notice = _choose_kernels(kernels, device)
+    decoder: ServingDecoder
+    if chosen == "cpu":
+        decoder = _cpu_decoder(checkpoint, held, threads or len(os.sched_getaffinity(0)))
+    else:
+        decoder = _reference_decoder(checkpoint, held, device)
+    engine = Engine(decoder, tokenizer, options or EngineOptions())
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, model.checkpoint.hub_sources)
+        spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
         engine.add_adapter(adapter, spec, tensors)
-    return ServingModel(model, engine)
+    return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, chosen, notice)
+
+
+def _choose_kernels(asked: str, device: torch.device) -> tuple[str, str | None]:
+    """The kernels to use, and what to tell the user about it."""
+    if asked not in KERNELS:
+        raise OptionError(f"There are no kernels {asked!r}.", hint=f"Choose {', '.join(KERNELS)}.")
+    if asked == "reference" or (asked == "auto" and device.type != "cpu"):
+        return "reference", None
+    if native() is None:
+        if asked == "cpu":
+            raise OptionError("The C++ kernels are not built.", hint="Install a C++ compiler, then Landrace again.")
+        return "reference", MISSING
+    return "cpu", None
+
+
+def _held(checkpoint: Checkpoint, weights: Weights) -> dict[str, StoredTensor]:
+    embeddings = ("embed_tokens.weight", "lm_head.weight")
+    return {name: held_as(t, weights, is_embedding=name in embeddings) for name, t in checkpoint.stored().items()}
+
+
+def _cpu_decoder(checkpoint: Checkpoint, weights: Weights, threads: int) -> CpuDecoder:
+    extension = native()
+    assert extension is not None
+    return CpuDecoder(checkpoint.spec, extension, threads=threads).load(_held(checkpoint, weights))
+
+
+def _reference_decoder(checkpoint: Checkpoint, weights: Weights, device: torch.device) -> Decoder:
+    if weights in ("int8", "int4"):
+        tensors = ((name, tensor.values()) for name, tensor in _held(checkpoint, weights).items())
+        return Decoder(checkpoint.spec).load(tensors, device=device)
+    dtype = resolve_dtype("auto" if weights == "stored" else weights, device)
+    return Decoder(checkpoint.spec, dtype=dtype).load(checkpoint.tensors(), device=device)

@@ -29,6 +29,7 @@ MAY_USE: Mapping[str, frozenset[str]] = {
     "certify": frozenset(
         {TOP, "evaluation", "training", "engine", "models", "kernels", "checkpoints", "text", "ledger"}
     ),
+    "bench": frozenset({TOP, "engine", "checkpoints", "models", "kernels", "text", "ledger"}),
     "evaluation": frozenset({"engine", "text", "checkpoints", "ledger"}),
     "training": frozenset({"engine", "models", "text", "checkpoints", "ledger"}),
     "engine": frozenset({"models", "text"}),
@@ -41,7 +42,7 @@ MAY_USE: Mapping[str, frozenset[str]] = {
 """Room to the rooms it may import, besides itself and `landrace.errors`."""
 
 ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("checkpoints", "models"): ("models.spec", "models.families", "models.lora_spec"),
+    ("checkpoints", "models"): ("models.spec", "models.families", "models.lora_spec", "models.stored"),
     ("checkpoints", "kernels"): ("kernels.reference.blocks",),
 }
 """Where a room may use a part of another and no more."""
@@ -57,7 +58,10 @@ TORCH_FREE_IMPORTS = (
     "landrace.cli.main",
 )
 REFERENCES = ("transformers", "peft", "gguf", "llama_cpp")
-"""Other people's implementations: witnesses for `certify`, and no part of any answer."""
+"""Other people's implementations: witnesses for `certify`, peers for `bench`, and no part of any answer."""
+REFERENCE_ROOMS = {"certify", "bench"}
+PEER_FILES = {"bench/llama_cpp_peer.py", "bench/transformers_peer.py"}
+"""The files of `bench` that call a reference: everything else there knows peers by their interface only."""
 
 MACHINE_PATH = re.compile(r"(?<![\w.~$}>)/-])/(?:home|Users|root|work|private|scratch)/[\w.-]|[A-Za-z]:\\Users\\")
 TEXT_SUFFIXES = {
@@ -210,10 +214,11 @@ def test_rooms_without_torch_never_import_it(room: str) -> None:
     assert [item for item in found if item.name.partition(".")[0] == "torch"] == []
 
 
-def test_only_certify_calls_the_references() -> None:
+def test_only_certify_and_the_bench_s_peers_call_the_references() -> None:
     found = [item for file in package_files() for item in imports(file, PACKAGE)]
-    users = {item.file.parent.name for item in found if item.name.partition(".")[0] in REFERENCES}
-    assert users == {"certify"}
+    files = {item.file.relative_to(PACKAGE).as_posix() for item in found if item.name.partition(".")[0] in REFERENCES}
+    assert {file.partition("/")[0] for file in files} == REFERENCE_ROOMS
+    assert {file for file in files if file.startswith("bench/")} == PEER_FILES
 
 
 def test_what_must_start_fast_does_not_import_torch() -> None:

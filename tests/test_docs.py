@@ -154,7 +154,7 @@ def test_the_command_check_can_fail() -> None:
     assert parse_problem(["run", "smollm2", "--temprature", "0"]) is not None
     assert parse_problem(["compare", "smollm2"]) is not None
     assert parse_problem(["run", "smollm2", "--top-k", "many"]) is not None
-    assert parse_problem(["bench", "smollm2"]) is not None
+    assert parse_problem(["measure", "smollm2"]) is not None
     assert parse_problem(["run", "smollm2", "Hello", "--top-k", "5"]) is None
 
 

@@ -91,7 +91,7 @@ def certify(
     )
 
 
-def _token_ids(model: Model, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+def _token_ids(model: Model[Decoder], messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """The conversation as the model's template writes it; without a template, its turns as plain lines."""
     if model.tokenizer.chat_template is not None:
         return tuple(encode_chat(model.tokenizer, list(messages), add_generation_prompt=False))
@@ -113,12 +113,14 @@ def _trainer_scores(decoder: Decoder, sequences: Sequences, adapter: Adapter | N
     return [Scores(a.tolist(), b) for a, b in zip(logprobs, likeliest, strict=True)]
 
 
-def _bfloat16_scores(model: Model, sequences: Sequences, adapter: Adapter | None) -> list[Scores]:
+def _bfloat16_scores(model: Model[Decoder], sequences: Sequences, adapter: Adapter | None) -> list[Scores]:
     decoder = Decoder(model.decoder.spec, product_dtype=torch.bfloat16).load(model.decoder.named_tensors())
     return _trainer_scores(decoder, sequences, adapter)
 
 
-def _engine_scores(model: Model, sequences: Sequences, adapter: Adapter | None, options: EngineOptions) -> list[Scores]:
+def _engine_scores(
+    model: Model[Decoder], sequences: Sequences, adapter: Adapter | None, options: EngineOptions
+) -> list[Scores]:
     """With a prefix cache, the first half of every sequence is found there and only the second is scored."""
     engine = Engine(model.decoder, model.tokenizer, options)
     name = None

@@ -12,10 +12,13 @@ import torch
 from landrace.certify.certificate import Scores
 from landrace.checkpoints import write_checkpoint
 from landrace.model import Model
+from landrace.models.decoder import Decoder
 
 
 @torch.no_grad()
-def transformers_scores(model: Model, sequences: Sequence[tuple[int, ...]], adapter: Path | None) -> list[Scores]:
+def transformers_scores(
+    model: Model[Decoder], sequences: Sequence[tuple[int, ...]], adapter: Path | None
+) -> list[Scores]:
     """Writes the de-quantised weights under their hub names, and lets transformers load and run them in float32."""
     with tempfile.TemporaryDirectory(prefix="landrace-certify-") as folder:
         witness = _load(model, Path(folder) / "model", adapter)
@@ -29,7 +32,7 @@ def transformers_scores(model: Model, sequences: Sequence[tuple[int, ...]], adap
     return results
 
 
-def _load(model: Model, folder: Path, adapter: Path | None) -> Any:
+def _load(model: Model[Decoder], folder: Path, adapter: Path | None) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

@@ -6,6 +6,7 @@ Everything in the files is accounted for: a stored tensor is used, or on a list 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from landrace.models.families import read_config
 from landrace.models.families.gguf import IGNORABLE, config_from_gguf, gguf_sources
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
+from landrace.models.stored import StoredTensor
 
 MAX_CONFIG_BYTES = 1 << 22
 NAMES_IN_ERROR = 5
@@ -71,6 +73,11 @@ class Checkpoint:
             for name in names:
                 part = self.sources[name].take(values)
                 yield name, part if len(names) == 1 else part.clone()
+
+    def stored(self) -> dict[str, StoredTensor]:
+        """Canonical name to the parameter as the files store it; nothing is read yet."""
+        self._check_tied_head()
+        return {name: _stored(source, self.tensor_infos[source.tensor]) for name, source in self.sources.items()}
 
     def sha256(self, progress: Progress | None = None) -> str:
         """SHA-256 of the weights, kept once it is known. One file: that of the file. Several: that of the lines
@@ -161,6 +168,23 @@ def _check_source(source: Source, info: TensorInfo) -> None:
     if not info.shape:
         raise CheckpointError(f"The tensor '{info.name}' is a single number, not a weight.")
     source.check_rows(info.shape[0])
+
+
+def _stored(source: Source, info: TensorInfo) -> StoredTensor:
+    n_rows = info.shape[0] if source.rows is None else source.rows[1] - source.rows[0]
+    per_row = math.prod(info.shape[1:])
+
+    def read() -> Tensor:
+        # A Source selects along the first axis, whose entries are whole rows of blocks.
+        entries = info.raw().reshape(info.shape[0], -1)
+        taken = source.take(entries)
+        return (
+            taken.reshape(-1, info.nbytes * info.shape[-1] // (info.shape[0] * per_row))
+            if len(info.shape) > 1
+            else taken.reshape(1, -1)
+        )
+
+    return StoredTensor(info.dtype, (n_rows, *info.shape[1:]), read)
 
 
 def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landrace.cli.console import err, out, print_json
+from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def compare(
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the sample and the bootstrap.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    weights: WeightsOption = "stored",
+    kernels: KernelsOption = "auto",
+    threads: ThreadsOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Compare models, adapters and the classical baseline on one task."""
@@ -39,7 +41,7 @@ def compare(
 
     parsed = [parse_system(text) for text in systems]
     loaded = load_task(task)
-    how = Measurement(seed=seed, limit=limit, temperature=temperature, dtype=dtype, threads=threads)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads)
     config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
     with recorded(out_folder, "compare", config) as (ledger, run):
         evaluations = []

@@ -40,6 +40,12 @@ def note(stop: TuneInterrupted) -> None:
     err.print(f"[bold]hint:[/] {_escape(stop.hint)}")
 
 
+def notice(text: str | None) -> None:
+    """What a user should know and need not act on."""
+    if text:
+        err.print(f"[bold]note:[/] {_escape(text)}")
+
+
 def _escape(text: str) -> str:
     from rich.markup import escape
 

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json
+from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    weights: WeightsOption = "stored",
+    kernels: KernelsOption = "auto",
+    threads: ThreadsOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Measure a model on your own tasks."""
@@ -34,7 +36,7 @@ def evaluate(
 
     parsed = parse_system(system)
     loaded = [load_task(path) for path in tasks]
-    how = Measurement(seed=seed, limit=limit, temperature=temperature, dtype=dtype, threads=threads)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads)
     evaluations = []
     with recorded(
         out_folder, "evaluate", {"system": system, "tasks": [str(path) for path in tasks], **asdict(how)}

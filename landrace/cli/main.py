@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from landrace import __version__
-from landrace.cli import certify, compare, demo, evaluate, run, serve, store, tune
+from landrace.cli import bench, certify, compare, demo, evaluate, run, serve, store, tune
 from landrace.cli.console import fail
 from landrace.errors import LandraceError
 
@@ -29,6 +29,7 @@ app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 
 

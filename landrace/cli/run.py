@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landrace.cli.console import err, print_json, spinner
+from landrace.cli.console import err, notice, print_json, spinner
+from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
 from landrace.errors import RequestError
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without a template.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    weights: WeightsOption = "stored",
+    kernels: KernelsOption = "auto",
+    threads: ThreadsOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming; needs a prompt.")
     ] = False,
@@ -58,7 +60,9 @@ def run(
 
     started = time.perf_counter()
     with spinner(f"opening {model}"):
-        serving = open_engine(model, adapters={"adapter": adapter} if adapter else {}, dtype=dtype, threads=threads)
+        adapters = {"adapter": adapter} if adapter else {}
+        serving = open_engine(model, adapters=adapters, weights=weights, kernels=kernels, threads=threads)
+    notice(serving.notice)
     talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
     if prompt is None:
         _chat(talk)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from landrace.cli.console import err, spinner
+from landrace.cli.console import err, notice, spinner
+from landrace.cli.options import KernelsOption, WeightsOption
 from landrace.errors import OptionError
 
 
@@ -20,8 +22,12 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    weights: WeightsOption = "stored",
+    kernels: KernelsOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine; default: all cores.")] = None,
+    cache_dtype: Annotated[
+        str, typer.Option(help="How keys and values are kept: auto, float32, bfloat16 or int8.")
+    ] = "auto",
     cache_tokens: Annotated[int, typer.Option(help="Tokens the key-value cache holds.")] = 16384,
     max_running: Annotated[int, typer.Option(help="Most requests in progress at once.")] = 64,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
@@ -39,15 +45,21 @@ def serve(
     from landrace.server.main import serve_models
 
     options = EngineOptions(
-        cache_tokens=cache_tokens, max_running=max_running, max_step_tokens=max_step_tokens, max_length=max_length
+        cache_tokens=cache_tokens,
+        cache_dtype=cache_dtype,
+        max_running=max_running,
+        max_step_tokens=max_step_tokens,
+        max_length=max_length,
     )
     adapters = parse_adapters(adapter or [])
     names = escape(", ".join([*models, *adapters]))
     with ExitStack() as opening:
         opening.enter_context(spinner(f"Opening {names}"))
 
-        def announce(url: str) -> None:
+        def announce(url: str, notices: Sequence[str]) -> None:
             opening.close()
+            for text in notices:
+                notice(text)
             err.print(f"Serving {names} at [bold]{url}/v1[/]. Ctrl-C ends it.", soft_wrap=True)
 
         serve_models(
@@ -55,7 +67,8 @@ def serve(
             adapters,
             host=host,
             port=port,
-            dtype=dtype,
+            weights=weights,
+            kernels=kernels,
             threads=threads,
             options=options,
             max_pending=max_pending,

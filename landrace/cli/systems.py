@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landrace.cli.console import count_progress, spinner
+from landrace.cli.console import count_progress, notice, spinner
 from landrace.errors import DataError, LandraceError
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Measurement:
     seed: int = 0
     limit: int | None = None
     temperature: float = 0.0
-    dtype: str = "auto"
+    weights: str = "stored"
+    kernels: str = "auto"
     threads: int | None = None
 
 
@@ -78,7 +79,10 @@ def measure(system: System, task: Task, how: Measurement) -> Evaluation:
 
     with spinner(f"opening {system.name}"):
         adapters = {"adapter": system.adapter} if system.adapter else {}
-        serving = open_engine(system.model, adapters=adapters, dtype=how.dtype, threads=how.threads)
+        serving = open_engine(
+            system.model, adapters=adapters, weights=how.weights, kernels=how.kernels, threads=how.threads
+        )
+    notice(serving.notice)
     return measure_serving(serving, system, task, how)
 
 

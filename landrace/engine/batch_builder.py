@@ -82,7 +82,7 @@ def build_batch(
         positions=torch.tensor(positions, device=device),
         starts=tuple(starts),
         logit_rows=torch.tensor(logit_rows, dtype=torch.long, device=device),
-        cache=CacheView(cache.keys, cache.values, torch.cat(write_slots), tuple(sequence_slots)),
+        cache=CacheView(cache.layers, torch.cat(write_slots), tuple(sequence_slots)),
         adapters=adapters,
         rope_lengths=tuple(rope_length(request, max_length) for request in requests),
     )

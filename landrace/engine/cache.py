@@ -9,7 +9,7 @@ from torch import Tensor
 
 from landrace.engine.request import Request
 from landrace.errors import OptionError
-from landrace.models.spec import ModelSpec
+from landrace.models.serving import ServingDecoder
 
 
 @dataclass
@@ -21,22 +21,21 @@ class _SlotTable:
 
 
 class KVCache:
-    """Float32 keys and values, one [n_blocks * block_size, n_kv_heads, head_dim] tensor of each a layer.
+    """`layers`: what the decoder's `new_cache` makes for n_blocks * block_size tokens.
 
-    Raises OptionError when the memory cannot be had. Zeroed, so that no row ever holds what was in memory before.
+    Raises OptionError when the memory cannot be had or the decoder keeps no such cache.
     """
 
-    def __init__(self, spec: ModelSpec, n_blocks: int, block_size: int, device: torch.device) -> None:
+    def __init__(self, decoder: ServingDecoder, n_blocks: int, block_size: int, dtype: torch.dtype | None) -> None:
         n_slots = n_blocks * block_size
-        shapes = [(n_slots, layer.attention.n_kv_heads, layer.attention.head_dim) for layer in spec.layers]
         try:
-            self.keys = tuple(torch.zeros(shape, device=device) for shape in shapes)
-            self.values = tuple(torch.zeros(shape, device=device) for shape in shapes)
+            self.layers = decoder.new_cache(n_slots, dtype)
         except RuntimeError as error:
-            megabytes = spec.cache_bytes_per_token * n_slots / 1e6
             raise OptionError(
-                f"There is no memory for a cache of {n_slots} tokens ({megabytes:.0f} MB).", hint="Lower cache_tokens."
+                f"There is no memory for a cache of {n_slots} tokens.", hint="Lower cache_tokens."
             ) from error
+        self.bytes_per_token = sum(layer.nbytes for layer in self.layers) / n_slots
+        device = decoder.device
         self._block_size = block_size
         self._offsets = torch.arange(block_size, device=device)
         self._tables: dict[Request, _SlotTable] = {}

@@ -20,10 +20,11 @@ from landrace.engine.sampler import SamplingState, choose_tokens, token_logprobs
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
 from landrace.errors import LandraceError, OptionError, RequestError
-from landrace.models.decoder import Decoder
-from landrace.models.lora import attach_adapter, detach_adapter
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
+
+_CACHE_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Engine:
     Raises OptionError for options that this model or machine cannot honour.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, options: EngineOptions | None = None) -> None:
+    def __init__(self, decoder: ServingDecoder, tokenizer: Tokenizer, options: EngineOptions | None = None) -> None:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.options = options or EngineOptions()
@@ -63,12 +64,18 @@ class Engine:
         self.max_length = self.options.max_length or spec.max_length
         if self.max_length > spec.max_length:
             raise OptionError(f"max_length is {self.max_length}, but the model's own limit is {spec.max_length}.")
-        self._cache = KVCache(spec, self.options.n_blocks, self.options.block_size, decoder.device)
+        cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
+        self._cache = KVCache(decoder, self.options.n_blocks, self.options.block_size, cache_dtype)
         self._scheduler = Scheduler(self.options)
         self._live: dict[str, _Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
         self._n_adapters_added = 0
+
+    @property
+    def cache_bytes_per_token(self) -> float:
+        """Memory that one cached token takes over all layers."""
+        return self._cache.bytes_per_token
 
     @property
     def has_work(self) -> bool:
@@ -83,7 +90,7 @@ class Engine:
         if name in self._adapters:
             raise OptionError(f"There is already an adapter called {name!r}.")
         self._n_adapters_added += 1
-        self._adapters[name] = _Adapter(attach_adapter(self.decoder, spec, tensors), self._n_adapters_added)
+        self._adapters[name] = _Adapter(self.decoder.add_adapter(spec, tensors), self._n_adapters_added)
 
     def remove_adapter(self, name: str) -> None:
         """Takes an adapter off again. Raises OptionError when there is none or a request is using it."""
@@ -91,7 +98,7 @@ class Engine:
             raise OptionError(f"There is no adapter called {name!r}.")
         if any(live.request.adapter == name for live in self._live.values()):
             raise OptionError(f"The adapter {name!r} is in use.", hint="Wait for its requests, or abort them.")
-        detach_adapter(self.decoder, self._adapters.pop(name).slot)
+        self.decoder.remove_adapter(self._adapters.pop(name).slot)
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError at once for one that can never be served."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
+CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -19,6 +21,8 @@ class EngineOptions:
     """Most requests in progress at once."""
     max_length: int | None = None
     """Longest sequence, prompt and output; None: the model's own."""
+    cache_dtype: str = "auto"
+    """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else bfloat16."""
     prefix_cache: bool = True
     """Reuse the cache of equal prompt beginnings."""
 
@@ -29,6 +33,10 @@ class EngineOptions:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if self.cache_dtype not in CACHE_DTYPES:
+            raise OptionError(
+                f"There is no cache_dtype {self.cache_dtype!r}.", hint=f"Choose {', '.join(CACHE_DTYPES)}."
+            )
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landrace.kernels.layer_cache import LayerCache
+
 
 @dataclass(frozen=True)
 class CacheView:
@@ -15,10 +17,8 @@ class CacheView:
     A slot is a row of the flat cache: `block * block_size + offset`.
     """
 
-    keys: tuple[Tensor, ...]
-    """One tensor a layer, [n_slots, n_kv_heads, head_dim]."""
-    values: tuple[Tensor, ...]
-    """Like `keys`."""
+    layers: tuple[LayerCache, ...]
+    """What the decoder's `new_cache` made."""
     write_slots: Tensor
     """[T] int64: the slot each packed row writes."""
     sequence_slots: tuple[Tensor, ...]

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError
 from landrace.kernels.reference.dense import linear
-from landrace.models.decoder import Decoder, Linear, Step
+from landrace.models.layers import Linear, Step
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
+
+if TYPE_CHECKING:
+    from landrace.models.decoder import Decoder
 
 
 class LoraLinear(nn.Module):
@@ -64,6 +68,43 @@ def _slots(module: Linear | LoraLinear) -> tuple[str, ...]:
     return tuple(module.scales) if isinstance(module, LoraLinear) else ()
 
 
+def fresh_pairs(
+    shapes: Mapping[str, tuple[int, int]], spec: LoraSpec, generator: torch.Generator | None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) of every projection, named with its [out, in]: A uniform within 1 / sqrt(in) (Kaiming with a = sqrt 5), B
+    zero, so that it changes nothing yet."""
+    pairs = {}
+    for name, (n_out, n_in) in shapes.items():
+        bound = 1.0 / math.sqrt(n_in)
+        a = torch.empty(spec.rank, n_in).uniform_(-bound, bound, generator=generator)
+        pairs[name] = (a, torch.zeros(n_out, spec.rank))
+    return pairs
+
+
+def checked_pairs(
+    shapes: Mapping[str, tuple[int, int]], spec: LoraSpec, tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) of every projection, as float32 copies. Raises CheckpointError for a tensor that is missing, left over or
+    of the wrong shape."""
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    left = dict(tensors)
+    for name, (n_out, n_in) in shapes.items():
+        found = []
+        for leaf, shape in (("lora_A", (spec.rank, n_in)), ("lora_B", (n_out, spec.rank))):
+            tensor = left.pop(f"{name}.{leaf}", None)
+            if tensor is None:
+                raise CheckpointError(f"The adapter lacks {name}.{leaf}.")
+            if tuple(tensor.shape) != shape:
+                raise CheckpointError(
+                    f"The adapter's {name}.{leaf} has shape {list(tensor.shape)}, but this model needs {list(shape)}."
+                )
+            found.append(tensor.detach().to(device="cpu", dtype=torch.float32).clone())
+        pairs[name] = (found[0], found[1])
+    if left:
+        raise CheckpointError(f"The adapter has {len(left)} tensors this model has no place for, such as {min(left)}.")
+    return pairs
+
+
 def attach_adapter(
     decoder: Decoder,
     spec: LoraSpec,
@@ -74,34 +115,16 @@ def attach_adapter(
     """Puts an adapter on `decoder` and returns its slot for `AdapterRows`.
 
     `tensors` maps `layers.N.self_attn.q_proj.lora_A` to [rank, in] and `.lora_B` to [out, rank]. None starts a fresh
-    adapter: A uniform within 1 / sqrt(in) (Kaiming with a = sqrt 5), B zero, so that it changes nothing yet.
+    adapter (`fresh_pairs`).
     Raises CheckpointError for a tensor that is missing, left over or of the wrong shape.
     """
     targeted = _projections(decoder, spec.targets)
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    left = dict(tensors or {})
+    shapes = {}
     for name, module in targeted.items():
         weight = (module.base if isinstance(module, LoraLinear) else module).weight
-        shapes = ((spec.rank, weight.shape[1]), (weight.shape[0], spec.rank))
-        if tensors is None:
-            a = torch.empty(shapes[0])
-            bound = 1.0 / math.sqrt(weight.shape[1])
-            a.uniform_(-bound, bound, generator=generator)
-            pairs[name] = (a.to(weight.device), torch.zeros(shapes[1], device=weight.device))
-            continue
-        found = []
-        for leaf, shape in zip(("lora_A", "lora_B"), shapes, strict=True):
-            tensor = left.pop(f"{name}.{leaf}", None)
-            if tensor is None:
-                raise CheckpointError(f"The adapter lacks {name}.{leaf}.")
-            if tuple(tensor.shape) != shape:
-                raise CheckpointError(
-                    f"The adapter's {name}.{leaf} has shape {list(tensor.shape)}, but this model needs {list(shape)}."
-                )
-            found.append(tensor.detach().to(device=weight.device, dtype=torch.float32).clone())
-        pairs[name] = (found[0], found[1])
-    if left:
-        raise CheckpointError(f"The adapter has {len(left)} tensors this model has no place for, such as {min(left)}.")
+        shapes[name] = (weight.shape[0], weight.shape[1])
+    pairs = fresh_pairs(shapes, spec, generator) if tensors is None else checked_pairs(shapes, spec, tensors)
+    device = decoder.device
 
     slot = 1 + max(
         (int(key) for module in _projections(decoder, PROJECTIONS).values() for key in _slots(module)), default=-1
@@ -112,7 +135,8 @@ def attach_adapter(
             wrapped = LoraLinear(module)
             setattr(decoder.get_submodule(path), leaf, wrapped)
             module = wrapped
-        module.add(slot, *pairs[name], spec.scale)
+        a, b = pairs[name]
+        module.add(slot, a.to(device), b.to(device), spec.scale)
     return slot
 
 

@@ -75,5 +75,14 @@ def rotary_tables(rope: RopeSpec, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
         frequencies = per_sequence.repeat_interleave(torch.tensor(row_counts, device=device), dim=0)
     else:
         frequencies = inverse_frequencies(rope, 0).to(device)
-    angles = batch.positions[:, None].float() * frequencies
+    return _tables(rope, batch.positions, frequencies)
+
+
+def position_tables(rope: RopeSpec, n_positions: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of positions 0 to n_positions - 1, for a rope whose table does not depend on the length."""
+    return _tables(rope, torch.arange(n_positions), inverse_frequencies(rope, 0))
+
+
+def _tables(rope: RopeSpec, positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    angles = positions[:, None].float() * frequencies
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor

@@ -57,6 +57,10 @@ class EngineProcess:
         return self._ready.tokenizer
 
     @property
+    def notice(self) -> str | None:
+        return self._ready.notice
+
+    @property
     def unfinished(self) -> int:
         """Requests that wait or run."""
         return len(self._queues)

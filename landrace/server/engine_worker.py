@@ -25,7 +25,8 @@ class EngineSettings:
 
     model: str
     adapters: Mapping[str, Path] = field(default_factory=dict)
-    dtype: str = "auto"
+    weights: str = "stored"
+    kernels: str = "auto"
     threads: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
 
@@ -36,6 +37,8 @@ class Ready:
 
     max_length: int
     tokenizer: Tokenizer
+    notice: str | None
+    """What the user should know about how it is served."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,12 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
         opened = open_engine(
             settings.model,
             adapters=settings.adapters,
-            dtype=settings.dtype,
+            weights=settings.weights,
+            kernels=settings.kernels,
             threads=settings.threads,
             options=settings.options,
         )
-        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer)
+        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, opened.notice)
     except LandraceError as error:
         first = Failed(error)
     try:

@@ -34,27 +34,38 @@ def serve_models(
     *,
     host: str,
     port: int,
-    dtype: str,
+    weights: str,
+    kernels: str,
     threads: int | None,
     options: EngineOptions,
     max_pending: int,
     ledger: Path | None,
     drain_seconds: int,
-    announce: Callable[[str], None],
+    announce: Callable[[str, Sequence[str]], None],
 ) -> None:
     """Serves until SIGINT or SIGTERM; then takes no new call, lets the running ones finish, and returns.
 
     After `drain_seconds`, or at a second signal, what still runs is ended with an error. `adapters` (name to folder)
-    belong to the first model. `announce` is called with the server's address once it answers.
+    belong to the first model. `announce` is called with the server's address, and what
+    users should know about how the models are served, once it answers.
     Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
     KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
     """
-    served = _served_models(models, adapters, dtype=dtype, threads=threads, options=options, max_pending=max_pending)
+    served = _served_models(
+        models,
+        adapters,
+        weights=weights,
+        kernels=kernels,
+        threads=threads,
+        options=options,
+        max_pending=max_pending,
+    )
     listener = _bind(host, port)
     config = {
         "models": list(models),
         "adapters": {name: str(folder) for name, folder in adapters.items()},
-        "dtype": dtype,
+        "weights": weights,
+        "kernels": kernels,
         "threads": threads,
         "max_pending": max_pending,
         "engine": asdict(options),
@@ -76,7 +87,7 @@ async def _serve(
     listener: socket.socket,
     host: str,
     drain_seconds: int,
-    announce: Callable[[str], None],
+    announce: Callable[[str, Sequence[str]], None],
 ) -> None:
     engines = list({id(model.engine): model.engine for model in served}.values())
     server = _Server(app, engines, drain_seconds)
@@ -85,7 +96,8 @@ async def _serve(
     # The lifespan is entered here rather than by uvicorn, so that a model that does not open is raised as it is.
     async with app.router.lifespan_context(app):
         _listen(listener)
-        announce(f"http://{_shown(host)}:{listener.getsockname()[1]}")
+        notices = dict.fromkeys(model.engine.notice for model in served if model.engine.notice)
+        announce(f"http://{_shown(host)}:{listener.getsockname()[1]}", list(notices))
         await server.serve(sockets=[listener])
 
 
@@ -136,7 +148,8 @@ def _served_models(
     models: Sequence[str],
     adapters: Mapping[str, Path],
     *,
-    dtype: str,
+    weights: str,
+    kernels: str,
     threads: int | None,
     options: EngineOptions,
     max_pending: int,
@@ -144,7 +157,8 @@ def _served_models(
     served: list[ServedModel] = []
     for index, name in enumerate(models):
         own = adapters if index == 0 else {}
-        engine = EngineProcess(EngineSettings(name, own, dtype, threads, options), max_pending=max_pending)
+        settings = EngineSettings(name, own, weights, kernels, threads, options)
+        engine = EngineProcess(settings, max_pending=max_pending)
         served.append(ServedModel(name, engine))
         served += [ServedModel(adapter, engine, adapter=adapter, parent=name) for adapter in own]
     names = [model.name for model in served]

@@ -16,7 +16,7 @@ from landrace.cli.serve import parse_adapters
 from landrace.cli.systems import parse_system
 from landrace.errors import DataError, OptionError
 
-VERBS = ("run", "serve", "pull", "list", "show", "remove", "tune", "evaluate", "compare", "certify", "demo")
+VERBS = ("run", "serve", "pull", "list", "show", "remove", "tune", "evaluate", "compare", "certify", "demo", "bench")
 
 
 def landrace(*arguments: str, home: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:

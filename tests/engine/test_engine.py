@@ -25,6 +25,7 @@ class Script:
 
     def __init__(self, decoder: object, lines: list[list[int]]) -> None:
         self.spec, self.device, self.lines = decoder.spec, decoder.device, lines  # type: ignore[attr-defined]
+        self.new_cache = decoder.new_cache  # type: ignore[attr-defined]
         self.line_of_slot: dict[int, int] = {}
 
     def __call__(self, batch: ForwardBatch) -> torch.Tensor:

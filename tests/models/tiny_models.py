@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from landrace.kernels.layer_cache import LayerCache
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
@@ -98,8 +99,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             positions=torch.tensor([p for _, first, last in spans for p in range(first, last)]),
             starts=tuple(starts),
             cache=CacheView(
-                tuple(keys),
-                tuple(values),
+                tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
             ),

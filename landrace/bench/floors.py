@@ -1,0 +1,148 @@
+"""The machine's limit for a step: the bytes it must read over the bandwidth, its operations over the peak.
+
+A step of `streams` sequences, each with `past` tokens in the cache and `new` tokens to compute:
+
+    bytes      = matrix bytes + streams * (cache bytes of the tokens before the step)
+    operations = streams * (2 * layer weights * new + 2 * head weights + attention)
+    attention  = sum over layers and new tokens of 4 * heads * head_dim * tokens seen
+    seconds    = max(bytes / read bandwidth, operations / peak)
+
+Each matrix counts once, in the bytes that the chosen weights take, the embedding table only where it is the output head
+as well. The head is applied to one token of each stream. A window limits the tokens seen. The peak is that of the
+arithmetic the weights allow: int8 for quantised weights, bfloat16 or float32 for others; attention is counted at the
+same peak. Writes, norms and activations are left out, so no program can be faster and the limit is never too strict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from landrace.errors import UnsupportedError
+from landrace.models.spec import LayerSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from landrace.checkpoints import Checkpoint
+    from landrace.kernels.cpu.machine import MachineLimits
+
+Arithmetic = Literal["int8", "bfloat16", "float32"]
+LimitKind = Literal["bytes", "operations"]
+EMBEDDING = "embed_tokens.weight"
+STORED_FLOATS: Mapping[str, Arithmetic] = {"F32": "float32", "F16": "bfloat16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least seconds a step can take on this machine, and what sets them."""
+
+    seconds: float
+    limit: LimitKind
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """One step: `new` tokens of each of `streams` sequences that hold `past` tokens already."""
+
+    streams: int
+    new: int
+    past: float
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a step of a model reads and computes."""
+
+    spec: ModelSpec
+    matrix_bytes: int
+    """Bytes of the matrices a step reads, each once, the output head included."""
+    cache_bytes_per_token: float
+    """Bytes of keys and values of one token over all layers."""
+    arithmetic: Arithmetic
+
+    def operations(self, work: StepWork) -> float:
+        """Additions and multiplications."""
+        spec = self.spec
+        layers = sum(layer_weights(layer, spec.d_model) for layer in spec.layers)
+        head = spec.vocab_size * spec.d_model
+        attention = sum(_attention_operations(layer, work) for layer in spec.layers)
+        return work.streams * (2.0 * layers * work.new + 2.0 * head + attention)
+
+    def bytes(self, work: StepWork) -> float:
+        """Bytes read."""
+        layers = self.spec.layers
+        sizes = [layer.attention.n_kv_heads * layer.attention.head_dim for layer in layers]
+        seen = [_seen(layer, work.past) for layer in layers]
+        share = sum(size * tokens for size, tokens in zip(sizes, seen, strict=True)) / sum(sizes)
+        return self.matrix_bytes + work.streams * self.cache_bytes_per_token * share
+
+    def floor(self, work: StepWork, limits: MachineLimits) -> Floor:
+        """The larger of bytes over bandwidth and operations over peak."""
+        reading = self.bytes(work) / (limits.read_gb_s * 1e9)
+        computing = self.operations(work) / (peak_gop_s(limits, self.arithmetic) * 1e9)
+        return Floor(reading, "bytes") if reading >= computing else Floor(computing, "operations")
+
+
+def peak_gop_s(limits: MachineLimits, arithmetic: Arithmetic) -> float:
+    """The peak for products of this kind, 10^9 operations a second. Without an int8 peak, the best float one."""
+    if arithmetic == "float32":
+        return limits.fp32_gflop_s
+    floats: float = max(limits.bf16_gflop_s, limits.fp32_gflop_s)
+    return floats if arithmetic == "bfloat16" or limits.int8_gop_s is None else limits.int8_gop_s
+
+
+def layer_weights(layer: LayerSpec, d_model: int) -> int:
+    """Elements of a layer's matrices."""
+    attention = layer.attention
+    projections = 2 * attention.n_heads + 2 * attention.n_kv_heads
+    return d_model * (projections * attention.head_dim + 3 * layer.ffn.d_hidden)
+
+
+def arithmetic_of(checkpoint: Checkpoint, weights: str) -> Arithmetic:
+    """The arithmetic that weights held as `weights` allow; "stored": what most stored elements of matrices are."""
+    if weights == "float32" or weights == "bfloat16":
+        return "float32" if weights == "float32" else "bfloat16"
+    if weights != "stored":
+        return "int8"
+    elements: dict[Arithmetic, int] = {}
+    for info in _matrices(checkpoint):
+        kind = STORED_FLOATS.get(info.dtype, "int8")
+        elements[kind] = elements.get(kind, 0) + info.shape[0] * info.shape[1]
+    return max(elements, key=lambda kind: elements[kind])
+
+
+def stored_matrix_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes in the file of every matrix a step reads; an embedding that is not the head is left out."""
+    return sum(info.nbytes for info in _matrices(checkpoint))
+
+
+def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> int:
+    """The same for weights that are all held in one form, whatever the file has; `weight_bytes`: of all of them."""
+    layers = sum(layer_weights(layer, spec.d_model) for layer in spec.layers)
+    table = spec.vocab_size * spec.d_model
+    everything = layers + table * (1 if spec.tie_embeddings else 2)
+    return round(weight_bytes * (layers + table) / everything)
+
+
+def _matrices(checkpoint: Checkpoint) -> list[Any]:
+    tied = checkpoint.spec.tie_embeddings
+    names = {source.tensor for name, source in checkpoint.sources.items() if tied or name != EMBEDDING}
+    found = [checkpoint.tensor_infos[name] for name in sorted(names) if len(checkpoint.tensor_infos[name].shape) == 2]
+    if not found:
+        raise UnsupportedError(f"{checkpoint.path} has no matrices to measure.")
+    return found
+
+
+def _seen(layer: LayerSpec, past: float) -> float:
+    window = layer.attention.window
+    return past if window is None else min(past, window - 1)
+
+
+def _attention_operations(layer: LayerSpec, work: StepWork) -> float:
+    """For one stream: q.k and p.v are a multiplication and an addition each for every dimension of every head."""
+    attention = layer.attention
+    if attention.window is None:
+        pairs = work.new * work.past + work.new * (work.new + 1) / 2
+    else:
+        pairs = sum(min(work.past + index + 1, attention.window) for index in range(work.new))
+    return 4.0 * attention.n_heads * attention.head_dim * pairs

@@ -1,0 +1,126 @@
+"""`bench`: speed against the machine's own limit and against peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from landrace.cli.console import err, out
+from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.errors import DataError
+
+if TYPE_CHECKING:
+    from landrace.bench.report import BenchReport
+    from landrace.bench.workload import BenchOptions
+
+SERVE_PROMPT_TOKENS = 128
+SERVE_MAX_TOKENS = 64
+
+
+def bench(
+    model: Annotated[str, typer.Argument(help="A stored model, a folder or a .gguf file.")],
+    against: Annotated[
+        str, typer.Option(help="Peers to measure on the same weights: llama.cpp, transformers, or both with a comma.")
+    ] = "",
+    serve: Annotated[bool, typer.Option("--serve", help="Drive a real server with many clients as well.")] = False,
+    clients: Annotated[int, typer.Option(min=1, help="Clients that --serve has at once.")] = 16,
+    requests: Annotated[int, typer.Option(min=1, help="Requests that --serve sends in all.")] = 64,
+    pairs: Annotated[int | None, typer.Option(help="Samples of each row; default: 5, with --quick 2.")] = None,
+    only: Annotated[str, typer.Option(help="Groups of rows, with commas: load, prefill, decode, ttft.")] = "",
+    threads: ThreadsOption = None,
+    weights: WeightsOption = "stored",
+    kernels: KernelsOption = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rows and pairs, for a first look.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+) -> None:
+    """Measure speed against the machine's own limit and against peers."""
+    from dataclasses import replace
+
+    from landrace.bench.bench import bench_model
+    from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
+    from landrace.kernels.cpu.machine import measure_machine
+    from landrace.ledger import describe_machine
+
+    n_threads = threads or describe_machine().cores
+    options = BenchOptions(
+        threads=n_threads,
+        pairs=pairs if pairs is not None else QUICK_PAIRS if quick else MIN_PAIRS,
+        quick=quick,
+        weights=weights,
+        kernels=kernels,
+        against=_words(against),
+        only=_words(only) or GROUPS,
+    )
+    if json is not None and not json.parent.is_dir():
+        raise DataError(f"The folder of {json} does not exist.", hint="Make it first.")
+    report = bench_model(model, options, lambda: measure_machine(n_threads), _say_row)
+    lines: list[str] = []
+    if serve:
+        err.print("the server", style="dim")
+        figures, lines = _drive(model, clients, requests, options)
+        report = replace(report, serve=figures)
+    _show(report, lines)
+    if json is not None:
+        _write(report, json)
+
+
+def _say_row(done: int, total: int, name: str) -> None:
+    # No bar: it would be drawn from a thread of this process, and take time from what is measured.
+    err.print(f"{done} of {total} rows done; now {name}", style="dim", markup=False, soft_wrap=True)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def _drive(model: str, clients: int, requests: int, options: BenchOptions) -> tuple[dict[str, Any], list[str]]:
+    from landrace.bench.serve_load import drive_server
+
+    driven = drive_server(
+        model,
+        clients=clients,
+        requests=requests,
+        prompt_tokens=SERVE_PROMPT_TOKENS,
+        max_tokens=SERVE_MAX_TOKENS,
+        serve_arguments=(
+            *("--threads", str(options.threads)),
+            *("--weights", options.weights),
+            *("--kernels", options.kernels),
+        ),
+    )
+    return driven.as_dict(), driven.lines()
+
+
+def _show(report: BenchReport, serve_lines: list[str]) -> None:
+    from rich.table import Table
+
+    from landrace.bench.table import cells, columns, footer, headline, plain_table
+
+    def say(lines: list[str]) -> None:
+        for line in lines:
+            out.print(line, markup=False, soft_wrap=True)
+
+    say(headline(report))
+    plain = plain_table(report).splitlines()
+    if out.is_terminal and out.width > max(map(len, plain)):
+        table = Table(box=None, pad_edge=False)
+        for index, name in enumerate(columns(report)):
+            table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for line in cells(report):
+            table.add_row(*line)
+        out.print(table)
+    else:
+        say(plain)
+    say([*footer(report), *serve_lines])
+
+
+def _write(report: BenchReport, path: Path) -> None:
+    import json
+
+    try:
+        path.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
+    err.print(f"Written to {path}.", markup=False, soft_wrap=True)

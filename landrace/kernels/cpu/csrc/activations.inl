@@ -1,0 +1,88 @@
+// Norms, activation functions, and rows quantised to signed bytes.
+#pragma once
+
+#include "types.h"
+#include "vec.h"
+
+#include <limits>
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+/// x / sqrt(mean(x^2) + eps) * weight. Sums in sixteen lanes, added in one fixed tree.
+inline void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
+    Floats squares = all(0.0f);
+    const int whole = n / kLanes * kLanes;
+    for (int i = 0; i < whole; i += kLanes) {
+        const Floats v = load(x + i);
+        squares = fma(v, v, squares);
+    }
+    if (whole < n) {
+        const Floats v = load_some(x + whole, n - whole);
+        squares = fma(v, v, squares);
+    }
+    const Floats inverse = all(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + eps));
+    for (int i = 0; i < whole; i += kLanes) store(out + i, mul(mul(load(x + i), inverse), load(weight + i)));
+    if (whole < n) {
+        const int rest = n - whole;
+        store_some(out + whole, mul(mul(load_some(x + whole, rest), inverse), load_some(weight + whole, rest)), rest);
+    }
+}
+
+/// A row into its place in a panel: for each group of 32, scale = (greatest magnitude) / 127 and byte = x / scale rounded
+/// to nearest. A group with an infinity or a NaN keeps no bytes and a scale that makes NaN of whatever is computed.
+inline void quantise(const float* x, int n, QuantisedGroup* out) {
+    const int n_groups = (n + kGroup - 1) / kGroup;
+    for (int g = 0; g < n_groups; ++g) {
+        const int at = g * kGroup, left = n - at;
+        const Floats low = left >= kLanes ? load(x + at) : load_some(x + at, left);
+        const Floats high = left >= kGroup ? load(x + at + kLanes)
+                            : left > kLanes ? load_some(x + at + kLanes, left - kLanes) : all(0.0f);
+        const int32_t bits = greatest(max(magnitude(low), magnitude(high)));
+        float greatest_magnitude;
+        std::memcpy(&greatest_magnitude, &bits, 4);
+        QuantisedGroup& group = out[static_cast<int64_t>(g) * kPanel];
+        // Below 1e-30 the inverse would overflow: such a group is zero. Above the greatest float it is not a number.
+        if (!(greatest_magnitude >= 1e-30f && greatest_magnitude <= 3.40282347e38f)) {
+            std::memset(&group, 0, sizeof(group));
+            group.scale = group.scaled_sum = greatest_magnitude < 1e-30f ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+            continue;
+        }
+        const Floats inverse = all(127.0f / greatest_magnitude);
+        const Ints a = round_to_int(mul(low, inverse));
+        const Ints b = round_to_int(mul(high, inverse));
+        store_i8(group.bytes, a);
+        store_i8(group.bytes + kLanes, b);
+        group.half_sums[0] = sum(a);
+        group.half_sums[1] = sum(b);
+        group.scale = greatest_magnitude / 127.0f;
+        group.scaled_sum = group.scale * static_cast<float>(group.half_sums[0] + group.half_sums[1]);
+    }
+}
+
+/// silu(gate) * up.
+inline Floats gated(Floats gate, Floats up) {
+    return mul(div(gate, add(all(1.0f), exp(sub(all(0.0f), gate)))), up);
+}
+
+inline void swiglu(const float* gate, const float* up, int64_t n, float* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
+    if (i < n) {
+        const int rest = static_cast<int>(n - i);
+        store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest)), rest);
+    }
+}
+
+/// out += factor * x.
+inline void axpy(const float* x, float factor, int n, float* out) {
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, fma(all(factor), load(x + i), load(out + i)));
+    if (i < n) {
+        const int rest = n - i;
+        store_some(out + i, fma(all(factor), load_some(x + i, rest), load_some(out + i, rest)), rest);
+    }
+}
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace

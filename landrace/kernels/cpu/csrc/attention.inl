@@ -1,0 +1,212 @@
+// Attention over a paged cache, in place.
+//
+// Positions are taken in chunks of 256 from the start of the sequence. Each chunk gives a partial softmax, and the
+// partial results are merged in order. A row's arithmetic depends on its own position only, so it does not matter which
+// rows share a pass, how a prompt was cut, or whether chunks were computed side by side.
+#pragma once
+
+#include "activations.inl"
+#include "rope.inl"
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t element) {
+    if constexpr (type == CacheType::f32) return load(reinterpret_cast<const float*>(at) + element);
+    if constexpr (type == CacheType::bf16) return load_bfloat(at + 2 * element);
+    return load_i8(at + element);
+}
+
+/// Scores of R queries with T tiles of sixteen keys. queries [head_dim, R].
+template <CacheType type, int R, int T>
+inline void tile_scores(const float* queries, const uint8_t* const* keys, int head_dim, Floats out[R][T]) {
+    for (int r = 0; r < R; ++r)
+        for (int t = 0; t < T; ++t) out[r][t] = all(0.0f);
+    for (int c = 0; c < head_dim; ++c) {
+        Floats k[T];
+        for (int t = 0; t < T; ++t) k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
+        for (int r = 0; r < R; ++r) {
+            const Floats q = all(queries[c * R + r]);
+            for (int t = 0; t < T; ++t) out[r][t] = fma(q, k[t], out[r][t]);
+        }
+    }
+}
+
+/// Adds weights [R, keys] times values to sums [R, padded_dim] for V vectors of channels from `channel` on.
+template <CacheType type, int R, int V>
+inline void weigh_values(
+    const float* weights, const uint8_t* const* values, int n_keys, int64_t channel, float* sums, int padded_dim
+) {
+    Floats acc[R][V];
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
+    for (int key = 0; key < n_keys; ++key) {
+        Floats value[V];
+        for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[key], channel + v * kLanes);
+        for (int r = 0; r < R; ++r) {
+            const Floats w = all(weights[r * kKeysPerChunk + key]);
+            for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(sums + static_cast<int64_t>(r) * padded_dim + channel + v * kLanes, acc[r][v]);
+}
+
+template <CacheType type, int R>
+inline void weigh_all_values(const float* weights, const uint8_t* const* values, int n_keys, float* sums, int padded_dim) {
+    int channel = 0;
+    for (; channel + 4 * kLanes <= padded_dim; channel += 4 * kLanes)
+        weigh_values<type, R, 4>(weights, values, n_keys, channel, sums, padded_dim);
+    for (; channel < padded_dim; channel += kLanes)
+        weigh_values<type, R, 1>(weights, values, n_keys, channel, sums, padded_dim);
+}
+
+template <CacheType type, int R> void attend_rows(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    const HeadShape& s = job.shape;
+    const int d = s.head_dim, n = job.n_rows * job.n_heads;
+    const int kv_head = job.first_head / (s.n_heads / s.n_kv_heads);
+    const int64_t base = static_cast<int64_t>(chunk) * kKeysPerChunk;
+    const int64_t last = job.first_position + job.n_rows - 1;
+    const int n_keys = static_cast<int>(last + 1 - base < kKeysPerChunk ? last + 1 - base : kKeysPerChunk);
+    const int n_tiles = (n_keys + kTile - 1) / kTile;
+
+    alignas(64) float queries[kMaxHeadDim * R];
+    for (int i = 0; i < R; ++i) {
+        const int from = i < n ? i : n - 1;
+        const float* q = job.q + (static_cast<int64_t>(from / job.n_heads) * s.n_heads + job.first_head + from % job.n_heads) * d;
+        for (int c = 0; c < d; ++c) queries[c * R + i] = q[c];
+    }
+    const uint8_t* keys[kKeysPerChunk / kTile];
+    const int64_t key_bytes = static_cast<int64_t>(d) * kTile * element_bytes(type);
+    for (int t = 0; t < n_tiles; ++t) keys[t] = job.cache.keys + (job.slots[base + t * kTile] / kTile * s.n_kv_heads + kv_head) * key_bytes;
+
+    alignas(64) float scores[R * kKeysPerChunk];
+    constexpr int T = R <= 4 ? 4 : 2;
+    const auto keep = [&](auto count, int t) {
+        constexpr int together = decltype(count)::value;
+        Floats out[R][together];
+        tile_scores<type, R, together>(queries, keys + t, d, out);
+        for (int j = 0; j < together; ++j) {
+            const Floats scale = type == CacheType::i8
+                ? load(job.cache.key_scales + (job.slots[base + (t + j) * kTile] / kTile * s.n_kv_heads + kv_head) * kTile)
+                : all(1.0f);
+            for (int r = 0; r < R; ++r)
+                store(scores + r * kKeysPerChunk + (t + j) * kTile, type == CacheType::i8 ? mul(out[r][j], scale) : out[r][j]);
+        }
+    };
+    int t = 0;
+    for (; t + T <= n_tiles; t += T) keep(std::integral_constant<int, T>(), t);
+    for (; t < n_tiles; ++t) keep(std::integral_constant<int, 1>(), t);
+
+    const Floats nothing = all(-std::numeric_limits<float>::infinity());
+    for (int i = 0; i < R; ++i) {
+        float* row = scores + i * kKeysPerChunk;
+        const int64_t position = job.first_position + (i < n ? i : n - 1) / job.n_heads;
+        const int64_t oldest = job.window && position + 1 > job.window ? position + 1 - job.window : 0;
+        const int first = static_cast<int>(oldest > base ? (oldest - base < n_keys ? oldest - base : n_keys) : 0);
+        const int end = static_cast<int>(position + 1 - base < n_keys ? position + 1 - base : n_keys);
+        if (first >= end) {
+            for (int tile = 0; tile < n_tiles; ++tile) store(row + tile * kTile, all(0.0f));
+            if (i < n) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
+            continue;
+        }
+        Floats top = nothing;
+        for (int tile = 0; tile < n_tiles; ++tile) {
+            const int from = first - tile * kTile, until = end - tile * kTile;
+            Floats score = load(row + tile * kTile);
+            if (from > 0 || until < kTile) {
+                score = where_lane(from < 0 ? 0 : from < kTile ? from : kTile, until < 0 ? 0 : until < kTile ? until : kTile, score, nothing);
+                store(row + tile * kTile, score);
+            }
+            top = max(top, score);
+        }
+        const float best = greatest(top);
+        Floats total = all(0.0f);
+        for (int tile = 0; tile < n_tiles; ++tile) {
+            const Floats weight = exp(sub(load(row + tile * kTile), all(best)));
+            store(row + tile * kTile, weight);
+            total = add(total, weight);
+        }
+        if (i < n) partials[i] = {best, sum(total)};
+    }
+
+    const uint8_t* values[kKeysPerChunk];
+    const int64_t value_bytes = static_cast<int64_t>(s.padded_dim) * element_bytes(type);
+    for (int key = 0; key < n_keys; ++key) {
+        const int64_t at = job.slots[base + key] * s.n_kv_heads + kv_head;
+        values[key] = job.cache.values + at * value_bytes;
+        if (type == CacheType::i8)
+            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[at];
+    }
+    if constexpr (R > 6) {
+        // Sums of rows past n would fall outside: the last block covers what is left.
+        constexpr int half = R / 2;
+        alignas(64) float spare[half * kMaxHeadDim];
+        weigh_all_values<type, half>(scores, values, n_keys, sums, s.padded_dim);
+        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, n_keys, spare, s.padded_dim);
+        const int rest = n - half > 0 ? n - half : 0;
+        std::memcpy(sums + static_cast<int64_t>(half) * s.padded_dim, spare, sizeof(float) * static_cast<size_t>(rest) * static_cast<size_t>(s.padded_dim));
+    } else {
+        alignas(64) float spare[R * kMaxHeadDim];
+        weigh_all_values<type, R>(scores, values, n_keys, spare, s.padded_dim);
+        std::memcpy(sums, spare, sizeof(float) * static_cast<size_t>(n) * static_cast<size_t>(s.padded_dim));
+    }
+}
+
+template <CacheType type> void attend_typed(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    const int n = job.n_rows * job.n_heads;
+    if (n == 1) attend_rows<type, 1>(job, chunk, partials, sums);
+    else if (n == 2) attend_rows<type, 2>(job, chunk, partials, sums);
+    else if (n == 3) attend_rows<type, 3>(job, chunk, partials, sums);
+    else if (n == 4) attend_rows<type, 4>(job, chunk, partials, sums);
+    else if (n <= 6) attend_rows<type, 6>(job, chunk, partials, sums);
+    else if (n <= 8) attend_rows<type, 8>(job, chunk, partials, sums);
+    else attend_rows<type, 12>(job, chunk, partials, sums);
+}
+
+/// The partial softmax of one chunk for the job's rows: partials [n_rows * n_heads], sums [same, padded_dim].
+inline void attend(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    switch (job.cache.type) {
+        case CacheType::f32: return attend_typed<CacheType::f32>(job, chunk, partials, sums);
+        case CacheType::bf16: return attend_typed<CacheType::bf16>(job, chunk, partials, sums);
+        case CacheType::i8: return attend_typed<CacheType::i8>(job, chunk, partials, sums);
+    }
+}
+
+inline bool is_empty(const Partial& p) { return p.total == 0.0f && p.greatest == -std::numeric_limits<float>::infinity(); }
+
+/// Adds the partial results of the next chunk to those of the chunks before it.
+inline void merge(Partial* into, float* into_sums, const Partial* part, const float* part_sums, int n, int padded_dim) {
+    for (int i = 0; i < n; ++i) {
+        float* a = into_sums + static_cast<int64_t>(i) * padded_dim;
+        const float* b = part_sums + static_cast<int64_t>(i) * padded_dim;
+        if (is_empty(part[i])) continue;
+        if (is_empty(into[i])) {
+            into[i] = part[i];
+            std::memcpy(a, b, sizeof(float) * static_cast<size_t>(padded_dim));
+            continue;
+        }
+        const float best = into[i].greatest > part[i].greatest ? into[i].greatest : part[i].greatest;
+        const float keep = exp(into[i].greatest - best), gain = exp(part[i].greatest - best);
+        into[i] = {best, std::fma(part[i].total, gain, into[i].total * keep)};
+        for (int c = 0; c < padded_dim; c += kLanes)
+            store(a + c, fma(load(b + c), all(gain), mul(load(a + c), all(keep))));
+    }
+}
+
+/// Weighted values over total weight, to the job's output rows.
+inline void finish(const AttendJob& job, const Partial* partials, const float* sums) {
+    const HeadShape& s = job.shape;
+    for (int i = 0; i < job.n_rows * job.n_heads; ++i) {
+        float* out = job.out + (static_cast<int64_t>(i / job.n_heads) * s.n_heads + job.first_head + i % job.n_heads) * s.head_dim;
+        const Floats inverse = all(1.0f / partials[i].total);
+        for (int c = 0; c < s.head_dim; c += kLanes) {
+            const Floats mixed = mul(load(sums + static_cast<int64_t>(i) * s.padded_dim + c), inverse);
+            if (s.head_dim - c >= kLanes) store(out + c, mixed);
+            else store_some(out + c, mixed, s.head_dim - c);
+        }
+    }
+}
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace

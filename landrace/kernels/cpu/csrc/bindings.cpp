@@ -1,0 +1,10 @@
+// The extension module: each part of it binds its own functions.
+#include <nanobind/nanobind.h>
+
+void bind_machine(nanobind::module_& m);
+void bind_kernels(nanobind::module_& m);
+
+NB_MODULE(_native, m) {
+    bind_machine(m);
+    bind_kernels(m);
+}

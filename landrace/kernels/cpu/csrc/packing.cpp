@@ -1,0 +1,192 @@
+// The layout of a packed matrix:
+//
+// - Sixteen outputs make a tile, and tiles follow one another. A lane is an output.
+// - Floats: for each input, sixteen values.
+// - Quantised: for each group of 32 inputs, the scales of the sixteen lanes, then the values. Four inputs of a lane make a
+//   quad of bytes; a vector holds one quad of every lane. Four-bit values: vector i of four holds quad i in the low and
+//   quad i + 4 in the high nibbles. A fifth bit: one plane, bit q of a byte belongs to quad q. Two further bits: two
+//   planes of four quads. Eight-bit values are stored with 128 added.
+// - Super-blocks (Q4_K, Q5_K, Q6_K): before every eighth group, the float16 scales (and minima) of the sixteen lanes.
+#include "packing.h"
+
+#include <cstring>
+
+namespace landrace {
+namespace {
+
+struct Block {
+    int elements;
+    int bytes;
+};
+
+Block block_of(Kind kind) {
+    switch (kind) {
+        case Kind::f32: return {1, 4};
+        case Kind::f16:
+        case Kind::bf16: return {1, 2};
+        case Kind::q4_0: return {32, 18};
+        case Kind::q4_1: return {32, 20};
+        case Kind::q5_0: return {32, 22};
+        case Kind::q5_1: return {32, 24};
+        case Kind::q8_0: return {32, 34};
+        case Kind::q4_k: return {256, 144};
+        case Kind::q5_k: return {256, 176};
+        case Kind::q6_k: return {256, 210};
+    }
+    return {1, 1};
+}
+
+/// The 32 values of a group, by lane, and its scales: what every quantised kind comes down to.
+struct Group {
+    uint8_t values[kGroup];
+    uint8_t scale[2];    // float16, or one byte for super-blocks
+    uint8_t minimum[2];
+};
+
+void low_and_high(const uint8_t* bytes, uint8_t* values) {
+    for (int i = 0; i < 16; ++i) {
+        values[i] = bytes[i] & 15;
+        values[16 + i] = bytes[i] >> 4;
+    }
+}
+
+void add_fifth_bits(const uint8_t* bytes, uint8_t* values) {
+    for (int i = 0; i < 32; ++i) values[i] |= static_cast<uint8_t>((bytes[i / 8] >> (i % 8) & 1) << 4);
+}
+
+/// Twelve bytes hold eight 6-bit scales and minima: see ggml's Q4_K.
+void super_scales(const uint8_t* packed, int group, Group& out) {
+    if (group < 4) {
+        out.scale[0] = packed[group] & 63;
+        out.minimum[0] = packed[group + 4] & 63;
+    } else {
+        out.scale[0] = static_cast<uint8_t>((packed[group + 4] & 15) | (packed[group - 4] >> 6) << 4);
+        out.minimum[0] = static_cast<uint8_t>((packed[group + 4] >> 4) | (packed[group] >> 6) << 4);
+    }
+}
+
+Group read_group(Kind kind, const uint8_t* row, int group) {
+    Group out{};
+    const Block block = block_of(kind);
+    const int per_block = block.elements / kGroup;
+    const uint8_t* at = row + static_cast<size_t>(group / per_block) * block.bytes;
+    const int inner = group % per_block;
+    switch (kind) {
+        case Kind::q4_0:
+            std::memcpy(out.scale, at, 2);
+            low_and_high(at + 2, out.values);
+            break;
+        case Kind::q4_1:
+            std::memcpy(out.scale, at, 2);
+            std::memcpy(out.minimum, at + 2, 2);
+            low_and_high(at + 4, out.values);
+            break;
+        case Kind::q5_0:
+            std::memcpy(out.scale, at, 2);
+            low_and_high(at + 6, out.values);
+            add_fifth_bits(at + 2, out.values);
+            break;
+        case Kind::q5_1:
+            std::memcpy(out.scale, at, 2);
+            std::memcpy(out.minimum, at + 2, 2);
+            low_and_high(at + 8, out.values);
+            add_fifth_bits(at + 4, out.values);
+            break;
+        case Kind::q8_0:
+            std::memcpy(out.scale, at, 2);
+            for (int i = 0; i < kGroup; ++i) out.values[i] = at[2 + i] ^ 0x80;
+            break;
+        case Kind::q4_k:
+        case Kind::q5_k: {
+            super_scales(at + 4, inner, out);
+            const uint8_t* low = at + (kind == Kind::q4_k ? 16 : 48) + 32 * (inner / 2);
+            for (int i = 0; i < kGroup; ++i) {
+                out.values[i] = low[i] >> 4 * (inner % 2) & 15;
+                if (kind == Kind::q5_k) out.values[i] |= static_cast<uint8_t>((at[16 + i] >> inner & 1) << 4);
+            }
+            break;
+        }
+        case Kind::q6_k: {
+            const int half = inner / 4, quarter = inner % 4;
+            const uint8_t* low = at + 64 * half + 32 * (quarter % 2);
+            const uint8_t* high = at + 128 + 32 * half;
+            for (int i = 0; i < kGroup; ++i) {
+                const int nibble = quarter > 1 ? low[i] >> 4 : low[i] & 15;
+                out.values[i] = static_cast<uint8_t>(nibble | (high[i] >> 2 * quarter & 3) << 4);
+            }
+            out.scale[0] = at[192 + 2 * inner];
+            out.minimum[0] = at[192 + 2 * inner + 1];
+            break;
+        }
+        default: break;
+    }
+    return out;
+}
+
+/// Copies a super-block's float16 scale (and minimum) to its lane of the header.
+void write_header(Kind kind, const uint8_t* row, int group, int lane, uint8_t* header) {
+    const Block block = block_of(kind);
+    const uint8_t* at = row + static_cast<size_t>(group / kSuper) * block.bytes;
+    std::memcpy(header + 2 * lane, at + (kind == Kind::q6_k ? 208 : 0), 2);
+    if (kind != Kind::q6_k) std::memcpy(header + 32 + 2 * lane, at + 2, 2);
+}
+
+void write_group(Kind kind, const Group& group, int lane, uint8_t* at) {
+    const bool super = header_bytes(kind) > 0, minimum = kind == Kind::q4_1 || kind == Kind::q5_1;
+    if (super) {
+        at[lane] = group.scale[0];
+        at[16 + lane] = group.minimum[0];
+    } else {
+        std::memcpy(at + 2 * lane, group.scale, 2);
+        if (minimum) std::memcpy(at + 32 + 2 * lane, group.minimum, 2);
+    }
+    uint8_t* values = at + (minimum ? 64 : 32);
+    if (kind == Kind::q8_0) {
+        for (int i = 0; i < kGroup; ++i) values[64 * (i / 4) + 4 * lane + i % 4] = group.values[i];
+        return;
+    }
+    for (int i = 0; i < 16; ++i)
+        values[64 * (i / 4) + 4 * lane + i % 4] = static_cast<uint8_t>((group.values[i] & 15) | group.values[16 + i] << 4);
+    uint8_t* planes = values + 256;
+    if (kind == Kind::q5_0 || kind == Kind::q5_1 || kind == Kind::q5_k)
+        for (int i = 0; i < kGroup; ++i)
+            planes[4 * lane + i % 4] |= static_cast<uint8_t>((group.values[i] >> 4 & 1) << i / 4);
+    if (kind == Kind::q6_k)
+        for (int i = 0; i < kGroup; ++i)
+            planes[64 * (i / 16) + 4 * lane + i % 4] |= static_cast<uint8_t>((group.values[i] >> 4 & 3) << 2 * (i % 16 / 4));
+}
+
+}  // namespace
+
+size_t stored_row_bytes(Kind kind, int n_in) {
+    const Block block = block_of(kind);
+    return static_cast<size_t>(n_in / block.elements) * static_cast<size_t>(block.bytes);
+}
+
+void pack(const Matrix& matrix, const uint8_t* stored, uint8_t* to, int first_tile, int end_tile) {
+    const size_t row_bytes = stored_row_bytes(matrix.kind, matrix.n_in);
+    for (int tile = first_tile; tile < end_tile; ++tile) {
+        uint8_t* start = to + static_cast<size_t>(tile) * matrix.tile_bytes();
+        std::memset(start, 0, matrix.tile_bytes());
+        for (int lane = 0; lane < kTile && tile * kTile + lane < matrix.n_out; ++lane) {
+            const uint8_t* row = stored + static_cast<size_t>(tile * kTile + lane) * row_bytes;
+            if (!is_quantised(matrix.kind)) {
+                const size_t size = matrix.kind == Kind::f32 ? 4 : 2;
+                for (int k = 0; k < matrix.n_in; ++k)
+                    std::memcpy(start + (static_cast<size_t>(k) * kTile + static_cast<size_t>(lane)) * size, row + static_cast<size_t>(k) * size, size);
+                continue;
+            }
+            uint8_t* at = start;
+            for (int group = 0; group < matrix.n_groups(); ++group) {
+                if (header_bytes(matrix.kind) && group % kSuper == 0) {
+                    write_header(matrix.kind, row, group, lane, at);
+                    at += header_bytes(matrix.kind);
+                }
+                write_group(matrix.kind, read_group(matrix.kind, row, group), lane, at);
+                at += group_bytes(matrix.kind);
+            }
+        }
+    }
+}
+
+}  // namespace landrace

@@ -1,0 +1,87 @@
+"""The machine's limit of a step, against sums done by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from landrace.bench.floors import (
+    Floor,
+    ModelCost,
+    StepWork,
+    arithmetic_of,
+    held_matrix_bytes,
+    layer_weights,
+    peak_gop_s,
+    stored_matrix_bytes,
+)
+from landrace.checkpoints import open_checkpoint
+from landrace.kernels.cpu.machine import MachineLimits
+from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
+
+WHOLE = LayerSpec(AttentionSpec(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), FeedForwardSpec(6))
+WINDOWED = replace(WHOLE, attention=replace(WHOLE.attention, window=4))
+SPEC = ModelSpec(vocab_size=10, d_model=4, layers=(WHOLE, WHOLE), norm_eps=1e-5, tie_embeddings=True, max_length=100)
+COST = ModelCost(SPEC, matrix_bytes=500, cache_bytes_per_token=32, arithmetic="int8")
+
+
+def test_weights_of_a_layer() -> None:
+    # q and o: 4 x 4 each; k and v: 4 x 2 each; gate, up and down: 4 x 6 each.
+    assert layer_weights(WHOLE, 4) == 16 + 16 + 8 + 8 + 3 * 24
+
+
+def test_operations_of_a_step() -> None:
+    # Layers 2 * 240 weights * 3 tokens, head 2 * 40; the tokens see 6, 7 and 8, four heads' dimensions, two layers.
+    one = 1440 + 80 + 2 * (4 * 4 * (6 + 7 + 8))
+    assert COST.operations(StepWork(streams=1, new=3, past=5)) == one
+    assert COST.operations(StepWork(streams=7, new=3, past=5)) == 7 * one
+
+
+def test_a_window_limits_operations_and_bytes() -> None:
+    cost = replace(COST, spec=replace(SPEC, layers=(WHOLE, WINDOWED)))
+    work = StepWork(streams=1, new=3, past=5)
+    assert cost.operations(work) == 1440 + 80 + 4 * 4 * (6 + 7 + 8) + 4 * 4 * (4 + 4 + 4)
+    # One layer reads all five tokens, the other the three that the first new token still sees.
+    assert cost.bytes(work) == 500 + 16 * 5 + 16 * 3
+
+
+def test_bytes_count_matrices_once_and_every_stream_s_cache() -> None:
+    assert COST.bytes(StepWork(streams=1, new=1, past=0)) == 500
+    assert COST.bytes(StepWork(streams=3, new=1, past=5)) == 500 + 3 * 5 * 32
+
+
+def test_the_larger_of_the_two_is_the_floor(machine: MachineLimits) -> None:
+    one = COST.floor(StepWork(streams=1, new=1, past=0), machine)
+    assert one == Floor(500 / 10e9, "bytes")
+    many = StepWork(streams=1000, new=1, past=0)
+    assert COST.floor(many, machine) == Floor(pytest.approx(1000 * (480 + 80 + 32) / 400e9), "operations")
+
+
+def test_the_peak_follows_the_weights(machine: MachineLimits) -> None:
+    assert [peak_gop_s(machine, kind) for kind in ("int8", "bfloat16", "float32")] == [400, 200, 100]
+    without = replace(machine, int8_gop_s=None, bf16_gflop_s=50.0)
+    assert [peak_gop_s(without, kind) for kind in ("int8", "bfloat16", "float32")] == [100, 100, 100]
+
+
+def test_held_bytes_leave_out_an_embedding_that_is_not_the_head() -> None:
+    assert held_matrix_bytes(SPEC, 280) == 280
+    assert held_matrix_bytes(replace(SPEC, tie_embeddings=False), 320) == 280
+
+
+def test_a_folder_of_floats(tiny_folder: Path) -> None:
+    checkpoint = open_checkpoint(tiny_folder)
+    weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) + 256 * 64
+    assert stored_matrix_bytes(checkpoint) == 4 * weights
+    assert arithmetic_of(checkpoint, "stored") == "float32"
+    assert arithmetic_of(checkpoint, "bfloat16") == "bfloat16"
+    assert arithmetic_of(checkpoint, "int4") == "int8"
+
+
+def test_smollm2_as_stored(smollm2_path: Path) -> None:
+    checkpoint = open_checkpoint(smollm2_path)
+    layers = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
+    # Q4_1 layers, 20 bytes for 32 weights; a Q8_0 embedding that is the head as well, 34 bytes.
+    assert stored_matrix_bytes(checkpoint) == layers // 32 * 20 + 49152 * 576 // 32 * 34
+    assert arithmetic_of(checkpoint, "stored") == "int8"

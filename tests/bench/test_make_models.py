@@ -1,0 +1,115 @@
+"""The models of the bench, tiny: both engines open every file, cut text alike and agree on the logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from landrace.checkpoints import open_checkpoint
+from landrace.errors import CheckpointError, OptionError, UnsupportedError
+from landrace.model import open_model, open_tokenizer
+from landrace.models.batch import ForwardBatch
+from landrace.text import encode_chat
+
+llama_cpp = pytest.importorskip("llama_cpp")
+
+import make_models  # noqa: E402
+import vocabularies  # noqa: E402
+
+SHAPE = make_models.Shape(layers=3, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=1024, context=512)
+IDS = list(range(60, 92))
+TEXTS = ("The keys are in the blue box, number 1234.", "Où est la clé ?\n\n  Ключ — здесь", "钥匙在哪里？ 👋", "")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models")
+    make_models.write_random_models(out, SHAPE, vocabularies.generated(SHAPE.vocab), "tiny")
+    return out
+
+
+def logits(path: Path) -> torch.Tensor:
+    decoder = open_model(str(path), dtype="float32", device=torch.device("cpu")).decoder
+    with torch.no_grad():
+        return decoder(ForwardBatch.packed([IDS]))
+
+
+# llama.cpp keeps the inputs of a product in the type of its weights, or in 8 bits where these are quantised.
+@pytest.mark.parametrize(("kind", "bound"), [("BF16", 0.02), ("Q4_0", 0.05), ("Q8_0", 0.05), ("Q4_K_M", 0.05)])
+def test_both_engines_agree(models: Path, kind: str, bound: float) -> None:
+    found = make_models.agreement(models / f"tiny.{kind}.gguf", IDS)
+    assert found.relative < bound
+    assert found.same_choice > 0.8
+
+
+@pytest.mark.parametrize(
+    ("kind", "types"),
+    [
+        ("BF16", {"BF16"}),
+        ("Q4_0", {"Q4_0", "Q6_K"}),
+        ("Q8_0", {"Q8_0"}),
+        ("Q4_K_M", {"Q4_K", "Q6_K"}),
+    ],
+)
+def test_a_file_holds_what_its_name_says(models: Path, kind: str, types: set[str]) -> None:
+    infos = open_checkpoint(models / f"tiny.{kind}.gguf").tensor_infos.values()
+    assert {info.dtype for info in infos if len(info.shape) == 2} == types
+    assert {info.dtype for info in infos if len(info.shape) == 1} == {"F32"}
+
+
+def test_the_folder_holds_the_same_weights_and_they_are_alive(models: Path) -> None:
+    found = logits(models / "tiny")
+    assert torch.equal(found, logits(models / "tiny.BF16.gguf"))
+    assert found.isfinite().all() and found.std() > 0.05
+    # Another token, another answer: the choice is not one token's for every prompt.
+    assert len(set(found.argmax(-1).tolist())) > len(IDS) // 2
+
+
+def test_transformers_reads_the_folder(models: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(models / "tiny", dtype=torch.float32)
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor([IDS])).logits[0]
+    assert (theirs - logits(models / "tiny")).abs().max() < 1e-4
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models / "tiny")
+    ours = open_tokenizer(open_checkpoint(models / "tiny"))
+    for text in TEXTS:
+        assert tokenizer.encode(text, add_special_tokens=False) == ours.encode(text)
+
+
+def test_both_engines_cut_text_alike(models: Path) -> None:
+    folder = open_tokenizer(open_checkpoint(models / "tiny"))
+    ours = open_tokenizer(open_checkpoint(models / "tiny.Q8_0.gguf"))
+    theirs: Any = llama_cpp.Llama(str(models / "tiny.Q8_0.gguf"), vocab_only=True, verbose=False)
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert theirs.tokenize(text.encode(), add_bos=False) == ids == folder.encode(text)
+        assert ours.decode(ids) == text
+    assert ours.conventions == folder.conventions
+    assert ours.token_text(theirs.token_eos()) == "<|im_end|>"
+    messages = [{"role": "user", "content": "Hello"}]
+    assert encode_chat(ours, messages) == encode_chat(folder, messages)
+
+
+def test_a_vocabulary_can_be_taken_from_a_file_or_a_folder(models: Path) -> None:
+    bigger = vocabularies.padded(vocabularies.generated(SHAPE.vocab), SHAPE.vocab + 40)
+    assert vocabularies.taken(models / "tiny.Q4_0.gguf", SHAPE.vocab + 40) == bigger
+    from_folder = vocabularies.taken(models / "tiny", SHAPE.vocab + 40)
+    kinds = "tokenizer.ggml.token_type"  # tokenizer.json does not tell padding from other tokens.
+    assert {**from_folder, kinds: bigger[kinds]} == bigger
+    with pytest.raises(OptionError, match="more than"):
+        vocabularies.taken(models / "tiny", SHAPE.vocab - 1)
+    with pytest.raises(UnsupportedError, match=r"tokenizer\.json"):
+        vocabularies.taken(models, SHAPE.vocab)
+    with pytest.raises(OptionError, match="too small"):
+        vocabularies.generated(200)
+
+
+def test_a_file_that_llama_cpp_cannot_read_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF and no more")
+    with pytest.raises(CheckpointError, match=r"did not write good\.gguf"):
+        make_models.quantise(tmp_path / "bad.gguf", tmp_path / "good.gguf", "Q8_0")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.gguf"]
