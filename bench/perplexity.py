@@ -26,8 +26,8 @@ from landrace.ledger.provenance import Provenance
 from landrace.model import ServingModel, open_engine
 from landrace.text import Tokenizer
 
-REFERENCE: Mapping[str, Any] = {"dtype": "float32"}
-SERVED: Mapping[str, Any] = {"dtype": "auto"}
+REFERENCE: Mapping[str, Any] = {"weights": "float32", "kernels": "reference"}
+SERVED: Mapping[str, Any] = {"weights": "stored", "kernels": "cpu"}
 """How `open_engine` opens the two paths."""
 
 CHARACTERS_PER_TOKEN = 16

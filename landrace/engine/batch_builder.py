@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def build_batch(
     starts = [0]
     logit_rows: list[int] = []
     wanted: list[WantedRows] = []
-    write_slots = []
+    write_slots: list[int] = []
     sequence_slots = []
     rows_of_slot: dict[int, list[int]] = {}
     for request in requests:
@@ -62,9 +63,8 @@ def build_batch(
         token_ids += request.tokens[first:end]
         positions += range(first, end)
         starts.append(row + end)
-        slots = cache.slots(request)
-        write_slots.append(slots[first:end])
-        sequence_slots.append(slots[:end])
+        write_slots += cache.write_slots(request, first, end)
+        sequence_slots.append(cache.slots(request)[:end])
         if request.adapter is not None:
             rows_of_slot.setdefault(adapter_slots[request.adapter], []).extend(range(starts[-2], starts[-1]))
         scored, samples = _predictions(request)
@@ -72,17 +72,23 @@ def build_batch(
         logit_rows += [row + token - 1 for token in scored]
         if samples:
             logit_rows.append(row + end - 1)
-    device = write_slots[0].device
+    device = cache.device
     adapters = tuple(
         AdapterRows(slot, None if len(rows) == len(token_ids) else torch.tensor(rows, device=device))
         for slot, rows in rows_of_slot.items()
     )
+    # One tensor and its parts: making four takes longer.
+    numbers = array("q", token_ids + positions + write_slots + logit_rows)
+    packed = torch.frombuffer(numbers, dtype=torch.int64)
+    if not cache.in_main_memory:
+        packed = packed.to(device)
+    n_rows = len(token_ids)
     batch = ForwardBatch(
-        token_ids=torch.tensor(token_ids, device=device),
-        positions=torch.tensor(positions, device=device),
+        token_ids=packed[:n_rows],
+        positions=packed[n_rows : 2 * n_rows],
         starts=tuple(starts),
-        logit_rows=torch.tensor(logit_rows, dtype=torch.long, device=device),
-        cache=CacheView(cache.layers, torch.cat(write_slots), tuple(sequence_slots)),
+        logit_rows=packed[3 * n_rows :],
+        cache=CacheView(cache.layers, packed[2 * n_rows : 3 * n_rows], tuple(sequence_slots)),
         adapters=adapters,
         rope_lengths=tuple(rope_length(request, max_length) for request in requests),
     )

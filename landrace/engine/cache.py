@@ -35,9 +35,10 @@ class KVCache:
                 f"There is no memory for a cache of {n_slots} tokens.", hint="Lower cache_tokens."
             ) from error
         self.bytes_per_token = sum(layer.nbytes for layer in self.layers) / n_slots
-        device = decoder.device
+        self.device = decoder.device
+        self.in_main_memory = self.device.type == "cpu"
         self._block_size = block_size
-        self._offsets = torch.arange(block_size, device=device)
+        self._offsets = torch.arange(block_size, device=self.device)
         self._tables: dict[Request, _SlotTable] = {}
 
     def slots(self, request: Request) -> Tensor:
@@ -50,7 +51,7 @@ class KVCache:
             table = _SlotTable(self._offsets.new_empty(0), 0, request.preemptions)
             self._tables[request] = table
         if table.n_blocks < len(request.blocks):
-            fresh = torch.tensor(request.blocks[table.n_blocks :], device=self._offsets.device)
+            fresh = torch.tensor(request.blocks[table.n_blocks :], device=self.device)
             start, end = table.n_blocks * self._block_size, len(request.blocks) * self._block_size
             if table.slots.numel() < end:
                 grown = table.slots.new_empty(max(end, 2 * start))
@@ -59,6 +60,11 @@ class KVCache:
             table.slots[start:end] = (fresh[:, None] * self._block_size + self._offsets).flatten()
             table.n_blocks = len(request.blocks)
         return table.slots
+
+    def write_slots(self, request: Request, first: int, end: int) -> list[int]:
+        """The cache slots of the positions [first, end)."""
+        size, blocks = self._block_size, request.blocks
+        return [blocks[position // size] * size + position % size for position in range(first, end)]
 
     def drop(self, request: Request) -> None:
         """Forgets a request's slots; its blocks are the pool's business."""

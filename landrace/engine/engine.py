@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import compress, islice
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
 from landrace.errors import LandraceError, OptionError, RequestError
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.sampling import NOT_FINITE
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
 
@@ -64,6 +66,9 @@ class Engine:
         self.max_length = self.options.max_length or spec.max_length
         if self.max_length > spec.max_length:
             raise OptionError(f"max_length is {self.max_length}, but the model's own limit is {spec.max_length}.")
+        self._without_gradients: AbstractContextManager[None] = (
+            torch.inference_mode() if decoder.differentiable else nullcontext()
+        )
         cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
         self._cache = KVCache(decoder, self.options.n_blocks, self.options.block_size, cache_dtype)
         self._scheduler = Scheduler(self.options)
@@ -123,9 +128,12 @@ class Engine:
         if live is not None:
             self._pending.append(self._finish(live, "abort"))
 
-    @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Computes one packed batch and returns what came of it, in order of computation."""
+        with self._without_gradients:
+            return self._step()
+
+    def _step(self) -> list[StepOutput]:
         outputs, self._pending = self._pending, []
         plan = self._scheduler.schedule()
         for request in plan.outgrown:
@@ -218,24 +226,32 @@ class Engine:
             error = RequestError(f"The model could not compute this step: {cause}")
             error.__cause__ = cause
             return [self._fail(live, error) for live in lives]
-        finite = logits.amax(-1).isfinite().tolist()
-        sound = [all(finite[rows.rows.start : rows.rows.stop]) for rows in wanted]
-        healthy = [pair for pair, fine in zip(zip(lives, wanted, strict=True), sound, strict=True) if fine]
-        tokens = _choose(logits, healthy)
-        logprobs = iter(_logprobs(logits, healthy, tokens))
+        tokens = self._choose(logits, lives, wanted)
+        healthy = [NOT_FINITE not in tokens[rows.rows.start : rows.rows.stop] for rows in wanted]
+        logprobs = iter(_logprobs(logits, list(compress(zip(lives, wanted, strict=True), healthy)), tokens))
         outputs: list[StepOutput] = []
-        for live, rows, fine in zip(lives, wanted, sound, strict=True):
+        for live, rows, fine in zip(lives, wanted, healthy, strict=True):
             if not fine:
                 error = RequestError("The model's logits are not finite numbers for this request.")
                 outputs.append(self._fail(live, error, sound=False))
                 continue
+            token = tokens[rows.rows[-1]] if rows.samples else None
             scores = tuple(islice(logprobs, len(rows.scored)))
-            token = tokens.get(live.request)
             chosen = () if token is None or live.request.params.logprobs is None else (next(logprobs),)
             output = self._advance(live, token, chosen, scores)
             if output is not None:
                 outputs.append(output)
         return outputs
+
+    def _choose(self, logits: Tensor, lives: Sequence[_Live], wanted: Sequence[WantedRows]) -> list[int]:
+        """A token for each row of logits, of use where the row is one to sample from; NOT_FINITE where the model made
+        no sense."""
+        states: list[SamplingState | None] = []
+        for live, rows in zip(lives, wanted, strict=True):
+            states += [None] * len(rows.scored)
+            if rows.samples:
+                states.append(live.sampling)
+        return choose_tokens(logits, states, self.decoder.choose_tokens)
 
     def _advance(
         self, live: _Live, token: int | None, logprobs: tuple[TokenLogprob, ...], scores: tuple[TokenLogprob, ...]
@@ -305,29 +321,18 @@ def _output(
     )
 
 
-def _choose(logits: Tensor, healthy: Sequence[tuple[_Live, WantedRows]]) -> dict[Request, int]:
-    """The new token of every request that samples in this step."""
-    sampling = [(live, rows.rows[-1]) for live, rows in healthy if rows.samples]
-    if not sampling:
-        return {}
-    if len(sampling) < len(logits):
-        logits = logits[[row for _, row in sampling]]
-    tokens = choose_tokens(logits, [live.sampling for live, _ in sampling])
-    return {live.request: token for (live, _), token in zip(sampling, tokens, strict=True)}
-
-
-def _logprobs(
-    logits: Tensor, healthy: Sequence[tuple[_Live, WantedRows]], tokens: Mapping[Request, int]
-) -> list[TokenLogprob]:
+def _logprobs(logits: Tensor, healthy: Sequence[tuple[_Live, WantedRows]], tokens: Sequence[int]) -> list[TokenLogprob]:
     """What each request wants to know, request by request: its scored prompt tokens, then its new token."""
     rows: list[int] = []
     ids: list[int] = []
     n_top: list[int] = []
     for live, wanted in healthy:
         request, n = live.request, live.request.params.logprobs
+        if n is None and not wanted.scored:
+            continue
         told = [request.prompt_ids[index] for index in wanted.scored]
         if wanted.samples and n is not None:
-            told.append(tokens[request])
+            told.append(tokens[wanted.rows[-1]])
         rows += wanted.rows[: len(told)]
         ids += told
         n_top += [n or 0] * len(told)

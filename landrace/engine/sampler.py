@@ -7,21 +7,16 @@ Each row of logits x [vocab] passes, in this order:
 2. presence and frequency penalties, for every token of the output (OpenAI's definition):
    x - presence - frequency * count;
 3. logit bias: x + bias;
-4. temperature 0: the most likely token, the lowest id among equals. Otherwise x / temperature, then
-5. top-k: what is less likely than the k-th most likely token is dropped;
-6. top-p (Holtzman et al., 2020), over what is left: the fewest of the most likely tokens that reach p stay;
-7. min-p (Nguyen et al., 2024): what is less likely than min_p times the most likely token is dropped.
+4. the decoder's kernels, which choose by temperature, top-k, top-p and min-p: see `SamplingRule`.
 
-Every filter is a threshold on the logit, so tokens with equal logits stay or go together. A request draws one uniform
-number a token from a generator of its own and looks it up in its own cumulative distribution: what else is in
-the batch changes nothing.
+A request draws one uniform number a token from a generator of its own, with which it looks its token up in its own
+cumulative distribution: what else is in the batch changes nothing.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import torch
@@ -29,6 +24,10 @@ from torch import Tensor
 
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampling_params import SamplingParams
+from landrace.models.sampling import GREEDY, SamplingRule
+
+ChooseTokens = Callable[[Tensor, Sequence[int], Sequence[SamplingRule], Sequence[float]], list[int]]
+"""A decoder's `choose_tokens`."""
 
 
 class SamplingState:
@@ -36,11 +35,14 @@ class SamplingState:
 
     def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], device: torch.device) -> None:
         self.params = params
+        self.rule = rule_of(params)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self._random = Random(self.seed % 2**64)
         self.seen = _SeenTokens(prompt_ids, device) if params.penalised else None
         self.bias_ids = torch.tensor(list(params.logit_bias), dtype=torch.long, device=device)
         self.bias = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=device)
+        self.adjusts = params.penalised or len(params.logit_bias) > 0
+        """Whether the logits change before a token is chosen from them."""
 
     def draw(self) -> float:
         """The next uniform number in [0, 1)."""
@@ -79,18 +81,27 @@ class _SeenTokens:
         self._counts[place] += 1
 
 
-def choose_tokens(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
-    """One token for each row of finite float32 `logits` [B, vocab], which stay as they are."""
-    logits = adjust_logits(logits, states)
-    drawn = [row for row, state in enumerate(states) if state.params.temperature > 0]
-    if len(drawn) < len(states):
-        tokens: list[int] = logits.argmax(-1).tolist()
-    else:
-        tokens = [0] * len(states)
-    if drawn:
-        chosen = [states[row] for row in drawn]
-        filtered = filter_logits(logits if len(drawn) == len(states) else logits[drawn], [s.params for s in chosen])
-        for row, token in zip(drawn, _look_up(filtered, [s.draw() for s in chosen]), strict=True):
+def rule_of(params: SamplingParams) -> SamplingRule:
+    """What of a request's parameters decides how its tokens are chosen once their logits are adjusted."""
+    if params.temperature == 0:
+        return GREEDY
+    return SamplingRule(params.temperature, params.top_k, params.top_p, params.min_p)
+
+
+def choose_tokens(logits: Tensor, states: Sequence[SamplingState | None], choose: ChooseTokens) -> list[int]:
+    """One token for each row of float32 `logits` [R, vocab], which stay as they are; NOT_FINITE for a row without
+    probabilities. A row without a state is one to look at only: unless it is NOT_FINITE, its token has no meaning."""
+    rules = [GREEDY if state is None else state.rule for state in states]
+    uniforms = [0.0 if state is None or state.rule is GREEDY else state.draw() for state in states]
+    adjusted = [row for row, state in enumerate(states) if state is not None and state.adjusts]
+    if not adjusted:
+        return choose(logits, range(len(states)), rules, uniforms)
+    tokens = [0] * len(states)
+    plain = sorted(set(range(len(states))).difference(adjusted))
+    own = adjust_logits(logits[adjusted], [state for state in states if state is not None and state.adjusts])
+    for rows, source, places in ((plain, logits, plain), (adjusted, own, range(len(adjusted)))):
+        chosen = choose(source, places, [rules[row] for row in rows], [uniforms[row] for row in rows])
+        for row, token in zip(rows, chosen, strict=True):
             tokens[row] = token
     return tokens
 
@@ -110,50 +121,6 @@ def token_logprobs(logits: Tensor, token_ids: Sequence[int], n_top: Sequence[int
 def adjust_logits(logits: Tensor, states: Sequence[SamplingState]) -> Tensor:
     """Steps 1 to 3 on `logits` [B, vocab], which stay as they are; the same tensor when there is nothing to do."""
     return _biased(_penalised(logits, states), states)
-
-
-def filter_logits(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Steps 4 to 7 on `logits` [B, vocab]: each row's greatest logit becomes 0, what is dropped -inf."""
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
-
-    vocab = logits.shape[1]
-    x = (logits - logits.amax(-1, keepdim=True)) / column([p.temperature for p in params])
-    floor = column([math.log(p.min_p) if p.min_p > 0 else -math.inf for p in params])
-    rows = [row for row, p in enumerate(params) if 0 < p.top_k < vocab]
-    if rows:
-        ranks = torch.tensor([params[row].top_k for row in rows], device=x.device)[:, None]
-        best = x[rows].topk(int(ranks.max()), dim=-1).values
-        kth = best.gather(1, ranks - 1)
-        x[rows] = x[rows].masked_fill(x[rows] < kth, -math.inf)
-    rows = [row for row, p in enumerate(params) if p.top_p < 1]
-    if rows:
-        floor[rows] = floor[rows].maximum(_nucleus_floor(x[rows], column([params[row].top_p for row in rows])))
-    return x.masked_fill_(x < floor, -math.inf)
-
-
-def _nucleus_floor(x: Tensor, top_p: Tensor) -> Tensor:
-    """[B, 1]: the least logit of each row's nucleus. Sorts only as much of the vocabulary as the nuclei need."""
-    vocab = x.shape[1]
-    log_total = x.logsumexp(-1, keepdim=True)
-    n_sorted = min(vocab, 256)
-    while True:
-        best = x.topk(n_sorted, dim=-1).values
-        share = (best - log_total).double().exp()
-        size = ((share.cumsum(-1) - share) < top_p).sum(-1, keepdim=True)
-        if n_sorted == vocab or bool((size < n_sorted).all()):
-            return best.gather(1, size - 1)
-        n_sorted = min(vocab, n_sorted * 8)
-
-
-def _look_up(filtered: Tensor, uniforms: Sequence[float]) -> list[int]:
-    """The token in whose share of [0, 1), shares laid end to end by id, each row's uniform number falls."""
-    cumulative = filtered.exp().cumsum(-1, dtype=torch.float64)
-    # A uniform number is at most 1 - 2^-53, and its product with the total is rounded to less than the total.
-    target = torch.tensor(uniforms, dtype=torch.float64, device=filtered.device)[:, None] * cumulative[:, -1:]
-    tokens: list[int] = torch.searchsorted(cumulative, target, right=True)[:, 0].tolist()
-    return tokens
 
 
 def _penalised(logits: Tensor, states: Sequence[SamplingState]) -> Tensor:

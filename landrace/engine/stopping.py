@@ -22,6 +22,8 @@ class StopText:
         """Adds text and returns what can be emitted. After a match there is nothing more to emit."""
         if self.matched:
             return ""
+        if not self._stops:
+            return piece
         text = self._held + piece
         found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
         if found:

@@ -7,7 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
+from landrace.kernels.cpu import sampling
 from landrace.kernels.cpu.program import (
     LOGIT_ROWS,
     LOGITS,
@@ -31,12 +32,13 @@ from landrace.kernels.cpu.program import (
 )
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.lora import checked_pairs
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.rope import position_tables, rotary_tables
-from landrace.models.spec import LayerSpec, ModelSpec, RopeSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
@@ -63,6 +65,8 @@ class CpuDecoder:
     kernels cannot compute.
     """
 
+    differentiable = False
+
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         widest = max(layer.attention.head_dim for layer in spec.layers)
         if widest > MAX_HEAD_DIM:
@@ -80,7 +84,8 @@ class CpuDecoder:
         self._vectors: dict[str, PackedVector] = {}
         self._adapters: dict[int, _Adapter] = {}
         self._ropes = list(dict.fromkeys(layer.attention.rope for layer in spec.layers if layer.attention.rope))
-        self._tables: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
+        """By index of the rope."""
         self._bound: tuple[LayerCache, ...] = ()
         self.weight_bytes = 0
 
@@ -148,6 +153,14 @@ class CpuDecoder:
         """Float32 logits [R, vocab] of the wanted rows."""
         return self._program.run(self._step(batch), self.threads)
 
+    def choose_tokens(
+        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+    ) -> list[int]:
+        """See `ServingDecoder`."""
+        return sampling.choose_tokens(
+            self._native, self._pool, self._isa, logits, rows, rules, uniforms, self.threads
+        )
+
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
         return self._program.profile(self._step(batch), self.threads)
@@ -161,6 +174,7 @@ class CpuDecoder:
         for adapter in batch.adapters:
             rows[adapter.slot] = list(range(batch.token_ids.numel())) if adapter.rows is None else adapter.rows.tolist()
         logit_rows = batch.logit_rows
+        n_positions = max([slots.numel() for slots in cache.sequence_slots], default=0)
         return StepInput(
             token_ids=batch.token_ids,
             positions=batch.positions,
@@ -168,7 +182,7 @@ class CpuDecoder:
             slots=cache.sequence_slots,
             write_slots=cache.write_slots,
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
-            rotary=[self._rotary(rope, batch) for rope in self._ropes],
+            rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
         )
 
@@ -180,13 +194,14 @@ class CpuDecoder:
             first += -(-(end - start) // TILE) * TILE
         return CacheView(self.new_cache(first, torch.float32), torch.cat(slots), tuple(slots))
 
-    def _rotary(self, rope: RopeSpec, batch: ForwardBatch) -> Rotary:
+    def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
+        rope = self._ropes[index]
         if rope.depends_on_length:
             return Rotary(*rotary_tables(rope, batch), torch.arange(batch.token_ids.numel()))
-        needed = int(batch.positions.max()) + 1 if batch.positions.numel() else 1
-        if rope not in self._tables or len(self._tables[rope][0]) < needed:
-            self._tables[rope] = position_tables(rope, max(2 * needed, _FIRST_POSITIONS))
-        return Rotary(*self._tables[rope], batch.positions)
+        tables = self._tables.get(index)
+        if tables is None or tables[0].shape[0] < n_positions:
+            tables = self._tables[index] = position_tables(rope, max(2 * n_positions, _FIRST_POSITIONS))
+        return Rotary(*tables, batch.positions)
 
     def _record(self) -> Program:
         """The forward pass as a program."""

@@ -6,14 +6,16 @@ rotations and logits are float32; within a branch, products and what passes betw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError, OptionError
 from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.reference import sampling
 from landrace.kernels.reference.dense import linear
+from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.batch import ForwardBatch
 from landrace.models.layers import Embedding, Layer, Linear, RMSNorm, Step
 from landrace.models.lora import attach_adapter, detach_adapter
@@ -28,6 +30,8 @@ class Decoder(nn.Module):
     float32 weights trains all of a model at bfloat16's speed without losing small updates. Built without
     memory (on the meta device); `load` gives it weights.
     """
+
+    differentiable = True
 
     def __init__(
         self, spec: ModelSpec, *, dtype: torch.dtype = torch.float32, product_dtype: torch.dtype | None = None
@@ -135,3 +139,9 @@ class Decoder(nn.Module):
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows."""
         return self.logits(self.hidden(batch))
+
+    def choose_tokens(
+        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+    ) -> list[int]:
+        """See `ServingDecoder`."""
+        return sampling.choose_tokens(logits, rows, rules, uniforms)

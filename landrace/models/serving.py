@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from landrace.kernels.layer_cache import LayerCache
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.sampling import SamplingRule
 from landrace.models.spec import ModelSpec
 
 
@@ -18,6 +19,8 @@ class ServingDecoder(Protocol):
     """A loaded decoder: `Decoder` or `CpuDecoder`."""
 
     spec: ModelSpec
+    differentiable: bool
+    """Whether its logits can be differentiated, so that gradients have to be turned off where they are not wanted."""
 
     @property
     def device(self) -> torch.device: ...
@@ -39,4 +42,11 @@ class ServingDecoder(Protocol):
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows."""
+        ...
+
+    def choose_tokens(
+        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+    ) -> list[int]:
+        """One token for each of `rows` of float32 `logits` [R, vocab], by its rule and its uniform number from [0, 1)
+        (unused where the temperature is 0); NOT_FINITE for a row without probabilities."""
         ...

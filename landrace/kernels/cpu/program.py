@@ -365,9 +365,9 @@ def _vector(vector: PackedVector | None) -> int:
 def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> None:
     if (
         tensor.dtype != dtype
-        or tuple(tensor.shape) != shape
+        or tensor.shape != shape
         or not tensor.is_contiguous()
-        or tensor.device.type != "cpu"
+        or not tensor.is_cpu
     ):
         raise ValueError(
             f"{name} must be contiguous {dtype} {list(shape)} in main memory, not {tensor.dtype} {list(tensor.shape)}."

@@ -53,10 +53,11 @@ inline void quantise(const float* x, int n, QuantisedGroup* out) {
         const Ints b = round_to_int(mul(high, inverse));
         store_i8(group.bytes, a);
         store_i8(group.bytes + kLanes, b);
-        group.half_sums[0] = sum(a);
-        group.half_sums[1] = sum(b);
+        const int32_t first = sum(a), total = first + sum(b);
+        group.minus_first = -first;
+        group.minus_sum = -total;
         group.scale = greatest_magnitude / 127.0f;
-        group.scaled_sum = group.scale * static_cast<float>(group.half_sums[0] + group.half_sums[1]);
+        group.scaled_sum = group.scale * static_cast<float>(total);
     }
 }
 

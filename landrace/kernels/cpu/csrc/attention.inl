@@ -20,14 +20,14 @@ template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t
 /// Scores of R queries with T tiles of sixteen keys. queries [head_dim, R].
 template <CacheType type, int R, int T>
 inline void tile_scores(const float* queries, const uint8_t* const* keys, int head_dim, Floats out[R][T]) {
-    for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) out[r][t] = all(0.0f);
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
+        LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = all(0.0f);
     for (int c = 0; c < head_dim; ++c) {
         Floats k[T];
-        for (int t = 0; t < T; ++t) k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
-        for (int r = 0; r < R; ++r) {
+        LANDRACE_UNROLL for (int t = 0; t < T; ++t) k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const Floats q = all(queries[c * R + r]);
-            for (int t = 0; t < T; ++t) out[r][t] = fma(q, k[t], out[r][t]);
+            LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = fma(q, k[t], out[r][t]);
         }
     }
 }
@@ -38,18 +38,18 @@ inline void weigh_values(
     const float* weights, const uint8_t* const* values, int n_keys, int64_t channel, float* sums, int padded_dim
 ) {
     Floats acc[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
     for (int key = 0; key < n_keys; ++key) {
         Floats value[V];
-        for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[key], channel + v * kLanes);
-        for (int r = 0; r < R; ++r) {
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[key], channel + v * kLanes);
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const Floats w = all(weights[r * kKeysPerChunk + key]);
-            for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
+            LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
         }
     }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(sums + static_cast<int64_t>(r) * padded_dim + channel + v * kLanes, acc[r][v]);
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) store(sums + static_cast<int64_t>(r) * padded_dim + channel + v * kLanes, acc[r][v]);
 }
 
 template <CacheType type, int R>

@@ -3,8 +3,10 @@
 
 void bind_machine(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);
 
 NB_MODULE(_native, m) {
     bind_machine(m);
     bind_kernels(m);
+    bind_sampling(m);
 }

@@ -6,8 +6,6 @@
 
 #include "activations.inl"
 
-#include <type_traits>
-
 namespace landrace {
 namespace LANDRACE_ISA {
 
@@ -55,13 +53,13 @@ struct NoHeader {
 };
 
 template <> struct Format<Kind::q4_0> : NoHeader {
-    static constexpr int offset = 8;
+    static constexpr int offset = 8, offset_bits = 3;
     static constexpr bool has_minimum = false, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
     static void quads(const uint8_t* at, Bytes out[8]) { nibbles(at + 32, out); }
 };
 template <> struct Format<Kind::q4_1> : NoHeader {
-    static constexpr int offset = 0;
+    static constexpr int offset = 0, offset_bits = 0;
     static constexpr bool has_minimum = true, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& minimum) {
         scale = load_half(at);
@@ -70,7 +68,7 @@ template <> struct Format<Kind::q4_1> : NoHeader {
     static void quads(const uint8_t* at, Bytes out[8]) { nibbles(at + 64, out); }
 };
 template <> struct Format<Kind::q5_0> : NoHeader {
-    static constexpr int offset = 16;
+    static constexpr int offset = 16, offset_bits = 4;
     static constexpr bool has_minimum = false, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
     static void quads(const uint8_t* at, Bytes out[8]) {
@@ -79,7 +77,7 @@ template <> struct Format<Kind::q5_0> : NoHeader {
     }
 };
 template <> struct Format<Kind::q5_1> : NoHeader {
-    static constexpr int offset = 0;
+    static constexpr int offset = 0, offset_bits = 0;
     static constexpr bool has_minimum = true, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& minimum) {
         scale = load_half(at);
@@ -91,7 +89,7 @@ template <> struct Format<Kind::q5_1> : NoHeader {
     }
 };
 template <> struct Format<Kind::q8_0> : NoHeader {
-    static constexpr int offset = 128;
+    static constexpr int offset = 128, offset_bits = 7;
     static constexpr bool has_minimum = false, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
     static void quads(const uint8_t* at, Bytes out[8]) {
@@ -101,7 +99,7 @@ template <> struct Format<Kind::q8_0> : NoHeader {
 
 /// Q4_K and Q5_K: scale = d * (byte), minimum = -dmin * (byte).
 struct SuperWithMinimum {
-    static constexpr int offset = 0;
+    static constexpr int offset = 0, offset_bits = 0;
     static constexpr bool has_minimum = true, halves = false;
     static void header(const uint8_t* at, Floats& d, Floats& dmin) {
         d = load_half(at);
@@ -123,7 +121,7 @@ template <> struct Format<Kind::q5_k> : SuperWithMinimum {
 };
 /// Q6_K has a scale for each half of a group: here `minimum` carries the second one.
 template <> struct Format<Kind::q6_k> {
-    static constexpr int offset = 32;
+    static constexpr int offset = 32, offset_bits = 5;
     static constexpr bool has_minimum = false, halves = true;
     static void header(const uint8_t* at, Floats& d, Floats&) { d = load_half(at); }
     static void scales(const uint8_t* at, Floats d, Floats, Floats& scale, Floats& second) {
@@ -136,27 +134,16 @@ template <> struct Format<Kind::q6_k> {
     }
 };
 
-/// Unpacks all groups of a tile into `scratch`, 512 bytes a group, for the passes over many rows.
-template <Kind kind> void unpack_tile(const uint8_t* at, int n_groups, uint8_t* scratch) {
-    for (int g = 0; g < n_groups; ++g) {
-        if (header_bytes(kind) && g % kSuper == 0) at += header_bytes(kind);
-        Bytes quads[8];
-        Format<kind>::quads(at, quads);
-        for (int i = 0; i < 8; ++i) store_bytes(scratch + 512 * g + 64 * i, quads[i]);
-        at += group_bytes(kind);
-    }
-}
-
 /// `n_rows` <= R rows, the first of them the first of a panel, times one tile: out [n_rows, 16]. What a panel holds past
 /// the last row is computed too and dropped.
-template <Kind kind, int R, bool unpacked>
-void quantised_rows(const uint8_t* at, const uint8_t* scratch, const Rows& rows, int first, int n_rows, float* out) {
+template <Kind kind, int R>
+void quantised_rows(const uint8_t* at, const Rows& rows, int first, int n_rows, float* out) {
     using F = Format<kind>;
     const int n_groups = rows.n_groups();
     const QuantisedGroup* panels = rows.groups + static_cast<int64_t>(first) * n_groups;
     const int64_t stride = static_cast<int64_t>(n_groups) * kPanel;
     Floats acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
     Floats d = all(0.0f), dmin = all(0.0f);
     for (int g = 0; g < n_groups; ++g) {
         if (header_bytes(kind) && g % kSuper == 0) {
@@ -166,24 +153,22 @@ void quantised_rows(const uint8_t* at, const uint8_t* scratch, const Rows& rows,
         Floats scale, minimum = all(0.0f);
         F::scales(at, d, dmin, scale, minimum);
         Bytes quads[8];
-        if (unpacked) {
-            for (int i = 0; i < 8; ++i) quads[i] = load_bytes(scratch + 512 * g + 64 * i);
-        } else {
-            F::quads(at, quads);
-        }
+        F::quads(at, quads);
         at += group_bytes(kind);
-        for (int r = 0; r < R; ++r) {
-            const QuantisedGroup& x = panels[r / kPanel * stride + g * kPanel + r % kPanel];
+        const QuantisedGroup* group = panels + g * kPanel;
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
+            const QuantisedGroup& x = group[r / kPanel * stride + r % kPanel];
             const Floats by = all(x.scale);
             if (F::halves) {
-                Ints one = all_ints(-F::offset * x.half_sums[0]), two = all_ints(-F::offset * x.half_sums[1]);
-                for (int i = 0; i < 4; ++i) one = dot(one, quads[i], load_quad(x.bytes + 4 * i));
-                for (int i = 4; i < 8; ++i) two = dot(two, quads[i], load_quad(x.bytes + 4 * i));
+                const Ints first = all_ints(x.minus_first);
+                Ints one = doubled<F::offset_bits>(first), two = doubled<F::offset_bits>(sub(all_ints(x.minus_sum), first));
+                LANDRACE_UNROLL for (int i = 0; i < 4; ++i) one = dot(one, quads[i], load_quad(x.bytes + 4 * i));
+                LANDRACE_UNROLL for (int i = 4; i < 8; ++i) two = dot(two, quads[i], load_quad(x.bytes + 4 * i));
                 acc[r] = fma(to_float(one), mul(scale, by), acc[r]);
                 acc[r] = fma(to_float(two), mul(minimum, by), acc[r]);
             } else {
-                Ints total = all_ints(F::offset ? -F::offset * (x.half_sums[0] + x.half_sums[1]) : 0);
-                for (int i = 0; i < 8; ++i) total = dot(total, quads[i], load_quad(x.bytes + 4 * i));
+                Ints total = F::offset ? doubled<F::offset_bits>(all_ints(x.minus_sum)) : all_ints(0);
+                LANDRACE_UNROLL for (int i = 0; i < 8; ++i) total = dot(total, quads[i], load_quad(x.bytes + 4 * i));
                 acc[r] = fma(to_float(total), mul(scale, by), acc[r]);
                 if (F::has_minimum) acc[r] = fma(minimum, all(x.scaled_sum), acc[r]);
             }
@@ -202,91 +187,79 @@ template <Kind kind, int R> void float_rows(const uint8_t* at, const Rows& rows,
     const int64_t stride = static_cast<int64_t>(rows.n_in) * kPanel;
     const float* panels = rows.floats + static_cast<int64_t>(first) * rows.n_in;
     Floats acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
     for (int k = 0; k < rows.n_in; ++k) {
         const Floats w = load_weights<kind>(at, k);
-        for (int r = 0; r < R; ++r) acc[r] = fma(w, all(panels[r / kPanel * stride + k * kPanel + r % kPanel]), acc[r]);
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = fma(w, all(panels[r / kPanel * stride + k * kPanel + r % kPanel]), acc[r]);
     }
     for (int r = 0; r < n_rows; ++r) store(out + kTile * r, acc[r]);
 }
 
-/// Calls `body` with the smallest of the row counts compiled that covers what is left, at most the greatest.
-template <class Body> void by_rows(int n_rows, Body body) {
-    for (int done = 0; done < n_rows;) {
-        const int left = n_rows - done;
-        if (left == 1) body(std::integral_constant<int, 1>(), done, 1), done += 1;
-        else if (left == 2) body(std::integral_constant<int, 2>(), done, 2), done += 2;
-        else if (left <= 4) body(std::integral_constant<int, 4>(), done, left), done += left;
-        else if (left <= 8) body(std::integral_constant<int, 8>(), done, left), done += left;
-        else {
-            const int now = left < 12 ? left : 12;
-            body(std::integral_constant<int, 12>(), done, now), done += now;
-        }
+/// Rows that one pass over a tile serves: as many accumulators as there are registers for.
+constexpr int kRowsTogether = LANDRACE_LANES == 512 ? 16 : 4;
+
+template <Kind kind, int R> inline void pass(const uint8_t* at, const Rows& rows, int first, int n_rows, float* out) {
+    if constexpr (is_quantised(kind)) quantised_rows<kind, R>(at, rows, first, n_rows, out);
+    else float_rows<kind, R>(at, rows, first, n_rows, out);
+}
+
+/// Any number of rows times one tile: out [n_rows, 16].
+template <Kind kind> void tile_product(const uint8_t* at, const Rows& rows, int first, int n_rows, float* out) {
+    for (int done = 0; done < n_rows; done += kRowsTogether) {
+        const int n = n_rows - done < kRowsTogether ? n_rows - done : kRowsTogether;
+        float* to = out + done * kTile;
+        if (n == 1) pass<kind, 1>(at, rows, first + done, n, to);
+        else if (n == 2) pass<kind, 2>(at, rows, first + done, n, to);
+        else if (n <= 4) pass<kind, 4>(at, rows, first + done, n, to);
+        else if (n <= kRowsTogether / 2) pass<kind, kRowsTogether / 2>(at, rows, first + done, n, to);
+        else if (n <= kRowsTogether * 3 / 4) pass<kind, kRowsTogether * 3 / 4>(at, rows, first + done, n, to);
+        else pass<kind, kRowsTogether>(at, rows, first + done, n, to);
     }
 }
 
-template <Kind kind>
-void tile_product(const Matrix& matrix, int tile, const Rows& rows, int first, int n_rows, float* out, uint8_t* scratch) {
-    const uint8_t* at = matrix.tile(tile);
-    if constexpr (is_quantised(kind)) {
-        if (n_rows > 12) {
-            unpack_tile<kind>(at, rows.n_groups(), scratch);
-            by_rows(n_rows, [&](auto size, int done, int now) {
-                quantised_rows<kind, decltype(size)::value, true>(at, scratch, rows, first + done, now, out + kTile * done);
-            });
-        } else {
-            by_rows(n_rows, [&](auto size, int done, int now) {
-                quantised_rows<kind, decltype(size)::value, false>(at, nullptr, rows, first + done, now, out + kTile * done);
-            });
-        }
-    } else {
-        by_rows(n_rows, [&](auto size, int done, int now) {
-            float_rows<kind, decltype(size)::value>(at, rows, first + done, now, out + kTile * done);
-        });
-    }
-}
-
-inline void any_tile_product(const Matrix& m, int tile, const Rows& rows, int first, int n, float* out, uint8_t* scratch) {
+inline void any_product(const Matrix& m, int tile, const Rows& rows, int first, int n, float* out) {
+    const uint8_t* at = m.tile(tile);
     switch (m.kind) {
-        case Kind::f32: return tile_product<Kind::f32>(m, tile, rows, first, n, out, scratch);
-        case Kind::f16: return tile_product<Kind::f16>(m, tile, rows, first, n, out, scratch);
-        case Kind::bf16: return tile_product<Kind::bf16>(m, tile, rows, first, n, out, scratch);
-        case Kind::q4_0: return tile_product<Kind::q4_0>(m, tile, rows, first, n, out, scratch);
-        case Kind::q4_1: return tile_product<Kind::q4_1>(m, tile, rows, first, n, out, scratch);
-        case Kind::q5_0: return tile_product<Kind::q5_0>(m, tile, rows, first, n, out, scratch);
-        case Kind::q5_1: return tile_product<Kind::q5_1>(m, tile, rows, first, n, out, scratch);
-        case Kind::q8_0: return tile_product<Kind::q8_0>(m, tile, rows, first, n, out, scratch);
-        case Kind::q4_k: return tile_product<Kind::q4_k>(m, tile, rows, first, n, out, scratch);
-        case Kind::q5_k: return tile_product<Kind::q5_k>(m, tile, rows, first, n, out, scratch);
-        case Kind::q6_k: return tile_product<Kind::q6_k>(m, tile, rows, first, n, out, scratch);
+        case Kind::f32: return tile_product<Kind::f32>(at, rows, first, n, out);
+        case Kind::f16: return tile_product<Kind::f16>(at, rows, first, n, out);
+        case Kind::bf16: return tile_product<Kind::bf16>(at, rows, first, n, out);
+        case Kind::q4_0: return tile_product<Kind::q4_0>(at, rows, first, n, out);
+        case Kind::q4_1: return tile_product<Kind::q4_1>(at, rows, first, n, out);
+        case Kind::q5_0: return tile_product<Kind::q5_0>(at, rows, first, n, out);
+        case Kind::q5_1: return tile_product<Kind::q5_1>(at, rows, first, n, out);
+        case Kind::q8_0: return tile_product<Kind::q8_0>(at, rows, first, n, out);
+        case Kind::q4_k: return tile_product<Kind::q4_k>(at, rows, first, n, out);
+        case Kind::q5_k: return tile_product<Kind::q5_k>(at, rows, first, n, out);
+        case Kind::q6_k: return tile_product<Kind::q6_k>(at, rows, first, n, out);
     }
 }
 
-/// Rows [first, first + n_rows) (at most kRowsPerTask, the first of them the first of a panel) times tiles [first_tile, end_tile), into the epilogue.
-inline void product(
-    const Product& job, const Rows& rows, int first, int n_rows, int first_tile, int end_tile, uint8_t* scratch
-) {
+/// Rows [first, first + n_rows) (at most kRowsPerTask, the first of them the first of a panel) times tiles
+/// [first_tile, end_tile), into the epilogue.
+inline void product(const Product& job, const Rows& rows, int first, int n_rows, int first_tile, int end_tile) {
     alignas(64) float y[kRowsPerTask * kTile];
     alignas(64) float other[kRowsPerTask * kTile];
     const Matrix& matrix = *job.matrix;
     for (int tile = first_tile; tile < end_tile; ++tile) {
+        any_product(matrix, tile, rows, first, n_rows, y);
+        if (job.epilogue == Epilogue::swiglu) any_product(*job.gated, tile, rows, first, n_rows, other);
         const int column = tile * kTile;
         const int width = matrix.n_out - column < kTile ? matrix.n_out - column : kTile;
-        any_tile_product(matrix, tile, rows, first, n_rows, y, scratch);
-        if (job.epilogue == Epilogue::swiglu) any_tile_product(*job.gated, tile, rows, first, n_rows, other, scratch);
         const Floats bias = job.bias ? load_some(job.bias + column, width) : all(0.0f);
         const Floats other_bias = job.gated_bias ? load_some(job.gated_bias + column, width) : all(0.0f);
         for (int r = 0; r < n_rows; ++r) {
             const int64_t row = job.out_rows ? job.out_rows[first + r] : first + r;
             float* at = job.out + row * job.out_stride + column;
-            Floats value = load(y + kTile * r);
+            Floats value = load(y + r * kTile);
             if (job.bias) value = add(value, bias);
             if (job.epilogue == Epilogue::swiglu) {
-                Floats up = load(other + kTile * r);
+                Floats up = load(other + r * kTile);
                 if (job.gated_bias) up = add(up, other_bias);
                 value = gated(value, up);
             } else if (job.epilogue == Epilogue::add) {
                 value = fma(all(job.factor), value, width == kTile ? load(at) : load_some(at, width));
+            } else {
+                value = mul(all(job.factor), value);
             }
             if (width == kTile) store(at, value);
             else store_some(at, value, width);

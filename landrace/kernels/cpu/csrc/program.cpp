@@ -117,7 +117,7 @@ void Program::add_product(
         }
         const Rows input{panels, groups, n_in};
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
-        const int together = std::max(1, n_tiles * n_blocks / (c.threads * kPiecesPerThread * n_blocks));
+        const int together = std::max(1, n_tiles / (c.threads * kPiecesPerThread));
         const int n_pieces = ceil_div(n_tiles, together) * n_blocks;
         for (int piece; (piece = pool_.claim()) < n_pieces;) {
             const int first = piece % n_blocks * kRowsPerTask;
@@ -140,7 +140,7 @@ void Program::add_product(
                 job.out = part.out < 0 ? c.step.logits : rows(part.out);
                 job.out_stride = part.out < 0 ? part.matrix.n_out : widths_[part.out];
                 job.out_rows = scatter ? c.step.adapter_rows[rows_of_step].data() : nullptr;
-                kernels_.product(job, input, first, now, from, until, own.scratch.data());
+                kernels_.product(job, input, first, now, from, until);
             }
         }
         pool_.barrier();
@@ -289,7 +289,6 @@ void Program::reserve(int at_least, int threads) {
         if (own.groups.size() < own_rows * n_groups) own.groups.resize(own_rows * n_groups);
         if (own.panels.size() < own_rows * static_cast<size_t>(widest_input_)) own.panels.resize(own_rows * static_cast<size_t>(widest_input_));
         own.row.resize(static_cast<size_t>(*std::max_element(widths_.begin(), widths_.end())));
-        own.scratch.resize(scratch_bytes(widest_input_) + 64);
     }
 }
 

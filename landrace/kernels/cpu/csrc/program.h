@@ -128,7 +128,6 @@ private:
         std::vector<QuantisedGroup> groups;
         std::vector<float> panels;
         std::vector<float> row;
-        std::vector<uint8_t> scratch;
     };
     std::vector<Private> private_;
 };

@@ -13,7 +13,7 @@ constexpr int kGroup = 32;
 /// Groups of a super-block (Q4_K, Q5_K, Q6_K).
 constexpr int kSuper = 8;
 /// Rows of one task of a product.
-constexpr int kRowsPerTask = 96;
+constexpr int kRowsPerTask = 48;
 /// Keys attended to at a time; partial results are merged in this rhythm wherever a sequence is cut.
 constexpr int kKeysPerChunk = 256;
 
@@ -76,7 +76,8 @@ struct QuantisedGroup {
     int8_t bytes[kGroup];
     float scale;
     float scaled_sum;     // scale * (sum of the bytes)
-    int32_t half_sums[2]; // sums of the bytes of each half
+    int32_t minus_sum;    // -(sum of the bytes)
+    int32_t minus_first;  // -(sum of the first half's bytes)
 };
 
 /// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as groups [rows / 4, n_groups, 4].
@@ -179,7 +180,7 @@ struct Kernels {
     const char* name;
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
     void (*quantise)(const float* x, int n, QuantisedGroup* out);
-    void (*product)(const Product&, const Rows&, int first_row, int n_rows, int first_tile, int end_tile, uint8_t* scratch);
+    void (*product)(const Product&, const Rows&, int first_row, int n_rows, int first_tile, int end_tile);
     void (*unpack_row)(const Matrix&, int row, float factor, float* out);
     void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
     void (*axpy)(const float* x, float factor, int n, float* out);
@@ -188,8 +189,5 @@ struct Kernels {
     void (*merge)(Partial* into, float* into_sums, const Partial* part, const float* part_sums, int n, int padded_dim);
     void (*finish)(const AttendJob&, const Partial* partials, const float* sums);
 };
-
-/// Bytes of `product`'s scratch for a matrix with `n_in` inputs.
-inline size_t scratch_bytes(int n_in) { return static_cast<size_t>((n_in + kGroup - 1) / kGroup) * 512; }
 
 }  // namespace landrace

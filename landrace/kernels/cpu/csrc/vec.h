@@ -21,6 +21,13 @@ namespace LANDRACE_ISA {
 
 constexpr int kLanes = 16;
 
+/// Before a loop whose accumulators are to stay in registers: it is written out.
+#if LANDRACE_LANES == 512
+#define LANDRACE_UNROLL _Pragma("GCC unroll 16")
+#else
+#define LANDRACE_UNROLL
+#endif
+
 inline float half_to_float(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
     const uint32_t exponent = (half >> 10) & 31u;
@@ -95,6 +102,9 @@ inline Ints max(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline Ints load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Ints all_ints(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+/// a * 2^n.
+template <int n> inline Ints doubled(Ints a) { return {_mm512_slli_epi32(a.v, n)}; }
 inline Floats to_float(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 /// To the nearest integer, ties to even; what does not fit becomes INT32_MIN.
 inline Ints round_to_int(Floats a) { return {_mm512_cvtps_epi32(a.v)}; }
@@ -205,6 +215,8 @@ inline Ints load_ints(const int32_t* p) {
 }
 inline Ints all_ints(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+template <int n> inline Ints doubled(Ints a) { return {_mm256_slli_epi32(a.lo, n), _mm256_slli_epi32(a.hi, n)}; }
 inline Floats to_float(Ints a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline Ints round_to_int(Floats a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
 inline Floats power_of_two(Ints n) {
@@ -352,6 +364,12 @@ inline Ints load_ints(const int32_t* p) { return each_int([&](int i) { return p[
 inline Ints all_ints(int32_t x) { return each_int([&](int) { return x; }); }
 inline Ints add(Ints a, Ints b) {
     return each_int([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i])); });
+}
+inline Ints sub(Ints a, Ints b) {
+    return each_int([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) - static_cast<uint32_t>(b.v[i])); });
+}
+template <int n> inline Ints doubled(Ints a) {
+    return each_int([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n); });
 }
 inline Floats to_float(Ints a) { return each([&](int i) { return static_cast<float>(a.v[i]); }); }
 inline Ints round_to_int(Floats a) {

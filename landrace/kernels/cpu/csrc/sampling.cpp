@@ -1,0 +1,67 @@
+#include "sampling.h"
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <stdexcept>
+
+#include "cpu_features.h"
+
+namespace landrace {
+
+namespace plain { ChooseRow row_chooser(); }
+#ifdef LANDRACE_HAVE_AVX2
+namespace avx2 { ChooseRow row_chooser(); }
+#endif
+#ifdef LANDRACE_HAVE_AVX512
+namespace avx512 { ChooseRow row_chooser(); }
+#endif
+
+namespace {
+
+/// Logits that are worth waking a thread for.
+constexpr int64_t kLogitsPerThread = 1 << 18;
+
+ChooseRow chooser_of(const std::string& name) {
+    for (const Isa isa : available_isas()) {
+        if (name != isa_name(isa)) continue;
+        switch (isa) {
+#ifdef LANDRACE_HAVE_AVX512
+            case Isa::avx512: return avx512::row_chooser();
+#endif
+#ifdef LANDRACE_HAVE_AVX2
+            case Isa::avx2_vnni:
+            case Isa::avx2: return avx2::row_chooser();
+#endif
+            default: return plain::row_chooser();
+        }
+    }
+    throw std::invalid_argument("no token choice for " + name);
+}
+
+}  // namespace
+
+std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, const std::string& isa, const std::vector<RowChoice>& rows, int64_t vocab) {
+    const ChooseRow choose = chooser_of(isa);
+    const auto n = static_cast<int64_t>(rows.size());
+    std::vector<int64_t> tokens(rows.size());
+    const int64_t useful = std::clamp<int64_t>(n * vocab / kLogitsPerThread, 1, std::max<int64_t>(n, 1));
+    std::mutex mutex;
+    std::exception_ptr failure;
+    pool.run(static_cast<int>(std::min<int64_t>({useful, threads, pool.size()})), [&](int) {
+        try {
+            SamplingScratch scratch;
+            for (int64_t i; (i = pool.claim()) < n;) {
+                const RowChoice& row = rows[static_cast<size_t>(i)];
+                tokens[static_cast<size_t>(i)] = choose(row.logits, vocab, row.rule, row.uniform, scratch);
+            }
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(mutex);
+            failure = std::current_exception();
+        }
+    });
+    if (failure) std::rethrow_exception(failure);
+    return tokens;
+}
+
+}  // namespace landrace

@@ -1,0 +1,56 @@
+// Token choice: one row of logits to one token, without sorting the vocabulary. landrace/engine/sampler.py says what is
+// kept of a row and how a uniform number chooses from it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "thread_pool.h"
+
+namespace landrace {
+
+/// The fields of landrace.kernels.sampling_rule.SamplingRule.
+struct SamplingRule {
+    float temperature;
+    int64_t top_k;
+    float top_p;
+    double min_p;
+};
+
+/// A token and what it is chosen by: x = (logit - the row's greatest) / temperature, and its weight e^x.
+struct Candidates {
+    std::vector<int32_t> ids;
+    std::vector<float> x;
+    std::vector<float> weights;
+};
+
+struct Weighed {
+    uint32_t key;
+    float weight;
+};
+
+/// A thread's memory for one row after another.
+struct SamplingScratch {
+    std::vector<float> lane_maxima;
+    std::vector<double> block_weights;
+    Candidates candidates;
+    std::vector<Weighed> weighed;
+};
+
+/// The token of a row that holds NaN or +infinity, or no finite logit.
+constexpr int64_t kNotFinite = -1;
+
+using ChooseRow = int64_t (*)(const float* logits, int64_t vocab, const SamplingRule&, double uniform, SamplingScratch&);
+
+struct RowChoice {
+    const float* logits;
+    SamplingRule rule;
+    /// In [0, 1); unused where the temperature is 0.
+    double uniform;
+};
+
+/// The token of each row. A row's token depends on nothing but the row.
+std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, const std::string& isa, const std::vector<RowChoice>& rows, int64_t vocab);
+
+}  // namespace landrace

@@ -1,0 +1,11 @@
+#define LANDRACE_ISA avx2
+#define LANDRACE_LANES 256
+#include "sampling.inl"
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+ChooseRow row_chooser() { return choose_row; }
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace
