@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, Literal, TypeVar, get_args
 
 import torch
@@ -103,7 +104,7 @@ class ServingModel:
     model: Model[ServingDecoder]
     engine: Engine
     kernels: str
-    """cpu or reference."""
+    """The C++ kernels' instruction set, or reference."""
     notice: str | None
     """What the user should know about how it is served; None: nothing."""
 
@@ -131,30 +132,33 @@ def open_engine(
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(ModelStore(home or default_home()).resolve(name))
     tokenizer = open_tokenizer(checkpoint)
-    chosen, notice = _choose_kernels(kernels, device)
+    extension, notice = _choose_kernels(kernels, device)
     decoder: ServingDecoder
-    if chosen == "cpu":
-        decoder = _cpu_decoder(checkpoint, held, threads or len(os.sched_getaffinity(0)))
+    if extension is not None:
+        decoder = cpu_decoder(checkpoint, extension, weights=held, threads=threads)
+        used = decoder.isa
     else:
+        used = "reference"
         decoder = _reference_decoder(checkpoint, held, device)
     engine = Engine(decoder, tokenizer, options or EngineOptions())
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
         engine.add_adapter(adapter, spec, tensors)
-    return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, chosen, notice)
+    return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, notice)
 
 
-def _choose_kernels(asked: str, device: torch.device) -> tuple[str, str | None]:
-    """The kernels to use, and what to tell the user about it."""
+def _choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:
+    """The C++ kernels, or None for the reference; and what to tell the user about it."""
     if asked not in KERNELS:
         raise OptionError(f"There are no kernels {asked!r}.", hint=f"Choose {', '.join(KERNELS)}.")
     if asked == "reference" or (asked == "auto" and device.type != "cpu"):
-        return "reference", None
-    if native() is None:
+        return None, None
+    extension = native()
+    if extension is None:
         if asked == "cpu":
             raise OptionError("The C++ kernels are not built.", hint="Install a C++ compiler, then Landrace again.")
-        return "reference", MISSING
-    return "cpu", None
+        return None, MISSING
+    return extension, None
 
 
 def _held(checkpoint: Checkpoint, weights: Weights) -> dict[str, StoredTensor]:
@@ -162,10 +166,17 @@ def _held(checkpoint: Checkpoint, weights: Weights) -> dict[str, StoredTensor]:
     return {name: held_as(t, weights, is_embedding=name in embeddings) for name, t in checkpoint.stored().items()}
 
 
-def _cpu_decoder(checkpoint: Checkpoint, weights: Weights, threads: int) -> CpuDecoder:
-    extension = native()
-    assert extension is not None
-    return CpuDecoder(checkpoint.spec, extension, threads=threads).load(_held(checkpoint, weights))
+def cpu_decoder(
+    checkpoint: Checkpoint, extension: ModuleType, *, weights: Weights = "stored", threads: int | None = None
+) -> CpuDecoder:
+    """The checkpoint on the C++ kernels in `extension`; `threads` None: as many as this process may use."""
+    decoder = CpuDecoder(checkpoint.spec, extension, threads=threads or available_threads())
+    return decoder.load(_held(checkpoint, weights))
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reference_decoder(checkpoint: Checkpoint, weights: Weights, device: torch.device) -> Decoder:

@@ -25,6 +25,9 @@ BOUNDS = {
     "float32": Bound(largest=1e-3, mean=1e-4, equal_argmax=0.999),
     # Operands rounded to 8 bits of mantissa: a relative error of 2^-9 a product, averaging out over the sum.
     "bfloat16": Bound(largest=1.0, mean=0.1, equal_argmax=0.95),
+    # Inputs of every product rounded to 8 bits a group of 32: half a step of 1/127 of the group's greatest value.
+    "quantised": Bound(largest=2.0, mean=0.15, equal_argmax=0.9),
+    "same bits": Bound(largest=0.0, mean=0.0, equal_argmax=1.0),
 }
 
 

@@ -14,15 +14,18 @@ from torch import Tensor
 from landrace.certify.certificate import BOUNDS, Certificate, PathResult, Scores, compare_scores
 from landrace.certify.conversations import CONVERSATIONS
 from landrace.certify.transformers_path import transformers_scores
+from landrace.checkpoints import Checkpoint
 from landrace.checkpoints.adapter import adapter_sha256, read_adapter
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.errors import LandraceError
 from landrace.kernels.capability import native_bfloat16
-from landrace.model import Model, open_model
+from landrace.kernels.cpu import native
+from landrace.model import Model, cpu_decoder, open_model
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.lora import attach_adapter, detach_adapter
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.serving import ServingDecoder
 from landrace.text import encode_chat
 from landrace.training.loss import token_logprobs
 
@@ -33,7 +36,14 @@ ENGINE_WAYS = {
     "engine, chunked and paged": EngineOptions(block_size=7, max_step_tokens=13, prefix_cache=False),
     "engine, prefix reused": EngineOptions(block_size=4),
 }
-"""The engine with every mechanism in play that could change a token."""
+"""The engine on the reference kernels, with every mechanism in play that could change a token."""
+SERVED = "as served, one batch"
+SERVED_WAYS = {
+    "as served, one at a time": EngineOptions(max_running=1, prefix_cache=False),
+    "as served, chunked and paged": EngineOptions(max_step_tokens=13, prefix_cache=False),
+    "as served, prefix reused": EngineOptions(),
+}
+"""The same on the C++ kernels and the weights as stored: held against `SERVED`, to the bit."""
 
 Sequences = Sequence[tuple[int, ...]]
 Adapter = tuple[LoraSpec, Mapping[str, Tensor]]
@@ -60,12 +70,26 @@ def certify(
     paths: list[PathResult] = []
     skipped: list[str] = []
 
-    def compare(path: str, kind: str, scores: Callable[[], list[Scores]]) -> None:
+    def compare(
+        path: str, kind: str, scores: Callable[[], list[Scores]], against: Sequence[Scores] = reference
+    ) -> list[Scores]:
         on_path(path)
-        paths.append(compare_scores(path, reference, scores(), BOUNDS[kind]))
+        taken = scores()
+        paths.append(compare_scores(path, against, taken, BOUNDS[kind]))
+        return taken
 
     for path, options in ENGINE_WAYS.items():
         compare(path, "float32", partial(_engine_scores, model, sequences, loaded, options))
+    extension = native()
+    if extension is None or model.decoder.device.type != "cpu":
+        skipped.append("as served: this machine serves with the reference kernels")
+    else:
+        served = Model(name, model.checkpoint, cpu_decoder(model.checkpoint, extension), model.tokenizer)
+        kind = _arithmetic(model.checkpoint)
+        one_batch = EngineOptions(max_step_tokens=2048, prefix_cache=False)
+        batched = compare(SERVED, kind, partial(_engine_scores, served, sequences, loaded, one_batch))
+        for path, options in SERVED_WAYS.items():
+            compare(path, "same bits", partial(_engine_scores, served, sequences, loaded, options), batched)
     if native_bfloat16(model.decoder.device):
         compare("trainer, bfloat16 products", "bfloat16", partial(_bfloat16_scores, model, sequences, loaded))
     else:
@@ -118,8 +142,16 @@ def _bfloat16_scores(model: Model[Decoder], sequences: Sequences, adapter: Adapt
     return _trainer_scores(decoder, sequences, adapter)
 
 
+def _arithmetic(checkpoint: Checkpoint) -> str:
+    """What the stored matrices are multiplied in: the name of a bound."""
+    types = {info.dtype for info in checkpoint.tensor_infos.values() if len(info.shape) == 2}
+    if types <= {"F32", "F16"}:
+        return "float32"
+    return "bfloat16" if types <= {"F32", "F16", "BF16"} else "quantised"
+
+
 def _engine_scores(
-    model: Model[Decoder], sequences: Sequences, adapter: Adapter | None, options: EngineOptions
+    model: Model[ServingDecoder], sequences: Sequences, adapter: Adapter | None, options: EngineOptions
 ) -> list[Scores]:
     """With a prefix cache, the first half of every sequence is found there and only the second is scored."""
     engine = Engine(model.decoder, model.tokenizer, options)

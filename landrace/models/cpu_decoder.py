@@ -66,6 +66,7 @@ class CpuDecoder:
     """
 
     differentiable = False
+    cache_tile = TILE
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         widest = max(layer.attention.head_dim for layer in spec.layers)
@@ -78,7 +79,7 @@ class CpuDecoder:
         self.device = torch.device("cpu")
         self.threads = threads
         self._native = native
-        self._isa = isa or native.instruction_sets()[-1]
+        self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
         self._matrices: dict[str, PackedMatrix] = {}
         self._vectors: dict[str, PackedVector] = {}
@@ -151,15 +152,13 @@ class CpuDecoder:
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows."""
-        return self._program.run(self._step(batch), self.threads)
+        return self._program.run(self._step(batch))
 
     def choose_tokens(
         self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
     ) -> list[int]:
         """See `ServingDecoder`."""
-        return sampling.choose_tokens(
-            self._native, self._pool, self._isa, logits, rows, rules, uniforms, self.threads
-        )
+        return sampling.choose_tokens(self._native, self._pool, self.isa, logits, rows, rules, uniforms, self.threads)
 
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
@@ -205,7 +204,7 @@ class CpuDecoder:
 
     def _record(self) -> Program:
         """The forward pass as a program."""
-        spec, program = self.spec, Program(self._native, self._pool, self._isa)
+        spec, program = self.spec, Program(self._native, self._pool, self.isa)
         x = program.buffer(spec.d_model)
         table = self._matrices["embed_tokens.weight"]
         program.embedding(table, spec.embed_scale, x)

@@ -32,6 +32,7 @@ class Decoder(nn.Module):
     """
 
     differentiable = True
+    cache_tile = 1
 
     def __init__(
         self, spec: ModelSpec, *, dtype: torch.dtype = torch.float32, product_dtype: torch.dtype | None = None

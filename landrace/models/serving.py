@@ -19,6 +19,8 @@ class ServingDecoder(Protocol):
     """A loaded decoder: `Decoder` or `CpuDecoder`."""
 
     spec: ModelSpec
+    cache_tile: int
+    """Cache blocks must be multiples of this many tokens."""
     differentiable: bool
     """Whether its logits can be differentiated, so that gradients have to be turned off where they are not wanted."""
 

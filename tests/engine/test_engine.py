@@ -26,6 +26,8 @@ class Script:
     def __init__(self, decoder: object, lines: list[list[int]]) -> None:
         self.spec, self.device, self.lines = decoder.spec, decoder.device, lines  # type: ignore[attr-defined]
         self.new_cache = decoder.new_cache  # type: ignore[attr-defined]
+        self.choose_tokens, self.differentiable = decoder.choose_tokens, False  # type: ignore[attr-defined]
+        self.cache_tile = 1
         self.line_of_slot: dict[int, int] = {}
 
     def __call__(self, batch: ForwardBatch) -> torch.Tensor:
@@ -241,6 +243,7 @@ def test_a_step_that_cannot_be_computed_ends_its_requests_only(tiny_decoder: Cal
 
     engine.decoder = failing  # type: ignore[assignment]
     failing.spec, failing.device = decoder.spec, decoder.device  # type: ignore[attr-defined]
+    failing.choose_tokens = decoder.choose_tokens  # type: ignore[attr-defined]
     results = engine.generate([Request(f"r{n}", (n, 4), greedy(max_tokens=6, ignore_eos=True)) for n in range(4)])
     assert [result.finish_reason for result in results] == ["error", "error", "length", "length"]
     assert "out of memory" in results[0].error.message
@@ -348,6 +351,7 @@ def test_logits_are_asked_for_only_where_they_are_used(recite: Callable) -> None
     script = engine.decoder
     engine.decoder = lambda batch: (rows.append(len(batch.logit_rows)), script(batch))[1]  # type: ignore[assignment]
     engine.decoder.spec, engine.decoder.device = script.spec, script.device  # type: ignore[union-attr]
+    engine.decoder.choose_tokens = script.choose_tokens  # type: ignore[method-assign]
     one(engine, tuple([0] * 20), max_tokens=3)
     assert rows == [0, 0, 1, 1, 1]
 

@@ -86,7 +86,7 @@ def oracle(
         prompt_logprobs = [table[i - 1, tokens[i]].item() for i in range(first, len(tokens))]
     for _ in range(request.params.max_tokens):
         logits = naive_logits(decoder, tokens, adapters=adapters, rope_lengths=(length,))[-1:]
-        token = choose_tokens(logits, [state])[0]
+        token = choose_tokens(logits, [state], decoder.choose_tokens)[0]
         state.record(token)
         logprobs.append(logits.log_softmax(-1)[0, token].item())
         tokens.append(token)

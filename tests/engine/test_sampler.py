@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,15 +18,42 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from landrace.engine.sampler import SamplingState, adjust_logits, choose_tokens, filter_logits, token_logprobs
+from landrace.engine.sampler import SamplingState, adjust_logits, token_logprobs
+from landrace.engine.sampler import choose_tokens as choose_by
 from landrace.engine.sampling_params import SamplingParams
+from landrace.kernels.cpu import native
+from landrace.kernels.cpu import sampling as cpu
+from landrace.kernels.reference import sampling as reference
+from landrace.kernels.reference.sampling import filter_logits
+from landrace.models.sampling import NOT_FINITE, SamplingRule
 
 CPU = torch.device("cpu")
+Choose = Callable[[torch.Tensor, list[SamplingState]], list[int]]
 VOCAB = 1000
 
 
 def random_logits(rows: int, seed: int = 0, scale: float = 3.0, vocab: int = VOCAB) -> torch.Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def choose_tokens(request: pytest.FixtureRequest) -> Choose:
+    """`sampler.choose_tokens` on either kernels."""
+    if request.param == "reference":
+        return lambda logits, states: choose_by(logits, states, reference.choose_tokens)
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    pool, isa = extension.ThreadPool(2), extension.instruction_sets()[-1]
+    return lambda logits, states: choose_by(
+        logits,
+        states,
+        lambda x, rows, rules, uniforms: cpu.choose_tokens(extension, pool, isa, x, rows, rules, uniforms, 2),
+    )
+
+
+def rule(**fields: float) -> SamplingRule:
+    return SamplingRule(**{"temperature": 1.0, **fields})
 
 
 def state(prompt: tuple[int, ...] = (1,), output: tuple[int, ...] = (), **params: object) -> SamplingState:
@@ -53,7 +81,7 @@ FILTERS = [
 ]
 
 
-def reference_filter(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+def reference_filter(logits: torch.Tensor, params: SamplingRule) -> torch.Tensor:
     chain = LogitsProcessorList([TemperatureLogitsWarper(float(params.temperature))])
     if params.top_k:
         chain.append(TopKLogitsWarper(params.top_k))
@@ -65,7 +93,7 @@ def reference_filter(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 
 
 def test_filters_equal_transformers_all_in_one_batch() -> None:
-    params = [SamplingParams(**fields) for fields in FILTERS]
+    params = [rule(**fields) for fields in FILTERS]
     logits = random_logits(len(params))
     ours = filter_logits(logits, params)
     for row, one in enumerate(params):
@@ -84,7 +112,7 @@ def test_filters_equal_transformers_all_in_one_batch() -> None:
     st.floats(0, 1),
 )
 def test_random_filters_equal_transformers(seed: int, temperature: float, k: int, p: float, min_p: float) -> None:
-    params = SamplingParams(temperature=temperature, top_k=k, top_p=p, min_p=min_p)
+    params = SamplingRule(temperature, k, p, min_p)
     logits = random_logits(1, seed, vocab=30)
     ours, theirs = filter_logits(logits, [params]), reference_filter(logits, params)
     probabilities = (logits / temperature).softmax(-1)
@@ -94,7 +122,7 @@ def test_random_filters_equal_transformers(seed: int, temperature: float, k: int
 
 def test_equal_logits_stay_or_go_together() -> None:
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
-    for params in (SamplingParams(top_k=2), SamplingParams(top_p=0.6), SamplingParams(min_p=0.3)):
+    for params in (rule(top_k=2), rule(top_p=0.6), rule(min_p=0.3)):
         assert filter_logits(logits, [params]).isfinite().tolist() == [[True, True, True, True, False]]
 
 
@@ -130,20 +158,20 @@ def test_penalties_and_bias_by_formula() -> None:
     assert torch.equal(logits, before), "the model's own logits stay as they are, for the logprobs"
 
 
-def test_greedy_takes_the_lowest_id_among_equals() -> None:
+def test_greedy_takes_the_lowest_id_among_equals(choose_tokens: Choose) -> None:
     logits = torch.zeros(2, 50)
     logits[0, [30, 7, 12]] = 4.0
     assert choose_tokens(logits, [state(temperature=0), state(temperature=0)]) == [7, 0]
 
 
-def test_greedy_ignores_filters_but_not_penalties() -> None:
+def test_greedy_ignores_filters_but_not_penalties(choose_tokens: Choose) -> None:
     logits = random_logits(1)
     best, second = logits[0].topk(2).indices.tolist()
     assert choose_tokens(logits, [state(temperature=0, top_k=3, top_p=0.1)]) == [best]
     assert choose_tokens(logits, [state(temperature=0, logit_bias={best: -100})]) == [second]
 
 
-def test_a_seed_fixes_the_tokens_whatever_else_is_in_the_batch() -> None:
+def test_a_seed_fixes_the_tokens_whatever_else_is_in_the_batch(choose_tokens: Choose) -> None:
     logits = random_logits(8, scale=1.0)
     kinds = [
         {},
@@ -165,7 +193,7 @@ def test_a_seed_fixes_the_tokens_whatever_else_is_in_the_batch() -> None:
     assert len(set(alone[0])) > 10
 
 
-def test_an_unseeded_request_gets_a_seed_that_repeats_it() -> None:
+def test_an_unseeded_request_gets_a_seed_that_repeats_it(choose_tokens: Choose) -> None:
     first, other = state(), state()
     again = state(seed=first.seed)
     logits = random_logits(1, scale=0.1)
@@ -174,10 +202,10 @@ def test_an_unseeded_request_gets_a_seed_that_repeats_it() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.8}])
-def test_draws_follow_the_distribution(fields: dict[str, float]) -> None:
+def test_draws_follow_the_distribution(choose_tokens: Choose, fields: dict[str, float]) -> None:
     """Chi-squared over 20,200 draws, half from one seed, half the first draws of as many seeds."""
     logits = torch.tensor([[1.0, 0.0, 2.0, -1.0, 0.5, -3.0]])
-    expected = filter_logits(logits, [SamplingParams(**fields)]).double().softmax(-1)[0]
+    expected = filter_logits(logits, [rule(**fields)]).double().softmax(-1)[0]
     one = state(seed=2, **fields)
     tokens = [choose_tokens(logits, [one])[0] for _ in range(200)]
     batch = [state(seed=seed, **fields) for seed in range(10_000, 20_000)]
@@ -191,7 +219,35 @@ def test_draws_follow_the_distribution(fields: dict[str, float]) -> None:
     assert chi2 < degrees + 4 * math.sqrt(2 * degrees) + 6
 
 
-def test_the_ends_of_the_unit_interval() -> None:
+def test_a_row_without_probabilities_chooses_nothing_and_disturbs_nobody(choose_tokens: Choose) -> None:
+    logits = random_logits(6)
+    logits[0, 7], logits[2, 8] = math.nan, math.inf
+    logits[3], logits[5, :9] = -math.inf, -math.inf
+    kinds = [
+        {},
+        {"top_k": 4},
+        {"temperature": 0},
+        {"top_p": 0.5},
+        {"repetition_penalty": 1.2},
+        {"logit_bias": {10: 9.0}},
+    ]
+    tokens = choose_tokens(logits, [state(seed=row, **fields) for row, fields in enumerate(kinds)])
+    assert [row for row, token in enumerate(tokens) if token == NOT_FINITE] == [0, 2, 3]
+    for row in (1, 4, 5):
+        assert choose_tokens(logits[row : row + 1], [state(seed=row, **kinds[row])]) == [tokens[row]]
+
+
+def test_rows_without_a_state_are_looked_at_only(choose_tokens: Choose) -> None:
+    logits = random_logits(5)
+    logits[3, 0] = math.nan
+    biased, plain = state(seed=1, logit_bias={5: 2.0}), state(seed=2)
+    tokens = choose_tokens(logits, [None, biased, None, None, plain])
+    assert [token == NOT_FINITE for token in tokens] == [False, False, False, True, False]
+    assert tokens[1] == choose_tokens(logits[1:2], [state(seed=1, logit_bias={5: 2.0})])[0]
+    assert tokens[4] == choose_tokens(logits[4:], [state(seed=2)])[0]
+
+
+def test_the_ends_of_the_unit_interval(choose_tokens: Choose) -> None:
     logits = torch.full((2, 5), -math.inf)
     logits[:, [1, 3]] = 0.0
     states = [state(), state()]

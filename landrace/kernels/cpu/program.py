@@ -276,10 +276,11 @@ class Program:
             )  # fmt: skip
         self._kept_cache = list(layers)
 
-    def run(self, step: StepInput, threads: int) -> Tensor:
+    def run(self, step: StepInput, threads: int = 0) -> Tensor:
         """Computes a step and returns its logits, float32 [R, width of the part that stores to LOGITS].
 
-        IndexError for a token, row or slot that does not exist.
+        `threads`: 0 for as many of the pool's as were fastest lately. IndexError for a token, row or slot that does not
+        exist.
         """
         logits = torch.empty(step.logit_rows.numel(), self._logits_width)
         self._program.run(threads, *self._arguments(step), logits.data_ptr())
@@ -363,12 +364,7 @@ def _vector(vector: PackedVector | None) -> int:
 
 
 def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> None:
-    if (
-        tensor.dtype != dtype
-        or tensor.shape != shape
-        or not tensor.is_contiguous()
-        or not tensor.is_cpu
-    ):
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous() or not tensor.is_cpu:
         raise ValueError(
             f"{name} must be contiguous {dtype} {list(shape)} in main memory, not {tensor.dtype} {list(tensor.shape)}."
         )

@@ -325,11 +325,15 @@ void Program::prepare(const Step& step, int threads) {
 }
 
 void Program::run(const Step& step, int threads) {
-    prepare(step, threads);
-    Context context{step, threads};
-    pool_.run(threads, [&](int thread) {
+    const bool choose = threads == 0 && step.n_rows > 0;
+    const int chosen = choose ? choice_.pick(step.n_rows) : threads == 0 ? 1 : threads;
+    const auto start = std::chrono::steady_clock::now();
+    prepare(step, chosen);
+    Context context{step, chosen};
+    pool_.run(chosen, [&](int thread) {
         for (const Operation& operation : operations_) operation.run(context, thread);
     });
+    if (choose) choice_.report(step.n_rows, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
 std::vector<Timing> Program::profile(const Step& step, int threads) {

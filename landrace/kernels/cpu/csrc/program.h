@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "thread_choice.h"
 #include "thread_pool.h"
 #include "types.h"
 
@@ -56,7 +57,7 @@ struct Timing {
 
 class Program {
 public:
-    Program(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+    Program(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool), choice_(pool.size()) {}
 
     /// A buffer of `width` floats a row. Returns its number.
     int add_buffer(int width);
@@ -80,7 +81,7 @@ public:
     float* rows(int buffer) { return buffers_[buffer].data(); }
     int width(int buffer) const { return widths_[buffer]; }
 
-    /// Computes a step with `threads` threads.
+    /// Computes a step with `threads` threads of the pool; 0: as many as were fastest lately.
     void run(const Step& step, int threads);
     /// The same, one operation after another, each timed.
     std::vector<Timing> profile(const Step& step, int threads);
@@ -111,6 +112,7 @@ private:
 
     const Kernels& kernels_;
     ThreadPool& pool_;
+    ThreadChoice choice_;
     std::vector<Operation> operations_;
     std::vector<int> widths_;
     std::vector<std::vector<float>> buffers_;

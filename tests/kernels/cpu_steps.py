@@ -1,0 +1,129 @@
+"""What the tests of the C++ kernels share: random weights of every kind, one-operation programs, and float64 sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landrace.kernels.cpu.program import Program, StepInput
+from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, WeightMemory, matrix_bytes, vector_bytes
+from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
+
+FLOATS = ("F32", "F16", "BF16")
+QUANTISED = tuple(kind for kind in KINDS if kind not in FLOATS)
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+}  # fmt: skip
+"""Where a block keeps its float16 scales and minima."""
+POISONED_ROWS = 208
+"""More rows than any step of these tests has."""
+
+
+def stored_matrix(block_type: str, n_out: int, n_in: int, seed: int = 0) -> Tensor:
+    """Rows of random blocks: every stored integer occurs, scales are finite, and some are zero or denormal."""
+    generator = torch.Generator().manual_seed(seed)
+    if block_type in FLOATS:
+        return quantize(torch.randn(n_out, n_in, generator=generator), block_type)
+    block = BLOCKS[block_type]
+    raw = torch.randint(0, 256, (n_out * n_in // block.elements, block.bytes), generator=generator, dtype=torch.uint8)
+    for at in HALVES[block_type]:
+        scales = torch.randn(len(raw), 1, generator=generator) * 0.02
+        scales[torch.rand(len(raw), 1, generator=generator) < 0.05] = 0.0
+        scales[torch.rand(len(raw), 1, generator=generator) < 0.05] = 3e-6
+        raw[:, at : at + 2] = scales.half().view(torch.uint8)
+    return raw.view(n_out, -1)
+
+
+class Kernels:
+    """The extension with a pool of three threads, and the weights packed for one test."""
+
+    def __init__(self, extension: ModuleType, pool: Any) -> None:
+        self.extension = extension
+        self.pool = pool
+        self._memories: list[WeightMemory] = []
+
+    def program(self, isa: str) -> Program:
+        return Program(self.extension, self.pool, isa)
+
+    def matrix(self, stored: Tensor, block_type: str, n_in: int) -> PackedMatrix:
+        memory = self._memory(matrix_bytes(self.extension, block_type, stored.shape[0], n_in))
+        return memory.matrix(stored, block_type, n_in)
+
+    def vector(self, values: Tensor) -> PackedVector:
+        return self._memory(vector_bytes(values.numel())).vector(values)
+
+    def _memory(self, n_bytes: int) -> WeightMemory:
+        self._memories.append(WeightMemory(self.extension, self.pool, n_bytes))
+        return self._memories[-1]
+
+    def same_everywhere(self, compute: Callable[[str, int], Tensor]) -> Tensor:
+        """Calls compute(instruction set, threads) for all of them; the results must be equal to the bit."""
+        names = self.extension.instruction_sets()
+        results = {(name, threads): compute(name, threads) for name in names for threads in (1, 2, 3)}
+        first = next(iter(results.values()))
+        for (name, threads), result in results.items():
+            assert torch.equal(result.isnan(), first.isnan()), f"{name} with {threads} threads: other places are NaN"
+            assert torch.equal(result.nan_to_num(), first.nan_to_num()), f"{name} with {threads} threads differs"
+        return first
+
+
+def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
+    """The rows in float64 as the product with `block_type` reads them: for quantised matrices, groups of 32 with
+    scale = (greatest magnitude) / 127 and values rounded to nearest, ties to even."""
+    if block_type in FLOATS:
+        return x.double()
+    groups = x.view(x.shape[0], x.shape[1] // 32, 32)
+    greatest = groups.abs().amax(-1, keepdim=True)
+    empty = greatest < 1e-30
+    inverse = torch.where(empty, 0.0, 127.0 / torch.where(empty, 1.0, greatest))
+    scale = torch.where(empty, 0.0, greatest / 127.0)
+    return ((groups * inverse).round().double() * scale.double()).view(x.shape)
+
+
+def expected_product(x: Tensor, stored: Tensor, block_type: str) -> tuple[Tensor, Tensor]:
+    """(x W^T, |x| |W|^T) in float64 on the numbers the kernel sees; the second bounds what rounding may cost."""
+    weights = dequantize(stored, block_type, x.shape[1]).double()
+    seen = as_kernel_sees(x, block_type)
+    return seen @ weights.t(), seen.abs() @ weights.abs().t()
+
+
+def assert_near(result: Tensor, expected: Tensor, size: Tensor | float, tolerance: float = 1e-5) -> None:
+    """|result - expected| <= tolerance * size, element by element."""
+    excess = (result.double() - expected).abs() - tolerance * torch.as_tensor(size).double() - 1e-30
+    assert not (excess > 0).any() and result.isfinite().all(), f"{excess.max().item():.3g} too far"
+
+
+def assert_same(result: Tensor, expected: Tensor) -> None:
+    """Equal to the bit, NaN where the other is NaN."""
+    torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def plain_step(
+    n_rows: int,
+    *,
+    token_ids: Tensor | None = None,
+    logit_rows: Sequence[int] = (),
+    adapter_rows: Sequence[Sequence[int]] = (),
+) -> StepInput:
+    """A step of one sequence, for programs without attention."""
+    return StepInput(
+        token_ids=torch.zeros(n_rows, dtype=torch.long) if token_ids is None else token_ids,
+        positions=torch.arange(n_rows),
+        starts=(0, n_rows),
+        slots=(torch.arange(max(n_rows, 1)),),
+        write_slots=torch.arange(n_rows),
+        logit_rows=torch.tensor(logit_rows, dtype=torch.long),
+        adapter_rows=adapter_rows,
+    )
+
+
+def poison(program: Program, buffers: dict[int, int]) -> None:
+    """NaN in every row of buffers (number: width)."""
+    for buffer, width in buffers.items():
+        program.write(buffer, torch.full((POISONED_ROWS, width), math.nan))
