@@ -26,7 +26,7 @@ def serve(
     kernels: KernelsOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine; default: all cores.")] = None,
     cache_dtype: Annotated[
-        str, typer.Option(help="How keys and values are kept: auto, float32, bfloat16 or int8.")
+        str, typer.Option(help="How keys and values are kept: auto, float32, float16, bfloat16 or int8.")
     ] = "auto",
     cache_tokens: Annotated[int, typer.Option(help="Tokens the key-value cache holds.")] = 16384,
     max_running: Annotated[int, typer.Option(help="Most requests in progress at once.")] = 64,

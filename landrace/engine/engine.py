@@ -26,7 +26,13 @@ from landrace.models.sampling import NOT_FINITE
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
 
-_CACHE_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_CACHE_DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
 
 
 @dataclass(frozen=True)

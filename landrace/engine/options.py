@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
-CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
+CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class EngineOptions:
     max_length: int | None = None
     """Longest sequence, prompt and output; None: the model's own."""
     cache_dtype: str = "auto"
-    """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else bfloat16."""
+    """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else float16."""
     prefix_cache: bool = True
     """Reuse the cache of equal prompt beginnings."""
 

@@ -94,7 +94,7 @@ class CpuDecoder:
     def cache_dtype(self) -> torch.dtype:
         """The cache's type where nothing else is asked for: as exact as the weights."""
         exact = all(matrix.block_type in ("F32", "F16") for matrix in self._matrices.values())
-        return torch.float32 if exact else torch.bfloat16
+        return torch.float32 if exact else torch.float16
 
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
@@ -125,7 +125,7 @@ class CpuDecoder:
         return self
 
     def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, bfloat16 or int8;
+        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or int8;
         None: `cache_dtype`."""
         if n_slots % TILE:
             raise OptionError(

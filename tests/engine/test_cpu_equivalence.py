@@ -226,7 +226,7 @@ def test_requests_that_arrive_while_others_run(
     """Random arrivals and aborts around them: those that finish have their own tokens."""
     decoder = on_cpu(extension, tiny_decoder(), "int4")
     requests = make_requests()
-    expected = {r.id: oracle(decoder, r, torch.bfloat16) for r in requests}
+    expected = {r.id: oracle(decoder, r, decoder.cache_dtype) for r in requests}
     for seed in range(6):
         draw = random.Random(seed)
         options = EngineOptions(cache_tokens=draw.choice((144, 512)), max_step_tokens=draw.choice((7, 40, 200)))

@@ -75,7 +75,8 @@ class Kernels:
 
 def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
     """The rows in float64 as the product with `block_type` reads them: for quantised matrices, groups of 32 with
-    scale = (greatest magnitude) / 127 and values rounded to nearest, ties to even."""
+    scale = (greatest magnitude) / 127 and values rounded to nearest, ties to even. Groups with outliers, beyond five
+    times the row's root mean square, also keep the remainder, rounded to 254ths of the scale."""
     if block_type in FLOATS:
         return x.double()
     groups = x.view(x.shape[0], x.shape[1] // 32, 32)
@@ -83,7 +84,12 @@ def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
     empty = greatest < 1e-30
     inverse = torch.where(empty, 0.0, 127.0 / torch.where(empty, 1.0, greatest))
     scale = torch.where(empty, 0.0, greatest / 127.0)
-    return ((groups * inverse).round().double() * scale.double()).view(x.shape)
+    scaled = groups * inverse
+    whole = scaled.round()
+    seen = whole.double() * scale.double()
+    outliers = greatest > 5 * x.square().mean(-1).sqrt()[:, None, None]
+    remainder = ((scaled - whole) * 254).round().double() * (scale / 254).double()
+    return torch.where(outliers & ~empty, seen + remainder, seen).view(x.shape)
 
 
 def expected_product(x: Tensor, stored: Tensor, block_type: str) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.rotary import rotate
 
 CPU = torch.device("cpu")
-CACHES = (torch.float32, torch.bfloat16, torch.int8)
+CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 HEADS = [
     Heads(1, 1, 8), Heads(2, 1, 12), Heads(9, 3, 64), Heads(7, 1, 16), Heads(8, 1, 80), Heads(16, 1, 96),
     Heads(4, 2, 128), Heads(2, 2, 256), Heads(26, 2, 16), Heads(3, 3, 17), Heads(1, 1, 1), Heads(12, 1, 5),
@@ -212,7 +212,12 @@ def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[S
         for ours, theirs in ((keys[slots[s]], case.turned(k[s], k_norm)), (values[slots[s]], v[s].double())):
             near = 2e-6 * case.spread * math.sqrt(case.heads.head_dim) + 1e-6 * theirs.abs()
             greatest = theirs.abs().amax(-1, keepdim=True) + near
-            rounding = {torch.float32: 0, torch.bfloat16: theirs.abs() / 256, torch.int8: greatest / 253}[case.dtype]
+            rounding = {
+                torch.float32: 0,
+                torch.float16: theirs.abs() / 2048 + 2**-25,
+                torch.bfloat16: theirs.abs() / 256,
+                torch.int8: greatest / 253,
+            }[case.dtype]
             assert_near(ours, theirs, rounding + near, 1.0)
         turned = case.scale * case.turned(q[s], q_norm)
         assert_near(result.q[s], turned, 1e-6 * turned.abs() + 2e-6 * case.spread, 1.0)
@@ -250,15 +255,17 @@ def test_rotations_and_head_norms(kernels: Kernels, isa: str, head_dim: int, hal
 
 @pytest.mark.parametrize("head_dim", [16, 20])
 def test_how_the_cache_rounds(kernels: Kernels, isa: str, head_dim: int) -> None:
-    """bfloat16 to nearest, ties to even; int8 by the scale of each token and head; float32 as it is."""
+    """float16 and bfloat16 to nearest, ties to even; int8 by the scale of each token and head; float32 as it is."""
     exact = Case(Heads(2, 2, head_dim), (37, 3), norm="before_rope")
     slots = torch.cat(exact.slots()[0])
-    full, half, byte = (
+    full, half, brain, byte = (
         serve(kernels, isa, 1, replace(exact, dtype=dtype), at_once(exact)).cache for dtype in CACHES
     )  # fmt: skip
     keys, values = (x[slots].float() for x in flat(full, exact.heads))
     assert torch.equal(values, torch.cat(exact.inputs()[2]))
     for ours, theirs in zip(flat(half, exact.heads), (keys, values), strict=True):
+        assert torch.equal(ours[slots], theirs.half().double())
+    for ours, theirs in zip(flat(brain, exact.heads), (keys, values), strict=True):
         assert torch.equal(ours[slots], theirs.bfloat16().double())
     for ours, theirs in zip(flat(byte, exact.heads), (keys, values), strict=True):
         greatest = theirs.abs().amax(-1, keepdim=True)

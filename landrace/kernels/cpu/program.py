@@ -22,7 +22,7 @@ from landrace.kernels.layer_cache import LayerCache, untouched_zeros
 TILE = 16
 """Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
 MAX_HEAD_DIM = 512
-CACHE_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+CACHE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
 ALL_ROWS = -1
 LOGIT_ROWS = -2

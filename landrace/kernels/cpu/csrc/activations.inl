@@ -29,10 +29,23 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
     }
 }
 
+/// x's root mean square. Sums in sixteen lanes, added in one fixed tree.
+inline float root_mean_square(const float* x, int n) {
+    Floats squares = all(0.0f);
+    for (int i = 0; i < n; i += kLanes) {
+        const Floats v = n - i >= kLanes ? load(x + i) : load_some(x + i, n - i);
+        squares = fma(v, v, squares);
+    }
+    return std::sqrt(sum(squares) / static_cast<float>(n));
+}
+
 /// A row into its place in a panel: for each group of 32, scale = (greatest magnitude) / 127 and byte = x / scale rounded
-/// to nearest. A group with an infinity or a NaN keeps no bytes and a scale that makes NaN of whatever is computed.
-inline void quantise(const float* x, int n, QuantisedGroup* out) {
+/// to nearest. A group with outliers also keeps what rounding left over, in 254ths of the scale. A group with an infinity
+/// or a NaN keeps no bytes and a scale that makes NaN of whatever is computed. `has_remainder` is set for the groups that
+/// have one, and left alone for the others.
+inline void quantise(const float* x, int n, QuantisedGroup* groups, Remainder* remainders, uint8_t* has_remainder) {
     const int n_groups = (n + kGroup - 1) / kGroup;
+    const float outlier = kOutlier * root_mean_square(x, n);
     for (int g = 0; g < n_groups; ++g) {
         const int at = g * kGroup, left = n - at;
         const Floats low = left >= kLanes ? load(x + at) : load_some(x + at, left);
@@ -41,7 +54,9 @@ inline void quantise(const float* x, int n, QuantisedGroup* out) {
         const int32_t bits = greatest(max(magnitude(low), magnitude(high)));
         float greatest_magnitude;
         std::memcpy(&greatest_magnitude, &bits, 4);
-        QuantisedGroup& group = out[static_cast<int64_t>(g) * kPanel];
+        QuantisedGroup& group = groups[static_cast<int64_t>(g) * kPanel];
+        Remainder& remainder = remainders[static_cast<int64_t>(g) * kPanel];
+        std::memset(&remainder, 0, sizeof(remainder));
         // Below 1e-30 the inverse would overflow: such a group is zero. Above the greatest float it is not a number.
         if (!(greatest_magnitude >= 1e-30f && greatest_magnitude <= 3.40282347e38f)) {
             std::memset(&group, 0, sizeof(group));
@@ -49,8 +64,8 @@ inline void quantise(const float* x, int n, QuantisedGroup* out) {
             continue;
         }
         const Floats inverse = all(127.0f / greatest_magnitude);
-        const Ints a = round_to_int(mul(low, inverse));
-        const Ints b = round_to_int(mul(high, inverse));
+        const Floats u = mul(low, inverse), v = mul(high, inverse);
+        const Ints a = round_to_int(u), b = round_to_int(v);
         store_i8(group.bytes, a);
         store_i8(group.bytes + kLanes, b);
         const int32_t first = sum(a), total = first + sum(b);
@@ -58,6 +73,17 @@ inline void quantise(const float* x, int n, QuantisedGroup* out) {
         group.minus_sum = -total;
         group.scale = greatest_magnitude / 127.0f;
         group.scaled_sum = group.scale * static_cast<float>(total);
+        if (greatest_magnitude <= outlier) continue;
+        const Ints c = round_to_int(mul(sub(u, to_float(a)), all(254.0f)));
+        const Ints d = round_to_int(mul(sub(v, to_float(b)), all(254.0f)));
+        store_i8(remainder.bytes, c);
+        store_i8(remainder.bytes + kLanes, d);
+        const int32_t first_left = sum(c), total_left = first_left + sum(d);
+        remainder.minus_first = -first_left;
+        remainder.minus_sum = -total_left;
+        remainder.scale = group.scale / 254.0f;
+        group.scaled_sum = std::fma(remainder.scale, static_cast<float>(total_left), group.scaled_sum);
+        has_remainder[g] = 1;
     }
 }
 

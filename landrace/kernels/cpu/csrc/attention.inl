@@ -13,6 +13,7 @@ namespace LANDRACE_ISA {
 
 template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t element) {
     if constexpr (type == CacheType::f32) return load(reinterpret_cast<const float*>(at) + element);
+    if constexpr (type == CacheType::f16) return load_half(at + 2 * element);
     if constexpr (type == CacheType::bf16) return load_bfloat(at + 2 * element);
     return load_i8(at + element);
 }
@@ -168,6 +169,7 @@ template <CacheType type> void attend_typed(const AttendJob& job, int chunk, Par
 inline void attend(const AttendJob& job, int chunk, Partial* partials, float* sums) {
     switch (job.cache.type) {
         case CacheType::f32: return attend_typed<CacheType::f32>(job, chunk, partials, sums);
+        case CacheType::f16: return attend_typed<CacheType::f16>(job, chunk, partials, sums);
         case CacheType::bf16: return attend_typed<CacheType::bf16>(job, chunk, partials, sums);
         case CacheType::i8: return attend_typed<CacheType::i8>(job, chunk, partials, sums);
     }

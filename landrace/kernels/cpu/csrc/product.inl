@@ -134,14 +134,31 @@ template <> struct Format<Kind::q6_k> {
     }
 };
 
+/// acc + scale * (bytes of a row's group or of its remainder) * (bytes of the weights' group).
+template <class F, class Group> inline Floats add_group(Floats acc, const Bytes quads[8], Floats scale, Floats second, const Group& x) {
+    const Floats by = all(x.scale);
+    if (F::halves) {
+        const Ints first = all_ints(x.minus_first);
+        Ints one = doubled<F::offset_bits>(first), two = doubled<F::offset_bits>(sub(all_ints(x.minus_sum), first));
+        LANDRACE_UNROLL for (int i = 0; i < 4; ++i) one = dot(one, quads[i], load_quad(x.bytes + 4 * i));
+        LANDRACE_UNROLL for (int i = 4; i < 8; ++i) two = dot(two, quads[i], load_quad(x.bytes + 4 * i));
+        return fma(to_float(two), mul(second, by), fma(to_float(one), mul(scale, by), acc));
+    }
+    Ints total = F::offset ? doubled<F::offset_bits>(all_ints(x.minus_sum)) : all_ints(0);
+    LANDRACE_UNROLL for (int i = 0; i < 8; ++i) total = dot(total, quads[i], load_quad(x.bytes + 4 * i));
+    return fma(to_float(total), mul(scale, by), acc);
+}
+
 /// `n_rows` <= R rows, the first of them the first of a panel, times one tile: out [n_rows, 16]. What a panel holds past
 /// the last row is computed too and dropped.
 template <Kind kind, int R>
 void quantised_rows(const uint8_t* at, const Rows& rows, int first, int n_rows, float* out) {
     using F = Format<kind>;
     const int n_groups = rows.n_groups();
-    const QuantisedGroup* panels = rows.groups + static_cast<int64_t>(first) * n_groups;
     const int64_t stride = static_cast<int64_t>(n_groups) * kPanel;
+    const QuantisedGroup* panels = rows.groups + first / kPanel * stride;
+    const Remainder* remainders = rows.remainders + first / kPanel * stride;
+    const uint8_t* has_remainder = rows.has_remainder + static_cast<int64_t>(first / kPanel) * n_groups;
     Floats acc[R];
     LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
     Floats d = all(0.0f), dmin = all(0.0f);
@@ -158,20 +175,15 @@ void quantised_rows(const uint8_t* at, const Rows& rows, int first, int n_rows, 
         const QuantisedGroup* group = panels + g * kPanel;
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const QuantisedGroup& x = group[r / kPanel * stride + r % kPanel];
-            const Floats by = all(x.scale);
-            if (F::halves) {
-                const Ints first = all_ints(x.minus_first);
-                Ints one = doubled<F::offset_bits>(first), two = doubled<F::offset_bits>(sub(all_ints(x.minus_sum), first));
-                LANDRACE_UNROLL for (int i = 0; i < 4; ++i) one = dot(one, quads[i], load_quad(x.bytes + 4 * i));
-                LANDRACE_UNROLL for (int i = 4; i < 8; ++i) two = dot(two, quads[i], load_quad(x.bytes + 4 * i));
-                acc[r] = fma(to_float(one), mul(scale, by), acc[r]);
-                acc[r] = fma(to_float(two), mul(minimum, by), acc[r]);
-            } else {
-                Ints total = F::offset ? doubled<F::offset_bits>(all_ints(x.minus_sum)) : all_ints(0);
-                LANDRACE_UNROLL for (int i = 0; i < 8; ++i) total = dot(total, quads[i], load_quad(x.bytes + 4 * i));
-                acc[r] = fma(to_float(total), mul(scale, by), acc[r]);
-                if (F::has_minimum) acc[r] = fma(minimum, all(x.scaled_sum), acc[r]);
-            }
+            acc[r] = add_group<F>(acc[r], quads, scale, minimum, x);
+            if (F::has_minimum) acc[r] = fma(minimum, all(x.scaled_sum), acc[r]);
+        }
+        // A row without a remainder has a zero one, so what is beside it does not matter to it.
+        LANDRACE_UNROLL for (int r = 0; r < R; r += kPanel) {
+            if (!has_remainder[r / kPanel * n_groups + g]) continue;
+            const Remainder* left = remainders + r / kPanel * stride + g * kPanel;
+            LANDRACE_UNROLL for (int i = 0; i < (R < kPanel ? R : kPanel); ++i)
+                acc[r + i] = add_group<F>(acc[r + i], quads, scale, minimum, left[i]);
         }
     }
     for (int r = 0; r < n_rows; ++r) store(out + kTile * r, acc[r]);

@@ -89,8 +89,7 @@ void Program::add_product(
         Private& own = private_[thread];
         // A single row is prepared by every thread for itself: that is quicker than waiting for another to do it.
         const bool shared = n_rows > 1 && c.threads > 1;
-        QuantisedGroup* groups = shared ? groups_.data() : own.groups.data();
-        float* panels = shared ? panels_.data() : own.panels.data();
+        Prepared& prepared = shared ? shared_ : own.prepared;
         const auto prepare_row = [&](int row) {
             int64_t from = row;
             if (gather && rows_of_step == kLogitRows) from = c.step.logit_rows[row];
@@ -100,10 +99,14 @@ void Program::add_product(
                 kernels_.rms_norm(x, norm, eps, n_in, own.row.data());
                 x = own.row.data();
             }
-            if (needs_groups)
-                kernels_.quantise(x, n_in, groups + static_cast<int64_t>(row / kPanel) * n_groups * kPanel + row % kPanel);
+            if (needs_groups) {
+                uint8_t* has_remainder = prepared.has_remainder.data() + static_cast<int64_t>(row / kPanel) * n_groups;
+                if (row % kPanel == 0) std::memset(has_remainder, 0, static_cast<size_t>(n_groups));
+                const int64_t at = static_cast<int64_t>(row / kPanel) * n_groups * kPanel + row % kPanel;
+                kernels_.quantise(x, n_in, prepared.groups.data() + at, prepared.remainders.data() + at, has_remainder);
+            }
             if (needs_floats) {
-                float* panel = panels + static_cast<int64_t>(row / kPanel) * n_in * kPanel + row % kPanel;
+                float* panel = prepared.floats.data() + static_cast<int64_t>(row / kPanel) * n_in * kPanel + row % kPanel;
                 for (int k = 0; k < n_in; ++k) panel[static_cast<int64_t>(k) * kPanel] = x[k];
             }
         };
@@ -115,7 +118,7 @@ void Program::add_product(
         } else {
             for (int row = 0; row < n_rows; ++row) prepare_row(row);
         }
-        const Rows input{panels, groups, n_in};
+        const Rows input{prepared.floats.data(), prepared.groups.data(), prepared.remainders.data(), prepared.has_remainder.data(), n_in};
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
         const int together = std::max(1, n_tiles / (c.threads * kPiecesPerThread));
         const int n_pieces = ceil_div(n_tiles, together) * n_blocks;
@@ -273,21 +276,27 @@ void Program::plan_attention(const Step& step, AttendPlan& plan, int threads) {
     if (partial_sums_.size() < sums) partial_sums_.resize(sums);
 }
 
+void Program::Prepared::reserve(size_t n_rows, size_t n_in) {
+    const size_t n_groups = n_rows * ((n_in + kGroup - 1) / kGroup);
+    if (floats.size() < n_rows * n_in) floats.resize(n_rows * n_in);
+    if (groups.size() >= n_groups) return;
+    groups.resize(n_groups);
+    remainders.resize(n_groups);
+    has_remainder.resize(n_groups);
+}
+
 void Program::reserve(int at_least, int threads) {
     const int n_rows = ceil_div(std::max(at_least, 1), kPanel) * kPanel;
-    const size_t n_groups = static_cast<size_t>(ceil_div(widest_input_, kGroup));
     if (n_rows > capacity_) {
         for (size_t i = 0; i < widths_.size(); ++i) buffers_[i].resize(static_cast<size_t>(n_rows) * static_cast<size_t>(widths_[i]));
-        groups_.resize(static_cast<size_t>(n_rows) * n_groups);
-        panels_.resize(static_cast<size_t>(n_rows) * static_cast<size_t>(widest_input_));
+        shared_.reserve(static_cast<size_t>(n_rows), static_cast<size_t>(widest_input_));
         capacity_ = n_rows;
     }
     // With one thread every row is prepared by it alone; with more, only single rows are.
     const size_t own_rows = threads == 1 ? static_cast<size_t>(n_rows) : kPanel;
     if (static_cast<int>(private_.size()) < pool_.size()) private_.resize(static_cast<size_t>(pool_.size()));
     for (Private& own : private_) {
-        if (own.groups.size() < own_rows * n_groups) own.groups.resize(own_rows * n_groups);
-        if (own.panels.size() < own_rows * static_cast<size_t>(widest_input_)) own.panels.resize(own_rows * static_cast<size_t>(widest_input_));
+        own.prepared.reserve(own_rows, static_cast<size_t>(widest_input_));
         own.row.resize(static_cast<size_t>(*std::max_element(widths_.begin(), widths_.end())));
     }
 }

@@ -124,13 +124,20 @@ private:
     std::vector<float> partial_sums_;
     int capacity_ = 0;
     int widest_input_ = 0;
-    std::vector<QuantisedGroup> groups_;   // shared panels
-    std::vector<float> panels_;
-    struct Private {
+    /// Prepared rows of a product's input: see `Rows`.
+    struct Prepared {
+        std::vector<float> floats;
         std::vector<QuantisedGroup> groups;
-        std::vector<float> panels;
+        std::vector<Remainder> remainders;
+        std::vector<uint8_t> has_remainder;
+
+        void reserve(size_t n_rows, size_t n_in);
+    };
+    struct Private {
+        Prepared prepared;
         std::vector<float> row;
     };
+    Prepared shared_;
     std::vector<Private> private_;
 };
 

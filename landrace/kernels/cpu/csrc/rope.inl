@@ -52,12 +52,15 @@ inline void store_head(CacheType type, const float* x, int n, float inverse, uin
     if (type == CacheType::f32) {
         float* out = reinterpret_cast<float*>(at);
         for (int i = 0; i < n; ++i) out[i * stride] = x[i];
-    } else if (type == CacheType::bf16) {
+    } else if (type != CacheType::i8) {
         uint16_t* out = reinterpret_cast<uint16_t*>(at);
         uint16_t lanes[kLanes];
         for (int i = 0; i < n; i += kLanes) {
             const int now = n - i < kLanes ? n - i : kLanes;
-            store_bfloat(lanes, load_some(x + i, now));
+            const Floats values = load_some(x + i, now);
+            if (type == CacheType::bf16) store_bfloat(lanes, values);
+            // What is finite stays finite; x * 0 makes NaN of what is not.
+            else store_half(lanes, fma(values, all(0.0f), min(all(65504.0f), max(all(-65504.0f), values))));
             for (int j = 0; j < now; ++j) out[(i + j) * stride] = lanes[j];
         }
     } else {
@@ -71,7 +74,7 @@ inline void store_head(CacheType type, const float* x, int n, float inverse, uin
     }
 }
 
-constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::bf16 ? 2 : 1; }
+constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::i8 ? 1 : 2; }
 
 /// Rows [first_row, end_row): queries are turned and scaled in place, keys and values go to the cache.
 inline void rope(const RopeJob& job, int first_row, int end_row) {

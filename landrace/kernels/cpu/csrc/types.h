@@ -80,11 +80,27 @@ struct QuantisedGroup {
     int32_t minus_first;  // -(sum of the first half's bytes)
 };
 
-/// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as groups [rows / 4, n_groups, 4].
-/// A null pointer where no matrix of the product needs the form.
+/// What quantising a group to bytes left over, in 254ths of its scale, where the group has outliers; else zeros.
+struct Remainder {
+    int8_t bytes[kGroup];
+    float scale;
+    int32_t minus_sum;
+    int32_t minus_first;
+    int32_t unused;
+};
+
+/// A group keeps its remainder when its greatest magnitude exceeds this many times the row's root mean square. A few
+/// groups hold the outliers and, with them, most of the error of 8 bits.
+constexpr float kOutlier = 5.0f;
+
+/// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as groups [rows / 4, n_groups, 4] and
+/// their remainders, and whether any row of a panel has one [rows / 4, n_groups]. Null pointers where no matrix of the
+/// product needs the form.
 struct Rows {
     const float* floats;
     const QuantisedGroup* groups;
+    const Remainder* remainders;
+    const uint8_t* has_remainder;
     int n_in;
 
     int n_groups() const { return (n_in + kGroup - 1) / kGroup; }
@@ -110,7 +126,7 @@ struct Product {
 };
 
 /// The type of a key-value cache's elements.
-enum class CacheType : int { f32, bf16, i8 };
+enum class CacheType : int { f32, f16, bf16, i8 };
 
 /// One layer's keys and values.
 ///
@@ -179,7 +195,7 @@ struct Partial {
 struct Kernels {
     const char* name;
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-    void (*quantise)(const float* x, int n, QuantisedGroup* out);
+    void (*quantise)(const float* x, int n, QuantisedGroup* groups, Remainder* remainders, uint8_t* has_remainder);
     void (*product)(const Product&, const Rows&, int first_row, int n_rows, int first_tile, int end_tile);
     void (*unpack_row)(const Matrix&, int row, float factor, float* out);
     void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);

@@ -48,6 +48,26 @@ inline float half_to_float(uint16_t half) {
     return value;
 }
 
+/// To nearest, ties to even.
+inline uint16_t float_to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and more
+    if (magnitude < 0x38800000u) {
+        // Below the normal range: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
+        float small;
+        std::memcpy(&small, &magnitude, 4);
+        small += 0.5f;
+        std::memcpy(&bits, &small, 4);
+        return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
+    }
+    const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
+    return static_cast<uint16_t>(sign | (rounded - 0x38000000u) >> 13);
+}
+
 inline int32_t load_quad(const void* at) {
     int32_t quad;
     std::memcpy(&quad, at, 4);
@@ -115,6 +135,10 @@ inline Floats power_of_two(Ints n) {
 /// The low byte of every lane, saturated from a signed integer.
 inline void store_i8(int8_t* p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v)); }
 inline void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
+/// Rounded to float16, ties to even; NaN stays NaN.
+inline void store_half(void* p, Floats a) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 /// Rounded to bfloat16, ties to even; NaN stays NaN.
 inline void store_bfloat(void* p, Floats a) {
     const __m512i bits = _mm512_castps_si512(a.v);
@@ -234,6 +258,11 @@ inline void store_ints(int32_t* p, Ints a) {
     auto* at = reinterpret_cast<__m256i*>(p);
     _mm256_storeu_si256(at, a.lo);
     _mm256_storeu_si256(at + 1, a.hi);
+}
+inline void store_half(void* p, Floats a) {
+    auto* at = static_cast<__m128i*>(p);
+    _mm_storeu_si128(at, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128(at + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline void store_bfloat(void* p, Floats a) {
     const auto narrow = [](__m256 half) {
@@ -390,6 +419,11 @@ inline void store_i8(int8_t* p, Ints a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i] < -128 ? -128 : a.v[i] > 127 ? 127 : a.v[i]);
 }
 inline void store_ints(int32_t* p, Ints a) { std::memcpy(p, a.v, sizeof(a.v)); }
+inline void store_half(void* p, Floats a) {
+    uint16_t out[16];
+    for (int i = 0; i < 16; ++i) out[i] = float_to_half(a.v[i]);
+    std::memcpy(p, out, sizeof(out));
+}
 inline void store_bfloat(void* p, Floats a) {
     uint16_t out[16];
     for (int i = 0; i < 16; ++i) {
