@@ -29,7 +29,7 @@ class KVCache:
     def __init__(self, decoder: ServingDecoder, n_blocks: int, block_size: int, dtype: torch.dtype | None) -> None:
         if block_size % decoder.cache_tile:
             raise OptionError(
-                f"block_size is {block_size}, and these kernels keep the cache in tiles of {decoder.cache_tile} tokens.",
+                f"block_size is {block_size}, and these kernels keep tiles of {decoder.cache_tile} tokens.",
                 hint=f"Choose a multiple of {decoder.cache_tile}.",
             )
         n_slots = n_blocks * block_size

@@ -125,8 +125,8 @@ class CpuDecoder:
         return self
 
     def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or int8;
-        None: `cache_dtype`."""
+        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or
+        int8; None: `cache_dtype`."""
         if n_slots % TILE:
             raise OptionError(
                 f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {n_slots} are not whole tiles.",
