@@ -40,7 +40,7 @@ MODELS: dict[str, dict[str, object]] = {
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }
-CACHES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+CACHES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 HELD: list[tuple[str, Weights, str]] = [
     *(("plain", weights, cache) for weights in ("float32", "int8", "int4") for cache in CACHES),
     ("window", "int4", "int8"),

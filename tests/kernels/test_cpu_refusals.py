@@ -130,7 +130,7 @@ CACHES: dict[str, Callable[[LayerCache], list[LayerCache]]] = {
     "fewer values than keys": lambda c: [replace(c, values=torch.zeros(48, 1, 16))],
     "a tile begun": lambda c: [replace(c, values=torch.zeros(70, 1, 16))],
     "two types": lambda c: [replace(c, values=c.values.bfloat16())],
-    "float16": lambda c: [LayerCache(c.keys.half(), c.values.half())],
+    "float64": lambda c: [LayerCache(c.keys.double(), c.values.double())],
     "strided values": lambda c: [replace(c, values=torch.zeros(16, 1, 64).transpose(0, 2))],
     "elsewhere": lambda c: [LayerCache(c.keys.to("meta"), c.values.to("meta"))],
     "int8 without scales": lambda c: [LayerCache(c.keys.to(torch.int8), c.values.to(torch.int8))],
@@ -243,7 +243,7 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "integers as rows": lambda p: as_rows(torch.zeros(2, 2, dtype=torch.int8)),
     "an unknown instruction set": lambda p: p.kernels.program("mmx"),
     "slots that are no tiles": lambda p: new_layer_cache(HEADS, 17, torch.float32),
-    "a cache of float16": lambda p: new_layer_cache(HEADS, 16, torch.float16),
+    "a cache of float64": lambda p: new_layer_cache(HEADS, 16, torch.float64),
 }
 
 
