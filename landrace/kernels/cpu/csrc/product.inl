@@ -134,6 +134,9 @@ template <> struct Format<Kind::q6_k> {
     }
 };
 
+/// How far ahead of its use a weight is asked for.
+constexpr int kPrefetchBytes = 4096;
+
 /// acc + scale * (bytes of a row's group or of its remainder) * (bytes of the weights' group).
 template <class F, class Group> inline Floats add_group(Floats acc, const Bytes quads[8], Floats scale, Floats second, const Group& x) {
     const Floats by = all(x.scale);
@@ -171,6 +174,8 @@ void quantised_rows(const uint8_t* at, const Rows& rows, int first, int n_rows, 
         F::scales(at, d, dmin, scale, minimum);
         Bytes quads[8];
         F::quads(at, quads);
+        // With several rows the processor is too busy to look far ahead by itself.
+        for (int line = 0; line < group_bytes(kind); line += 64) prefetch(at + kPrefetchBytes + line);
         at += group_bytes(kind);
         const QuantisedGroup* group = panels + g * kPanel;
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) {

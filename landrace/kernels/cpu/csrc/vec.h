@@ -68,6 +68,9 @@ inline uint16_t float_to_half(float value) {
     return static_cast<uint16_t>(sign | (rounded - 0x38000000u) >> 13);
 }
 
+/// Asks for a cache line that will be read soon; `at` may lie outside of any memory.
+inline void prefetch(const void* at) { __builtin_prefetch(at); }
+
 inline int32_t load_quad(const void* at) {
     int32_t quad;
     std::memcpy(&quad, at, 4);
