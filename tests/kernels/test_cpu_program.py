@@ -14,12 +14,9 @@ from landrace.kernels.cpu.program import (
     Part,
     Program,
 )
-from landrace.kernels.cpu.weights import KINDS, PackedMatrix, WeightMemory, as_rows, matrix_bytes
+from landrace.kernels.cpu.weights import KINDS, WeightMemory, as_rows, matrix_bytes
 from landrace.kernels.reference.dense import rms_norm, swiglu
 
-REFUSALS = pytest.mark.skipif(
-    "memory" not in PackedMatrix.__dataclass_fields__, reason="it ends the interpreter until it is mended"
-)
 WIDTHS = (1, 7, 15, 16, 17, 31, 64, 100, 576)
 EXTREMES = (0.0, -0.0, 1e-45, -1e-40, 1e-20, 3.0, -90.0, 90.0, -1e4, 1e4, 1e18, -1e25, 3e38)
 
@@ -147,7 +144,6 @@ def test_replays_of_programs_that_share_a_pool(kernels: Kernels, isa: str) -> No
         assert torch.equal(program.read(out, min(n, 130 - turn % 5)), whole[turn % 2][turn % 5 :][:n])
 
 
-@REFUSALS
 def test_rows_may_be_written_before_all_is_recorded(kernels: Kernels, isa: str) -> None:
     program = kernels.program(isa)
     at, out = program.buffer(512), program.buffer(20)
@@ -164,7 +160,6 @@ def test_rows_may_be_written_before_all_is_recorded(kernels: Kernels, isa: str) 
     assert_same(results[2], results[0])
 
 
-@REFUSALS
 def test_weights_live_as_long_as_what_uses_them(kernels: Kernels, isa: str) -> None:
     stored, _ = as_rows(rows_of(64, 512))
 

@@ -13,12 +13,10 @@ from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
 from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Rotary, StepInput, new_layer_cache
-from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows
+from landrace.kernels.cpu.weights import WeightMemory, as_rows
 from landrace.kernels.layer_cache import LayerCache
 
 # Until the kernels refuse these, some of them end the interpreter.
-pytestmark = pytest.mark.skipif("memory" not in PackedMatrix.__dataclass_fields__, reason="refusals are not there yet")
-
 HEADS = Heads(2, 1, 16)
 
 

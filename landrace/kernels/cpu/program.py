@@ -138,7 +138,7 @@ class Program:
         self._widths: list[int] = []
         self._heads: dict[int, Heads] = {}
         self._rotary_halves: dict[int, int] = {}
-        self._logits_width = 0
+        self._logits_width: int | None = None
         self._kept: list[object] = []
         """What the operations point to."""
 
@@ -165,8 +165,9 @@ class Program:
 
     def swiglu(self, gate: int, up: int, out: int) -> None:
         """out = silu(gate) * up."""
-        self._expect(up, self._widths[gate])
-        self._expect(out, self._widths[gate])
+        width = self._width(gate)
+        self._expect(up, width)
+        self._expect(out, width)
         self._program.add_swiglu(gate, up, out)
 
     def product(
@@ -188,8 +189,10 @@ class Program:
         """
         if not parts:
             raise ValueError("A product needs a matrix.")
+        if rows < LOGIT_ROWS:
+            raise ValueError(f"There are no rows {rows}.")
         for part in parts:
-            self._check_part(part, self._widths[x])
+            self._check_part(part, self._width(x), rows)
         if norm is not None:
             self._expect(x, norm.size)
         if (gather and rows == ALL_ROWS) or (scatter and rows < 0):
@@ -234,6 +237,10 @@ class Program:
         self._expect(q, heads.n_heads * heads.head_dim)
         self._expect(k, heads.n_kv_heads * heads.head_dim)
         self._expect(v, heads.n_kv_heads * heads.head_dim)
+        if layer != len(self._heads):
+            raise ValueError(f"Layers are recorded in order: the next is {len(self._heads)}, not {layer}.")
+        if rotary is not None and not 0 <= rotary <= len(self._rotary_halves):
+            raise ValueError(f"Tables are numbered in order: the next is {len(self._rotary_halves)}, not {rotary}.")
         if (rotary is None) != (rotary_half == 0) or not 0 <= 2 * rotary_half <= heads.head_dim:
             raise ValueError(f"{heads.head_dim} channels cannot turn in {rotary_half} pairs.")
         if rotary is not None and self._rotary_halves.setdefault(rotary, rotary_half) != rotary_half:
@@ -251,6 +258,8 @@ class Program:
         """out = softmax(q k) v over the sequence's cached positions up to the row's own, at most `window` of them."""
         self._expect(q, heads.n_heads * heads.head_dim)
         self._expect(out, heads.n_heads * heads.head_dim)
+        if self._heads.get(layer) != heads:
+            raise ValueError(f"No keys of {heads} are written to layer {layer}.")
         if window is not None and window < 1:
             raise ValueError(f"A window holds at least one position, not {window}.")
         self._program.add_attention(layer, heads.n_heads, heads.n_kv_heads, heads.head_dim, window or 0, q, out)
@@ -259,6 +268,11 @@ class Program:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
         if len(layers) != len(self._heads):
             raise ValueError(f"The program has {len(self._heads)} layers of attention, the cache {len(layers)}.")
+        sizes = {cache.values.shape[0] for cache in layers}
+        if len(sizes) > 1 or any(n_slots % TILE for n_slots in sizes):
+            raise ValueError(
+                f"The layers of a cache have one number of slots, in tiles of {TILE}, not {sorted(sizes)}."
+            )
         for layer, cache in enumerate(layers):
             heads, n_slots = self._heads[layer], cache.values.shape[0]
             like = new_layer_cache(heads, 0, cache.keys.dtype)
@@ -282,24 +296,24 @@ class Program:
         `threads`: 0 for as many of the pool's as were fastest lately. IndexError for a token, row or slot that does not
         exist.
         """
-        logits = torch.empty(step.logit_rows.numel(), self._logits_width)
+        logits = torch.empty(step.logit_rows.numel(), self._logits_width or 0)
         self._program.run(threads, *self._arguments(step), logits.data_ptr())
         return logits
 
     def profile(self, step: StepInput, threads: int) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
-        logits = torch.empty(step.logit_rows.numel(), self._logits_width)
+        logits = torch.empty(step.logit_rows.numel(), self._logits_width or 0)
         timings: list[tuple[str, float]] = self._program.profile(threads, *self._arguments(step), logits.data_ptr())
         return timings
 
     def write(self, buffer: int, rows: Tensor) -> None:
         """Puts rows, float32 [n, width], into a buffer, where the next step finds them."""
-        _check(rows, torch.float32, (rows.shape[0], self._widths[buffer]), "rows")
+        _check(rows, torch.float32, (*rows.shape[:1], self._width(buffer)), "rows")
         self._program.write(buffer, rows.data_ptr(), rows.shape[0])
 
     def read(self, buffer: int, n_rows: int) -> Tensor:
         """The first rows of a buffer as the last step left them."""
-        out = torch.empty(n_rows, self._widths[buffer])
+        out = torch.empty(n_rows, self._width(buffer))
         self._program.read(buffer, out.data_ptr(), n_rows)
         return out
 
@@ -313,13 +327,11 @@ class Program:
             raise ValueError(
                 f"{n_rows} rows, {n_sequences} sequences and {len(step.slots)} lists of slots do not match."
             )
-        addresses = array("Q")
-        for end, slots in zip(step.starts[1:], step.slots, strict=True):
-            if slots.dtype != torch.int64 or slots.dim() != 1 or (slots.numel() > 1 and slots.stride(0) != 1):
-                raise ValueError("Slots are contiguous int64.")
+        addresses, counts = array("Q"), array("q")
+        for slots in step.slots:
+            _check(slots, torch.int64, (slots.numel(),), "slots")
             addresses.append(slots.data_ptr())
-            if n_rows and end > 0 and slots.numel() == 0:
-                raise ValueError("A sequence has no slots.")
+            counts.append(slots.numel())
         if len(step.rotary) != len(self._rotary_halves):
             raise ValueError(f"The program turns by {len(self._rotary_halves)} tables, not {len(step.rotary)}.")
         tables = []
@@ -328,20 +340,26 @@ class Program:
             _check(rotary.cos, torch.float32, shape, "cos")
             _check(rotary.sin, torch.float32, shape, "sin")
             _check(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
-            tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr()))
+            tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
         starts = array("q", step.starts)
-        self._kept_step = (starts, addresses)
+        self._kept_step = (starts, addresses, counts)
         return (
             n_rows, step.token_ids.data_ptr(), step.positions.data_ptr(),
-            n_sequences, starts.buffer_info()[0], addresses.buffer_info()[0], step.write_slots.data_ptr(),
+            n_sequences, starts.buffer_info()[0], addresses.buffer_info()[0], counts.buffer_info()[0],
+            step.write_slots.data_ptr(),
             step.logit_rows.numel(), step.logit_rows.data_ptr(), tables, step.adapter_rows,
         )  # fmt: skip
+
+    def _width(self, buffer: int) -> int:
+        if not 0 <= buffer < len(self._widths):
+            raise ValueError(f"There is no buffer {buffer}.")
+        return self._widths[buffer]
 
     def _expect(self, buffer: int, width: int) -> None:
         if not 0 <= buffer < len(self._widths) or self._widths[buffer] != width:
             raise ValueError(f"Buffer {buffer} does not have rows of {width} values.")
 
-    def _check_part(self, part: Part, n_in: int) -> None:
+    def _check_part(self, part: Part, n_in: int, rows: int) -> None:
         if part.matrix.n_in != n_in:
             raise ValueError(f"A matrix with {part.matrix.n_in} inputs cannot take rows of {n_in} values.")
         if (part.gated is not None) != (part.epilogue == Epilogue.SWIGLU):
@@ -352,8 +370,8 @@ class Program:
             if bias is not None and bias.size != part.matrix.n_out:
                 raise ValueError(f"A bias of {bias.size} does not fit {part.matrix.n_out} outputs.")
         if part.out == LOGITS:
-            if part.epilogue != Epilogue.STORE:
-                raise ValueError("Logits can only be stored.")
+            if part.epilogue != Epilogue.STORE or rows != LOGIT_ROWS or self._logits_width is not None:
+                raise ValueError("Logits are stored once, for the rows that are wanted.")
             self._logits_width = part.matrix.n_out
         else:
             self._expect(part.out, part.matrix.n_out)

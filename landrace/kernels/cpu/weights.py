@@ -26,6 +26,8 @@ class PackedMatrix:
     n_in: int
     handle: Any
     """The kernels' own view of it."""
+    memory: Any
+    """What it lies in: it must live as long."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class PackedVector:
 
     size: int
     address: int
+    memory: Any
+    """What it lies in: it must live as long."""
 
 
 def matrix_bytes(native: ModuleType, block_type: str, n_out: int, n_in: int) -> int:
@@ -69,22 +73,25 @@ class WeightMemory:
         n_out = stored.shape[0]
         _check_matrix(block_type, n_out, n_in)
         block = BLOCKS[block_type]
-        if stored.dtype != torch.uint8 or stored.dim() != 2 or stored.shape[1] != n_in // block.elements * block.bytes:
-            raise ValueError(f"{list(stored.shape)} {stored.dtype} is not rows of {n_in} values of {block_type}.")
+        row_bytes = n_in // block.elements * block.bytes
+        if (stored.dtype, stored.dim(), stored.device.type) != (torch.uint8, 2, "cpu") or stored.shape[1] != row_bytes:
+            raise ValueError(
+                f"{list(stored.shape)} {stored.dtype} is not rows of {n_in} values of {block_type} in main memory."
+            )
         stored = stored.contiguous()
         address = self._take(matrix_bytes(self._native, block_type, n_out, n_in))
         kind = KINDS.index(block_type)
         self._native.pack_matrix(self._pool, kind, n_out, n_in, stored.data_ptr(), address)
-        return PackedMatrix(block_type, n_out, n_in, self._native.Matrix(kind, n_out, n_in, address))
+        return PackedMatrix(block_type, n_out, n_in, self._native.Matrix(kind, n_out, n_in, address), self._arena)
 
     def vector(self, values: Tensor) -> PackedVector:
         """Keeps the values of a one-dimensional tensor as float32."""
         if values.dim() != 1:
             raise ValueError(f"A vector has one dimension, not the shape {list(values.shape)}.")
-        values = values.detach().to(torch.float32).contiguous()
+        values = values.detach().to(device="cpu", dtype=torch.float32).contiguous()
         address = self._take(vector_bytes(values.numel()))
         self._native.copy(values.data_ptr(), address, values.numel() * 4)
-        return PackedVector(values.numel(), address)
+        return PackedVector(values.numel(), address, self._arena)
 
     def _take(self, n_bytes: int) -> int:
         if self._used + n_bytes > self._arena.bytes:

@@ -80,8 +80,8 @@ HeadShape head_shape(int n_heads, int n_kv_heads, int head_dim) {
 }
 
 Step make_step(
-    int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots, Address write_slots,
-    int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address>>& rotary,
+    int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots, Address slot_counts, Address write_slots,
+    int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
     std::vector<std::vector<int32_t>> adapter_rows, Address logits
 ) {
     Step step{};
@@ -91,10 +91,12 @@ Step make_step(
     step.n_sequences = n_sequences;
     step.starts = at<const int64_t>(starts);
     step.slots = at<const int64_t* const>(slots);
+    step.slot_counts = at<const int64_t>(slot_counts);
     step.write_slots = at<const int64_t>(write_slots);
     step.n_logit_rows = n_logit_rows;
     step.logit_rows = at<const int64_t>(logit_rows);
-    for (const auto& [cos, sin, rows] : rotary) step.rotary.push_back({at<const float>(cos), at<const float>(sin), at<const int64_t>(rows)});
+    for (const auto& [cos, sin, rows, n_table_rows] : rotary)
+        step.rotary.push_back({at<const float>(cos), at<const float>(sin), at<const int64_t>(rows), n_table_rows});
     step.adapter_rows = std::move(adapter_rows);
     step.logits = at<float>(logits);
     return step;
@@ -153,23 +155,23 @@ void bind_kernels(nb::module_& m) {
         })
         .def("write", [](Program& self, int buffer, Address rows, int n_rows) {
             self.reserve(n_rows, 1);
-            std::memcpy(self.rows(buffer), at<const float>(rows), sizeof(float) * static_cast<size_t>(n_rows) * static_cast<size_t>(self.width(buffer)));
+            std::copy_n(at<const float>(rows), static_cast<size_t>(n_rows) * static_cast<size_t>(self.width(buffer)), self.rows(buffer));
         })
         .def("read", [](Program& self, int buffer, Address out, int n_rows) {
             self.reserve(n_rows, 1);
-            std::memcpy(at<float>(out), self.rows(buffer), sizeof(float) * static_cast<size_t>(n_rows) * static_cast<size_t>(self.width(buffer)));
+            std::copy_n(self.rows(buffer), static_cast<size_t>(n_rows) * static_cast<size_t>(self.width(buffer)), at<float>(out));
         })
-        .def("run", [](Program& self, int threads, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots,
-                       Address write_slots, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address>>& rotary,
+        .def("run", [](Program& self, int threads, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots, Address slot_counts,
+                       Address write_slots, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
                        std::vector<std::vector<int32_t>> adapter_rows, Address logits) {
-            const Step step = make_step(n_rows, token_ids, positions, n_sequences, starts, slots, write_slots, n_logit_rows, logit_rows, rotary, std::move(adapter_rows), logits);
+            const Step step = make_step(n_rows, token_ids, positions, n_sequences, starts, slots, slot_counts, write_slots, n_logit_rows, logit_rows, rotary, std::move(adapter_rows), logits);
             nb::gil_scoped_release release;
             self.run(step, threads);
         })
-        .def("profile", [](Program& self, int threads, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots,
-                           Address write_slots, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address>>& rotary,
+        .def("profile", [](Program& self, int threads, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots, Address slot_counts,
+                           Address write_slots, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
                            std::vector<std::vector<int32_t>> adapter_rows, Address logits) {
-            const Step step = make_step(n_rows, token_ids, positions, n_sequences, starts, slots, write_slots, n_logit_rows, logit_rows, rotary, std::move(adapter_rows), logits);
+            const Step step = make_step(n_rows, token_ids, positions, n_sequences, starts, slots, slot_counts, write_slots, n_logit_rows, logit_rows, rotary, std::move(adapter_rows), logits);
             std::vector<std::tuple<std::string, double>> out;
             for (Timing& timing : self.profile(step, threads)) out.emplace_back(std::move(timing.name), timing.seconds);
             return out;

@@ -207,6 +207,8 @@ template <Kind kind, int R> void float_rows(const uint8_t* at, const Rows& rows,
     LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
     for (int k = 0; k < rows.n_in; ++k) {
         const Floats w = load_weights<kind>(at, k);
+        constexpr int bytes = kind == Kind::f32 ? 4 * kTile : 2 * kTile;
+        if (k * bytes % 64 == 0) prefetch(at + kPrefetchBytes + static_cast<int64_t>(k) * bytes);
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = fma(w, all(panels[r / kPanel * stride + k * kPanel + r % kPanel]), acc[r]);
     }
     for (int r = 0; r < n_rows; ++r) store(out + kTile * r, acc[r]);

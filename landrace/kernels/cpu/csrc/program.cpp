@@ -83,6 +83,7 @@ void Program::add_product(
     }
     const int n_groups = ceil_div(n_in, kGroup);
     widest_input_ = std::max(widest_input_, n_in);
+    capacity_ = 0;
     operations_.push_back({std::move(name), [=](Context& c, int thread) {
         const int n_rows = count_rows(c.step, rows_of_step);
         if (n_rows == 0) return;
@@ -151,6 +152,7 @@ void Program::add_product(
 }
 
 void Program::add_rope(int layer, int rotary, RopeJob job, int q, int k, int v) {
+    n_layers_ = std::max(n_layers_, layer + 1);
     operations_.push_back({"rope", [=](Context& c, int) {
         RopeJob now = job;
         if (now.rotary_half) {
@@ -297,7 +299,7 @@ void Program::reserve(int at_least, int threads) {
     if (static_cast<int>(private_.size()) < pool_.size()) private_.resize(static_cast<size_t>(pool_.size()));
     for (Private& own : private_) {
         own.prepared.reserve(own_rows, static_cast<size_t>(widest_input_));
-        own.row.resize(static_cast<size_t>(*std::max_element(widths_.begin(), widths_.end())));
+        for (const int width : widths_) own.row.resize(std::max(own.row.size(), static_cast<size_t>(width)));
     }
 }
 
@@ -305,23 +307,33 @@ void Program::check(const Step& step) const {
     const auto within = [](int64_t value, int64_t end, const char* what) {
         if (value < 0 || value >= end) throw std::out_of_range(std::string(what) + " " + std::to_string(value) + " is not one of " + std::to_string(end));
     };
-    for (int i = 0; i < step.n_rows; ++i) {
+    if (static_cast<int>(caches_.size()) < n_layers_) throw std::out_of_range("no cache is bound");
+    for (int i = 0; i < step.n_rows; ++i)
         if (vocabulary_) within(step.token_ids[i], vocabulary_, "token");
-        if (n_slots_) within(step.write_slots[i], n_slots_, "cache slot");
-    }
+    for (const RotaryTable& table : step.rotary)
+        for (int i = 0; i < step.n_rows; ++i) within(table.rows[i], table.n_table_rows, "row of the angles");
     for (int i = 0; i < step.n_logit_rows; ++i) within(step.logit_rows[i], step.n_rows, "row");
-    for (const auto& rows : step.adapter_rows)
+    for (const auto& rows : step.adapter_rows) {
+        if (rows.size() > static_cast<size_t>(step.n_rows)) throw std::out_of_range("an adapter has more rows than the step");
         for (const int32_t row : rows) within(row, step.n_rows, "row");
-    for (int s = 0; s < step.n_sequences && n_slots_; ++s) {
+    }
+    for (int s = 0; s < step.n_sequences && n_layers_; ++s) {
         const int64_t begin = step.starts[s], end = step.starts[s + 1];
         if (begin > end || end > step.n_rows) throw std::out_of_range("sequences do not lie in the step's rows");
         if (begin == end) continue;
-        const int64_t length = step.positions[end - 1] + 1;
-        for (int64_t i = begin; i < end; ++i)
-            if (step.positions[i] != length - (end - i) || step.positions[i] < 0) throw std::out_of_range("positions do not follow one another");
-        for (int64_t position = 0; position < length; ++position) {
-            within(step.slots[s][position], n_slots_, "cache slot");
-            if (step.slots[s][position] % kTile != position % kTile) throw std::out_of_range("cache blocks are not whole tiles of sixteen");
+        const int64_t last = step.positions[end - 1];
+        within(last, step.slot_counts[s], "position");
+        const int64_t* slots = step.slots[s];
+        for (int64_t position = 0; position <= last; ++position) {
+            const int64_t inner = position % kTile;
+            within(slots[position], n_slots_, "cache slot");
+            if (slots[position] != slots[position - inner] + inner || slots[position - inner] % kTile)
+                throw std::out_of_range("cache blocks are not whole tiles of sixteen");
+        }
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t position = last - (end - 1 - i);
+            if (position < 0 || step.positions[i] != position) throw std::out_of_range("positions do not follow one another");
+            if (step.write_slots[i] != slots[position]) throw std::out_of_range("a row is written to another position's slot");
         }
     }
 }

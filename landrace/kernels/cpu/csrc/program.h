@@ -20,6 +20,7 @@ struct RotaryTable {
     const float* cos;
     const float* sin;
     const int64_t* rows;
+    int64_t n_table_rows;
 };
 
 /// One step's input. All addresses stay the caller's.
@@ -30,6 +31,7 @@ struct Step {
     int n_sequences;
     const int64_t* starts;             // [n_sequences + 1]
     const int64_t* const* slots;       // one array a sequence: the cache slots of its positions
+    const int64_t* slot_counts;        // [n_sequences]: how many each array holds
     const int64_t* write_slots;        // [n_rows]
     const int64_t* logit_rows;         // [n_logit_rows]
     int n_logit_rows;
@@ -103,7 +105,7 @@ private:
         std::function<void(Context&, int)> run;
     };
 
-    /// Throws std::out_of_range for a token, row or slot that does not exist.
+    /// Throws std::out_of_range for a token, row, slot or angle that does not exist, or when no cache is bound.
     void check(const Step& step) const;
     void prepare(const Step& step, int threads);
     void plan_attention(const Step& step, AttendPlan& plan, int threads);
@@ -118,6 +120,7 @@ private:
     std::vector<std::vector<float>> buffers_;
     std::vector<LayerCache> caches_;
     int64_t n_slots_ = 0;
+    int n_layers_ = 0;
     int vocabulary_ = 0;
     std::vector<AttendPlan> plans_;
     std::vector<Partial> partials_;

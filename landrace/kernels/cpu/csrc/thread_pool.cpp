@@ -61,13 +61,15 @@ void ThreadPool::run(int n, const std::function<void(int)>& body) {
 }
 
 void ThreadPool::barrier() {
-    if (running_ == 1) {
+    // Read before arriving: once all are here, the caller may start another run with other threads.
+    const int running = running_;
+    if (running == 1) {
         claimed_[(stage_ + 2) % kStages].value.store(0, std::memory_order_relaxed);
         ++stage_;
         return;
     }
     const uint32_t generation = passed_.generation();
-    if (arrived_.fetch_add(1) + 1 == running_) {
+    if (arrived_.fetch_add(1) + 1 == running) {
         // Nobody claims from the stage after next yet.
         claimed_[(stage_ + 2) % kStages].value.store(0, std::memory_order_relaxed);
         ++stage_;

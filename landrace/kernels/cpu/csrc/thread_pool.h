@@ -59,7 +59,7 @@ private:
 
     Counter claimed_[kStages];
     alignas(64) std::atomic<int> arrived_{0};
-    int stage_ = 0;
+    uint32_t stage_ = 0;  // wraps around: a multiple of kStages
     int running_ = 1;
     const std::function<void(int)>* body_ = nullptr;
     Gate passed_;

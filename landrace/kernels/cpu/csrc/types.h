@@ -108,7 +108,7 @@ struct Rows {
 
 /// What becomes of a product's rows.
 enum class Epilogue : int {
-    store,   // out = y
+    store,   // out = factor * y
     add,     // out += factor * y
     swiglu,  // out = silu(y of the first matrix) * (y of the second)
 };
