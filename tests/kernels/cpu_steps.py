@@ -75,7 +75,7 @@ class Kernels:
 
 def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
     """The rows in float64 as the product with `block_type` reads them: for quantised matrices, groups of 32 with
-    scale = (greatest magnitude) / 127 and values rounded to nearest, ties to even. Groups with outliers, beyond five
+    scale = (greatest magnitude) / 127 and values rounded to nearest, ties to even. Groups with outliers, beyond 6.5
     times the row's root mean square, also keep the remainder, rounded to 254ths of the scale."""
     if block_type in FLOATS:
         return x.double()
@@ -87,7 +87,7 @@ def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
     scaled = groups * inverse
     whole = scaled.round()
     seen = whole.double() * scale.double()
-    outliers = greatest > 5 * x.square().mean(-1).sqrt()[:, None, None]
+    outliers = greatest > 6.5 * x.square().mean(-1).sqrt()[:, None, None]
     remainder = ((scaled - whole) * 254).round().double() * (scale / 254).double()
     return torch.where(outliers & ~empty, seen + remainder, seen).view(x.shape)
 

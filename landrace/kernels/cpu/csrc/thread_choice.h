@@ -20,6 +20,8 @@ public:
             size.trying = true;
         } else {
             size.trying = false;
+            // Many rows keep all cores busy: there the other choice is tried when steps have become slow.
+            if (size.until_trial == 0) size.until_trial = n_rows < kManyRows ? kSoon : kLate;
             if (++size.steps >= size.until_trial) {
                 size.steps = 0;
                 size.trials = kTrials - 1;
@@ -55,6 +57,7 @@ private:
     static constexpr int kTrials = 2;        // steps of one trial; the better one counts
     static constexpr int kSoon = 16;         // steps until the next trial, doubled by every trial that was in vain
     static constexpr int kLate = 1024;
+    static constexpr int kManyRows = 16;
     static constexpr double kWeight = 0.2;
     static constexpr double kDegraded = 1.5;
     static constexpr double kClearly = 0.95;
@@ -64,7 +67,7 @@ private:
         bool trying = false;
         int trials = 0;
         int steps = 0;
-        int until_trial = kSoon;
+        int until_trial = 0;
         double usual = 0.0;  // seconds a row, recently
         double best = 0.0;
         double tried = 0.0;

@@ -91,7 +91,7 @@ struct Remainder {
 
 /// A group keeps its remainder when its greatest magnitude exceeds this many times the row's root mean square. A few
 /// groups hold the outliers and, with them, most of the error of 8 bits.
-constexpr float kOutlier = 5.0f;
+constexpr float kOutlier = 6.5f;
 
 /// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as groups [rows / 4, n_groups, 4] and
 /// their remainders, and whether any row of a panel has one [rows / 4, n_groups]. Null pointers where no matrix of the
