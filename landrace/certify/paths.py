@@ -176,7 +176,9 @@ def _engine_scores(
     for completion in completions:
         if completion.error is not None:
             raise completion.error
-        if options.prefix_cache and not completion.cached_prompt_tokens:
+        # Rows from the middle on are scored; what lies whole blocks before them can come from the cache.
+        reusable = completion.prompt_tokens // 2 > options.block_size
+        if options.prefix_cache and reusable and not completion.cached_prompt_tokens:
             raise LandraceError("The engine found no cached prefix where one was left for it.")
     return [
         Scores([item.logprob for item in c.prompt_logprobs], [item.top[0][0] for item in c.prompt_logprobs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from landrace.checkpoints import write_checkpoint
 from landrace.kernels.cpu.machine import MachineLimits
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
+
+# The scripts of the bench are no package: they import one another by name.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 MAX_LENGTH = 600
 CONFIG: dict[str, Any] = {
@@ -56,6 +60,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_checkpoint(folder, CONFIG, family.sources, tensors, sorted(extras.iterdir()))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> Path:
+    """The same, by the name that tests of the scripts know it by."""
+    return tiny_folder
 
 
 @pytest.fixture
