@@ -28,7 +28,16 @@ def one_quiet_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def servers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "serve" in child.cmdline()]
+    """Servers that these tests started: other tests of the same process may keep theirs."""
+    return [child for child in psutil.Process().children() if "serve" in child.cmdline() and child.pid not in _others]
+
+
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def leave_out_the_servers_of_others() -> None:
+    _others.update(child.pid for child in servers())
 
 
 def test_every_request_is_answered_in_full(tiny_model: Path, tmp_path: Path) -> None:
