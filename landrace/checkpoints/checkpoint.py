@@ -6,7 +6,6 @@ Everything in the files is accounted for: a stored tensor is used, or on a list 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -172,17 +171,12 @@ def _check_source(source: Source, info: TensorInfo) -> None:
 
 def _stored(source: Source, info: TensorInfo) -> StoredTensor:
     n_rows = info.shape[0] if source.rows is None else source.rows[1] - source.rows[0]
-    per_row = math.prod(info.shape[1:])
 
     def read() -> Tensor:
-        # A Source selects along the first axis, whose entries are whole rows of blocks.
-        entries = info.raw().reshape(info.shape[0], -1)
-        taken = source.take(entries)
-        return (
-            taken.reshape(-1, info.nbytes * info.shape[-1] // (info.shape[0] * per_row))
-            if len(info.shape) > 1
-            else taken.reshape(1, -1)
-        )
+        raw = info.raw()
+        # A Source selects along the first axis; the bytes of one entry of it stay together.
+        taken = source.take(raw.view(info.shape[0], -1))
+        return taken.reshape(1, -1) if len(info.shape) == 1 else taken.reshape(-1, raw.shape[1])
 
     return StoredTensor(info.dtype, (n_rows, *info.shape[1:]), read)
 
