@@ -65,10 +65,9 @@ size_t matrix_bytes(int kind, int n_out, int n_in) { return matrix_at(kind, n_ou
 void pack_matrix(ThreadPool& pool, int kind, int n_out, int n_in, Address stored, Address to) {
     const Matrix matrix = matrix_at(kind, n_out, n_in, to);
     nb::gil_scoped_release release;
-    pool.run(pool.size(), [&](int) {
-        constexpr int together = 4;
-        for (int piece; (piece = pool.claim() * together) < matrix.n_tiles();)
-            pack(matrix, at<const uint8_t>(stored), at<uint8_t>(to), piece, std::min(matrix.n_tiles(), piece + together));
+    pool.run(pool.size(), [&](int thread) {
+        for (int tile; (tile = pool.claim(thread, matrix.n_tiles())) < matrix.n_tiles();)
+            pack(matrix, at<const uint8_t>(stored), at<uint8_t>(to), tile, tile + 1);
     });
 }
 

@@ -36,9 +36,9 @@ int Program::count_rows(const Step& step, int rows) const {
 
 void Program::add_embedding(const Matrix& table, float factor, int out) {
     vocabulary_ = table.n_out;
-    operations_.push_back({"embedding", [=](Context& c, int) {
+    operations_.push_back({"embedding", [=](Context& c, int thread) {
         const int width = widths_[out];
-        for (int row; (row = pool_.claim()) < c.step.n_rows;)
+        for (int row; (row = pool_.claim(thread, c.step.n_rows)) < c.step.n_rows;)
             kernels_.unpack_row(table, static_cast<int>(c.step.token_ids[row]), factor, rows(out) + static_cast<int64_t>(row) * width);
         pool_.barrier();
     }});
@@ -47,7 +47,7 @@ void Program::add_embedding(const Matrix& table, float factor, int out) {
 void Program::add_norm(int in, const float* weight, float eps, bool add, float factor, int out) {
     operations_.push_back({"norm", [=](Context& c, int thread) {
         const int64_t width = widths_[in];
-        for (int row; (row = pool_.claim()) < c.step.n_rows;) {
+        for (int row; (row = pool_.claim(thread, c.step.n_rows)) < c.step.n_rows;) {
             const float* x = rows(in) + row * width;
             float* y = rows(out) + row * width;
             if (add) {
@@ -62,9 +62,9 @@ void Program::add_norm(int in, const float* weight, float eps, bool add, float f
 }
 
 void Program::add_swiglu(int gate, int up, int out) {
-    operations_.push_back({"swiglu", [=](Context& c, int) {
+    operations_.push_back({"swiglu", [=](Context& c, int thread) {
         const int64_t width = widths_[out];
-        for (int row; (row = pool_.claim()) < c.step.n_rows;)
+        for (int row; (row = pool_.claim(thread, c.step.n_rows)) < c.step.n_rows;)
             kernels_.swiglu(rows(gate) + row * width, rows(up) + row * width, width, rows(out) + row * width);
         pool_.barrier();
     }});
@@ -113,7 +113,7 @@ void Program::add_product(
         };
         if (shared) {
             const int n_panels = ceil_div(n_rows, kPanel);
-            for (int panel; (panel = pool_.claim()) < n_panels;)
+            for (int panel; (panel = pool_.claim(thread, n_panels)) < n_panels;)
                 for (int row = panel * kPanel; row < std::min(n_rows, (panel + 1) * kPanel); ++row) prepare_row(row);
             pool_.barrier();
         } else {
@@ -123,7 +123,7 @@ void Program::add_product(
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
         const int together = std::max(1, n_tiles / (c.threads * kPiecesPerThread));
         const int n_pieces = ceil_div(n_tiles, together) * n_blocks;
-        for (int piece; (piece = pool_.claim()) < n_pieces;) {
+        for (int piece; (piece = pool_.claim(thread, n_pieces)) < n_pieces;) {
             const int first = piece % n_blocks * kRowsPerTask;
             const int now = std::min(kRowsPerTask, n_rows - first);
             int begin = piece / n_blocks * together;
@@ -153,7 +153,7 @@ void Program::add_product(
 
 void Program::add_rope(int layer, int rotary, RopeJob job, int q, int k, int v) {
     n_layers_ = std::max(n_layers_, layer + 1);
-    operations_.push_back({"rope", [=](Context& c, int) {
+    operations_.push_back({"rope", [=](Context& c, int thread) {
         RopeJob now = job;
         if (now.rotary_half) {
             now.cos = c.step.rotary[rotary].cos;
@@ -165,7 +165,7 @@ void Program::add_rope(int layer, int rotary, RopeJob job, int q, int k, int v) 
         now.v = rows(v);
         now.write_slots = c.step.write_slots;
         now.cache = caches_[layer];
-        for (int row; (row = pool_.claim()) < c.step.n_rows;) kernels_.rope(now, row, row + 1);
+        for (int row; (row = pool_.claim(thread, c.step.n_rows)) < c.step.n_rows;) kernels_.rope(now, row, row + 1);
         pool_.barrier();
     }});
 }
@@ -195,11 +195,11 @@ void Program::add_attention(int layer, HeadShape shape, int window, int q, int o
             job.out = rows(out) + static_cast<int64_t>(task.first_row) * widths_[out];
             return job;
         };
-        (void)thread;
+        const int n_tasks = static_cast<int>(plan.tasks.size()), n_merges = static_cast<int>(plan.merges.size());
         Partial own[kRowsAttending], part[kRowsAttending];
         alignas(64) float own_sums[kRowsAttending * kMaxHeadDim], part_sums[kRowsAttending * kMaxHeadDim];
         const int64_t stride = static_cast<int64_t>(kRowsAttending) * shape.padded_dim;
-        for (int index; (index = pool_.claim()) < static_cast<int>(plan.tasks.size());) {
+        for (int index; (index = pool_.claim(thread, n_tasks)) < n_tasks;) {
             const AttendTask& task = plan.tasks[index];
             const AttendJob job = job_of(task);
             if (task.partial >= 0) {
@@ -215,7 +215,7 @@ void Program::add_attention(int layer, HeadShape shape, int window, int q, int o
         }
         pool_.barrier();
         if (plan.merges.empty()) return;
-        for (int index; (index = pool_.claim()) < static_cast<int>(plan.merges.size());) {
+        for (int index; (index = pool_.claim(thread, n_merges)) < n_merges;) {
             const AttendTask& task = plan.merges[index];
             Partial* into = &partials_[static_cast<size_t>(task.partial) * kRowsAttending];
             float* sums = &partial_sums_[task.partial * stride];

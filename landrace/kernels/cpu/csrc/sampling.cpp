@@ -43,15 +43,15 @@ ChooseRow chooser_of(const std::string& name) {
 
 std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, const std::string& isa, const std::vector<RowChoice>& rows, int64_t vocab) {
     const ChooseRow choose = chooser_of(isa);
-    const auto n = static_cast<int64_t>(rows.size());
+    const auto n = static_cast<int>(rows.size());
     std::vector<int64_t> tokens(rows.size());
-    const int64_t useful = std::clamp<int64_t>(n * vocab / kLogitsPerThread, 1, std::max<int64_t>(n, 1));
+    const int64_t useful = std::clamp<int64_t>(static_cast<int64_t>(n) * vocab / kLogitsPerThread, 1, std::max<int64_t>(n, 1));
     std::mutex mutex;
     std::exception_ptr failure;
-    pool.run(static_cast<int>(std::min<int64_t>({useful, threads, pool.size()})), [&](int) {
+    pool.run(static_cast<int>(std::min<int64_t>({useful, threads, pool.size()})), [&](int thread) {
         try {
             SamplingScratch scratch;
-            for (int64_t i; (i = pool.claim()) < n;) {
+            for (int i; (i = pool.claim(thread, n)) < n;) {
                 const RowChoice& row = rows[static_cast<size_t>(i)];
                 tokens[static_cast<size_t>(i)] = choose(row.logits, vocab, row.rule, row.uniform, scratch);
             }

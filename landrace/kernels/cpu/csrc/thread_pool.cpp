@@ -41,7 +41,7 @@ void Gate::wait(uint32_t generation, int spins) {
     sleepers_.fetch_sub(1);
 }
 
-ThreadPool::ThreadPool(int size) {
+ThreadPool::ThreadPool(int size) : claimed_(static_cast<size_t>(kStages) * static_cast<size_t>(size)) {
     for (int i = 1; i < size; ++i) workers_.push_back(std::make_unique<Worker>());
     for (int i = 1; i < size; ++i) workers_[i - 1]->thread = std::thread([this, i] { work(i); });
 }
@@ -60,19 +60,23 @@ void ThreadPool::run(int n, const std::function<void(int)>& body) {
     barrier();
 }
 
+void ThreadPool::next_stage() {
+    // Nobody claims from the stage after next yet.
+    Counter* claimed = counters(stage_ + 2);
+    for (int i = 0; i < size(); ++i) claimed[i].store(0, std::memory_order_relaxed);
+    ++stage_;
+}
+
 void ThreadPool::barrier() {
     // Read before arriving: once all are here, the caller may start another run with other threads.
     const int running = running_;
     if (running == 1) {
-        claimed_[(stage_ + 2) % kStages].value.store(0, std::memory_order_relaxed);
-        ++stage_;
+        next_stage();
         return;
     }
     const uint32_t generation = passed_.generation();
     if (arrived_.fetch_add(1) + 1 == running) {
-        // Nobody claims from the stage after next yet.
-        claimed_[(stage_ + 2) % kStages].value.store(0, std::memory_order_relaxed);
-        ++stage_;
+        next_stage();
         arrived_.store(0);
         passed_.open();
     } else {

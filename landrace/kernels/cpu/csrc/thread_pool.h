@@ -41,13 +41,26 @@ public:
     void run(int n, const std::function<void(int)>& body);
     /// Waits until all threads of the current run are here. Everything written before is visible after.
     void barrier();
-    /// The next unclaimed piece of the current stage. A stage ends at a barrier.
-    int claim() { return claimed_[stage_ % kStages].value.fetch_add(1, std::memory_order_relaxed); }
+    /// The next of the `n` pieces of the current stage for `thread`, or n when none is left. A stage ends at a barrier.
+    /// Every thread starts with a range of its own, so that it walks through memory in order; one that is done with its
+    /// range goes on with the others'.
+    int claim(int thread, int n) {
+        Counter* claimed = counters(stage_);
+        for (int i = 0; i < running_; ++i) {
+            const int64_t range = (thread + i) % running_;
+            const int begin = static_cast<int>(n * range / running_), end = static_cast<int>(n * (range + 1) / running_);
+            if (claimed[range].load(std::memory_order_relaxed) >= end - begin) continue;
+            const int piece = begin + claimed[range].fetch_add(1, std::memory_order_relaxed);
+            if (piece < end) return piece;
+        }
+        return n;
+    }
 
 private:
     static constexpr int kStages = 4;
-    struct alignas(64) Counter {
-        std::atomic<int> value{0};
+    /// One to a cache line.
+    struct alignas(64) Counter : std::atomic<int> {
+        Counter() : std::atomic<int>(0) {}
     };
 
     struct Worker {
@@ -57,7 +70,11 @@ private:
 
     void work(int index);
 
-    Counter claimed_[kStages];
+    /// How much was claimed of every thread's range in a stage.
+    Counter* counters(uint32_t stage) { return &claimed_[stage % kStages * static_cast<size_t>(size())]; }
+    void next_stage();
+
+    std::vector<Counter> claimed_;  // [kStages, size]
     alignas(64) std::atomic<int> arrived_{0};
     uint32_t stage_ = 0;  // wraps around: a multiple of kStages
     int running_ = 1;
