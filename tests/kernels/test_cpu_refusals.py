@@ -125,21 +125,21 @@ CACHES: dict[str, Callable[[LayerCache], list[LayerCache]]] = {
     "none": lambda c: [],
     "other heads": lambda c: [new_layer_cache(Heads(4, 2, 16), 64, torch.float32)],
     "other channels": lambda c: [new_layer_cache(Heads(2, 1, 17), 64, torch.float32)],
-    "fewer values than keys": lambda c: [replace(c, values=torch.zeros(48, 1, 16))],
-    "a tile begun": lambda c: [replace(c, values=torch.zeros(70, 1, 16))],
+    "fewer values than keys": lambda c: [replace(c, values=c.values[:3])],
+    "values elsewhere": lambda c: [replace(c, values=new_layer_cache(HEADS, 64, torch.float32).values)],
+    "values not behind the keys": lambda c: [replace(c, values=torch.zeros(4, 1, 16, 16))],
     "two types": lambda c: [replace(c, values=c.values.bfloat16())],
     "float64": lambda c: [LayerCache(c.keys.double(), c.values.double())],
-    "strided values": lambda c: [replace(c, values=torch.zeros(16, 1, 64).transpose(0, 2))],
-    "elsewhere": lambda c: [LayerCache(c.keys.to("meta"), c.values.to("meta"))],
+    "on another device": lambda c: [LayerCache(c.keys.to("meta"), c.values.to("meta"))],
     "int8 without scales": lambda c: [LayerCache(c.keys.to(torch.int8), c.values.to(torch.int8))],
-    "scales without int8": lambda c: [replace(c, key_scales=torch.zeros(4, 1, 16), value_scales=torch.zeros(64, 1))],
+    "scales without int8": lambda c: [replace(c, key_scales=torch.zeros(4, 1, 16), value_scales=torch.zeros(4, 1, 16))],
 }
 
 
 @pytest.mark.parametrize("name", CACHES)
 def test_caches_of_the_wrong_shape_are_refused(kernels: Kernels, name: str) -> None:
     attended = Attended(kernels, bind=False)
-    with pytest.raises(ValueError, match=r"cache|must be contiguous"):
+    with pytest.raises(ValueError, match="cache"):
         attended.program.bind_cache(CACHES[name](attended.cache))
 
 

@@ -80,21 +80,22 @@ class Part:
 
 
 def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    """Zeroed memory for `n_slots` tokens: keys [n_slots / 16, n_kv_heads, head_dim, 16], values [n_slots, n_kv_heads,
-    padded head_dim]; int8 also has float32 scales of keys [n_slots / 16, n_kv_heads, 16] and of values [n_slots,
-    n_kv_heads]. ValueError when the slots are no whole tiles or the type is not one of the cache's.
+    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values [16,
+    padded head_dim].
+
+    So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16, padded head_dim] are
+    two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both. ValueError when the
+    slots are no whole tiles or the type is not one of the cache's.
     """
     if n_slots % TILE or n_slots < 0:
         raise ValueError(f"{n_slots} cache slots are not whole tiles of {TILE}.")
     if dtype not in CACHE_TYPES:
         raise ValueError(f"The cache holds {', '.join(map(str, CACHE_TYPES))}, not {dtype}.")
-    scaled = dtype == torch.int8
-    return LayerCache(
-        keys=untouched_zeros((n_slots // TILE, heads.n_kv_heads, heads.head_dim, TILE), dtype),
-        values=untouched_zeros((n_slots, heads.n_kv_heads, heads.padded_dim), dtype),
-        key_scales=untouched_zeros((n_slots // TILE, heads.n_kv_heads, TILE), torch.float32) if scaled else None,
-        value_scales=untouched_zeros((n_slots, heads.n_kv_heads), torch.float32) if scaled else None,
-    )
+    shape = (n_slots // TILE, heads.n_kv_heads)
+    tiles = untouched_zeros((*shape, heads.head_dim + heads.padded_dim, TILE), dtype)
+    keys, values = tiles.split([heads.head_dim, heads.padded_dim], dim=2)
+    scales = [untouched_zeros((*shape, TILE), torch.float32) if dtype == torch.int8 else None for _ in range(2)]
+    return LayerCache(keys, values.view(*shape, TILE, heads.padded_dim), *scales)
 
 
 @dataclass(frozen=True)
@@ -268,23 +269,26 @@ class Program:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
         if len(layers) != len(self._heads):
             raise ValueError(f"The program has {len(self._heads)} layers of attention, the cache {len(layers)}.")
-        sizes = {cache.values.shape[0] for cache in layers}
-        if len(sizes) > 1 or any(n_slots % TILE for n_slots in sizes):
-            raise ValueError(
-                f"The layers of a cache have one number of slots, in tiles of {TILE}, not {sorted(sizes)}."
-            )
+        sizes = {cache.keys.shape[0] * TILE for cache in layers}
+        if len(sizes) > 1:
+            raise ValueError(f"The layers of a cache have one number of slots, not {sorted(sizes)}.")
         for layer, cache in enumerate(layers):
-            heads, n_slots = self._heads[layer], cache.values.shape[0]
-            like = new_layer_cache(heads, 0, cache.keys.dtype)
+            heads, n_slots = self._heads[layer], cache.keys.shape[0] * TILE
+            like = new_layer_cache(heads, 2 * TILE, cache.keys.dtype)
             for name in ("keys", "values", "key_scales", "value_scales"):
                 tensor, expected = getattr(cache, name), getattr(like, name)
                 if (tensor is None) != (expected is None):
                     raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8.")
                 if tensor is not None:
-                    rows = n_slots // TILE if name.startswith("key") else n_slots
-                    _check(tensor, expected.dtype, (rows, *expected.shape[1:]), name)
+                    shape = (n_slots // TILE, *expected.shape[1:])
+                    _check(tensor, expected.dtype, shape, f"a cache's {name}", expected.stride())
+            if (
+                n_slots
+                and cache.values.data_ptr() - cache.keys.data_ptr() != like.values.data_ptr() - like.keys.data_ptr()
+            ):
+                raise ValueError("A cache's values lie behind its keys, as new_layer_cache makes them.")
             self._program.bind_cache(
-                layer, CACHE_TYPES[cache.keys.dtype], cache.keys.data_ptr(), cache.values.data_ptr(),
+                layer, CACHE_TYPES[cache.keys.dtype], cache.keys.data_ptr(),
                 0 if cache.key_scales is None else cache.key_scales.data_ptr(),
                 0 if cache.value_scales is None else cache.value_scales.data_ptr(), n_slots,
             )  # fmt: skip
@@ -381,8 +385,19 @@ def _vector(vector: PackedVector | None) -> int:
     return 0 if vector is None else vector.address
 
 
-def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> None:
-    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous() or not tensor.is_cpu:
+def _lies_in_steps_of(tensor: Tensor, stride: tuple[int, ...]) -> bool:
+    """Whether these are the tensor's strides, as far as they matter: where a dimension has one element they do not."""
+    steps = zip(tensor.shape, tensor.stride(), stride, strict=True)
+    return tensor.numel() == 0 or all(size == 1 or ours == theirs for size, ours, theirs in steps)
+
+
+def _check(
+    tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str, stride: tuple[int, ...] | None = None
+) -> None:
+    """`stride`: of each dimension, in elements; None: contiguous."""
+    fits = tensor.dtype == dtype and tensor.shape == shape and tensor.is_cpu
+    if not fits or not (tensor.is_contiguous() if stride is None else _lies_in_steps_of(tensor, stride)):
+        layout = "contiguous" if stride is None else f"of strides {list(stride)}"
         raise ValueError(
-            f"{name} must be contiguous {dtype} {list(shape)} in main memory, not {tensor.dtype} {list(tensor.shape)}."
+            f"{name} must be {dtype} {list(shape)}, {layout}, in main memory, not {tensor.dtype} {list(tensor.shape)}."
         )

@@ -18,6 +18,15 @@ template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t
     return load_i8(at + element);
 }
 
+/// How many tiles ahead of its use memory is asked for a tile.
+constexpr int kTilesAhead = 4;
+
+/// Asks for the N vectors of elements from `element` on.
+template <CacheType type, int N> inline void prefetch_elements(const uint8_t* at, int64_t element) {
+    constexpr int64_t bytes = N * kLanes * element_bytes(type);
+    for (int64_t i = 0; i < bytes; i += 64) prefetch(at + element * element_bytes(type) + i);
+}
+
 /// Scores of R queries with T tiles of sixteen keys. queries [head_dim, R].
 template <CacheType type, int R, int T>
 inline void tile_scores(const float* queries, const uint8_t* const* keys, int head_dim, Floats out[R][T]) {
@@ -25,7 +34,10 @@ inline void tile_scores(const float* queries, const uint8_t* const* keys, int he
         LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = all(0.0f);
     for (int c = 0; c < head_dim; ++c) {
         Floats k[T];
-        LANDRACE_UNROLL for (int t = 0; t < T; ++t) k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
+        LANDRACE_UNROLL for (int t = 0; t < T; ++t) {
+            k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
+            prefetch_elements<type, 1>(keys[t + kTilesAhead], static_cast<int64_t>(c) * kLanes);
+        }
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const Floats q = all(queries[c * R + r]);
             LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = fma(q, k[t], out[r][t]);
@@ -33,17 +45,21 @@ inline void tile_scores(const float* queries, const uint8_t* const* keys, int he
     }
 }
 
-/// Adds weights [R, keys] times values to sums [R, padded_dim] for V vectors of channels from `channel` on.
+/// weights [R, keys] times values [keys, padded_dim] into sums [R, padded_dim], for V vectors of channels from `channel`
+/// on and keys first <= key < end.
 template <CacheType type, int R, int V>
 inline void weigh_values(
-    const float* weights, const uint8_t* const* values, int n_keys, int64_t channel, float* sums, int padded_dim
+    const float* weights, const uint8_t* const* values, int first, int end, int64_t channel, float* sums, int padded_dim
 ) {
     Floats acc[R][V];
     LANDRACE_UNROLL for (int r = 0; r < R; ++r)
         LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
-    for (int key = 0; key < n_keys; ++key) {
+    for (int key = first; key < end; ++key) {
+        const int tile = key / kTile;
+        const int64_t at = static_cast<int64_t>(key % kTile) * padded_dim + channel;
         Floats value[V];
-        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[key], channel + v * kLanes);
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[tile], at + v * kLanes);
+        prefetch_elements<type, V>(values[tile + kTilesAhead], at);
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const Floats w = all(weights[r * kKeysPerChunk + key]);
             LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
@@ -54,22 +70,80 @@ inline void weigh_values(
 }
 
 template <CacheType type, int R>
-inline void weigh_all_values(const float* weights, const uint8_t* const* values, int n_keys, float* sums, int padded_dim) {
+inline void weigh_all_values(const float* weights, const uint8_t* const* values, int first, int end, float* sums, int padded_dim) {
     int channel = 0;
     for (; channel + 4 * kLanes <= padded_dim; channel += 4 * kLanes)
-        weigh_values<type, R, 4>(weights, values, n_keys, channel, sums, padded_dim);
+        weigh_values<type, R, 4>(weights, values, first, end, channel, sums, padded_dim);
     for (; channel < padded_dim; channel += kLanes)
-        weigh_values<type, R, 1>(weights, values, n_keys, channel, sums, padded_dim);
+        weigh_values<type, R, 1>(weights, values, first, end, channel, sums, padded_dim);
 }
+
+/// Keys first <= key < end, counted in a chunk.
+struct KeyRange {
+    int first, end;
+};
+
+/// What a row of the job sees of the chunk of keys that starts at `base`; nothing: first == end.
+inline KeyRange seen_by(const AttendJob& job, int row, int64_t base) {
+    const int64_t position = job.first_position + row;
+    const int64_t oldest = job.window && position + 1 > job.window ? position + 1 - job.window : 0;
+    const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
+    return {within(oldest), within(position + 1)};
+}
+
+/// Whether values first <= key < end of the chunk that starts at `base` are numbers.
+template <CacheType type>
+inline bool are_finite(const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int first, int end) {
+    const HeadShape& s = job.shape;
+    Ints greatest_magnitude = all_ints(0);
+    for (int key = first; key < end; ++key) {
+        const int lane = key % kTile;
+        if (type == CacheType::i8) {
+            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
+            greatest_magnitude = max(greatest_magnitude, magnitude(all(job.cache.value_scales[tile * kTile + lane])));
+            continue;
+        }
+        for (int c = 0; c < s.head_dim; c += kLanes) {
+            const Floats value = load_elements<type>(values[key / kTile], static_cast<int64_t>(lane) * s.padded_dim + c);
+            const int n = s.head_dim - c < kLanes ? s.head_dim - c : kLanes;
+            greatest_magnitude = max(greatest_magnitude, magnitude(where_lane(0, n, value, all(0.0f))));
+        }
+    }
+    return greatest(greatest_magnitude) < 0x7f800000;
+}
+
+template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums);
 
 template <CacheType type, int R> void attend_rows(const AttendJob& job, int chunk, Partial* partials, float* sums) {
     const HeadShape& s = job.shape;
     const int d = s.head_dim, n = job.n_rows * job.n_heads;
     const int kv_head = job.first_head / (s.n_heads / s.n_kv_heads);
     const int64_t base = static_cast<int64_t>(chunk) * kKeysPerChunk;
-    const int64_t last = job.first_position + job.n_rows - 1;
-    const int n_keys = static_cast<int>(last + 1 - base < kKeysPerChunk ? last + 1 - base : kKeysPerChunk);
-    const int n_tiles = (n_keys + kTile - 1) / kTile;
+    // The first row sees the oldest keys, the last row the newest.
+    const KeyRange first_row = seen_by(job, 0, base), last_row = seen_by(job, job.n_rows - 1, base);
+    const int first_key = first_row.first, n_keys = last_row.end;
+    if (first_key >= n_keys) {
+        for (int i = 0; i < n; ++i) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
+        return;
+    }
+    const int first_tile = first_key / kTile, n_tiles = (n_keys + kTile - 1) / kTile;
+
+    // Behind the keys come the values, and behind those the next head's keys: so they are asked for.
+    const uint8_t* keys[kKeysPerChunk / kTile + kTilesAhead];
+    const uint8_t* values[kKeysPerChunk / kTile + kTilesAhead];
+    for (int t = first_tile; t < n_tiles; ++t) {
+        keys[t] = job.cache.tiles + job.cache.tile_of(s, job.slots[base + t * kTile], kv_head) * job.cache.tile_bytes(s);
+        values[t] = keys[t] + job.cache.key_bytes(s);
+    }
+    for (int t = 0; t < kTilesAhead; ++t) {
+        const int from = first_tile + t < n_tiles ? first_tile + t : first_tile;
+        keys[n_tiles + t] = values[from];
+        values[n_tiles + t] = keys[from] + job.cache.tile_bytes(s);
+    }
+    // What some of the rows do not see has a weight of zero there. That hides a number, but not a NaN.
+    const auto hidden = [&](int first, int end) { return are_finite<type>(job, base, kv_head, values, first, end); };
+    if (R > 1 && job.n_rows > 1 && !(hidden(first_row.first, last_row.first) && hidden(first_row.end, last_row.end)))
+        return attend_each_row<type>(job, chunk, partials, sums);
 
     alignas(64) float queries[kMaxHeadDim * R];
     for (int i = 0; i < R; ++i) {
@@ -77,10 +151,6 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
         const float* q = job.q + (static_cast<int64_t>(from / job.n_heads) * s.n_heads + job.first_head + from % job.n_heads) * d;
         for (int c = 0; c < d; ++c) queries[c * R + i] = q[c];
     }
-    const uint8_t* keys[kKeysPerChunk / kTile];
-    const int64_t key_bytes = static_cast<int64_t>(d) * kTile * element_bytes(type);
-    for (int t = 0; t < n_tiles; ++t) keys[t] = job.cache.keys + (job.slots[base + t * kTile] / kTile * s.n_kv_heads + kv_head) * key_bytes;
-
     alignas(64) float scores[R * kKeysPerChunk];
     constexpr int T = R <= 4 ? 4 : 2;
     const auto keep = [&](auto count, int t) {
@@ -89,30 +159,27 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
         tile_scores<type, R, together>(queries, keys + t, d, out);
         for (int j = 0; j < together; ++j) {
             const Floats scale = type == CacheType::i8
-                ? load(job.cache.key_scales + (job.slots[base + (t + j) * kTile] / kTile * s.n_kv_heads + kv_head) * kTile)
+                ? load(job.cache.key_scales + job.cache.tile_of(s, job.slots[base + (t + j) * kTile], kv_head) * kTile)
                 : all(1.0f);
             for (int r = 0; r < R; ++r)
                 store(scores + r * kKeysPerChunk + (t + j) * kTile, type == CacheType::i8 ? mul(out[r][j], scale) : out[r][j]);
         }
     };
-    int t = 0;
+    int t = first_tile;
     for (; t + T <= n_tiles; t += T) keep(std::integral_constant<int, T>(), t);
     for (; t < n_tiles; ++t) keep(std::integral_constant<int, 1>(), t);
 
     const Floats nothing = all(-std::numeric_limits<float>::infinity());
     for (int i = 0; i < R; ++i) {
         float* row = scores + i * kKeysPerChunk;
-        const int64_t position = job.first_position + (i < n ? i : n - 1) / job.n_heads;
-        const int64_t oldest = job.window && position + 1 > job.window ? position + 1 - job.window : 0;
-        const int first = static_cast<int>(oldest > base ? (oldest - base < n_keys ? oldest - base : n_keys) : 0);
-        const int end = static_cast<int>(position + 1 - base < n_keys ? position + 1 - base : n_keys);
+        const auto [first, end] = seen_by(job, (i < n ? i : n - 1) / job.n_heads, base);
         if (first >= end) {
-            for (int tile = 0; tile < n_tiles; ++tile) store(row + tile * kTile, all(0.0f));
+            for (int tile = first_tile; tile < n_tiles; ++tile) store(row + tile * kTile, all(0.0f));
             if (i < n) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
             continue;
         }
         Floats top = nothing;
-        for (int tile = 0; tile < n_tiles; ++tile) {
+        for (int tile = first_tile; tile < n_tiles; ++tile) {
             const int from = first - tile * kTile, until = end - tile * kTile;
             Floats score = load(row + tile * kTile);
             if (from > 0 || until < kTile) {
@@ -123,7 +190,7 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
         }
         const float best = greatest(top);
         Floats total = all(0.0f);
-        for (int tile = 0; tile < n_tiles; ++tile) {
+        for (int tile = first_tile; tile < n_tiles; ++tile) {
             const Floats weight = exp(sub(load(row + tile * kTile), all(best)));
             store(row + tile * kTile, weight);
             total = add(total, weight);
@@ -131,25 +198,22 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
         if (i < n) partials[i] = {best, sum(total)};
     }
 
-    const uint8_t* values[kKeysPerChunk];
-    const int64_t value_bytes = static_cast<int64_t>(s.padded_dim) * element_bytes(type);
-    for (int key = 0; key < n_keys; ++key) {
-        const int64_t at = job.slots[base + key] * s.n_kv_heads + kv_head;
-        values[key] = job.cache.values + at * value_bytes;
-        if (type == CacheType::i8)
-            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[at];
-    }
+    if (type == CacheType::i8)
+        for (int key = first_key; key < n_keys; ++key) {
+            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
+            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile * kTile + key % kTile];
+        }
     if constexpr (R > 6) {
         // Sums of rows past n would fall outside: the last block covers what is left.
         constexpr int half = R / 2;
         alignas(64) float spare[half * kMaxHeadDim];
-        weigh_all_values<type, half>(scores, values, n_keys, sums, s.padded_dim);
-        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, n_keys, spare, s.padded_dim);
+        weigh_all_values<type, half>(scores, values, first_key, n_keys, sums, s.padded_dim);
+        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, first_key, n_keys, spare, s.padded_dim);
         const int rest = n - half > 0 ? n - half : 0;
         std::memcpy(sums + static_cast<int64_t>(half) * s.padded_dim, spare, sizeof(float) * static_cast<size_t>(rest) * static_cast<size_t>(s.padded_dim));
     } else {
         alignas(64) float spare[R * kMaxHeadDim];
-        weigh_all_values<type, R>(scores, values, n_keys, spare, s.padded_dim);
+        weigh_all_values<type, R>(scores, values, first_key, n_keys, spare, s.padded_dim);
         std::memcpy(sums, spare, sizeof(float) * static_cast<size_t>(n) * static_cast<size_t>(s.padded_dim));
     }
 }
@@ -163,6 +227,17 @@ template <CacheType type> void attend_typed(const AttendJob& job, int chunk, Par
     else if (n <= 6) attend_rows<type, 6>(job, chunk, partials, sums);
     else if (n <= 8) attend_rows<type, 8>(job, chunk, partials, sums);
     else attend_rows<type, 12>(job, chunk, partials, sums);
+}
+
+template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    for (int row = 0; row < job.n_rows; ++row) {
+        AttendJob one = job;
+        one.n_rows = 1;
+        one.first_position += row;
+        one.q += static_cast<int64_t>(row) * job.shape.n_heads * job.shape.head_dim;
+        const int64_t at = static_cast<int64_t>(row) * job.n_heads;
+        attend_typed<type>(one, chunk, partials + at, sums + at * job.shape.padded_dim);
+    }
 }
 
 /// The partial softmax of one chunk for the job's rows: partials [n_rows * n_heads], sums [same, padded_dim].

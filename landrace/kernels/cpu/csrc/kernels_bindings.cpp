@@ -149,8 +149,8 @@ void bind_kernels(nb::module_& m) {
         .def("add_attention", [](Program& self, int layer, int n_heads, int n_kv_heads, int head_dim, int window, int q, int out) {
             self.add_attention(layer, head_shape(n_heads, n_kv_heads, head_dim), window, q, out);
         })
-        .def("bind_cache", [](Program& self, int layer, int type, Address keys, Address values, Address key_scales, Address value_scales, int64_t n_slots) {
-            self.bind_cache(layer, {static_cast<CacheType>(type), at<uint8_t>(keys), at<uint8_t>(values), at<float>(key_scales), at<float>(value_scales)}, n_slots);
+        .def("bind_cache", [](Program& self, int layer, int type, Address tiles, Address key_scales, Address value_scales, int64_t n_slots) {
+            self.bind_cache(layer, {static_cast<CacheType>(type), at<uint8_t>(tiles), at<float>(key_scales), at<float>(value_scales)}, n_slots);
         })
         .def("write", [](Program& self, int buffer, Address rows, int n_rows) {
             self.reserve(n_rows, 1);

@@ -74,8 +74,6 @@ inline void store_head(CacheType type, const float* x, int n, float inverse, uin
     }
 }
 
-constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::i8 ? 1 : 2; }
-
 /// Rows [first_row, end_row): queries are turned and scaled in place, keys and values go to the cache.
 inline void rope(const RopeJob& job, int first_row, int end_row) {
     const HeadShape& s = job.shape;
@@ -90,19 +88,20 @@ inline void rope(const RopeJob& job, int first_row, int end_row) {
             const int now = n_q - i < kLanes ? n_q - i : kLanes;
             store_some(q + i, mul(load_some(q + i, now), all(job.scale)), now);
         }
-        const int64_t slot = job.write_slots[row], tile = slot / kTile, lane = slot % kTile;
+        const int64_t slot = job.write_slots[row], lane = slot % kTile;
         for (int h = 0; h < s.n_kv_heads; ++h) {
             std::memcpy(head, job.k + (row * s.n_kv_heads + h) * s.head_dim, sizeof(float) * static_cast<size_t>(s.head_dim));
             turn(job, row, job.k_norm, head);
             const float* v = job.v + (row * s.n_kv_heads + h) * s.head_dim;
             float k_inverse = 0.0f, v_inverse = 0.0f;
+            const int64_t tile = cache.tile_of(s, slot, h);
             if (cache.type == CacheType::i8) {
-                cache.key_scales[(tile * s.n_kv_heads + h) * kTile + lane] = int8_scale(head, s.head_dim, k_inverse);
-                cache.value_scales[slot * s.n_kv_heads + h] = int8_scale(v, s.head_dim, v_inverse);
+                cache.key_scales[tile * kTile + lane] = int8_scale(head, s.head_dim, k_inverse);
+                cache.value_scales[tile * kTile + lane] = int8_scale(v, s.head_dim, v_inverse);
             }
-            uint8_t* keys = cache.keys + ((tile * s.n_kv_heads + h) * s.head_dim * kTile + lane) * size;
-            uint8_t* values = cache.values + (slot * s.n_kv_heads + h) * s.padded_dim * size;
-            store_head(cache.type, head, s.head_dim, k_inverse, keys, kTile);
+            uint8_t* keys = cache.tiles + tile * cache.tile_bytes(s);
+            uint8_t* values = keys + cache.key_bytes(s) + lane * s.padded_dim * size;
+            store_head(cache.type, head, s.head_dim, k_inverse, keys + lane * size, kTile);
             store_head(cache.type, v, s.head_dim, v_inverse, values, 1);
         }
     }

@@ -128,23 +128,31 @@ struct Product {
 /// The type of a key-value cache's elements.
 enum class CacheType : int { f32, f16, bf16, i8 };
 
-/// One layer's keys and values.
-///
-/// Slot s lies in lane s % 16 of key tile s / 16, so that one vector holds a channel of sixteen keys. Values lie slot by
-/// slot, channels padded to whole vectors. Int8 elements are multiplied by a scale a slot and head.
-struct LayerCache {
-    CacheType type;
-    uint8_t* keys;        // [n_slots / 16, n_kv_heads, head_dim, 16]
-    uint8_t* values;      // [n_slots, n_kv_heads, padded head_dim]
-    float* key_scales;    // [n_slots / 16, n_kv_heads, 16], int8 only
-    float* value_scales;  // [n_slots, n_kv_heads], int8 only
-};
-
 struct HeadShape {
     int n_heads;
     int n_kv_heads;
     int head_dim;
     int padded_dim;  // head_dim rounded up to whole vectors
+};
+
+/// Bytes of one element of a cache.
+constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::i8 ? 1 : 2; }
+
+/// One layer's keys and values.
+///
+/// Slot s lies in lane s % 16 of tile s / 16. A tile of a key-value head holds its keys [head_dim, 16], so that one vector
+/// has a channel of sixteen keys, and right after them its values [16, padded head_dim], channels padded to whole vectors:
+/// attention reads whole tiles, in order. Int8 elements are multiplied by a scale a slot and head.
+struct LayerCache {
+    CacheType type;
+    uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]
+    float* key_scales;    // [n_slots / 16, n_kv_heads, 16], int8 only
+    float* value_scales;  // likewise
+
+    int64_t key_bytes(const HeadShape& shape) const { return element_bytes(type) * kTile * shape.head_dim; }
+    int64_t tile_bytes(const HeadShape& shape) const { return element_bytes(type) * kTile * (shape.head_dim + shape.padded_dim); }
+    /// Index of a slot's tile among those of all heads.
+    int64_t tile_of(const HeadShape& shape, int64_t slot, int kv_head) const { return slot / kTile * shape.n_kv_heads + kv_head; }
 };
 
 enum class HeadNorm : int { none, before_rope, after_rope };
