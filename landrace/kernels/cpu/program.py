@@ -80,8 +80,8 @@ class Part:
 
 
 def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values [16,
-    padded head_dim].
+    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values
+    [16, padded head_dim].
 
     So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16, padded head_dim] are
     two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both. ValueError when the
