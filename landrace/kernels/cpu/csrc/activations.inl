@@ -41,9 +41,9 @@ inline float root_mean_square(const float* x, int n) {
 
 /// A row into its place in a panel: for each group of 32, scale = (greatest magnitude) / 127 and byte = x / scale rounded
 /// to nearest. A group with outliers also keeps what rounding left over, in 254ths of the scale. A group with an infinity
-/// or a NaN keeps no bytes and a scale that makes NaN of whatever is computed. `has_remainder` is set for the groups that
-/// have one, and left alone for the others.
-inline void quantise(const float* x, int n, QuantisedGroup* groups, Remainder* remainders, uint8_t* has_remainder) {
+/// or a NaN keeps no bytes and a scale that makes NaN of whatever is computed. For groups with a remainder the bit of
+/// `panel_row`, the row's number in its panel, is set in `with_remainder`; other bits are left alone.
+inline void quantise(const float* x, int n, int panel_row, QuantisedGroup* groups, Remainder* remainders, uint8_t* with_remainder) {
     const int n_groups = (n + kGroup - 1) / kGroup;
     const float outlier = kOutlier * root_mean_square(x, n);
     for (int g = 0; g < n_groups; ++g) {
@@ -55,8 +55,6 @@ inline void quantise(const float* x, int n, QuantisedGroup* groups, Remainder* r
         float greatest_magnitude;
         std::memcpy(&greatest_magnitude, &bits, 4);
         QuantisedGroup& group = groups[static_cast<int64_t>(g) * kPanel];
-        Remainder& remainder = remainders[static_cast<int64_t>(g) * kPanel];
-        std::memset(&remainder, 0, sizeof(remainder));
         // Below 1e-30 the inverse would overflow: such a group is zero. Above the greatest float it is not a number.
         if (!(greatest_magnitude >= 1e-30f && greatest_magnitude <= 3.40282347e38f)) {
             std::memset(&group, 0, sizeof(group));
@@ -76,6 +74,7 @@ inline void quantise(const float* x, int n, QuantisedGroup* groups, Remainder* r
         if (greatest_magnitude <= outlier) continue;
         const Ints c = round_to_int(mul(sub(u, to_float(a)), all(254.0f)));
         const Ints d = round_to_int(mul(sub(v, to_float(b)), all(254.0f)));
+        Remainder& remainder = remainders[static_cast<int64_t>(g) * kPanel];
         store_i8(remainder.bytes, c);
         store_i8(remainder.bytes + kLanes, d);
         const int32_t first_left = sum(c), total_left = first_left + sum(d);
@@ -83,7 +82,7 @@ inline void quantise(const float* x, int n, QuantisedGroup* groups, Remainder* r
         remainder.minus_sum = -total_left;
         remainder.scale = group.scale / 254.0f;
         group.scaled_sum = std::fma(remainder.scale, static_cast<float>(total_left), group.scaled_sum);
-        has_remainder[g] = 1;
+        with_remainder[g] = static_cast<uint8_t>(with_remainder[g] | 1 << panel_row);
     }
 }
 

@@ -161,7 +161,7 @@ void quantised_rows(const uint8_t* at, const Rows& rows, int first, int n_rows, 
     const int64_t stride = static_cast<int64_t>(n_groups) * kPanel;
     const QuantisedGroup* panels = rows.groups + first / kPanel * stride;
     const Remainder* remainders = rows.remainders + first / kPanel * stride;
-    const uint8_t* has_remainder = rows.has_remainder + static_cast<int64_t>(first / kPanel) * n_groups;
+    const uint8_t* with_remainder = rows.with_remainder + static_cast<int64_t>(first / kPanel) * n_groups;
     Floats acc[R];
     LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[r] = all(0.0f);
     Floats d = all(0.0f), dmin = all(0.0f);
@@ -183,12 +183,12 @@ void quantised_rows(const uint8_t* at, const Rows& rows, int first, int n_rows, 
             acc[r] = add_group<F>(acc[r], quads, scale, minimum, x);
             if (F::has_minimum) acc[r] = fma(minimum, all(x.scaled_sum), acc[r]);
         }
-        // A row without a remainder has a zero one, so what is beside it does not matter to it.
         LANDRACE_UNROLL for (int r = 0; r < R; r += kPanel) {
-            if (!has_remainder[r / kPanel * n_groups + g]) continue;
+            const unsigned which = with_remainder[r / kPanel * n_groups + g];
+            if (!which) continue;
             const Remainder* left = remainders + r / kPanel * stride + g * kPanel;
             LANDRACE_UNROLL for (int i = 0; i < (R < kPanel ? R : kPanel); ++i)
-                acc[r + i] = add_group<F>(acc[r + i], quads, scale, minimum, left[i]);
+                if (which >> i & 1) acc[r + i] = add_group<F>(acc[r + i], quads, scale, minimum, left[i]);
         }
     }
     for (int r = 0; r < n_rows; ++r) store(out + kTile * r, acc[r]);

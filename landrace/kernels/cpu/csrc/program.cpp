@@ -101,10 +101,10 @@ void Program::add_product(
                 x = own.row.data();
             }
             if (needs_groups) {
-                uint8_t* has_remainder = prepared.has_remainder.data() + static_cast<int64_t>(row / kPanel) * n_groups;
-                if (row % kPanel == 0) std::memset(has_remainder, 0, static_cast<size_t>(n_groups));
+                uint8_t* with_remainder = prepared.with_remainder.data() + static_cast<int64_t>(row / kPanel) * n_groups;
+                if (row % kPanel == 0) std::memset(with_remainder, 0, static_cast<size_t>(n_groups));
                 const int64_t at = static_cast<int64_t>(row / kPanel) * n_groups * kPanel + row % kPanel;
-                kernels_.quantise(x, n_in, prepared.groups.data() + at, prepared.remainders.data() + at, has_remainder);
+                kernels_.quantise(x, n_in, row % kPanel, prepared.groups.data() + at, prepared.remainders.data() + at, with_remainder);
             }
             if (needs_floats) {
                 float* panel = prepared.floats.data() + static_cast<int64_t>(row / kPanel) * n_in * kPanel + row % kPanel;
@@ -119,7 +119,7 @@ void Program::add_product(
         } else {
             for (int row = 0; row < n_rows; ++row) prepare_row(row);
         }
-        const Rows input{prepared.floats.data(), prepared.groups.data(), prepared.remainders.data(), prepared.has_remainder.data(), n_in};
+        const Rows input{prepared.floats.data(), prepared.groups.data(), prepared.remainders.data(), prepared.with_remainder.data(), n_in};
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
         const int together = std::max(1, n_tiles / (c.threads * kPiecesPerThread));
         const int n_pieces = ceil_div(n_tiles, together) * n_blocks;
@@ -284,7 +284,7 @@ void Program::Prepared::reserve(size_t n_rows, size_t n_in) {
     if (groups.size() >= n_groups) return;
     groups.resize(n_groups);
     remainders.resize(n_groups);
-    has_remainder.resize(n_groups);
+    with_remainder.resize(n_groups);
 }
 
 void Program::reserve(int at_least, int threads) {

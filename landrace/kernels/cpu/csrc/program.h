@@ -132,7 +132,7 @@ private:
         std::vector<float> floats;
         std::vector<QuantisedGroup> groups;
         std::vector<Remainder> remainders;
-        std::vector<uint8_t> has_remainder;
+        std::vector<uint8_t> with_remainder;
 
         void reserve(size_t n_rows, size_t n_in);
     };

@@ -80,13 +80,12 @@ struct QuantisedGroup {
     int32_t minus_first;  // -(sum of the first half's bytes)
 };
 
-/// What quantising a group to bytes left over, in 254ths of its scale, where the group has outliers; else zeros.
+/// What quantising a group to bytes left over, in 254ths of its scale; only where the group has outliers.
 struct Remainder {
     int8_t bytes[kGroup];
     float scale;
     int32_t minus_sum;
     int32_t minus_first;
-    int32_t unused;
 };
 
 /// A group keeps its remainder when its greatest magnitude exceeds this many times the row's root mean square. A few
@@ -94,13 +93,13 @@ struct Remainder {
 constexpr float kOutlier = 6.5f;
 
 /// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as groups [rows / 4, n_groups, 4] and
-/// their remainders, and whether any row of a panel has one [rows / 4, n_groups]. Null pointers where no matrix of the
+/// their remainders, and a bit for each row of a panel that has one [rows / 4, n_groups]. Null pointers where no matrix of the
 /// product needs the form.
 struct Rows {
     const float* floats;
     const QuantisedGroup* groups;
     const Remainder* remainders;
-    const uint8_t* has_remainder;
+    const uint8_t* with_remainder;
     int n_in;
 
     int n_groups() const { return (n_in + kGroup - 1) / kGroup; }
@@ -203,7 +202,7 @@ struct Partial {
 struct Kernels {
     const char* name;
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-    void (*quantise)(const float* x, int n, QuantisedGroup* groups, Remainder* remainders, uint8_t* has_remainder);
+    void (*quantise)(const float* x, int n, int panel_row, QuantisedGroup* groups, Remainder* remainders, uint8_t* with_remainder);
     void (*product)(const Product&, const Rows&, int first_row, int n_rows, int first_tile, int end_tile);
     void (*unpack_row)(const Matrix&, int row, float factor, float* out);
     void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
