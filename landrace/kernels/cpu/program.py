@@ -93,7 +93,7 @@ def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCach
         raise ValueError(f"The cache holds {', '.join(map(str, CACHE_TYPES))}, not {dtype}.")
     shape = (n_slots // TILE, heads.n_kv_heads)
     tiles = untouched_zeros((*shape, heads.head_dim + heads.padded_dim, TILE), dtype)
-    keys, values = tiles.split([heads.head_dim, heads.padded_dim], dim=2)
+    keys, values = tiles[:, :, : heads.head_dim], tiles[:, :, heads.head_dim :]
     scales = [untouched_zeros((*shape, TILE), torch.float32) if dtype == torch.int8 else None for _ in range(2)]
     return LayerCache(keys, values.view(*shape, TILE, heads.padded_dim), *scales)
 
