@@ -15,7 +15,7 @@ from cpu_steps import Kernels
 
 torch.set_num_threads(1)
 
-INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512")
+INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
 
 
 @pytest.fixture(scope="session")

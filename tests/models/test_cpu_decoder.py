@@ -40,7 +40,7 @@ from landrace.models.stored import StoredTensor, Weights, held_as
 TEXT_FAMILIES = (
     "llama", "smollm3", "qwen2", "qwen3", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "granite",
 )  # fmt: skip
-INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512")
+INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
 CACHES = (torch.float32, torch.bfloat16, torch.int8)
 
 
@@ -92,16 +92,15 @@ def test_shared_configurations_in_float32(extension: ModuleType, shared: Path) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_are_exact(extension: ModuleType, isa: str, dtype: torch.dtype) -> None:
-    """Sixteen-bit weights stay what they are, and their products are computed in float32."""
+def test_half_precision_weights(extension: ModuleType, isa: str, dtype: torch.dtype) -> None:
+    """Sixteen-bit weights stay what they are. Rows meet float16 in float32, and are rounded to bfloat16 for bfloat16."""
     exact = random_decoder(spec_of("qwen3"))
     rounded = Decoder(exact.spec).load((name, tensor.to(dtype).float()) for name, tensor in exact.named_tensors())
     held = {name: StoredTensor.of(tensor.to(dtype)) for name, tensor in exact.named_tensors()}
     ours = CpuDecoder(exact.spec, extension, threads=2, isa=isa).load(held)
     sequences = random_ids()
     theirs = packed_logits(rounded, sequences)
-    largest = max(logits.abs().max().item() for logits in theirs)
-    assert worst(packed_logits(ours, sequences), theirs) < 2e-5 * largest  # type: ignore[arg-type]
+    assert relative_error(packed_logits(ours, sequences), theirs) < (1e-5 if dtype == torch.float16 else 0.01)
     assert ours.weight_bytes < 0.6 * on_cpu(extension, exact).weight_bytes
 
 

@@ -86,6 +86,17 @@ inline void quantise(const float* x, int n, int panel_row, QuantisedGroup* group
     }
 }
 
+/// A row into its place in a panel as pairs of bfloat16, rounded to nearest, ties to even; an odd last one gets a zero.
+inline void pair_up(const float* x, int n, uint32_t* pairs) {
+    for (int i = 0; i < n; i += kLanes) {
+        const int now = n - i < kLanes ? n - i : kLanes;
+        uint16_t rounded[kLanes];
+        store_bfloat(rounded, now == kLanes ? load(x + i) : load_some(x + i, now));
+        for (int j = 0; j < now; j += 2)
+            pairs[static_cast<int64_t>(i + j) / 2 * kPanel] = rounded[j] | static_cast<uint32_t>(rounded[j + 1]) << 16;
+    }
+}
+
 /// silu(gate) * up.
 inline Floats gated(Floats gate, Floats up) {
     return mul(div(gate, add(all(1.0f), exp(sub(all(0.0f), gate)))), up);

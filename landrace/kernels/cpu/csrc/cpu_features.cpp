@@ -77,6 +77,9 @@ std::vector<Isa> list_isas() {
 #ifdef LANDRACE_HAVE_AVX512
     if (features().avx512) isas.push_back(Isa::avx512);
 #endif
+#ifdef LANDRACE_HAVE_AVX512_BF16
+    if (features().avx512_bf16) isas.push_back(Isa::avx512_bf16);
+#endif
     return isas;
 }
 
@@ -87,6 +90,7 @@ const char* isa_name(Isa isa) {
         case Isa::avx2: return "avx2";
         case Isa::avx2_vnni: return "avx2_vnni";
         case Isa::avx512: return "avx512";
+        case Isa::avx512_bf16: return "avx512_bf16";
         case Isa::plain: break;
     }
     return "plain";
@@ -98,14 +102,6 @@ const std::vector<Isa>& available_isas() {
 }
 
 Isa best_isa() { return available_isas().back(); }
-
-bool has_avx512_bf16() {
-#ifdef LANDRACE_HAVE_AVX512_BF16
-    return features().avx512_bf16;
-#else
-    return false;
-#endif
-}
 
 std::string processor_name() {
 #ifdef LANDRACE_ASK_X86

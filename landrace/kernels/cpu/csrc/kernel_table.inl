@@ -10,7 +10,7 @@ namespace LANDRACE_ISA {
 
 const Kernels& kernels() {
     static const Kernels table = {
-        LANDRACE_ISA_NAME, rms_norm, quantise, product, unpack_row, swiglu, axpy, rope, attend, merge, finish,
+        LANDRACE_ISA_NAME, rms_norm, quantise, pair_up, product, unpack_row, swiglu, axpy, rope, attend, merge, finish,
     };
     return table;
 }

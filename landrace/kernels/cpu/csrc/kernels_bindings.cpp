@@ -29,6 +29,9 @@ namespace avx2_vnni { const Kernels& kernels(); }
 #ifdef LANDRACE_HAVE_AVX512
 namespace avx512 { const Kernels& kernels(); }
 #endif
+#ifdef LANDRACE_HAVE_AVX512_BF16
+namespace avx512_bf16 { const Kernels& kernels(); }
+#endif
 }  // namespace landrace
 
 namespace {
@@ -39,6 +42,9 @@ const Kernels& kernels_of(const std::string& name) {
     for (const Isa isa : available_isas()) {
         if (name != isa_name(isa)) continue;
         switch (isa) {
+#ifdef LANDRACE_HAVE_AVX512_BF16
+            case Isa::avx512_bf16: return avx512_bf16::kernels();
+#endif
 #ifdef LANDRACE_HAVE_AVX512
             case Isa::avx512: return avx512::kernels();
 #endif

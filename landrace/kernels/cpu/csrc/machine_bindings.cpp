@@ -55,7 +55,6 @@ std::vector<double> measure_peak(const std::string& isa, const std::string& kind
 void bind_machine(nb::module_& m) {
     m.def("instruction_sets", &instruction_sets,
           "The instruction sets this build has kernels for and this processor runs, best last.");
-    m.def("has_avx512_bf16", &has_avx512_bf16, "Whether bfloat16 dot products of AVX-512 may be used.");
     m.def("processor_name", &processor_name, "What the processor calls itself; empty where it does not say.");
     m.def("measure_read", &measure_read, nb::arg("isa"), nb::arg("threads"), nb::arg("bytes"), nb::arg("passes"),
           "GB/s of each pass over a buffer of `bytes` bytes, read by `threads` threads together.");

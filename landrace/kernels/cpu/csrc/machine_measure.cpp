@@ -134,6 +134,7 @@ const MachineLoops& machine_loops(Isa isa) {
         case Isa::avx2_vnni: return machine_avx2_vnni;
 #endif
 #ifdef LANDRACE_HAVE_AVX512
+        case Isa::avx512_bf16:
         case Isa::avx512: return machine_avx512;
 #endif
         default: return machine_plain;
@@ -148,7 +149,7 @@ const PeakLoop& peak_loop(Isa isa, Kind kind) {
         case Kind::bf16: break;
     }
 #ifdef LANDRACE_HAVE_AVX512_BF16
-    if (isa == Isa::avx512 && has_avx512_bf16()) return peak_avx512_bf16;
+    if (isa == Isa::avx512_bf16) return peak_avx512_bf16;
 #endif
     return loops.bf16;
 }

@@ -1,7 +1,7 @@
 // The layout of a packed matrix:
 //
 // - Sixteen outputs make a tile, and tiles follow one another. A lane is an output.
-// - Floats: for each input, sixteen values.
+// - Floats: for each input, sixteen values; bfloat16: for every two inputs, sixteen pairs.
 // - Quantised: for each group of 32 inputs, the scales of the sixteen lanes, then the values. Four inputs of a lane make a
 //   quad of bytes; a vector holds one quad of every lane. Four-bit values: vector i of four holds quad i in the low and
 //   quad i + 4 in the high nibbles. A fifth bit: one plane, bit q of a byte belongs to quad q. Two further bits: two
@@ -172,8 +172,9 @@ void pack(const Matrix& matrix, const uint8_t* stored, uint8_t* to, int first_ti
             const uint8_t* row = stored + static_cast<size_t>(tile * kTile + lane) * row_bytes;
             if (!is_quantised(matrix.kind)) {
                 const size_t size = matrix.kind == Kind::f32 ? 4 : 2;
-                for (int k = 0; k < matrix.n_in; ++k)
-                    std::memcpy(start + (static_cast<size_t>(k) * kTile + static_cast<size_t>(lane)) * size, row + static_cast<size_t>(k) * size, size);
+                const auto inputs = static_cast<size_t>(step_inputs(matrix.kind)), bytes = static_cast<size_t>(step_bytes(matrix.kind));
+                for (size_t k = 0; k < static_cast<size_t>(matrix.n_in); ++k)
+                    std::memcpy(start + k / inputs * bytes + (static_cast<size_t>(lane) * inputs + k % inputs) * size, row + k * size, size);
                 continue;
             }
             uint8_t* at = start;

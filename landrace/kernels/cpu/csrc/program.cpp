@@ -9,8 +9,6 @@ namespace landrace {
 
 namespace {
 
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 /// Pieces a thread should find, so that one that is late or slow costs little.
 constexpr int kPiecesPerThread = 6;
 
@@ -74,11 +72,12 @@ void Program::add_product(
     std::string name, int in, const float* norm, float eps, int rows_of_step, bool gather, bool scatter, std::vector<ProductPart> parts
 ) {
     const int n_in = parts[0].matrix.n_in;
-    bool needs_groups = false, needs_floats = false;
+    bool needs_groups = false, needs_floats = false, needs_pairs = false;
+    const auto look_at = [&](Kind kind) { (is_quantised(kind) ? needs_groups : kind == Kind::bf16 ? needs_pairs : needs_floats) = true; };
     int n_tiles = 0;
     for (const ProductPart& part : parts) {
-        (is_quantised(part.matrix.kind) ? needs_groups : needs_floats) = true;
-        if (part.is_gated) (is_quantised(part.gated.kind) ? needs_groups : needs_floats) = true;
+        look_at(part.matrix.kind);
+        if (part.is_gated) look_at(part.gated.kind);
         n_tiles += part.matrix.n_tiles();
     }
     const int n_groups = ceil_div(n_in, kGroup);
@@ -106,6 +105,8 @@ void Program::add_product(
                 const int64_t at = static_cast<int64_t>(row / kPanel) * n_groups * kPanel + row % kPanel;
                 kernels_.quantise(x, n_in, row % kPanel, prepared.groups.data() + at, prepared.remainders.data() + at, with_remainder);
             }
+            if (needs_pairs)
+                kernels_.pair_up(x, n_in, prepared.pairs.data() + static_cast<int64_t>(row / kPanel) * ceil_div(n_in, 2) * kPanel + row % kPanel);
             if (needs_floats) {
                 float* panel = prepared.floats.data() + static_cast<int64_t>(row / kPanel) * n_in * kPanel + row % kPanel;
                 for (int k = 0; k < n_in; ++k) panel[static_cast<int64_t>(k) * kPanel] = x[k];
@@ -119,7 +120,7 @@ void Program::add_product(
         } else {
             for (int row = 0; row < n_rows; ++row) prepare_row(row);
         }
-        const Rows input{prepared.floats.data(), prepared.groups.data(), prepared.remainders.data(), prepared.with_remainder.data(), n_in};
+        const Rows input{prepared.floats.data(), prepared.pairs.data(), prepared.groups.data(), prepared.remainders.data(), prepared.with_remainder.data(), n_in};
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
         const int together = std::max(1, n_tiles / (c.threads * kPiecesPerThread));
         const int n_pieces = ceil_div(n_tiles, together) * n_blocks;
@@ -281,6 +282,7 @@ void Program::plan_attention(const Step& step, AttendPlan& plan, int threads) {
 void Program::Prepared::reserve(size_t n_rows, size_t n_in) {
     const size_t n_groups = n_rows * ((n_in + kGroup - 1) / kGroup);
     if (floats.size() < n_rows * n_in) floats.resize(n_rows * n_in);
+    if (pairs.size() < n_rows * ((n_in + 1) / 2)) pairs.resize(n_rows * ((n_in + 1) / 2));
     if (groups.size() >= n_groups) return;
     groups.resize(n_groups);
     remainders.resize(n_groups);

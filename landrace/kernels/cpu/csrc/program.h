@@ -130,6 +130,7 @@ private:
     /// Prepared rows of a product's input: see `Rows`.
     struct Prepared {
         std::vector<float> floats;
+        std::vector<uint32_t> pairs;
         std::vector<QuantisedGroup> groups;
         std::vector<Remainder> remainders;
         std::vector<uint8_t> with_remainder;

@@ -27,6 +27,7 @@ ChooseRow chooser_of(const std::string& name) {
         if (name != isa_name(isa)) continue;
         switch (isa) {
 #ifdef LANDRACE_HAVE_AVX512
+            case Isa::avx512_bf16:
             case Isa::avx512: return avx512::row_chooser();
 #endif
 #ifdef LANDRACE_HAVE_AVX2

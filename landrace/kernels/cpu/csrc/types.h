@@ -14,6 +14,8 @@ constexpr int kGroup = 32;
 constexpr int kSuper = 8;
 /// Rows of one task of a product.
 constexpr int kRowsPerTask = 48;
+/// How far ahead of its use a weight is asked for. With several rows the processor is too busy to look far ahead by itself.
+constexpr int kPrefetchBytes = 4096;
 /// Keys attended to at a time; partial results are merged in this rhythm wherever a sequence is cut.
 constexpr int kKeysPerChunk = 256;
 
@@ -25,9 +27,9 @@ constexpr bool is_quantised(Kind kind) { return kind >= Kind::q4_0; }
 /// Bytes of one group of a tile, without the super-block's header.
 constexpr int group_bytes(Kind kind) {
     switch (kind) {
-        case Kind::f32: return 4 * kTile * kGroup;
+        case Kind::f32:
         case Kind::f16:
-        case Kind::bf16: return 2 * kTile * kGroup;
+        case Kind::bf16: break;
         case Kind::q4_0: return 32 + 256;
         case Kind::q4_1: return 64 + 256;
         case Kind::q5_0: return 32 + 256 + 64;
@@ -50,6 +52,13 @@ constexpr int header_bytes(Kind kind) {
     }
 }
 
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/// Inputs that one step over a tile of floats takes: two bfloat16 are multiplied at a time.
+constexpr int step_inputs(Kind kind) { return kind == Kind::bf16 ? 2 : 1; }
+/// Bytes of a tile's weights for one step.
+constexpr int step_bytes(Kind kind) { return (kind == Kind::f32 ? 4 : 2) * step_inputs(kind) * kTile; }
+
 /// A matrix [n_out, n_in] in tiles of 16 outputs; see packing.cpp for the layout.
 struct Matrix {
     Kind kind;
@@ -57,10 +66,10 @@ struct Matrix {
     int n_in;
     const uint8_t* data;
 
-    int n_groups() const { return (n_in + kGroup - 1) / kGroup; }
-    int n_tiles() const { return (n_out + kTile - 1) / kTile; }
+    int n_groups() const { return ceil_div(n_in, kGroup); }
+    int n_tiles() const { return ceil_div(n_out, kTile); }
     size_t tile_bytes() const {
-        if (!is_quantised(kind)) return static_cast<size_t>(n_in) * (kind == Kind::f32 ? 4 : 2) * kTile;
+        if (!is_quantised(kind)) return static_cast<size_t>(ceil_div(n_in, step_inputs(kind))) * step_bytes(kind);
         const size_t headers = static_cast<size_t>((n_groups() + kSuper - 1) / kSuper) * header_bytes(kind);
         return static_cast<size_t>(n_groups()) * group_bytes(kind) + headers;
     }
@@ -92,17 +101,19 @@ struct Remainder {
 /// groups hold the outliers and, with them, most of the error of 8 bits.
 constexpr float kOutlier = 6.5f;
 
-/// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as groups [rows / 4, n_groups, 4] and
+/// Rows of a product's input in panels of four: as floats [rows / 4, n_in, 4], as pairs of bfloat16 [rows / 4, n_in / 2
+/// rounded up, 4], as groups [rows / 4, n_groups, 4] and
 /// their remainders, and a bit for each row of a panel that has one [rows / 4, n_groups]. Null pointers where no matrix of the
 /// product needs the form.
 struct Rows {
     const float* floats;
+    const uint32_t* pairs;
     const QuantisedGroup* groups;
     const Remainder* remainders;
     const uint8_t* with_remainder;
     int n_in;
 
-    int n_groups() const { return (n_in + kGroup - 1) / kGroup; }
+    int n_groups() const { return ceil_div(n_in, kGroup); }
 };
 
 /// What becomes of a product's rows.
@@ -203,6 +214,7 @@ struct Kernels {
     const char* name;
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
     void (*quantise)(const float* x, int n, int panel_row, QuantisedGroup* groups, Remainder* remainders, uint8_t* with_remainder);
+    void (*pair_up)(const float* x, int n, uint32_t* pairs);
     void (*product)(const Product&, const Rows&, int first_row, int n_rows, int first_tile, int end_tile);
     void (*unpack_row)(const Matrix&, int row, float factor, float* out);
     void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);

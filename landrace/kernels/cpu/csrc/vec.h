@@ -4,7 +4,8 @@
 // rounds once, integers are exact, and reductions add lanes in one fixed tree. What is written with these vectors
 // therefore gives the same numbers on every machine.
 //
-// The including file sets LANDRACE_ISA (a namespace) and LANDRACE_LANES: 512 (AVX-512 with VNNI), 256 (AVX2 with FMA
+// The including file sets LANDRACE_ISA (a namespace) and LANDRACE_LANES: 512 (AVX-512 with VNNI, and BF16
+// where __AVX512BF16__ is defined), 256 (AVX2 with FMA
 // and F16C, and AVX-VNNI where __AVXVNNI__ is defined) or 0 (plain C++).
 #pragma once
 
@@ -83,6 +84,10 @@ struct Floats { __m512 v; };
 struct Ints { __m512i v; };
 /// Sixty-four bytes: four to a lane.
 struct Bytes { __m512i v; };
+/// Two bfloat16 to a lane, the first in the low half. dot(acc, a, b) adds the product of the second ones and then that of
+/// the first ones, each rounded once, and takes denormal numbers for zeros: what the vdpbf16ps instruction does.
+/// Instruction sets without it need a `FlushDenormals`.
+struct Pairs { __m512i v; };
 
 inline Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Floats load_some(const float* p, int n) { return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)}; }
@@ -163,6 +168,20 @@ template <int n> inline Bytes left(Bytes a) { return {_mm512_slli_epi16(a.v, n)}
 inline Ints dot(Ints acc, Bytes unsigned_bytes, int32_t quad) {
     return {_mm512_dpbusd_epi32(acc.v, unsigned_bytes.v, _mm512_set1_epi32(quad))};
 }
+inline Pairs load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline Pairs all_pairs(uint32_t pair) { return {_mm512_set1_epi32(static_cast<int32_t>(pair))}; }
+#ifdef __AVX512BF16__
+inline Floats dot(Floats acc, Pairs a, Pairs b) {
+    return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+}
+#else
+inline Floats dot(Floats acc, Pairs a, Pairs b) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
+    const auto second = [&](Pairs x) { return _mm512_castsi512_ps(_mm512_and_si512(x.v, high)); };
+    const auto first = [](Pairs x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16)); };
+    return {_mm512_fmadd_ps(first(a), first(b), _mm512_fmadd_ps(second(a), second(b), acc.v))};
+}
+#endif
 inline float sum(Floats a) {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -178,6 +197,7 @@ inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a.v); }
 struct Floats { __m256 lo, hi; };
 struct Ints { __m256i lo, hi; };
 struct Bytes { __m256i lo, hi; };
+struct Pairs { __m256i lo, hi; };
 
 inline Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, Floats a) { _mm256_storeu_ps(p, a.lo); _mm256_storeu_ps(p + 8, a.hi); }
@@ -307,6 +327,21 @@ inline Ints dot(Ints acc, Bytes unsigned_bytes, int32_t quad) {
     const __m256i s = _mm256_set1_epi32(quad);
     return {dot_half(acc.lo, unsigned_bytes.lo, s), dot_half(acc.hi, unsigned_bytes.hi, s)};
 }
+inline Pairs load_pairs(const void* p) {
+    const auto* at = static_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
+}
+inline Pairs all_pairs(uint32_t pair) {
+    const __m256i all8 = _mm256_set1_epi32(static_cast<int32_t>(pair));
+    return {all8, all8};
+}
+inline Floats dot(Floats acc, Pairs a, Pairs b) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
+    const auto second = [&](__m256i x) { return _mm256_castsi256_ps(_mm256_and_si256(x, high)); };
+    const auto first = [](__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); };
+    return {_mm256_fmadd_ps(first(a.lo), first(b.lo), _mm256_fmadd_ps(second(a.lo), second(b.lo), acc.lo)),
+            _mm256_fmadd_ps(first(a.hi), first(b.hi), _mm256_fmadd_ps(second(a.hi), second(b.hi), acc.hi))};
+}
 inline float sum(Floats a) {
     const __m256 eight = _mm256_add_ps(a.lo, a.hi);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -339,6 +374,7 @@ inline int32_t sum(Ints a) {
 struct Floats { float v[16]; };
 struct Ints { int32_t v[16]; };
 struct Bytes { uint8_t v[64]; };
+struct Pairs { uint32_t v[16]; };
 
 template <class F> inline Floats each(F f) {
     Floats out;
@@ -462,6 +498,28 @@ inline Ints dot(Ints acc, Bytes unsigned_bytes, int32_t quad) {
         return acc.v[i] + u[0] * s[0] + u[1] * s[1] + u[2] * s[2] + u[3] * s[3];
     });
 }
+inline Pairs load_pairs(const void* p) {
+    Pairs out;
+    std::memcpy(out.v, p, 64);
+    return out;
+}
+inline Pairs all_pairs(uint32_t pair) {
+    Pairs out;
+    for (uint32_t& lane : out.v) lane = pair;
+    return out;
+}
+inline Floats dot(Floats acc, Pairs a, Pairs b) {
+    const auto flushed = [](float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; };
+    const auto number = [&](uint32_t bits) {
+        float value;
+        std::memcpy(&value, &bits, 4);
+        return flushed(value);
+    };
+    return each([&](int i) {
+        const float one = flushed(std::fma(number(a.v[i] & 0xffff0000u), number(b.v[i] & 0xffff0000u), acc.v[i]));
+        return flushed(std::fma(number(a.v[i] << 16), number(b.v[i] << 16), one));
+    });
+}
 inline float sum(Floats a) {
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
@@ -484,6 +542,25 @@ inline int32_t sum(Ints a) {
 }
 
 #endif
+
+/// While it lives, this thread's arithmetic takes denormal numbers for zeros where `dot` of pairs is made of other
+/// instructions.
+class FlushDenormals {
+#if LANDRACE_LANES > 0 && !defined(__AVX512BF16__)
+public:
+    FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kZeroResults | kZeroInputs); }
+    ~FlushDenormals() { _mm_setcsr(before_); }
+    FlushDenormals(const FlushDenormals&) = delete;
+    FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+private:
+    static constexpr unsigned kZeroResults = 0x8000, kZeroInputs = 0x40;
+    unsigned before_;
+#else
+public:
+    FlushDenormals() {}  // not trivial, so that nobody is warned of an unused variable
+#endif
+};
 
 /// e^x: 2^n * p(r) with n = round(x / ln 2) and a polynomial of degree 6 in r = x - n ln 2, |r| <= ln 2 / 2; within two
 /// units in the last place. 0 below -87, where float32 would be denormal; NaN stays NaN.
