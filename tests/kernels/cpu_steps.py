@@ -74,9 +74,12 @@ class Kernels:
 
 
 def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
-    """The rows in float64 as the product with `block_type` reads them: for bfloat16 matrices rounded to bfloat16, for
-    quantised ones groups of 32 with scale = (greatest magnitude) / 127 and values rounded to nearest, ties to even. Groups with outliers, beyond 6.5
-    times the row's root mean square, also keep the remainder, rounded to 254ths of the scale."""
+    """The rows in float64 as the product with `block_type` reads them.
+
+    For bfloat16 matrices rounded to bfloat16. For quantised ones groups of 32 with scale = (greatest magnitude) / 127 and
+    values rounded to nearest, ties to even; groups with outliers, beyond 6.5 times the row's root mean square, also keep
+    the remainder, rounded to 254ths of the scale.
+    """
     if block_type in FLOATS:
         return (x.bfloat16() if block_type == "BF16" else x).double()
     groups = x.view(x.shape[0], x.shape[1] // 32, 32)

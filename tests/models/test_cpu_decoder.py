@@ -93,7 +93,7 @@ def test_shared_configurations_in_float32(extension: ModuleType, shared: Path) -
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights(extension: ModuleType, isa: str, dtype: torch.dtype) -> None:
-    """Sixteen-bit weights stay what they are. Rows meet float16 in float32, and are rounded to bfloat16 for bfloat16."""
+    """Sixteen-bit weights stay what they are. Rows meet float16 in float32; for bfloat16 they are rounded to it."""
     exact = random_decoder(spec_of("qwen3"))
     rounded = Decoder(exact.spec).load((name, tensor.to(dtype).float()) for name, tensor in exact.named_tensors())
     held = {name: StoredTensor.of(tensor.to(dtype)) for name, tensor in exact.named_tensors()}

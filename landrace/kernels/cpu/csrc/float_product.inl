@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activations.inl"
+#include "half.h"
 
 namespace landrace {
 namespace LANDRACE_ISA {
