@@ -76,9 +76,9 @@ class Kernels:
 def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
     """The rows in float64 as the product with `block_type` reads them.
 
-    For bfloat16 matrices rounded to bfloat16. For quantised ones groups of 32 with scale = (greatest magnitude) / 127 and
-    values rounded to nearest, ties to even; groups with outliers, beyond 6.5 times the row's root mean square, also keep
-    the remainder, rounded to 254ths of the scale.
+    For bfloat16 matrices rounded to bfloat16. For quantised ones groups of 32 with scale = (greatest magnitude) / 127
+    and values rounded to nearest, ties to even; groups with outliers, beyond 6.5 times the row's root mean square, also
+    keep the remainder, rounded to 254ths of the scale.
     """
     if block_type in FLOATS:
         return (x.bfloat16() if block_type == "BF16" else x).double()
