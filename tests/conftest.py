@@ -1,9 +1,10 @@
-"""Where tests find real files. What is absent makes a test skip and say why."""
+"""Where tests find real files and the C++ kernels. What is absent makes a test skip and say why."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,3 +35,25 @@ def smollm2_path() -> Path:
         for path in Path(package.origin).parent.glob("*.gguf"):
             return path
     pytest.skip("SmolLM2 is not here: run `landrace pull smollm2`")
+
+
+INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
+
+
+@pytest.fixture(scope="session")
+def extension() -> ModuleType:
+    """The C++ kernels."""
+    from landrace.kernels.cpu import MISSING, native
+
+    module = native()
+    if module is None:
+        pytest.skip(MISSING)
+    return module
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def isa(request: pytest.FixtureRequest, extension: ModuleType) -> str:
+    """Every instruction set that this machine has."""
+    if request.param not in extension.instruction_sets():
+        pytest.skip(f"this machine or this build does not have {request.param}")
+    return str(request.param)

@@ -27,20 +27,21 @@ def one_quiet_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def servers() -> list[psutil.Process]:
-    """Servers that these tests started: other tests of the same process may keep theirs."""
-    return [child for child in psutil.Process().children() if "serve" in child.cmdline() and child.pid not in _others]
+Servers = Callable[[], list[psutil.Process]]
 
 
-_others: set[int] = set()
+@pytest.fixture
+def servers() -> Servers:
+    """The servers that a test started and that still run: other tests of the same process may keep theirs."""
+
+    def running() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if "serve" in child.cmdline()]
+
+    others = {child.pid for child in running()}
+    return lambda: [child for child in running() if child.pid not in others]
 
 
-@pytest.fixture(autouse=True)
-def leave_out_the_servers_of_others() -> None:
-    _others.update(child.pid for child in servers())
-
-
-def test_every_request_is_answered_in_full(tiny_model: Path, tmp_path: Path) -> None:
+def test_every_request_is_answered_in_full(tiny_model: Path, tmp_path: Path, servers: Servers) -> None:
     ledger = tmp_path / "usage.db"
     report = drive_server(
         str(tiny_model),
@@ -77,7 +78,7 @@ def test_refused_requests_are_counted_and_named(tiny_model: Path) -> None:
     assert any("3 times: status 400" in line for line in report.lines())
 
 
-def test_a_server_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path, servers: Servers) -> None:
     arguments = ["--adapter", f"tuned={tmp_path / 'nothing'}"]
     with pytest.raises(LandraceError, match=r"did not start: error: .*nothing"):
         drive_server(str(tiny_model), clients=1, requests=1, prompt_tokens=4, max_tokens=4, serve_arguments=arguments)
@@ -88,7 +89,9 @@ def test_a_server_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path)
     assert servers() == []
 
 
-def test_a_server_that_dies_is_not_reported_as_slow(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_dies_is_not_reported_as_slow(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, servers: Servers
+) -> None:
     real = serve_load._drive
 
     async def killed(url: str, bodies: Any, clients: int) -> Any:
@@ -102,7 +105,9 @@ def test_a_server_that_dies_is_not_reported_as_slow(tiny_model: Path, monkeypatc
         drive_server(str(tiny_model), clients=2, requests=2, prompt_tokens=4, max_tokens=4)
 
 
-def test_the_server_ends_with_an_interrupted_run(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_ends_with_an_interrupted_run(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, servers: Servers
+) -> None:
     seen: list[psutil.Process] = []
 
     async def interrupted(url: str, bodies: Any, clients: int) -> Any:

@@ -17,7 +17,6 @@ import torch
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampler import token_logprobs
-from landrace.kernels.cpu import MISSING, native
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
@@ -59,14 +58,6 @@ RUNGS = {
 }
 
 Expected = tuple[list[int], list[TokenLogprob], list[TokenLogprob]]
-
-
-@pytest.fixture(scope="module")
-def extension() -> ModuleType:
-    module = native()
-    if module is None:
-        pytest.skip(MISSING)
-    return module
 
 
 def on_cpu(extension: ModuleType, decoder: Decoder, weights: Weights, *, isa: str | None = None) -> CpuDecoder:

@@ -30,14 +30,6 @@ FLAGS["avx512_bf16"] = FLAGS["avx512"] | {"avx512_bf16"}
 """What the kernel calls the instructions of each set."""
 
 
-@pytest.fixture
-def extension() -> ModuleType:
-    module = native()
-    if module is None:
-        pytest.skip("the C++ kernels are not built")
-    return module
-
-
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)

@@ -11,18 +11,10 @@ import pytest
 import torch
 
 from landrace.errors import OptionError
-from landrace.kernels.cpu import machine, native
+from landrace.kernels.cpu import machine
 from landrace.kernels.cpu.machine import MachineLimits, measure_machine
 
 KINDS = ("int8", "bf16", "fp32")
-
-
-@pytest.fixture(scope="module")
-def extension() -> ModuleType:
-    module = native()
-    if module is None:
-        pytest.skip("the C++ kernels are not built")
-    return module
 
 
 @pytest.mark.parametrize("kind", KINDS)

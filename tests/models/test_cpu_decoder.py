@@ -28,7 +28,6 @@ from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, wo
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.cpu import MISSING, native
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
@@ -40,23 +39,7 @@ from landrace.models.stored import StoredTensor, Weights, held_as
 TEXT_FAMILIES = (
     "llama", "smollm3", "qwen2", "qwen3", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "granite",
 )  # fmt: skip
-INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
 CACHES = (torch.float32, torch.bfloat16, torch.int8)
-
-
-@pytest.fixture(scope="module")
-def extension() -> ModuleType:
-    module = native()
-    if module is None:
-        pytest.skip(MISSING)
-    return module
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def isa(request: pytest.FixtureRequest, extension: ModuleType) -> str:
-    if request.param not in extension.instruction_sets():
-        pytest.skip(f"this machine or this build does not have {request.param}")
-    return str(request.param)
 
 
 def check_against_reference(extension: ModuleType, isa: str, spec: ModelSpec) -> None:
