@@ -24,7 +24,7 @@ from torch import Tensor
 
 from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.reference.blocks import dequantize
+from landrace.kernels.reference.blocks import BLOCKS, dequantize
 from landrace.kernels.reference.dense import rms_norm
 
 ROWS = (0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 37, 96, 97, 200)
@@ -319,6 +319,25 @@ def test_zeros_denormals_and_huge_values(kernels: Kernels, kind: str) -> None:
     assert (result[0] == 0).all()
     # Sums of numbers near the least float32 lose what falls below it.
     assert_near(result, expected, size + n_in * 1e-38)
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_sums_of_the_greatest_bytes_do_not_overflow(kernels: Kernels, kind: str) -> None:
+    """Every weight at an end of its range, with every input at an end of its own."""
+    scales = {"Q4_0": (0, 2), "Q5_0": (0, 2), "Q8_0": (0, 2), "Q4_1": (0, 4), "Q5_1": (0, 4), "Q6_K": (192, 210)}
+    first, end = scales.get(kind, (0, 16))
+    x = torch.ones(6, 256)
+    x[1::3] = -1
+    x[2::3, ::2] = -1
+    for code in (0x00, 0xFF, 0x80, 0x7F):
+        stored = stored_matrix(kind, 20, 256)
+        blocks = stored.view(-1, BLOCKS[kind].bytes)
+        blocks[:, :first] = blocks[:, end:] = code
+
+        def compute(isa: str, threads: int, stored: Tensor = stored) -> Tensor:
+            return OneProduct(kernels, isa, stored, kind, 256)(x, threads)
+
+        assert_near(kernels.same_everywhere(compute), *expected_product(x, stored, kind))
 
 
 def test_scales_that_are_no_numbers(kernels: Kernels, isa: str) -> None:

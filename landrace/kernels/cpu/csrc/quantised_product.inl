@@ -50,13 +50,13 @@ struct NoHeader {
 };
 
 template <> struct Format<Kind::q4_0> : NoHeader {
-    static constexpr int offset = 8, offset_bits = 3;
+    static constexpr int bits = 4, offset = 8, offset_bits = 3;
     static constexpr bool has_minimum = false, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
     static void quads(const uint8_t* at, Bytes out[8]) { nibbles(at + 32, out); }
 };
 template <> struct Format<Kind::q4_1> : NoHeader {
-    static constexpr int offset = 0, offset_bits = 0;
+    static constexpr int bits = 4, offset = 0, offset_bits = 0;
     static constexpr bool has_minimum = true, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& minimum) {
         scale = load_half(at);
@@ -65,7 +65,7 @@ template <> struct Format<Kind::q4_1> : NoHeader {
     static void quads(const uint8_t* at, Bytes out[8]) { nibbles(at + 64, out); }
 };
 template <> struct Format<Kind::q5_0> : NoHeader {
-    static constexpr int offset = 16, offset_bits = 4;
+    static constexpr int bits = 5, offset = 16, offset_bits = 4;
     static constexpr bool has_minimum = false, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
     static void quads(const uint8_t* at, Bytes out[8]) {
@@ -74,7 +74,7 @@ template <> struct Format<Kind::q5_0> : NoHeader {
     }
 };
 template <> struct Format<Kind::q5_1> : NoHeader {
-    static constexpr int offset = 0, offset_bits = 0;
+    static constexpr int bits = 5, offset = 0, offset_bits = 0;
     static constexpr bool has_minimum = true, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& minimum) {
         scale = load_half(at);
@@ -86,7 +86,7 @@ template <> struct Format<Kind::q5_1> : NoHeader {
     }
 };
 template <> struct Format<Kind::q8_0> : NoHeader {
-    static constexpr int offset = 128, offset_bits = 7;
+    static constexpr int bits = 8, offset = 128, offset_bits = 7;
     static constexpr bool has_minimum = false, halves = false;
     static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
     static void quads(const uint8_t* at, Bytes out[8]) {
@@ -108,9 +108,11 @@ struct SuperWithMinimum {
     }
 };
 template <> struct Format<Kind::q4_k> : SuperWithMinimum {
+    static constexpr int bits = 4;
     static void quads(const uint8_t* at, Bytes out[8]) { nibbles(at + 32, out); }
 };
 template <> struct Format<Kind::q5_k> : SuperWithMinimum {
+    static constexpr int bits = 5;
     static void quads(const uint8_t* at, Bytes out[8]) {
         nibbles(at + 32, out);
         fifth_bits(at + 288, out);
@@ -118,7 +120,7 @@ template <> struct Format<Kind::q5_k> : SuperWithMinimum {
 };
 /// Q6_K has a scale for each half of a group: here `minimum` carries the second one.
 template <> struct Format<Kind::q6_k> {
-    static constexpr int offset = 32, offset_bits = 5;
+    static constexpr int bits = 6, offset = 32, offset_bits = 5;
     static constexpr bool has_minimum = false, halves = true;
     static void header(const uint8_t* at, Floats& d, Floats&) { d = load_half(at); }
     static void scales(const uint8_t* at, Floats d, Floats, Floats& scale, Floats& second) {
@@ -136,13 +138,11 @@ template <class F, class Group> inline Floats add_group(Floats acc, const Bytes 
     const Floats by = all(x.scale);
     if (F::halves) {
         const Ints first = all_ints(x.minus_first);
-        Ints one = doubled<F::offset_bits>(first), two = doubled<F::offset_bits>(sub(all_ints(x.minus_sum), first));
-        LANDRACE_UNROLL for (int i = 0; i < 4; ++i) one = dot(one, quads[i], load_quad(x.bytes + 4 * i));
-        LANDRACE_UNROLL for (int i = 4; i < 8; ++i) two = dot(two, quads[i], load_quad(x.bytes + 4 * i));
+        const Ints one = dot_quads<F::bits, F::offset_bits, 4>(quads, x.bytes, first);
+        const Ints two = dot_quads<F::bits, F::offset_bits, 4>(quads + 4, x.bytes + 16, sub(all_ints(x.minus_sum), first));
         return fma(to_float(two), mul(second, by), fma(to_float(one), mul(scale, by), acc));
     }
-    Ints total = F::offset ? doubled<F::offset_bits>(all_ints(x.minus_sum)) : all_ints(0);
-    LANDRACE_UNROLL for (int i = 0; i < 8; ++i) total = dot(total, quads[i], load_quad(x.bytes + 4 * i));
+    const Ints total = dot_quads<F::bits, F::offset_bits, 8>(quads, x.bytes, all_ints(x.minus_sum));
     return fma(to_float(total), mul(scale, by), acc);
 }
 

@@ -35,11 +35,19 @@ constexpr int kLanes = 16;
 /// Asks for a cache line that will be read soon; `at` may lie outside of any memory.
 inline void prefetch(const void* at) { __builtin_prefetch(at); }
 
-inline int32_t load_quad(const void* at) {
-    int32_t quad;
-    std::memcpy(&quad, at, 4);
-    return quad;
+#ifndef LANDRACE_DOTS_BY_PAIRS
+/// Sum of (byte - offset) * x over n quads of sixteen lanes, exact: unsigned bytes below 2^bits, `offset` 0 or 2^offset_bits,
+/// x from -127 to 127 and the same in every lane; `minus_sum` is -(sum of x).
+template <int bits, int offset_bits, int n> inline Ints dot_quads(const Bytes* quads, const int8_t* x, Ints minus_sum) {
+    Ints total = offset_bits ? doubled<offset_bits>(minus_sum) : all_ints(0);
+    LANDRACE_UNROLL for (int i = 0; i < n; ++i) {
+        int32_t quad;
+        std::memcpy(&quad, x + 4 * i, 4);
+        total = dot(total, quads[i], quad);
+    }
+    return total;
 }
+#endif
 
 /// While it lives, this thread's arithmetic takes denormal numbers for zeros where `dot` of pairs is made of other
 /// instructions.

@@ -128,21 +128,43 @@ inline Bytes both(Bytes a, Bytes b) { return {_mm256_and_si256(a.lo, b.lo), _mm2
 inline Bytes either(Bytes a, Bytes b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
 template <int n> inline Bytes right(Bytes a) { return {_mm256_srli_epi16(a.lo, n), _mm256_srli_epi16(a.hi, n)}; }
 template <int n> inline Bytes left(Bytes a) { return {_mm256_slli_epi16(a.lo, n), _mm256_slli_epi16(a.hi, n)}; }
-inline __m256i dot_half(__m256i acc, __m256i u, __m256i s) {
 #ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(acc, u, s);
-#else
-    // maddubs would saturate at 255 * 127 * 2; even and odd bytes apart stay exact in 16-bit products.
-    const __m256i low = _mm256_set1_epi16(0xff);
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, low), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
-    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
-    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
-#endif
-}
 inline Ints dot(Ints acc, Bytes unsigned_bytes, int32_t quad) {
     const __m256i s = _mm256_set1_epi32(quad);
-    return {dot_half(acc.lo, unsigned_bytes.lo, s), dot_half(acc.hi, unsigned_bytes.hi, s)};
+    return {_mm256_dpbusd_avx_epi32(acc.lo, unsigned_bytes.lo, s), _mm256_dpbusd_avx_epi32(acc.hi, unsigned_bytes.hi, s)};
 }
+#else
+/// Products are added in pairs into 16 bits here, which saturate.
+#define LANDRACE_DOTS_BY_PAIRS
+template <int bits, int offset_bits, int n> inline Ints dot_quads(const Bytes* quads, const int8_t* x, Ints minus_sum) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    Ints total = offset_bits && bits < 8 ? doubled<offset_bits>(minus_sum) : all_ints(0);
+    // Quads whose pairs of products fit 16 bits together: 2 * 127 * (2^bits - 1) each.
+    constexpr int together = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    static_assert(bits == 8 || together * 2 * 127 * ((1 << bits) - 1) < (1 << 15), "16 bits would saturate");
+    static_assert(bits < 8 || offset_bits == 7, "eight bits are a signed byte and 128");
+    for (int first = 0; first < n; first += together) {
+        __m256i lo = _mm256_setzero_si256(), hi = lo;
+        for (int i = first; i < n && i < first + together; ++i) {
+            int32_t quad;
+            std::memcpy(&quad, x + 4 * i, 4);
+            const __m256i s = _mm256_set1_epi32(quad);
+            if constexpr (bits < 8) {
+                lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(quads[i].lo, s));
+                hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(quads[i].hi, s));
+            } else {
+                // |weight| * (x with the weight's sign): at most 2 * 128 * 127, which fits.
+                const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+                const __m256i a = _mm256_xor_si256(quads[i].lo, sign), b = _mm256_xor_si256(quads[i].hi, sign);
+                lo = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(s, a));
+                hi = _mm256_maddubs_epi16(_mm256_abs_epi8(b), _mm256_sign_epi8(s, b));
+            }
+        }
+        total = {_mm256_add_epi32(total.lo, _mm256_madd_epi16(lo, ones)), _mm256_add_epi32(total.hi, _mm256_madd_epi16(hi, ones))};
+    }
+    return total;
+}
+#endif
 inline Pairs load_pairs(const void* p) {
     const auto* at = static_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
