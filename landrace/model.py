@@ -21,7 +21,7 @@ from landrace.kernels.cpu import MISSING, native
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
-from landrace.models.stored import WEIGHTS, StoredTensor, Weights, held_as
+from landrace.models.stored import WEIGHTS, Weights, held_as
 from landrace.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -161,17 +161,13 @@ def _choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None
     return extension, None
 
 
-def _held(checkpoint: Checkpoint, weights: Weights) -> dict[str, StoredTensor]:
-    embeddings = ("embed_tokens.weight", "lm_head.weight")
-    return {name: held_as(t, weights, is_embedding=name in embeddings) for name, t in checkpoint.stored().items()}
-
-
 def cpu_decoder(
     checkpoint: Checkpoint, extension: ModuleType, *, weights: Weights = "stored", threads: int | None = None
 ) -> CpuDecoder:
     """The checkpoint on the C++ kernels in `extension`; `threads` None: as many as this process may use."""
     decoder = CpuDecoder(checkpoint.spec, extension, threads=threads or available_threads())
-    return decoder.load(_held(checkpoint, weights))
+    tensors = checkpoint.stored()
+    return decoder.load({name: held_as(name, t, weights, decoder.quantize_weights) for name, t in tensors.items()})
 
 
 def available_threads() -> int:
@@ -181,7 +177,7 @@ def available_threads() -> int:
 
 def _reference_decoder(checkpoint: Checkpoint, weights: Weights, device: torch.device) -> Decoder:
     if weights in ("int8", "int4"):
-        tensors = ((name, tensor.values()) for name, tensor in _held(checkpoint, weights).items())
+        tensors = ((name, held_as(name, t, weights).values()) for name, t in checkpoint.stored().items())
         return Decoder(checkpoint.spec).load(tensors, device=device)
     dtype = resolve_dtype("auto" if weights == "stored" else weights, device)
     return Decoder(checkpoint.spec, dtype=dtype).load(checkpoint.tensors(), device=device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.cpu import sampling
+from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.program import (
     LOGIT_ROWS,
     LOGITS,
@@ -123,6 +123,10 @@ class CpuDecoder:
         self.weight_bytes = self._memory.used_bytes
         self._program = self._record()
         return self
+
+    def quantize_weights(self, values: Tensor, block_type: str) -> Tensor:
+        """See `kernels.cpu.quantising`."""
+        return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
     def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
         """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or

@@ -61,7 +61,7 @@ Expected = tuple[list[int], list[TokenLogprob], list[TokenLogprob]]
 
 
 def on_cpu(extension: ModuleType, decoder: Decoder, weights: Weights, *, isa: str | None = None) -> CpuDecoder:
-    held = {name: held_as(StoredTensor.of(tensor), weights) for name, tensor in decoder.named_tensors()}
+    held = {name: held_as(name, StoredTensor.of(tensor), weights) for name, tensor in decoder.named_tensors()}
     return CpuDecoder(decoder.spec, extension, threads=2, isa=isa).load(held)
 
 

@@ -23,10 +23,7 @@ TILE = 16
 
 
 def stored(decoder: Decoder, weights: Weights = "stored") -> dict[str, StoredTensor]:
-    return {
-        name: held_as(StoredTensor.of(tensor), weights, is_embedding=name.split(".")[0] in ("embed_tokens", "lm_head"))
-        for name, tensor in decoder.named_tensors()
-    }
+    return {name: held_as(name, StoredTensor.of(tensor), weights) for name, tensor in decoder.named_tensors()}
 
 
 def on_cpu(

@@ -28,6 +28,7 @@ from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, wo
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
+from landrace.kernels.reference.quantising import quantize_weights
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
@@ -264,7 +265,7 @@ def test_a_token_that_is_no_number_spoils_its_own_sequence(extension: ModuleType
 
 def quantised(values: Tensor) -> StoredTensor:
     """8-bit rows where a NaN became the scale of its block."""
-    kept = held_as(StoredTensor.of(values.nan_to_num()), "int8")
+    kept = held_as("embed_tokens.weight", StoredTensor.of(values.nan_to_num()), "int8")
     raw = kept.read().view(values.shape[0], -1, 34).clone()
     broken = values.view(values.shape[0], -1, 32).isnan().any(-1)
     raw[..., :2][broken] = torch.tensor([float("nan")]).half().view(torch.uint8)
@@ -281,6 +282,38 @@ def test_loading_is_strict(extension: ModuleType) -> None:
     ):
         with pytest.raises(CheckpointError, match=message):
             CpuDecoder(decoder.spec, extension, threads=1).load(changed)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_weights_that_blocks_cannot_hold_are_refused_by_name(extension: ModuleType, weights: Weights) -> None:
+    decoder = random_decoder(spec_of("qwen3"))
+    broken = dict(decoder.named_tensors())
+    broken["layers.1.mlp.up_proj.weight"] = broken["layers.1.mlp.up_proj.weight"].clone()
+    broken["layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    ours = CpuDecoder(decoder.spec, extension, threads=2)
+    for quantize in (ours.quantize_weights, quantize_weights):
+        held = {name: held_as(name, StoredTensor.of(t), weights, quantize) for name, t in broken.items()}
+        with pytest.raises(
+            CheckpointError, match=rf"'layers\.1\.mlp\.up_proj\.weight' cannot be held as {weights}: .*NaN"
+        ):
+            CpuDecoder(decoder.spec, extension, threads=2).load(held)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_both_quantisers_hold_the_same(extension: ModuleType, weights: Weights) -> None:
+    """Whatever the checkpoint stores: floats of every type, and blocks of another."""
+    decoder = random_decoder(spec_of("qwen3"))
+    ours = CpuDecoder(decoder.spec, extension, threads=2)
+    values = decoder.embed_tokens.weight.detach()
+    for tensor in (
+        *(StoredTensor.of(values.to(dtype)) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
+        held_as("x", StoredTensor.of(values), "int8"),
+        held_as("x", StoredTensor.of(values), "int4"),
+    ):
+        for name in ("embed_tokens.weight", "layers.0.mlp.up_proj.weight"):
+            one, other = held_as(name, tensor, weights, ours.quantize_weights), held_as(name, tensor, weights)
+            assert one.block_type == ("Q4_0" if weights == "int4" and name.startswith("layers") else "Q8_0")
+            assert torch.equal(one.read(), other.read())
 
 
 def test_what_it_cannot_do_is_refused(extension: ModuleType) -> None:

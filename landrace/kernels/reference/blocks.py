@@ -193,8 +193,10 @@ def _bytes_of(halves: Tensor) -> Tensor:
     return halves.to(torch.float16).view(torch.uint8)
 
 
-def _inverse(scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+def inverse_of(scale: Tensor) -> Tensor:
+    """1 / scale; 0 where that is infinite: such a scale is zero in float16, so the integers do not matter."""
+    inverse = 1 / scale
+    return torch.where(inverse.isinf(), torch.zeros_like(scale), inverse)
 
 
 def _pack_float(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -213,21 +215,21 @@ def _pack_q4_0(blocks: Tensor) -> Tensor:
     """d = (value of largest magnitude) / -8, q = trunc(x / d + 8.5)."""
     extreme = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
     scale = extreme / -8
-    return torch.cat((_bytes_of(scale), _pack_nibbles((blocks * _inverse(scale) + 8.5).trunc())), dim=1)
+    return torch.cat((_bytes_of(scale), _pack_nibbles((blocks * inverse_of(scale) + 8.5).trunc())), dim=1)
 
 
 def _pack_q4_1(blocks: Tensor) -> Tensor:
     """m = min, d = (max - min) / 15, q = trunc((x - m) / d + 0.5)."""
     low, high = blocks.aminmax(dim=1, keepdim=True)
     scale = (high - low) / 15
-    q = ((blocks - low) * _inverse(scale) + 0.5).trunc()
+    q = ((blocks - low) * inverse_of(scale) + 0.5).trunc()
     return torch.cat((_bytes_of(scale), _bytes_of(low), _pack_nibbles(q)), dim=1)
 
 
 def _pack_q8_0(blocks: Tensor) -> Tensor:
     """d = (largest magnitude) / 127, q = x / d rounded half away from zero."""
     scale = blocks.abs().amax(dim=1, keepdim=True) / 127
-    q = blocks * _inverse(scale)
+    q = blocks * inverse_of(scale)
     rounded = torch.sign(q) * torch.floor(q.abs() + 0.5)
     return torch.cat((_bytes_of(scale), rounded.to(torch.int8).view(torch.uint8)), dim=1)
 

@@ -1,0 +1,11 @@
+#define LANDRACE_ISA avx512
+#define LANDRACE_LANES 512
+#include "quantising.inl"
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+Quantisers quantisers() { return all_quantisers(); }
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace
