@@ -7,7 +7,8 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -42,6 +43,17 @@ from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Adapter:
@@ -114,12 +126,13 @@ class CpuDecoder:
         vectors = [t.shape[0] for t in tensors.values() if len(t.shape) == 1]
         self._memory = WeightMemory(self._native, self._pool, total_bytes(self._native, matrices, vectors))
         # In the order of use, so that a step reads memory from front to back.
-        for name in expected:
-            tensor = tensors[name]
-            if len(tensor.shape) == 2:
-                self._matrices[name] = self._memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
-            else:
-                self._vectors[name] = self._memory.vector(tensor.values())
+        with _one_torch_thread():
+            for name in expected:
+                tensor = tensors[name]
+                if len(tensor.shape) == 2:
+                    self._matrices[name] = self._memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
+                else:
+                    self._vectors[name] = self._memory.vector(tensor.values())
         self.weight_bytes = self._memory.used_bytes
         self._program = self._record()
         return self
