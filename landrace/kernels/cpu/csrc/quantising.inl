@@ -8,6 +8,7 @@
 #include <cfloat>
 #include <cstring>
 
+#include "half.h"
 #include "quantising.h"
 #include "vec.h"
 
