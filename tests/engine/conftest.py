@@ -1,8 +1,10 @@
-"""A tiny random model and a tokenizer without files, for engine tests."""
+"""A tiny random model and a tokenizer without files, for engine tests. Makes `ladder.py` importable."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 VOCAB = 64
 

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from ladder import MODELS, check_what_the_rungs_do
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.outputs import TokenLogprob
@@ -21,24 +22,8 @@ from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.spec import RopeSpec
 from landrace.models.stored import StoredTensor, Weights, held_as
 
-LONGROPE = RopeSpec(
-    theta=10000.0,
-    rotary_dim=8,
-    kind="longrope",
-    original_length=40,
-    short_factor=(1.0, 1.1, 1.2, 1.3),
-    long_factor=(1.5, 2.0, 3.0, 4.0),
-)
-DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32)
-MODELS: dict[str, dict[str, object]] = {
-    "plain": {},
-    "window": {"window": 7},
-    "dynamic rope": {"rope": DYNAMIC},
-    "longrope": {"rope": LONGROPE},
-}
 CACHES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 HELD: list[tuple[str, Weights, str]] = [
     *(("plain", weights, cache) for weights in ("float32", "int8", "int4") for cache in CACHES),
@@ -145,20 +130,7 @@ def test_greedy_ladder(
 
 def test_the_rungs_are_what_they_say(extension: ModuleType, tiny_decoder: Callable, tokenizer: object) -> None:
     """The pre-empted rungs pre-empt, the prefix rungs hit."""
-    decoder = on_cpu(extension, tiny_decoder(), "int4")
-    for name, preempts, hits in (
-        ("pre-empted", True, False),
-        ("pre-empted, with prefixes", True, True),
-        ("prefix", False, True),
-    ):
-        engine = Engine(decoder, tokenizer, RUNGS[name])
-        scheduler = engine._scheduler
-        preempted = []
-        original = scheduler._preempt_last
-        scheduler._preempt_last = lambda o=original, p=preempted: (p.append(1), o())[1]  # type: ignore[method-assign]
-        completions = engine.generate(make_requests())
-        assert bool(preempted) == preempts, name
-        assert any(completion.cached_prompt_tokens for completion in completions) == hits, name
+    check_what_the_rungs_do(on_cpu(extension, tiny_decoder(), "int4"), tokenizer, RUNGS, make_requests)
 
 
 def test_every_instruction_set_gives_the_same_tokens_and_logprobs(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ladder import DYNAMIC, LONGROPE, MODELS, check_what_the_rungs_do
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.batch_builder import rope_key
@@ -24,21 +25,6 @@ from landrace.models.lora_spec import LoraSpec
 from landrace.models.rope import inverse_frequencies
 from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
 
-LONGROPE = RopeSpec(
-    theta=10000.0,
-    rotary_dim=8,
-    kind="longrope",
-    original_length=40,
-    short_factor=(1.0, 1.1, 1.2, 1.3),
-    long_factor=(1.5, 2.0, 3.0, 4.0),
-)
-DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32)
-MODELS = {
-    "plain": {},
-    "window": {"window": 7},
-    "dynamic rope": {"rope": DYNAMIC},
-    "longrope": {"rope": LONGROPE},
-}
 RUNGS = {
     "cached": EngineOptions(max_running=1, max_step_tokens=256, prefix_cache=False),
     "chunked": EngineOptions(max_running=1, max_step_tokens=5, prefix_cache=False),
@@ -123,20 +109,7 @@ def test_rope_keys_are_equal_when_the_tables_are() -> None:
 
 def test_the_rungs_are_what_they_say(tiny_decoder: Callable, tokenizer: object) -> None:
     """The pre-empted rung pre-empts, the prefix rung hits."""
-    decoder = tiny_decoder()
-    for name, preempts, hits in (
-        ("pre-empted", True, False),
-        ("pre-empted, with prefixes", True, True),
-        ("prefix", False, True),
-    ):
-        engine = Engine(decoder, tokenizer, RUNGS[name])
-        scheduler = engine._scheduler
-        preempted = []
-        original = scheduler._preempt_last
-        scheduler._preempt_last = lambda o=original, p=preempted: (p.append(1), o())[1]  # type: ignore[method-assign]
-        completions = engine.generate(make_requests())
-        assert bool(preempted) == preempts
-        assert any(completion.cached_prompt_tokens for completion in completions) == hits
+    check_what_the_rungs_do(tiny_decoder(), tokenizer, RUNGS, make_requests)
 
 
 def test_ladder_with_seeds_penalties_and_scores(

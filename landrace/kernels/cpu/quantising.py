@@ -27,6 +27,6 @@ def quantize_weights(native: ModuleType, pool: Any, isa: str, values: Tensor, bl
     n_blocks = values.numel() // block.elements
     out = torch.empty(values.shape[0], values.shape[1] // block.elements * block.bytes, dtype=torch.uint8)
     kinds = KINDS.index(source), KINDS.index(block_type)
-    if not native.quantise(pool, isa, *kinds, stored.data_ptr(), n_blocks, out.data_ptr()):
+    if not native.quantise_weights(pool, isa, *kinds, stored.data_ptr(), n_blocks, out.data_ptr()):
         raise ValueError(f"It holds NaN, infinity or a value of {too_large(block_type):.0f} or more.")
     return out

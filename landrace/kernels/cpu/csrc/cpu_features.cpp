@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define LANDRACE_ASK_X86 1
@@ -99,6 +100,12 @@ const char* isa_name(Isa isa) {
 const std::vector<Isa>& available_isas() {
     static const std::vector<Isa> isas = list_isas();
     return isas;
+}
+
+Isa isa_named(const std::string& name, const char* refusal) {
+    for (const Isa isa : available_isas())
+        if (name == isa_name(isa)) return isa;
+    throw std::invalid_argument(refusal + (" " + name));
 }
 
 Isa best_isa() { return available_isas().back(); }

@@ -17,6 +17,9 @@ const char* isa_name(Isa isa);
 // avx512_bf16 adds AVX-512 BF16.
 const std::vector<Isa>& available_isas();
 
+// The one of available_isas() that is called so. Throws std::invalid_argument, which says `refusal` and the name.
+Isa isa_named(const std::string& name, const char* refusal);
+
 // The last of available_isas().
 Isa best_isa();
 

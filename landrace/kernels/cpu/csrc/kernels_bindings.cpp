@@ -39,25 +39,21 @@ namespace {
 using Address = uintptr_t;
 
 const Kernels& kernels_of(const std::string& name) {
-    for (const Isa isa : available_isas()) {
-        if (name != isa_name(isa)) continue;
-        switch (isa) {
+    switch (isa_named(name, "no kernels for")) {
 #ifdef LANDRACE_HAVE_AVX512_BF16
-            case Isa::avx512_bf16: return avx512_bf16::kernels();
+        case Isa::avx512_bf16: return avx512_bf16::kernels();
 #endif
 #ifdef LANDRACE_HAVE_AVX512
-            case Isa::avx512: return avx512::kernels();
+        case Isa::avx512: return avx512::kernels();
 #endif
 #ifdef LANDRACE_HAVE_AVX2_VNNI
-            case Isa::avx2_vnni: return avx2_vnni::kernels();
+        case Isa::avx2_vnni: return avx2_vnni::kernels();
 #endif
 #ifdef LANDRACE_HAVE_AVX2
-            case Isa::avx2: return avx2::kernels();
+        case Isa::avx2: return avx2::kernels();
 #endif
-            default: return plain::kernels();
-        }
+        default: return plain::kernels();
     }
-    throw std::invalid_argument("no kernels for " + name);
 }
 
 template <class T> T* at(Address address) { return reinterpret_cast<T*>(address); }

@@ -23,12 +23,7 @@ std::vector<std::string> instruction_sets() {
     return names;
 }
 
-Isa isa_of(const std::string& name) {
-    for (Isa isa : available_isas()) {
-        if (name == isa_name(isa)) return isa;
-    }
-    throw nb::value_error(("this build or processor has no instruction set " + name).c_str());
-}
+Isa isa_of(const std::string& name) { return isa_named(name, "this build or processor has no instruction set"); }
 
 Kind kind_of(const std::string& name) {
     if (name == "int8") return Kind::int8;

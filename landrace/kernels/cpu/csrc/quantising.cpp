@@ -23,26 +23,22 @@ namespace {
 constexpr int64_t kBlocksPerPiece = 256;
 
 Quantisers quantisers_of(const std::string& name) {
-    for (const Isa isa : available_isas()) {
-        if (name != isa_name(isa)) continue;
-        switch (isa) {
+    switch (isa_named(name, "no quantisation for")) {
 #ifdef LANDRACE_HAVE_AVX512
-            case Isa::avx512_bf16:
-            case Isa::avx512: return avx512::quantisers();
+        case Isa::avx512_bf16:
+        case Isa::avx512: return avx512::quantisers();
 #endif
 #ifdef LANDRACE_HAVE_AVX2
-            case Isa::avx2_vnni:
-            case Isa::avx2: return avx2::quantisers();
+        case Isa::avx2_vnni:
+        case Isa::avx2: return avx2::quantisers();
 #endif
-            default: return plain::quantisers();
-        }
+        default: return plain::quantisers();
     }
-    throw std::invalid_argument("no quantisation for " + name);
 }
 
 }  // namespace
 
-bool quantise(ThreadPool& pool, const std::string& isa, Kind source, Kind target, const uint8_t* from, int64_t n_blocks, uint8_t* to) {
+bool quantise_weights(ThreadPool& pool, const std::string& isa, Kind source, Kind target, const uint8_t* from, int64_t n_blocks, uint8_t* to) {
     const Quantisers all = quantisers_of(isa);
     const QuantiseBlocks blocks = (target == Kind::q8_0 ? all.q8_0 : all.q4_0)[static_cast<int>(source)];
     const size_t in_bytes = stored_row_bytes(source, kGroup), out_bytes = stored_row_bytes(target, kGroup);

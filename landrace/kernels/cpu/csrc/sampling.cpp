@@ -23,21 +23,17 @@ namespace {
 constexpr int64_t kLogitsPerThread = 1 << 18;
 
 ChooseRow chooser_of(const std::string& name) {
-    for (const Isa isa : available_isas()) {
-        if (name != isa_name(isa)) continue;
-        switch (isa) {
+    switch (isa_named(name, "no token choice for")) {
 #ifdef LANDRACE_HAVE_AVX512
-            case Isa::avx512_bf16:
-            case Isa::avx512: return avx512::row_chooser();
+        case Isa::avx512_bf16:
+        case Isa::avx512: return avx512::row_chooser();
 #endif
 #ifdef LANDRACE_HAVE_AVX2
-            case Isa::avx2_vnni:
-            case Isa::avx2: return avx2::row_chooser();
+        case Isa::avx2_vnni:
+        case Isa::avx2: return avx2::row_chooser();
 #endif
-            default: return plain::row_chooser();
-        }
+        default: return plain::row_chooser();
     }
-    throw std::invalid_argument("no token choice for " + name);
 }
 
 }  // namespace

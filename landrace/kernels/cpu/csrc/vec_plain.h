@@ -67,7 +67,6 @@ inline Ints magnitude(Floats a) {
     });
 }
 inline Ints max(Ints a, Ints b) { return each_int([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-inline Ints load_ints(const int32_t* p) { return each_int([&](int i) { return p[i]; }); }
 inline Ints all_ints(int32_t x) { return each_int([&](int) { return x; }); }
 inline Ints add(Ints a, Ints b) {
     return each_int([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i])); });

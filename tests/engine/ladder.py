@@ -1,0 +1,44 @@
+"""What both equivalence ladders share: models whose rotation or window could break caching, and what their rungs do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from landrace.engine import Engine, EngineOptions, Request
+from landrace.models.spec import RopeSpec
+
+LONGROPE = RopeSpec(
+    theta=10000.0,
+    rotary_dim=8,
+    kind="longrope",
+    original_length=40,
+    short_factor=(1.0, 1.1, 1.2, 1.3),
+    long_factor=(1.5, 2.0, 3.0, 4.0),
+)
+DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32)
+MODELS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "window": {"window": 7},
+    "dynamic rope": {"rope": DYNAMIC},
+    "longrope": {"rope": LONGROPE},
+}
+
+
+def check_what_the_rungs_do(
+    decoder: Any, tokenizer: Any, rungs: Mapping[str, EngineOptions], make_requests: Callable[[], list[Request]]
+) -> None:
+    """The pre-empted rungs pre-empt, the prefix rungs hit."""
+    for name, preempts, hits in (
+        ("pre-empted", True, False),
+        ("pre-empted, with prefixes", True, True),
+        ("prefix", False, True),
+    ):
+        engine = Engine(decoder, tokenizer, rungs[name])
+        scheduler = engine._scheduler
+        preempted = []
+        original = scheduler._preempt_last
+        scheduler._preempt_last = lambda o=original, p=preempted: (p.append(1), o())[1]  # type: ignore[method-assign]
+        completions = engine.generate(make_requests())
+        assert bool(preempted) == preempts, name
+        assert any(completion.cached_prompt_tokens for completion in completions) == hits, name
