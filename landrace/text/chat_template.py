@@ -7,12 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from landrace.errors import CheckpointError, RequestError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from landrace.text.template_process import TemplateProcess
 
 MAX_SOURCE = 1_000_000
 _MAX_DEPTH = 64
@@ -20,12 +18,8 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _PROBE = "Landrace-7f3a"
 
 
-def _now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
-
-
 class ChatTemplate:
-    """Jinja source that turns messages into text, rendered in a bounded sandbox.
+    """Jinja source that turns messages into text, rendered in a process that can be stopped.
 
     `source` is one template, or several by name: "default", and "tool_use" for conversations with tools. Templates see
     `messages`, `tools`, `add_generation_prompt`, the special tokens by name (`bos_token`, `eos_token` and those in
@@ -40,7 +34,7 @@ class ChatTemplate:
         eos_token: str | None = None,
         *,
         tokens: Mapping[str, str] | None = None,
-        now: Callable[[str], str] = _now,
+        now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self.sources = {"default": source} if isinstance(source, str) else dict(source)
         if any(len(text) > MAX_SOURCE for text in self.sources.values()):
@@ -48,11 +42,7 @@ class ChatTemplate:
         named = {**(tokens or {}), "bos_token": bos_token, "eos_token": eos_token}
         self._tokens = {name: token for name, token in named.items() if token is not None}
         self._now = now
-        self._compiled: dict[str, Template] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the compiled templates, whose functions cannot be pickled."""
-        return {**self.__dict__, "_compiled": {}}
+        self._process = TemplateProcess(self.sources)
 
     @property
     def source(self) -> str:
@@ -87,41 +77,15 @@ class ChatTemplate:
     def _run(
         self, messages: list[Any], tools: list[Any] | None, add_generation_prompt: bool, variables: Mapping[str, Any]
     ) -> str:
-        from jinja2.exceptions import SecurityError
-
-        from landrace.text.template_sandbox import MAX_SIZE, TemplateRefusalError, render_context
-
-        template = self._template(self._name(tools))
         context = {
             **self._tokens,
             "documents": None,
-            **variables,
+            **_plain(variables, "the template's variables", "chat_template_kwargs"),
             "messages": messages,
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
         }
-        pieces: list[str] = []
-        size = 0
-        try:
-            for piece in template.generate(render_context(context)):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_SIZE:
-                    raise SecurityError(f"it writes more than {MAX_SIZE:,} characters")
-        except TemplateRefusalError as error:
-            raise RequestError(f"The chat template refuses these messages: {error}", field="messages") from error
-        except (SecurityError, OverflowError, MemoryError, RecursionError) as error:
-            raise CheckpointError(
-                f"The chat template was stopped: {error or type(error).__name__}.",
-                hint="It comes with the model; use a copy of the model from a source you trust.",
-            ) from error
-        except Exception as error:  # a template is a program: it can raise anything on messages it did not expect
-            raise RequestError(
-                f"The chat template cannot write these messages: {error}.",
-                field="messages",
-                hint="Check roles, their order, and the fields the model's template expects.",
-            ) from error
-        return "".join(pieces)
+        return self._process.render(self._name(tools), context, self._now())
 
     def _name(self, tools: Sequence[Any] | None) -> str:
         if tools and "tool_use" in self.sources:
@@ -129,22 +93,6 @@ class ChatTemplate:
         if "default" in self.sources:
             return "default"
         raise CheckpointError(f"None of the chat templates is the default one: {', '.join(sorted(self.sources))}.")
-
-    def _template(self, name: str) -> Template:
-        from jinja2.exceptions import TemplateSyntaxError
-
-        from landrace.text.template_sandbox import BoundedEnvironment
-
-        if name not in self._compiled:
-            try:
-                self._compiled[name] = BoundedEnvironment(self._now).from_string(self.sources[name])
-            except TemplateSyntaxError as error:
-                raise CheckpointError(
-                    f"The chat template is not valid: line {error.lineno}: {error.message}"
-                ) from error
-            except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
-                raise CheckpointError(f"The chat template cannot be compiled: {type(error).__name__}.") from error
-        return self._compiled[name]
 
     @cached_property
     def _takes_parts(self) -> bool:

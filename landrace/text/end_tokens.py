@@ -15,6 +15,7 @@ from typing import Any
 
 from landrace.errors import CheckpointError, RequestError
 from landrace.text.chat_template import ChatTemplate
+from landrace.text.template_process import TemplateStoppedError
 
 _ANSWER = "Landrace-7f3a"
 _PROBE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _ANSWER}]
@@ -34,9 +35,12 @@ def turn_end_id(template: ChatTemplate, control_tokens: Mapping[str, int]) -> in
     """The control token that follows an answer in the template's own writing; None where none does.
 
     A template that cannot write this plain conversation teaches nothing here; rendering it for a real request says why.
+    One that goes beyond its bounds even on this raises TemplateStoppedError: it would do so on every request.
     """
     try:
         text = template.render(_PROBE, add_generation_prompt=False)
+    except TemplateStoppedError:
+        raise
     except (RequestError, CheckpointError):
         return None
     rest = text.rpartition(_ANSWER)[2].lstrip() if _ANSWER in text else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,8 @@ def test_json_dates_generation_blocks_and_loop_controls() -> None:
         "{{ tools | tojson }}{{ strftime_now('%Y') }}{% generation %}{{ messages[0].content }}{% endgeneration %}"
         "{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
     )
-    text = ChatTemplate(source, now=lambda pattern: f"<{pattern}>").render([USER], tools=[{"é": "<"}])
-    assert text == '[{"é": "<"}]<%Y>' + USER["content"] + "01"
+    text = ChatTemplate(source, now=lambda: datetime(2026, 1, 2)).render([USER], tools=[{"é": "<"}])
+    assert text == '[{"é": "<"}]2026' + USER["content"] + "01"
 
 
 @pytest.mark.parametrize(
@@ -187,54 +188,3 @@ def test_a_template_may_refuse_messages() -> None:
     assert caught.value.field == "messages"
     with pytest.raises(RequestError):
         ChatTemplate("{{ messages[7].content.text }}").render([USER])
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for i in range(10**9) %}x{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(99999) %}{% for j in 'abcdefgh' * 99999 %}{% endfor %}{% endfor %}",
-        "{% macro m(n) %}{{ m(n - 1) }}{{ m(n - 1) }}{% endmacro %}{{ m(99) }}",
-        "{% macro m(n) %}{% if n %}{% set a = m(n - 1) %}{% set b = m(n - 1) %}{% endif %}{% endmacro %}{{ m(60) }}",
-        "{{ 'x' * 10**9 }}",
-        "{{ ('x' * 1000000) * 1000000 }}",
-        "{{ [1] * 10**9 }}",
-        "{{ 9 ** (9 ** 9) }}",
-        "{{ 'x'.ljust(10**9) }}{{ 'x'.center(10**9) }}",
-        "{{ 'x' | center(10**9) }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ '%*d' % (999999999, 1) }}",
-        "{{ '{:>999999999}'.format(1) }}",
-        "{{ '%999999999d' | format(1) }}",
-        "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
-        "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x.replace('x', n.x) %}{% endfor %}",
-        "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x | replace('x', n.x) %}{% endfor %}",
-        "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x.join(n.x) %}{% endfor %}",
-        "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = [n.x, n.x] | join %}{% endfor %}",
-        "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n] %}{% endfor %}{{ n.x | tojson }}",
-        "{% set n = namespace(x=[1]) %}{% for i in range(9) %}{% set n.x = [n.x] * 9 %}{% endfor %}{{ n.x | tojson }}",
-        "{% set x = 'y' * 30000000 %}{% for i in range(99) %}{{ x }}{% endfor %}",
-        "{{ range(5) | slice(10**9) | list }}",
-        "{{ [1] | batch(10**9, 'x') | list }}",
-        "{{ ''.__class__.__mro__ }}",
-        "{{ messages.append(1) }}",
-        "{% include 'x' %}",
-        "{% for",
-        "{{ x ",
-        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-        "{{ 'x' | nofilter }}",
-        "x" * 2_000_000,
-    ],
-)
-def test_hostile_and_broken_templates_end_in_one_clear_error(source: str) -> None:
-    with pytest.raises(LandraceError) as caught:
-        ChatTemplate(source).render([USER])
-    assert len(caught.value.message) < 500
-
-
-def test_bounds_leave_long_conversations_alone() -> None:
-    messages = [USER, ANSWER] * 2000
-    assert ChatTemplate(SIMPLE).render(messages).count("Zdravo") == 2000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def _byte_tokenizer(
         bos_id=bos_id,
         eos_ids=frozenset(backend.token_to_id(name) for name in eos),
     )
-    chat_template = None if template is None else ChatTemplate(template, bos, now=lambda pattern: "2026-01-02")
+    chat_template = None if template is None else ChatTemplate(template, bos, now=lambda: datetime(2026, 1, 2))
     return Tokenizer(backend, conventions, chat_template)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -113,7 +114,7 @@ def test_mask_on_template(templates, byte_tokenizer, name):
     specials = sorted(set(MARK.findall(source)) | {"<|begin_of_text|>", "<|im_start|>"})
     before, after = EXPECTED[name] or ("", "<|im_end|>")
     tokenizer = byte_tokenizer(specials, template=source, eos=[after], bos="<|begin_of_text|>")
-    tokenizer.chat_template = ChatTemplate(source, "<|begin_of_text|>", after, now=lambda pattern: "2026-01-02")
+    tokenizer.chat_template = ChatTemplate(source, "<|begin_of_text|>", after, now=lambda: datetime(2026, 1, 2))
     if EXPECTED[name] is None:  # it wants tools
         with pytest.raises(DataError, match="line 1: The chat template cannot write"):
             row_answers(ROW, tokenizer)
