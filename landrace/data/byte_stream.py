@@ -15,7 +15,7 @@ from landrace.errors import DataError
 CHUNK_BYTES = 1 << 16
 MAX_EXPANSION = 200
 """Text packs to a fiftieth at the best. What grows more than this is a bomb, or nothing but repetition."""
-FREE_EXPANSION_BYTES = 64 << 20
+FREE_EXPANSION_BYTES = 16 << 20
 """Unpacked bytes below which any ratio is allowed."""
 
 GZIP = b"\x1f\x8b"

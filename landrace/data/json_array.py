@@ -49,8 +49,8 @@ class _Elements:
             try:
                 text = decoder.decode(chunk)
             except UnicodeDecodeError as error:
-                read = error.object[: error.start].decode("utf-8", "replace")
-                raise self._error(f"line {self._line_after(read)} is not UTF-8", "Save the file as UTF-8.") from error
+                yield from self._marks(error.object[: error.start].decode())
+                raise self._error(f"line {self._line_after('')} is not UTF-8", "Save the file as UTF-8.") from error
             yield from self._marks(text)
         if not self._ended:
             raise self._error(

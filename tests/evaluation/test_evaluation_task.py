@@ -145,7 +145,7 @@ def test_a_task_that_cannot_be_honoured_is_refused_by_name(task: Any, words: str
         ({**ROWS[0], "text": True}, "not bool"),
         ({**ROWS[0], "text": "\ud800"}, "half of a surrogate pair"),
         ({"id": "x", "text": "a", "intent": "refund"}, "the field 'language' is missing"),
-        (["a"], "must be a JSON object, not list"),
+        (["a"], "the row is a list, not an object"),
         (ROWS[0], "the row id 'a1' occurs twice"),
     ],
 )
@@ -159,13 +159,13 @@ def test_a_bad_row_is_refused_by_line(tmp_path: Path, row: Any, words: str) -> N
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"id": "a1",', "line 1: not valid JSON"),
-        (b"\n\n\xff\xfe\n", "line 3: not UTF-8"),
+        (b'{"id": "a1",', "line 1: the line is not JSON"),
+        (b"\n\n\xff\xfe\n", "line 3: the line is not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
-        (b'{"id": ' + b"9" * 5000 + b"}", "line 1: not valid JSON"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "line 1: the line has a number too long"),
         (b"", "has no rows"),
         (b" \n \n", "has no rows"),
-        (b"x" * (17 << 20), "more than 16 MiB"),
+        (b"x" * (17 << 20), "longer than 16 MiB"),
     ],
 )
 def test_a_hostile_file_ends_in_one_error(tmp_path: Path, content: bytes, words: str) -> None:
