@@ -41,6 +41,9 @@ def file_head(path: Path) -> bytes:
     """The first bytes of a file as it lies there. DataError if it cannot be read, or is of a form that is known and
     not read here."""
     try:
+        if path.is_fifo() or path.is_char_device():
+            # It is read twice: what it is, then what it says.
+            raise DataError(f"{path} is a pipe or a device, not a file.", hint="Write the rows to a file first.")
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:

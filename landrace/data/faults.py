@@ -15,6 +15,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._first: DataError | None = None
+        self._reason = ""
         self._count = 0
         self._places: dict[str, list[str]] = {}
         self._more: dict[str, int] = {}
@@ -22,11 +23,10 @@ class Faults:
     def add(self, where: str, error: DataError) -> None:
         """`where` is the row's file and line, with which the error's message begins."""
         self._count += 1
-        if self._first is None:
-            self._first = error
-            self._reason = error.message.removeprefix(f"{where}: ")
-            return
         reason = error.message.removeprefix(f"{where}: ")
+        if self._first is None:
+            self._first, self._reason = error, reason
+            return
         if reason not in self._places and len(self._places) == _REASONS:
             return
         places = self._places.setdefault(reason, [])

@@ -85,11 +85,10 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
     excluded = [row for row in rows if isinstance(row, ExcludedRow)]
     remarks = Counter(remark for row in rows for remark in set(row.remarks))
     if not examples:
-        raise DataError(
-            f"All {len(too_long)} answers are longer than max_length, {max_length} tokens."
-            if too_long
-            else f"There is nothing to learn: {len(excluded)} of {len(rows)} rows were left out."
-        )
+        if too_long:
+            raise DataError(f"All {len(too_long)} answers are longer than max_length, {max_length} tokens.")
+        why = f"; the first: {excluded[0].where}: {excluded[0].because}" if excluded else ""
+        raise DataError(f"There are no rows to train on: {len(excluded)} of {len(rows)} have nothing to learn{why}.")
     report = DataReport(
         rows=len(rows),
         answers=len(kept),

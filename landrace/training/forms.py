@@ -35,10 +35,14 @@ _SWITCHES = ("weight", "train")
 _CONTEXT = ("system", "tools", "functions", "history", "input", "context", "documents")
 """Columns that stand before the answer where a form has them; beside another form they would be dropped."""
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-_PREFERENCE = ("chosen", "rejected")
+_PREFERENCE = ("chosen", "rejected", "preferred_output", "non_preferred_output")
+"""Columns that begin so: `rejected_response` is one too."""
 _VERDICT = ("label", "kto_tag")
 _RANKING = ("responses", "completions", "ranks", "rank", "scores", "score", "rewards", "reward", "ranking")
-_UNSUPPORTED = ("labels", "mask", "loss", "loss_mask", "loss_scale", "loss_weight", "chat_template_kwargs")
+_UNSUPPORTED = (
+    *("labels", "mask", "loss", "loss_mask", "loss_scale", "loss_weight", "weights", "sample_weight"),
+    *("train_on_input", "train_on_inputs", "train_on_prompt", "mask_history", "chat_template_kwargs"),
+)
 _MEANT = {
     **dict.fromkeys(("content", "document", "body"), "text"),
     **dict.fromkeys(("question", "query", "problem"), "prompt"),
@@ -113,6 +117,9 @@ def training_row(values: Mapping[str, Any], where: str) -> Row:
 def _form(columns: _Columns, values: Mapping[str, Any]) -> Callable[[_Columns], Row]:
     forms = {_chat: CHAT, _completion: COMPLETION, _alpaca: ALPACA, _text: TEXT}
     found = {read: [name for name in names if columns.has(name)] for read, names in forms.items()}
+    if not any(found.values()):
+        # Columns that are null everywhere: the form they belong to says what is missing.
+        found = {read: [name for name in names if name in values] for read, names in forms.items()}
     reads = [read for read, names in found.items() if names]
     if len(reads) > 1:
         first, second = (found[read][0] for read in reads[:2])
@@ -147,8 +154,8 @@ def _refuse_other_methods(values: Mapping[str, Any], where: str) -> None:
     for name in _MEDIA:
         if values.get(name):
             refuse(name, f"the column '{name}' holds more than text, and only text can be learned from")
-    for name in _PREFERENCE:
-        if name in values:
+    for name in values:
+        if name.startswith(_PREFERENCE):
             refuse(name, f"'{name}' makes this a preference row, and tuning on preferences (DPO) is not supported")
     if isinstance(output, list):
         refuse("output", "a list in 'output' makes this a preference row, and tuning on preferences is not supported")
@@ -165,6 +172,8 @@ def _refuse_other_methods(values: Mapping[str, Any], where: str) -> None:
 
 def _chat(columns: _Columns) -> Row:
     given = [name for name in CHAT if columns.has(name)]
+    if not given:
+        raise DataError(f"{columns.where}: the row's messages are null.")
     if len(given) > 1:
         raise DataError(f"{columns.where}: the row has both '{given[0]}' and '{given[1]}'.")
     return _conversation(read_turns(columns.take(given[0]), given[0], columns.where), columns)

@@ -26,7 +26,10 @@ SHAREGPT_ROLES = {
 _CALLS = ("function_call", "tool_call")
 _ALIASES = ("chatgpt", "bing", "bard")
 _LEARNED_KEYS = ("weight", "train", "loss")
-_UNKNOWN_WEIGHTS = ("mask", "loss_mask", "loss_weight", "loss_scale", "train_detail", "train_on_turn")
+_UNKNOWN_WEIGHTS = (
+    *("mask", "loss_mask", "loss_weight", "loss_scale", "train_detail", "train_on_turn"),
+    *("label", "kto_tag", "chosen", "rejected", "score", "reward", "rank"),
+)
 _SWITCH: Mapping[Any, bool] = {
     **dict.fromkeys((0, "0", "0.0", "false"), False),
     **dict.fromkeys((1, "1", "1.0", "true"), True),
@@ -113,7 +116,7 @@ def _learned_turn(message: Message, place: str, where: str) -> bool | None:
         if key in message:
             raise DataError(
                 f"{where}: '{key}' of {place} would change what is learned, and is not supported.",
-                hint="Use 'weight': 0 or 1.",
+                hint="Say 'weight': 0 or 1, or leave the key out.",
             )
     given = [read_switch(message.pop(key), f"'{key}' of {place}", where) for key in _LEARNED_KEYS if key in message]
     said = {value for value in given if value is not None}

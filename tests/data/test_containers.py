@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import os
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -214,6 +215,17 @@ def test_places_are_those_of_an_editor(tmp_path: Path) -> None:
     assert read_table(path, lambda row: row.where) == [f"{path}, line 2", f"{path}, line 4"]
     path.write_text("[{}, {}]")
     assert read_table(path, lambda row: row.place) == ["row 1", "row 2"]
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path / "pipe", "a pipe or a device"),
+        (tmp_path, "cannot be read"),
+        (tmp_path / "none", "cannot"),
+    ):
+        with pytest.raises(DataError, match=words):
+            values(path)
 
 
 def test_words_in_quotes_are_words_and_cells_stay_text(tmp_path: Path) -> None:

@@ -197,6 +197,30 @@ def write_task_only(folder: Path) -> Path:
     return folder / "only.json"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), ["x", float("inf")]])
+def test_a_number_that_is_none_is_refused_from_memory_and_from_files(tmp_path: Path, value: Any) -> None:
+    row = {"q": "?", "answer": "a", "score": value}
+    with pytest.raises(DataError, match="rows, row 1: 'score' holds"):
+        Task("t", "exact", "{q}").from_rows([row])
+    (tmp_path / "rows").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="line 1: 'score' holds"):
+        Task("t", "exact", "{q}").load(tmp_path / "rows")
+
+
+def test_columns_of_the_data_under_other_names(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text("question,reply\nwhat?,that\n")
+    value = {"name": "t", "kind": "exact", "template": "{q}", "data": "rows", "map": {"question": "q"}}
+    task = task_from_dict(value, base=tmp_path)
+    (row,) = task.with_map({"reply": "answer"}).load().rows
+    assert (row.inputs, row.expected) == ({"q": "what?"}, ("that",))
+    assert task.sha256 != task_from_dict({**value, "map": {}}).sha256
+    for names in (["q"], {"question": 1}, {"question": ""}):
+        with pytest.raises(DataError, match="'map' must be an object of names"):
+            task_from_dict({**value, "map": names})
+    with pytest.raises(OptionError, match="two columns as 'q'"):
+        task.with_map({"reply": "q"})
+
+
 def test_a_byte_order_mark_and_blank_lines_do_not_matter(tmp_path: Path) -> None:
     task = load_task(write(tmp_path, changed(fields={"answer": "intent"})))
     text = "\ufeff" + json.dumps(ROWS[0]) + "\r\n\r\n" + json.dumps(ROWS[1]) + "\n"

@@ -52,7 +52,7 @@ def test_other_weights_are_refused_in_turns_and_rows(key, value):
     assert f"'{key}' is" in said(prompt="p", completion="c", **{key: value})
 
 
-@pytest.mark.parametrize("key", ["mask", "loss_mask", "loss_scale", "train_detail"])
+@pytest.mark.parametrize("key", ["mask", "loss_mask", "loss_scale", "train_detail", "label", "score"])
 def test_masks_that_are_not_understood_are_refused(key):
     assert f"'{key}' of message 2" in said(messages=[ASK, {**TELL, key: 1}])
 
@@ -72,7 +72,7 @@ def test_a_row_of_weight_0_is_excluded_and_counted(byte_tokenizer, off):
     examples, report = build_examples([out, chat(ASK, TELL), all_off], byte_tokenizer(), max_length=100)
     assert (report.rows, report.answers, report.excluded, len(examples)) == (3, 1, 2, 1)
     assert report.excluded_rows == ("f, line 7: its weight is 0", "f, line 8: every answer has the weight 0")
-    with pytest.raises(DataError, match="nothing to learn: 2 of 2 rows"):
+    with pytest.raises(DataError, match="2 of 2 have nothing to learn; the first: f, line 7"):
         build_examples([out, all_off], byte_tokenizer(), max_length=100)
 
 
@@ -86,6 +86,8 @@ def test_a_row_of_weight_0_is_excluded_and_counted(byte_tokenizer, off):
         ({"kto_tag": True}, "KTO"),
         ({"rejected": "no"}, "preference"),
         ({"chosen": "yes"}, "preference"),
+        ({"rejected_response": "no"}, "preference"),
+        ({"train_on_inputs": True}, "would change what is learned"),
         ({"score": 0.1}, "rankings or rewards"),
         ({"rewards": [1]}, "rankings or rewards"),
         ({"responses": ["a", "b"]}, "rankings or rewards"),
@@ -145,6 +147,15 @@ def test_speakers_of_sharegpt():
 def test_arguments_that_are_no_object_are_refused(arguments):
     call = {"id": "1", "type": "function", "function": {"name": "tide", "arguments": arguments}}
     assert "call 1 of message 2" in said(messages=[ASK, {"role": "assistant", "tool_calls": [call]}])
+
+
+def test_columns_that_are_null_are_absent_and_a_row_of_them_says_so():
+    empty = {"messages": None, "instruction": None, "text": None}
+    assert parse_row({"prompt": "p", "completion": "c", **empty}, WHERE).prompt == "p"
+    assert isinstance(parse_row({"text": None}, WHERE), ExcludedRow)
+    assert "null" in said(messages=None)
+    assert "'prompt' is missing" in said(prompt=None)
+    assert "'output' is missing" in said(instruction=None)
 
 
 def test_context_that_a_form_has_no_place_for_is_refused():
