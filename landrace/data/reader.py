@@ -86,7 +86,7 @@ def _is_csv(head: bytes, path: Path) -> bool:
     first = head.lstrip().partition(b"\n")[0].strip().decode("utf-8", "replace")
     if not first or first.startswith("{"):
         return False
-    named = path.suffix.lower() in (".csv", ".tsv")
+    named = path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
     try:
         json.loads(first)
     except (ValueError, RecursionError):

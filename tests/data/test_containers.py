@@ -228,6 +228,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             values(path)
 
 
+def test_a_table_of_one_column_is_known_by_its_name(tmp_path: Path) -> None:
+    for header in ("text", '"text"'):
+        (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(f"{header}\na\n\nb\n".encode()))
+        assert values(tmp_path / "rows.csv.gz") == [{"text": "a"}, {"text": "b"}]
+
+
 def test_words_in_quotes_are_words_and_cells_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('word\n"nan"\n"Infinity"\n007\n1e5\n5" pipe\n')
