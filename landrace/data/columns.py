@@ -38,9 +38,11 @@ class Columns:
         check_map(names)
         self._names = names
         self._missing = dict.fromkeys(names)
+        self._any_row = False
 
     def rename(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The row under the new names; DataError if it has a column of such a name already."""
+        self._any_row = True
         renamed = {}
         for old, value in values.items():
             self._missing.pop(old, None)
@@ -54,8 +56,8 @@ class Columns:
         return renamed
 
     def check_found(self, file: str) -> None:
-        """DataError if a column to be renamed was in no row."""
-        if self._missing:
+        """DataError if there were rows, and a column to be renamed was in none."""
+        if self._missing and self._any_row:
             old = next(iter(self._missing))
             raise DataError(
                 f"{file}: no row has the column '{old}' that --map names.",

@@ -100,24 +100,20 @@ def csv_rows(lines: Iterator[tuple[int, bytes]], file: str) -> Iterator[DataRow 
         if record is None:
             if not line.strip():
                 continue
-            text = line.decode("utf-8", "replace")
             if header is None:
-                delimiter = _delimiter(text, f"{file}, line {number}")
+                delimiter = _delimiter(line.decode("utf-8", "replace"), f"{file}, line {number}")
             record = _Record(number, delimiter)
         where = f"{file}, line {record.first_line}"
         record.add(line, where, f"{file}, line {number}")
         if record.is_open:
             continue
-        try:
-            cells = record.finished(where)
-            if header is not None:
-                yield DataRow(file, f"line {record.first_line}", _values(header, record, where))
-        except DataError as error:
-            if header is None:
-                raise
-            yield BadRow(where, error)
         if header is None:
-            header = _header(cells, where)
+            header = _header(record.finished(where), where)
+        else:
+            try:
+                yield DataRow(file, f"line {record.first_line}", _values(header, record, where))
+            except DataError as error:
+                yield BadRow(where, error)
         record = None
     if record is not None:
         raise DataError(f"{file}, line {record.first_line}: a quote that opens here is never closed.")
@@ -146,12 +142,13 @@ def _header(cells: list[str], where: str) -> list[str]:
 
 
 def _values(header: list[str], record: _Record, where: str) -> dict[str, str]:
-    if len(record.cells) != len(header):
+    cells = record.finished(where)
+    if len(cells) != len(header):
         raise DataError(
-            f"{where}: the row has {len(record.cells)} cells and the header {len(header)}.",
+            f"{where}: the row has {len(cells)} cells and the header {len(header)}.",
             hint="A cell that holds the delimiter or a line break stands in quotes.",
         )
-    for name, cell, bare in zip(header, record.cells, record.bare, strict=True):
+    for name, cell, bare in zip(header, cells, record.bare, strict=True):
         if bare and cell.strip().casefold() in NOT_FINITE:
             raise not_finite(f"'{name}'", cell.strip(), where)
-    return dict(zip(header, record.cells, strict=True))
+    return dict(zip(header, cells, strict=True))

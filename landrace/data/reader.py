@@ -39,8 +39,7 @@ def read_table(path: Path, parse: Callable[[DataRow], T], *, names: Mapping[str,
             results.append(parse(_checked(row, columns)))
         except DataError as error:
             faults.add(row.where, error)
-    if results:
-        columns.check_found(str(path))
+    columns.check_found(str(path))
     faults.raise_any()
     return results
 

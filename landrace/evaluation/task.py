@@ -266,7 +266,7 @@ def is_task_file(path: Path) -> bool:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        return head.startswith(b"{") and len(line) < _HEAD_BYTES // 2
+        return head.startswith(b"{") and b"\n" in head
     return isinstance(value, dict) and "template" in value
 
 

@@ -265,6 +265,8 @@ def test_columns_under_other_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row has the column 'prompt' that --map names") as caught:
         values(path, prompt="question")
     assert "--map OLD=question" in str(caught.value.hint)
+    with pytest.raises(DataError, match="no row has the column 'promt'"):
+        read_rows(path, {"promt": "prompt"})
     with pytest.raises(DataError, match="line 1: the column 'question' cannot be read as 'answer'"):
         values(path, question="answer")
     with pytest.raises(OptionError, match="two columns as 'x'"):
