@@ -30,8 +30,9 @@ MAY_USE: Mapping[str, frozenset[str]] = {
         {TOP, "evaluation", "training", "engine", "models", "kernels", "checkpoints", "text", "ledger"}
     ),
     "bench": frozenset({TOP, "engine", "checkpoints", "models", "kernels", "text", "ledger"}),
-    "evaluation": frozenset({"engine", "text", "checkpoints", "ledger"}),
-    "training": frozenset({"engine", "models", "text", "checkpoints", "ledger"}),
+    "evaluation": frozenset({"data", "engine", "text", "checkpoints", "ledger"}),
+    "training": frozenset({"data", "engine", "models", "text", "checkpoints", "ledger"}),
+    "data": frozenset(),
     "engine": frozenset({"models", "text"}),
     "checkpoints": frozenset({"models", "kernels"}),
     "models": frozenset({"kernels"}),
@@ -47,9 +48,10 @@ ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 """Where a room may use a part of another and no more."""
 
-TORCH_FREE_ROOMS = ("text", "ledger")
+TORCH_FREE_ROOMS = ("data", "text", "ledger")
 TORCH_FREE_IMPORTS = (
     "landrace",
+    "landrace.data",
     "landrace.text",
     "landrace.ledger",
     "landrace.checkpoints.store",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landrace.cli.console import err, out, print_json
-from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
-from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
+from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
+from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
+from landrace.data import parse_map
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ def compare(
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the sample and the bootstrap.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    map_columns: MapOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
@@ -40,7 +42,7 @@ def compare(
     from landrace.evaluation.task import load_task
 
     parsed = [parse_system(text) for text in systems]
-    loaded = load_task(task)
+    loaded = load_task(task).with_map(parse_map(map_columns or ()))
     how = Measurement(seed, limit, temperature, weights, kernels, threads)
     config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
     with recorded(out_folder, "compare", config) as (ledger, run):
@@ -48,6 +50,7 @@ def compare(
         for system in parsed:
             evaluation = measure(system, loaded, how)
             evaluation.save(out_folder)
+            check_answered(evaluation)
             record_scores(ledger, run, evaluation)
             evaluations.append(evaluation)
         comparison = make_comparison(

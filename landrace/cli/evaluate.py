@@ -10,8 +10,9 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json
-from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
-from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
+from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
+from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
+from landrace.data import parse_map
 
 if TYPE_CHECKING:
     from landrace.evaluation.results import Evaluation
@@ -26,6 +27,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    map_columns: MapOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
@@ -35,7 +37,8 @@ def evaluate(
     from landrace.evaluation.task import load_task
 
     parsed = parse_system(system)
-    loaded = [load_task(path) for path in tasks]
+    names = parse_map(map_columns or ())
+    loaded = [load_task(path).with_map(names) for path in tasks]
     how = Measurement(seed, limit, temperature, weights, kernels, threads)
     evaluations = []
     with recorded(
@@ -49,12 +52,14 @@ def evaluate(
             evaluation.save(out_folder / task.name)
             record_scores(ledger, run, evaluation)
             evaluations.append(evaluation)
-    if json:
-        print_json([evaluation.summary() for evaluation in evaluations])
-        return
-    for evaluation in evaluations:
-        out.print(scores_table(evaluation))
-    err.print(f"Every answer is in [bold]{out_folder}[/].")
+        if json:
+            print_json([evaluation.summary() for evaluation in evaluations])
+        else:
+            for evaluation in evaluations:
+                out.print(scores_table(evaluation))
+            err.print(f"Every answer is in [bold]{out_folder}[/].")
+        for evaluation in evaluations:
+            check_answered(evaluation)
 
 
 def scores_table(evaluation: Evaluation) -> Table:

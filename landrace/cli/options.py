@@ -12,4 +12,8 @@ WeightsOption = Annotated[
 KernelsOption = Annotated[
     str, typer.Option(help="auto, cpu (the C++ kernels) or reference (PyTorch, slower, in float32).")
 ]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="Read a column under another name: OLD=NEW, such as question=prompt; repeatable."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]

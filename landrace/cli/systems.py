@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landrace.cli.console import count_progress, notice, spinner
-from landrace.errors import DataError, LandraceError
+from landrace.errors import DataError, LandraceError, RequestError
 
 if TYPE_CHECKING:
     from landrace.evaluation.results import Evaluation
@@ -44,10 +44,14 @@ class System:
 
 
 def parse_system(text: str) -> System:
-    model, plus, adapter = text.partition("+")
-    if plus and not (model and adapter):
+    # A path may hold a plus itself: the adapter is the folder that is there.
+    splits = [(text[:at], text[at + 1 :]) for at, mark in enumerate(text) if mark == "+"]
+    if not splits or Path(text).exists():
+        return System(text, text, None)
+    model, adapter = next((split for split in splits if Path(split[1]).is_dir()), splits[0])
+    if not (model and adapter):
         raise DataError(f"{text!r} is neither a model nor MODEL+ADAPTER.", hint="Write smollm2+runs/support/adapter.")
-    return System(text, model, Path(adapter) if plus else None)
+    return System(text, model, Path(adapter))
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,19 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
         )
 
 
+def check_answered(evaluation: Evaluation) -> None:
+    """RequestError if every row failed: what was measured then is the failure, not the model."""
+    if _all_failed(evaluation):
+        raise RequestError(
+            f"All {evaluation.errors} rows of {evaluation.task} failed on {evaluation.model}; "
+            f"the first: {evaluation.rows[0].error}"
+        )
+
+
+def _all_failed(evaluation: Evaluation) -> bool:
+    return evaluation.errors == len(evaluation.rows)
+
+
 def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
     """Nested facts as one level of text, without those that are unknown."""
     flat: dict[str, str] = {}
@@ -148,9 +165,11 @@ def recorded(out: Path, kind: RunKind, config: Mapping[str, Any]) -> Iterator[tu
 
 
 def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
-    """Accuracy and, for a classification, macro F1, with what was counted beside them."""
+    """Accuracy and, for a classification, macro F1, with what was counted beside them; nothing if every row failed."""
     from landrace.ledger import Provenance, Score
 
+    if _all_failed(evaluation):
+        return
     facts = evaluation.provenance
     origin = Provenance.here(
         weights_sha256=facts.get("weights_sha256"),

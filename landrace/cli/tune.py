@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from landrace.cli.console import count_progress, err, note, print_json, spinner
+from landrace.cli.options import MapOption
 from landrace.cli.systems import recorded
+from landrace.data import parse_map
 from landrace.models.lora_spec import PROJECTIONS
 from landrace.training.interrupt import TuneInterrupted
 from landrace.training.options import TuneOptions
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
 def tune(
     model: Annotated[str, typer.Argument(help="A stored model, a folder or a .gguf file.")],
-    data: Annotated[Path, typer.Argument(help="Training rows (.jsonl), or a task file whose training rows to use.")],
+    data: Annotated[
+        Path, typer.Argument(help="Training rows (JSON, CSV, Parquet), or a task file whose training rows to use.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the run: adapter, log, loss curve, checkpoints.")] = Path(
         "runs/tune"
     ),
@@ -50,6 +55,7 @@ def tune(
     validation: Annotated[
         Path | None, typer.Option(help="Rows whose loss is measured at the end of each epoch.")
     ] = None,
+    map_columns: MapOption = None,
     precision: Annotated[
         str, typer.Option(help="Matrix products: auto, float32 or bfloat16; auto is bfloat16 where the machine has it.")
     ] = "auto",
@@ -75,16 +81,17 @@ def tune(
         seed=seed,
         save_every=save_every,
     )
+    names = parse_map(map_columns or ())
     try:
         result, weights = run_tuning(
             model,
-            training_rows(data),
+            training_rows(data, names),
             options,
             out,
             precision=precision,
             threads=threads,
             resume=resume,
-            validation=training_rows(validation) if validation is not None else None,
+            validation=training_rows(validation, names) if validation is not None else None,
         )
     except TuneInterrupted as stop:
         # Said here: the command-line library ends a KeyboardInterrupt without a word.
@@ -106,15 +113,15 @@ def tune(
         err.print(f"Try it: landrace run {shlex.quote(str(weights))}")
 
 
-def training_rows(path: Path) -> list[Row]:
-    """Rows of a .jsonl file, or the training rows of a task file with the very prompt the task asks."""
+def training_rows(path: Path, names: Mapping[str, str] | None = None) -> list[Row]:
+    """The rows of a file, or the training rows of a task file with the very prompt the task asks. `names` renames
+    columns."""
+    from landrace.evaluation.task import is_task_file, load_task
     from landrace.training.data import parse_row, read_rows
 
-    if path.suffix not in (".json", ".toml"):
-        return read_rows(path)
-    from landrace.evaluation.task import load_task
-
-    task = load_task(path)
+    if not is_task_file(path):
+        return read_rows(path, names)
+    task = load_task(path).with_map(names or {})
     rows = task.to_training_rows(task.load_train())
     return [parse_row(row, f"{path.name}, training row {number}") for number, row in enumerate(rows, start=1)]
 
@@ -175,6 +182,23 @@ def summary(result: TuneResult) -> list[str]:
         f"{last.step} steps over {result.data.examples} examples in {sum(s.seconds for s in result.steps):.0f} s, "
         f"{result.tokens_per_second:.0f} tokens/s; loss {result.steps[0].loss:.3f} to {last.loss:.3f}."
     ]
-    if result.data.too_long:
-        lines.append(f"[yellow]{result.data.too_long} rows were longer than max_length and were left out.[/]")
-    return lines
+    data = result.data
+    told = []
+    if data.too_long:
+        told.append(
+            f"{_count(data.too_long, 'answer')} too long for max_length, left out: {_places(data.too_long_rows)}."
+        )
+    if data.excluded:
+        told.append(f"{_count(data.excluded, 'row')} with nothing to learn, left out: {_places(data.excluded_rows)}.")
+    if data.context_only:
+        told.append(f"{_count(data.context_only, 'answer')} read and not learned, as the rows say.")
+    return lines + [f"[yellow]{escape(line)}[/]" for line in told] + [escape(f"Note: {r}.") for r in data.remarks]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _places(places: Sequence[str]) -> str:
+    """The first rows, by file and line."""
+    return "; ".join(places[:3]) + (" and others" if len(places) > 3 else "")

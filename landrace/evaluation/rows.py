@@ -1,18 +1,16 @@
-"""Rows of a data file, each known by its line, and the hash of what was read."""
+"""The questions of a task, and the hash of what they were read from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from landrace.errors import DataError, OptionError
-
-MAX_LINE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -44,19 +42,6 @@ class TaskData:
         return replace(self, rows=tuple(self.rows[index] for index in kept))
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ("file, line N", row) for every line that is not blank. Anything but a JSON object is a DataError."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(file, path), start=1):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if text.strip():
-                    where = f"{path.name}, line {number}"
-                    yield where, _json_object(text, where)
-    except OSError as error:
-        raise DataError(f"The data file {path} cannot be read: {error.strerror or error}.") from error
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     try:
@@ -79,24 +64,3 @@ def check_ids(rows: Iterable[Row], source: str) -> None:
         if row.id in seen:
             raise DataError(f"{source}: the row id '{row.id}' occurs twice.", hint="Give every row an id of its own.")
         seen.add(row.id)
-
-
-def _lines(file: Any, path: Path) -> Iterator[bytes]:
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{path.name} has a line of more than {MAX_LINE_BYTES >> 20} MiB.", hint="Is it JSONL?")
-        yield line
-
-
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text (byte {error.start}).") from error
-    except RecursionError as error:
-        raise DataError(f"{where}: the JSON is nested too deeply.") from error
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a row must be a JSON object, not {type(value).__name__}.")
-    return value

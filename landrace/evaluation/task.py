@@ -17,24 +17,30 @@ Kinds, and when an answer is right (reasoning in <think> tags is dropped first, 
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from landrace.data import DataRow, check_values, read_table
+from landrace.data.columns import check_map
+from landrace.data.json_text import strict_loads
 from landrace.errors import DataError, OptionError
 from landrace.evaluation.parsing import Normalisation
-from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256, read_jsonl
+from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256
 from landrace.evaluation.template import PromptTemplate, field_text, field_texts
 
 Kind = Literal["classification", "exact", "regex", "contains", "choice"]
 Mode = Literal["chat", "plain"]
 
 LABELS_FIELD = "labels"
+
+_HEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Task:
     """A frozen, checked description; a value that cannot be honoured is an OptionError.
 
     `{labels}` in the template stands for the task's labels, joined by ", ". `answer_prefix` opens the answer in plain
-    mode (" " after a prompt that ends in "Answer:"), in training rows and choices alike.
+    mode (" " after a prompt that ends in "Answer:"), in training rows and choices alike. `map` reads columns of the
+    data files under other names, old to new.
     """
 
     name: str
@@ -60,6 +67,7 @@ class Task:
     template: str
     data: Path | None = None
     train: Path | None = None
+    map: Mapping[str, str] = field(default_factory=dict)
     fields: Fields = Fields()
     system: str | None = None
     mode: Mode = "chat"
@@ -79,6 +87,7 @@ class Task:
         _check(bool(self._template_fields), "template", "names no {field} of the rows")
         _check(self.mode == "chat" or self.system is None, "system", "needs chat mode")
         _check(self.mode == "plain" or not self.answer_prefix, "answer_prefix", "needs plain mode")
+        check_map(self.map)
         self._check_labels()
         self._check_pattern()
 
@@ -126,7 +135,8 @@ class Task:
     @cached_property
     def sha256(self) -> str:
         """Hash of the whole task but for the places of its files: the same hash asks and judges the same way."""
-        return json_sha256({key: value for key, value in asdict(self).items() if key not in ("data", "train")})
+        hidden = ("data", "train") if self.map else ("data", "train", "map")
+        return json_sha256({key: value for key, value in asdict(self).items() if key not in hidden})
 
     def prompt_text(self, row: Row) -> str:
         """The filled template: the user's message in chat mode, the whole prompt in plain mode."""
@@ -149,12 +159,20 @@ class Task:
             return {"prompt": self.prompt_text(row), "completion": self.answer_prefix + row.expected[0]}
         return {"messages": [*self.messages(row), {"role": "assistant", "content": row.expected[0]}]}
 
+    def with_map(self, names: Mapping[str, str]) -> Task:
+        """The task with further columns under other names."""
+        return replace(self, map={**self.map, **names}) if names else self
+
     def load(self, path: Path | None = None) -> TaskData:
         """Read the held-out rows (`data`), or those of another file of the same form, such as `train`."""
         path = path or self.data
         if path is None:
             raise OptionError(f"The task '{self.name}' names no data file.", hint="Set data, or pass a path.")
-        rows = tuple(self._row(values, where) for where, values in read_jsonl(path))
+
+        def parse(row: DataRow) -> Row:
+            return self._row(row.values, row.where)
+
+        rows = tuple(read_table(path, parse, names=self.map))
         return self._checked_data(TaskData(rows, file_sha256(path), path.name))
 
     def load_train(self) -> TaskData:
@@ -166,6 +184,8 @@ class Task:
     def from_rows(self, rows: Iterable[Mapping[str, Any]], source: str = "rows") -> TaskData:
         """The same checks on rows that are in memory; the hash is of their JSON."""
         values = [dict(row) for row in rows]
+        for number, row in enumerate(values, start=1):
+            check_values(row, f"{source}, row {number}")
         checked = tuple(self._row(row, f"{source}, row {number}") for number, row in enumerate(values, start=1))
         return self._checked_data(TaskData(checked, json_sha256(values), source))
 
@@ -223,13 +243,31 @@ def load_task(path: str | Path) -> Task:
     """Read a task file (.json or .toml). An unknown key is refused by name."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        text = path.read_text(encoding="utf-8-sig")
+        value = tomllib.loads(text) if path.suffix == ".toml" else strict_loads(text)
     except OSError as error:
         raise DataError(f"The task file {path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"The task file {path} is not valid {path.suffix[1:] or 'JSON'}: {error}.") from error
     return task_from_dict(value, base=path.parent, source=path.name)
+
+
+def is_task_file(path: Path) -> bool:
+    """Whether a file describes a task and does not hold rows: a .toml, or a .json that is one object with a template or
+    on several lines."""
+    if path.suffix != ".json":
+        return path.suffix == ".toml"
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    except OSError:
+        return True
+    line = head.partition(b"\n")[0]
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return head.startswith(b"{") and b"\n" in head
+    return isinstance(value, dict) and "template" in value
 
 
 def task_from_dict(value: Any, *, base: Path = Path(), source: str = "task") -> Task:
@@ -246,9 +284,15 @@ def task_from_dict(value: Any, *, base: Path = Path(), source: str = "task") -> 
             given[key] = base / given[key]
     for key in ("labels", "stop"):
         _texts(given, key, source)
+    _check_names(given.get("map", {}), source)
     given["fields"] = _fields(given.get("fields", {}), f"{source}, fields")
     given["normalisation"] = _normalisation(given.get("normalisation", {}), f"{source}, normalisation")
     return Task(**given)
+
+
+def _check_names(value: Any, source: str) -> None:
+    if not isinstance(value, dict) or not all(isinstance(new, str) and new for new in value.values()):
+        raise DataError(f"{source}: 'map' must be an object of names: the file's own, and the one to read it as.")
 
 
 def _fields(value: Any, source: str) -> Fields:

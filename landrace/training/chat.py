@@ -31,8 +31,9 @@ class Conversation:
         self._template = tokenizer.chat_template
 
     def answers(self) -> list[Answer]:
-        """One for each assistant turn, each behind the prompt that the engine would see at this point."""
-        return [self._answer(k) for k, message in enumerate(self._row.messages) if message["role"] == "assistant"]
+        """One for each assistant turn that is learned, each behind the prompt that the engine would see there."""
+        answers = [k for k, message in enumerate(self._row.messages) if message["role"] == "assistant"]
+        return [self._answer(k) for k in answers if k not in self._row.context_only]
 
     def _answer(self, k: int) -> Answer:
         row, tokenizer = self._row, self._tokenizer

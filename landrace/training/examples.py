@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from landrace.data import Faults
 from landrace.errors import DataError, RequestError
-from landrace.training.answers import Answer, completion_answer
+from landrace.training.answers import Answer, completion_answer, stop_token
 from landrace.training.chat import Conversation
-from landrace.training.data import ChatRow, Row
+from landrace.training.data import ChatRow, CompletionRow, ExcludedRow, Row, TextRow
 
 if TYPE_CHECKING:
     from landrace.text import Tokenizer
@@ -30,7 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What became of the rows. An answer is one completion or one assistant turn."""
+    """What became of the rows. An answer is one completion, one assistant turn or one text."""
 
     rows: int
     answers: int
@@ -47,33 +49,46 @@ class DataReport:
     """Answers put behind a generation prompt that the template itself would not put before them."""
     stops_added: int
     """Turns that the template ends without a stop token."""
+    context_only: int
+    """Assistant turns that are read and not learned, because their row says so."""
+    excluded: int
+    """Rows without anything to learn."""
+    excluded_rows: tuple[str, ...]
+    """Where the first of them are, and why."""
+    remarks: tuple[str, ...]
+    """What of the rows was not used or was read as something else, and of how many."""
 
 
 def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int) -> tuple[list[Example], DataReport]:
     """Examples in the order of the rows, none longer than `max_length` tokens: longer answers are left out and
-    counted, because an answer behind half a prompt is one that inference never asks for. DataError if none is left.
+    counted, because an answer behind half a prompt is one that inference never asks for. DataError if none is left, or
+    if rows cannot be used: one error tells of all of them.
     """
     examples: list[Example] = []
     kept: list[Answer] = []
     too_long: list[str] = []
     split_rows = 0
+    faults = Faults()
     for row in rows:
-        fitting = []
-        for answer in row_answers(row, tokenizer):
-            if len(answer.token_ids) <= max_length:
-                fitting.append(answer)
-            else:
-                too_long.append(row.where)
+        try:
+            answers = row_answers(row, tokenizer)
+        except DataError as error:
+            faults.add(row.where, error)
+            continue
+        fitting = [answer for answer in answers if len(answer.token_ids) <= max_length]
+        too_long += [row.where] * (len(answers) - len(fitting))
         merged = merge_answers(fitting)
         split_rows += len(merged) > 1
         examples += merged
         kept += fitting
+    faults.raise_any()
+    excluded = [row for row in rows if isinstance(row, ExcludedRow)]
+    remarks = Counter(remark for row in rows for remark in set(row.remarks))
     if not examples:
-        raise DataError(
-            f"All {len(too_long)} answers are longer than max_length, {max_length} tokens."
-            if too_long
-            else "There are no rows to train on."
-        )
+        if too_long:
+            raise DataError(f"All {len(too_long)} answers are longer than max_length, {max_length} tokens.")
+        why = f"; the first: {excluded[0].where}: {excluded[0].because}" if excluded else ""
+        raise DataError(f"There are no rows to train on: {len(excluded)} of {len(rows)} have nothing to learn{why}.")
     report = DataReport(
         rows=len(rows),
         answers=len(kept),
@@ -81,10 +96,14 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
         tokens=sum(len(example.token_ids) for example in examples),
         trained_tokens=sum(sum(example.trained) for example in examples),
         too_long=len(too_long),
-        too_long_rows=tuple(too_long[:_NAMED]),
+        too_long_rows=tuple(dict.fromkeys(too_long))[:_NAMED],
         split_rows=split_rows,
         joined=sum(answer.joined for answer in kept),
         stops_added=sum(answer.stop_added for answer in kept),
+        context_only=sum(len(row.context_only) for row in rows if isinstance(row, ChatRow)),
+        excluded=len(excluded),
+        excluded_rows=tuple(f"{row.where}: {row.because}" for row in excluded[:_NAMED]),
+        remarks=tuple(f"{remark} ({count} of {len(rows)} rows)" for remark, count in sorted(remarks.items())),
     )
     return examples, report
 
@@ -94,9 +113,18 @@ def row_answers(row: Row, tokenizer: Tokenizer) -> list[Answer]:
     try:
         if isinstance(row, ChatRow):
             return Conversation(row, tokenizer).answers()
-        return [completion_answer(row, tokenizer)]
+        if isinstance(row, CompletionRow):
+            return [completion_answer(row, tokenizer)]
+        return [_text_answer(row, tokenizer)] if isinstance(row, TextRow) else []
     except RequestError as error:
         raise DataError(f"{row.where}: {error.message}", hint=error.hint) from error
+
+
+def _text_answer(row: TextRow, tokenizer: Tokenizer) -> Answer:
+    """A document: all of it is learned but the first token, which nothing stands before, and then the end. What looks
+    like a control token in it is ordinary text."""
+    ids = tokenizer.encode(row.text, parse_special=False)
+    return Answer((*ids, stop_token(tokenizer)), prompt_length=1)
 
 
 def merge_answers(answers: Sequence[Answer]) -> list[Example]:

@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
 from landrace.cli.serve import parse_adapters
 from landrace.cli.systems import parse_system
+from landrace.cli.tune import training_rows
 from landrace.errors import DataError, OptionError
+from landrace.evaluation.task import load_task
+from landrace.training.data import CompletionRow
 
 VERBS = ("run", "serve", "pull", "list", "show", "remove", "tune", "evaluate", "compare", "certify", "demo", "bench")
 
@@ -149,3 +153,83 @@ def test_adapters() -> None:
     for bad in (["a"], ["=x"], ["a="], ["a=x", "a=y"]):
         with pytest.raises(OptionError):
             parse_adapters(bad)
+
+
+TASK = {"name": "t", "kind": "exact", "template": "{q}", "data": "rows.csv", "max_tokens": 1}
+
+
+def test_a_path_with_a_plus_is_a_path(tmp_path: Path) -> None:
+    model, adapter = tmp_path / "a+b" / "model+1.gguf", tmp_path / "a+b" / "run"
+    adapter.mkdir(parents=True)
+    model.touch()
+    assert parse_system(str(model)).adapter is None
+    both = parse_system(f"{model}+{adapter}")
+    assert (both.model, both.adapter) == (str(model), adapter)
+
+
+def test_tune_tells_rows_from_a_task_by_what_the_file_holds(tmp_path: Path) -> None:
+    rows = [{"question": "q", "completion": "a"}]
+    names = {"question": "prompt"}
+    for text in (json.dumps(rows), json.dumps(rows[0]), json.dumps(rows[0]) + "\n" + json.dumps(rows[0])):
+        (tmp_path / "rows.json").write_text(text, encoding="utf-8-sig")
+        assert training_rows(tmp_path / "rows.json", names)[0] == CompletionRow(ANY, "q", "a")
+    (tmp_path / "rows.csv").write_text("question,answer\nq,a\n")
+    for indent in (None, 1):
+        task = json.dumps({**TASK, "train": "rows.csv"}, indent=indent)
+        (tmp_path / "task.json").write_text(task, encoding="utf-8-sig")
+        (row,) = training_rows(tmp_path / "task.json", {"question": "q"})
+        assert [message["content"] for message in row.messages] == ["q", "a"]
+
+
+def test_a_task_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(json.dumps({**TASK, "map": {"ask": "q"}}), encoding="utf-8-sig")
+    assert load_task(tmp_path / "task.json").map == {"ask": "q"}
+    (tmp_path / "task.toml").write_text(
+        'name = "t"\nkind = "exact"\ntemplate = "{q}"\n[map]\nask = "q"\n', encoding="utf-8-sig"
+    )
+    (tmp_path / "rows").write_text("ask,answer\nwhat?,that\n")
+    assert load_task(tmp_path / "task.toml").load(tmp_path / "rows").rows[0].inputs == {"q": "what?"}
+
+
+def test_a_measurement_in_which_every_row_failed_is_an_error(smollm2_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("ask,answer\n" + "word " * 9000 + ",x\n")
+    (tmp_path / "task.json").write_text(json.dumps(TASK))
+    common = ("--map", "ask=q", "--out", str(tmp_path / "out"))
+    for arguments in (
+        ("evaluate", str(smollm2_path), str(tmp_path / "task.json"), *common),
+        ("compare", str(smollm2_path), str(smollm2_path), "--task", str(tmp_path / "task.json"), *common),
+    ):
+        done = landrace(*arguments, home=tmp_path / "home")
+        assert done.returncode == 1, done.stderr
+        assert "error: All 1 rows of t failed on" in done.stderr
+        assert "tokens" in done.stderr
+
+
+def test_tune_says_what_it_left_out(smollm2_path: Path, tmp_path: Path) -> None:
+    """Answers are counted as answers, and columns that mean nothing are named once."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "word " * 60}]
+    rows: list[dict[str, object]] = [{"messages": turns * 3, "id": 1}, {"prompt": "p", "completion": "c", "id": 2}]
+    rows += [{"prompt": "p", "completion": "c", "weight": 0}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    done = landrace(
+        *("tune", str(smollm2_path), str(tmp_path / "rows.json"), "--out", str(tmp_path / "run")),
+        *("--max-length", "40", "--targets", "q_proj", "--rank", "1"),
+        home=tmp_path / "home",
+    )
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "3 answers too long for max_length, left out: " in told
+    assert "1 row with nothing to learn, left out: " in told
+    assert "the column 'id' is not used (2 of 3 rows)" in told
+    record = json.loads((tmp_path / "run" / "tune.json").read_text())["data"]
+    assert (record["rows"], record["answers"], record["too_long"], record["excluded"]) == (3, 1, 3, 1)
+
+
+def test_every_bad_row_of_a_file_is_named_at_once(smollm2_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p", "completion": "c", "label": false}\nnull\n{"text": ["x"]}\n')
+    done = landrace("tune", str(smollm2_path), str(tmp_path / "rows.jsonl"), home=tmp_path / "home")
+    told = " ".join(done.stderr.split())
+    assert done.returncode == 1
+    assert "line 1: 'label' says whether the answer is good" in told
+    assert "line 2: the row is null" in told
+    assert "line 3: 'text' is a list" in told

@@ -145,7 +145,7 @@ def test_a_task_that_cannot_be_honoured_is_refused_by_name(task: Any, words: str
         ({**ROWS[0], "text": True}, "not bool"),
         ({**ROWS[0], "text": "\ud800"}, "half of a surrogate pair"),
         ({"id": "x", "text": "a", "intent": "refund"}, "the field 'language' is missing"),
-        (["a"], "must be a JSON object, not list"),
+        (["a"], "the row is a list, not an object"),
         (ROWS[0], "the row id 'a1' occurs twice"),
     ],
 )
@@ -159,13 +159,13 @@ def test_a_bad_row_is_refused_by_line(tmp_path: Path, row: Any, words: str) -> N
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"id": "a1",', "line 1: not valid JSON"),
-        (b"\n\n\xff\xfe\n", "line 3: not UTF-8"),
+        (b'{"id": "a1",', "line 1: the line is not JSON"),
+        (b"\n\n\xff\xfe\n", "line 3: the line is not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
-        (b'{"id": ' + b"9" * 5000 + b"}", "line 1: not valid JSON"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "line 1: the line has a number too long"),
         (b"", "has no rows"),
         (b" \n \n", "has no rows"),
-        (b"x" * (17 << 20), "more than 16 MiB"),
+        (b"x" * (17 << 20), "longer than 16 MiB"),
     ],
 )
 def test_a_hostile_file_ends_in_one_error(tmp_path: Path, content: bytes, words: str) -> None:
@@ -195,6 +195,30 @@ def test_files_that_are_not_there_or_not_tasks(tmp_path: Path) -> None:
 def write_task_only(folder: Path) -> Path:
     (folder / "only.json").write_text(json.dumps(SUPPORT), encoding="utf-8")
     return folder / "only.json"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), ["x", float("inf")]])
+def test_a_number_that_is_none_is_refused_from_memory_and_from_files(tmp_path: Path, value: Any) -> None:
+    row = {"q": "?", "answer": "a", "score": value}
+    with pytest.raises(DataError, match="rows, row 1: 'score' holds"):
+        Task("t", "exact", "{q}").from_rows([row])
+    (tmp_path / "rows").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="line 1: 'score' holds"):
+        Task("t", "exact", "{q}").load(tmp_path / "rows")
+
+
+def test_columns_of_the_data_under_other_names(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text("question,reply\nwhat?,that\n")
+    value = {"name": "t", "kind": "exact", "template": "{q}", "data": "rows", "map": {"question": "q"}}
+    task = task_from_dict(value, base=tmp_path)
+    (row,) = task.with_map({"reply": "answer"}).load().rows
+    assert (row.inputs, row.expected) == ({"q": "what?"}, ("that",))
+    assert task.sha256 != task_from_dict({**value, "map": {}}).sha256
+    for names in (["q"], {"question": 1}, {"question": ""}):
+        with pytest.raises(DataError, match="'map' must be an object of names"):
+            task_from_dict({**value, "map": names})
+    with pytest.raises(OptionError, match="two columns as 'q'"):
+        task.with_map({"reply": "q"})
 
 
 def test_a_byte_order_mark_and_blank_lines_do_not_matter(tmp_path: Path) -> None:

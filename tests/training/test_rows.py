@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from landrace.data.row import MAX_ROW_BYTES
 from landrace.errors import DataError
-from landrace.training.data import MAX_LINE_BYTES, ChatRow, CompletionRow, parse_row, read_rows, rows_sha256
+from landrace.training.data import (
+    ChatRow,
+    CompletionRow,
+    ExcludedRow,
+    TextRow,
+    parse_row,
+    read_rows,
+    rows_sha256,
+)
 
 GOOD = '{"prompt": "a", "completion": "b"}'
 
@@ -42,7 +51,7 @@ BAD = {
     "not UTF-8": (b'{"prompt": "\xff"}', "UTF-8"),
     "not an object": ("[1]", "a list, not an object"),
     "number": ("3", "a number"),
-    "no format": ('{"text": "x"}', "neither"),
+    "no format": ('{"x": "y"}', "neither"),
     "two formats": ('{"prompt": "a", "completion": "b", "messages": []}', "both"),
     "no completion": ('{"prompt": "a"}', "'completion' is missing"),
     "empty completion": ('{"prompt": "a", "completion": " "}', "'completion' is empty"),
@@ -79,14 +88,15 @@ def test_bad_rows_name_file_and_line(jsonl, name):
 
 
 def test_a_tool_call_may_have_no_content(jsonl):
-    row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [{}]}]}
-    (read,) = read_rows(jsonl(json.dumps(row)))
-    assert read.messages[1]["tool_calls"] == [{}]
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    (read,) = read_rows(jsonl(json.dumps({"messages": turns})))
+    assert read.messages[1]["tool_calls"] == [call]
 
 
 def test_endless_line_is_not_read_whole(jsonl):
     with pytest.raises(DataError, match="line 1: the line is longer than 16 MiB"):
-        read_rows(jsonl(b" " * (MAX_LINE_BYTES + 1)))
+        read_rows(jsonl(b" " * (MAX_ROW_BYTES + 1)))
 
 
 def test_absent_and_empty_files(tmp_path, jsonl):
@@ -103,12 +113,16 @@ def test_hash_is_of_content():
     assert rows_sha256([other]) != rows_sha256(rows[:1])
 
 
+KEYS = [
+    *("messages", "conversations", "prompt", "completion", "role", "content", "from", "value", "type", "text"),
+    *("tools", "tool_calls", "function", "name", "arguments", "instruction", "output", "history", "weight", "system"),
+]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "gpt", "assistant", "{}"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["messages", "prompt", "completion", "role", "content", "tools", "tool_calls"]),
+            st.sampled_from(KEYS),
             inner,
             max_size=4,
         )
@@ -124,4 +138,4 @@ def test_any_value_is_a_row_or_a_data_error(value):
     except DataError as error:
         assert error.message.startswith("f, line 1: ")
     else:
-        assert isinstance(row, (ChatRow, CompletionRow))
+        assert isinstance(row, (ChatRow, CompletionRow, TextRow, ExcludedRow))
