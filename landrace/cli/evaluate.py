@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json
+from landrace.cli.console import err, out, print_json, styled
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
 
@@ -54,7 +54,7 @@ def evaluate(
         return
     for evaluation in evaluations:
         out.print(scores_table(evaluation))
-    err.print(f"Every answer is in [bold]{out_folder}[/].")
+    err.print(styled("Every answer is in ", (out_folder, "bold"), "."))
 
 
 def scores_table(evaluation: Evaluation) -> Table:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landrace.cli.console import count_progress, err, note, print_json, spinner
+from landrace.cli.console import count_progress, err, note, print_json, spinner, styled
 from landrace.cli.systems import recorded
 from landrace.models.lora_spec import PROJECTIONS
 from landrace.training.interrupt import TuneInterrupted
@@ -97,9 +97,8 @@ def tune(
         return
     for line in summary(result):
         err.print(line)
-    err.print(
-        f"Loss curve in [bold]{out / 'loss.png'}[/]; the {'adapter' if result.lora else 'model'} in [bold]{weights}[/]."
-    )
+    what = "adapter" if result.lora else "model"
+    err.print(styled("Loss curve in ", (out / "loss.png", "bold"), f"; the {what} in ", (weights, "bold"), "."))
     if result.lora:
         err.print(f"Try it: landrace run {shlex.quote(model)} --adapter {shlex.quote(str(weights))}")
     else:
@@ -176,5 +175,5 @@ def summary(result: TuneResult) -> list[str]:
         f"{result.tokens_per_second:.0f} tokens/s; loss {result.steps[0].loss:.3f} to {last.loss:.3f}."
     ]
     if result.data.too_long:
-        lines.append(f"[yellow]{result.data.too_long} rows were longer than max_length and were left out.[/]")
+        lines.append(f"{result.data.too_long} rows were longer than max_length and were left out.")
     return lines
