@@ -120,7 +120,11 @@ def _write(report: BenchReport, path: Path) -> None:
     import json
 
     try:
-        path.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
     err.print(f"Written to {path}.", soft_wrap=True)

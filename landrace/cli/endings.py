@@ -12,32 +12,58 @@ READER_GONE = 128 + signal.SIGPIPE
 """What a shell reports of a program that wrote to a closed pipe."""
 
 
+_AGAIN_SECONDS = 0.05
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+
+
 class Ended(KeyboardInterrupt):
     """SIGTERM or SIGHUP: cleaned up after like a Ctrl-C, but nothing goes on afterwards, a chat neither."""
 
 
 class Endings:
-    """Turns SIGTERM and SIGHUP into `Ended`, and remembers which it was.
+    """Turns SIGINT into KeyboardInterrupt and SIGTERM and SIGHUP into `Ended`, and remembers which it was.
 
-    A signal that is ignored already, as under nohup, stays ignored. Ctrl-C is Python's own KeyboardInterrupt.
+    A signal that comes while a module is imported waits until it is: libraries lose an exception there, or abort on it.
+    A signal that is ignored already, as under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
-        self._signal: int | None = None
+        self._last: int = signal.SIGINT
 
     def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, self._end)
+        signal.signal(signal.SIGALRM, self._again)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, self._take)
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        raise Ended
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._last = number
+        if _importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+            return
+        raise KeyboardInterrupt if number == signal.SIGINT else Ended
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        self._take(self._last, frame)
 
     @property
     def status(self) -> int:
         """The exit status after an interrupt."""
-        return INTERRUPTED if self._signal is None else 128 + self._signal
+        return 128 + self._last
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def interrupt_as_asyncio_expects() -> None:
+    """Python's own handler for Ctrl-C, which `asyncio.run` replaces by one that cancels; any other it leaves alone."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def came_of(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from landrace.cli.console import err, notice, spinner, styled
+from landrace.cli.endings import interrupt_as_asyncio_expects
 from landrace.cli.options import KernelsOption, WeightsOption
 from landrace.errors import OptionError
 
@@ -60,6 +61,7 @@ def serve(
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
 
+        interrupt_as_asyncio_expects()
         serve_models(
             models,
             adapters,

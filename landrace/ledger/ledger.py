@@ -56,7 +56,8 @@ class Ledger:
         _one_of("kind", kind, get_args(RunKind))
         machine = describe_machine()
         started, version, commit = utc_now(), package_version(), package_commit()
-        values = (kind, name, _stamp(started), command, _json(config), version, commit, _json(asdict(machine)))
+        described = (_text(name), _stamp(started), _text(command), _json(config))
+        values = (kind, *described, version, commit, _json(asdict(machine)))
         with self._connection.transaction() as cursor:
             cursor.execute(
                 "INSERT INTO runs (kind, name, status, started, command, config, package_version, git_commit, machine) "
@@ -149,7 +150,7 @@ def _score_values(score: Score) -> tuple[object, ...]:
             _finite(name, bound)
     origin = score.provenance
     return (
-        *(score.run_id, score.model, score.adapter, score.task, score.metric),
+        *(score.run_id, _text(score.model), score.adapter and _text(score.adapter), _text(score.task), score.metric),
         *(score.value, score.low, score.high, score.n, _json(score.details)),
         *(origin.package_version, origin.commit, _json(asdict(origin.machine))),
         *(origin.weights_sha256, origin.adapter_sha256, origin.data_sha256, origin.template_sha256, origin.seed),
@@ -163,7 +164,7 @@ def _usage_values(row: Usage) -> tuple[object, ...]:
     if row.first_token_seconds is not None:
         _finite("first_token_seconds", row.first_token_seconds)
     return (
-        *(row.run_id, row.request_id, row.model, row.adapter),
+        *(row.run_id, row.request_id, _text(row.model), row.adapter and _text(row.adapter)),
         *(row.prompt_tokens, row.cached_prompt_tokens, row.completion_tokens),
         *(row.queue_seconds, row.first_token_seconds, row.total_seconds, row.finish_reason, _stamp(row.created)),
     )
@@ -229,9 +230,14 @@ def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def _text(text: str) -> str:
+    """As SQLite takes it: a file name's bytes that are not UTF-8 are spelled out, in JSON as JSON does."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _json(value: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _text(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"A value cannot be written as JSON: {error}.") from error
 
