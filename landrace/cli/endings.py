@@ -12,7 +12,7 @@ READER_GONE = 128 + signal.SIGPIPE
 """What a shell reports of a program that wrote to a closed pipe."""
 
 
-_AGAIN_SECONDS = 0.05
+_AGAIN_SECONDS = 0.01
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
 
@@ -29,6 +29,8 @@ class Endings:
 
     def __init__(self) -> None:
         self._last: int = signal.SIGINT
+        self.waiting = False
+        """A signal came, and no exception of it yet."""
 
     def install(self) -> None:
         signal.signal(signal.SIGALRM, self._again)
@@ -38,7 +40,8 @@ class Endings:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self._last = number
-        if _importing(frame):
+        self.waiting = _importing(frame)
+        if self.waiting:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
             return
         raise KeyboardInterrupt if number == signal.SIGINT else Ended
@@ -78,7 +81,8 @@ def came_of(error: BaseException | None, kind: type[BaseException]) -> bool:
 def close_quietly(status: int) -> int:
     """The last thing of a command: from here no signal interrupts it. Returns the exit status, which is another one
     where the last words found no reader."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
     try:
         sys.stdout.flush()

@@ -60,7 +60,7 @@ def main() -> None:
     try:
         endings.install()
         status = _run()
-        if status == INTERRUPTED:
+        if status == INTERRUPTED or endings.waiting:
             status = endings.status
     except BaseException as error:
         if not came_of(error, KeyboardInterrupt):

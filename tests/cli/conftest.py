@@ -6,11 +6,9 @@ import json
 import os
 import pty
 import select
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,7 +61,7 @@ def write_speaker(folder: Path, text: str, *, config: dict[str, object] | None =
     ids = [VOCABULARY - 2, *backend.encode(text).ids, VOCABULARY - 1]
     assert len(set(ids)) == len(ids)
     head = torch.zeros(VOCABULARY, WIDTH)
-    for now, following in zip(ids, ids[1:], strict=False):
+    for now, following in pairwise(ids):
         head[following, now] = 10.0
     given = {"model.embed_tokens.weight": torch.eye(VOCABULARY, WIDTH), "lm_head.weight": head}
     family = read_config(CONFIG)
@@ -120,3 +118,14 @@ class Terminal:
             return False
         self.shown += piece
         return bool(piece)
+
+
+HOSTILE = "\x1b]8;hi\x07 \u009b2J\r\u200d\u00e9"
+"""A link, a bell, an 8-bit escape sequence, an overwritten line and a joiner that joins nothing; then a real letter."""
+HOSTILE_SHOWN = r"\x1b]8;hi\x07 \x9b2J\x0d\u200d" + "\u00e9"
+
+
+@pytest.fixture(scope="session")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose answer is `HOSTILE`, a token a byte."""
+    return write_speaker(tmp_path_factory.mktemp("models") / "speaker", HOSTILE)
