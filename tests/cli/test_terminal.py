@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,11 @@ EVIL_SHOWN = r"b\udcff\x1b[31m[bold][/]"
 GREEDY = ("--temperature", "0", "--threads", "1")
 
 
+def _as_from_a_shell() -> None:
+    """In the child: a Ctrl-C counts, also where the tests run in the background and ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """The command on a pseudo-terminal of its own: what it shows, what is typed, how it ends."""
 
@@ -33,6 +40,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             given = {"LANDRACE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+            _as_from_a_shell()
             os.execve(sys.executable, [sys.executable, "-m", "landrace", *arguments], os.environ | given | environment)
 
     def wait_for(self, text: str) -> None:
@@ -104,7 +112,7 @@ def test_names_that_are_not_utf_8(speaker: Path, tmp_path: Path) -> None:
     assert EVIL_SHOWN in stdout.decode()
     assert b"\x1b" not in stdout
     code, stdout, _ = command("show", "--json", folder, home=tmp_path)
-    assert json.loads(stdout)["name"] == os.fsdecode(EVIL_BYTES)
+    assert json.loads(stdout)["path"] == os.fsdecode(folder)
     rows = folder + b".jsonl"
     Path(os.fsdecode(rows)).write_text('{"prompt": "a", "completion": "b"}\n' * 3)
     code, _, stderr = command("tune", folder, rows, "--out", folder + b" out/run", home=tmp_path)
@@ -125,7 +133,9 @@ def test_hostile_tasks_are_evaluated_and_compared(speaker: Path, tmp_path: Path)
     assert code == 0, stderr
     assert r"t\x1b[31m|\x0a[/]" in stdout.decode()
     assert not set(stdout) & {0x1B, 0x07}
-    systems = (str(speaker), f"{speaker}/../speaker", "--task", task_file)
+    other = os.fsencode(tmp_path) + b"/" + EVIL_BYTES + b"\n"
+    os.symlink(speaker, other)
+    systems = (str(speaker), other, "--task", task_file)
     code, stdout, stderr = command("compare", *systems, "--out", out + b" cmp", home=tmp_path)
     assert code == 0, stderr
     assert not set(stdout) & {0x1B, 0x07}
@@ -196,7 +206,7 @@ def test_ctrl_c_and_ctrl_d_in_a_chat(speaker: Path, tmp_path: Path) -> None:
     chat = Terminal("run", str(speaker), *GREEDY, home=tmp_path)
     chat.wait_for("> ")
     chat.type("hello\n")
-    chat.wait_for("u200d")
+    chat.wait_for(HOSTILE_SHOWN + "\r\n> ")  # line editing drops what is typed before its prompt
     chat.type("\x04")
     assert chat.end() == 0
     chat = Terminal("run", str(speaker), home=tmp_path)
@@ -221,7 +231,8 @@ def test_a_signal_at_any_moment_of_opening(
     seconds: float, number: signal.Signals, speaker: Path, tmp_path: Path
 ) -> None:
     line = [sys.executable, "-m", "landrace", "run", str(speaker)]
-    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=_as_from_a_shell)
     _wait_for_python(process)
     time.sleep(seconds)
     process.send_signal(number)
@@ -251,6 +262,9 @@ def test_nohup_is_respected(speaker: Path, tmp_path: Path) -> None:
 def test_a_server_ends_with_its_engines(number: signal.Signals, speaker: Path, tmp_path: Path) -> None:
     terminal = Terminal("serve", str(speaker), "--port", "0", home=tmp_path)
     terminal.wait_for("Ctrl-C ends it.")
+    port = re.search(rb"localhost:([0-9]+)", terminal.shown)
+    assert port is not None
+    urllib.request.urlopen(f"http://127.0.0.1:{int(port[1])}/health", timeout=SECONDS).close()
     children = psutil.Process(terminal.pid).children(recursive=True)
     assert children
     terminal.kill(number)
