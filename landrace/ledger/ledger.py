@@ -150,7 +150,7 @@ def _score_values(score: Score) -> tuple[object, ...]:
             _finite(name, bound)
     origin = score.provenance
     return (
-        *(score.run_id, _text(score.model), _text(score.adapter), _text(score.task), score.metric),
+        *(score.run_id, score.model, score.adapter, score.task, score.metric),
         *(score.value, score.low, score.high, score.n, _json(score.details)),
         *(origin.package_version, origin.commit, _json(asdict(origin.machine))),
         *(origin.weights_sha256, origin.adapter_sha256, origin.data_sha256, origin.template_sha256, origin.seed),
@@ -164,7 +164,7 @@ def _usage_values(row: Usage) -> tuple[object, ...]:
     if row.first_token_seconds is not None:
         _finite("first_token_seconds", row.first_token_seconds)
     return (
-        *(row.run_id, row.request_id, _text(row.model), _text(row.adapter)),
+        *(row.run_id, row.request_id, row.model, row.adapter),
         *(row.prompt_tokens, row.cached_prompt_tokens, row.completion_tokens),
         *(row.queue_seconds, row.first_token_seconds, row.total_seconds, row.finish_reason, _stamp(row.created)),
     )
@@ -230,14 +230,14 @@ def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _text(value: str | None) -> str | None:
+def _text(value: str) -> str:
     """As SQLite takes it: in text, a file name's bytes that are not UTF-8 are spelled out, in JSON as JSON does."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _json(value: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace").decode()
+        return _text(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"A value cannot be written as JSON: {error}.") from error
 
