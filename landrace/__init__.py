@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landrace.model import Model, open_model
 
-try:
-    __version__ = version("landrace")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+source"
+    __version__: str
 
 __all__ = ["Model", "__version__", "open_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the model API on first use, so that `import landrace` stays free of torch."""
+    """Loads the model API and the version on first use, so that `import landrace` is quick and free of torch."""
     if name in ("Model", "open_model"):
         from landrace import model
 
         return getattr(model, name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("landrace")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+source"
     raise AttributeError(f"module 'landrace' has no attribute {name!r}")

@@ -1,5 +1,16 @@
-"""`python -m landrace` is the `landrace` command."""
+"""`python -m landrace` and the `landrace` command: a Ctrl-C while Python still reads its code ends it quietly."""
 
-from landrace.cli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Runs the command."""
+    try:
+        from landrace.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

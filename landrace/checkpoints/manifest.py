@@ -63,7 +63,7 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps({"format_version": _FORMAT_VERSION, **asdict(manifest)}, indent=2, ensure_ascii=False)
-    with open(folder / MANIFEST_NAME, "w", encoding="utf-8") as stream:
+    with open(folder / MANIFEST_NAME, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text + "\n")
         stream.flush()
         os.fsync(stream.fileno())

@@ -68,7 +68,7 @@ def bench(
 
 def _say_row(done: int, total: int, name: str) -> None:
     # No bar: it would be drawn from a thread of this process, and take time from what is measured.
-    err.print(f"{done} of {total} rows done; now {name}", style="dim", markup=False, soft_wrap=True)
+    err.print(f"{done} of {total} rows done; now {name}", style="dim", soft_wrap=True)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -100,10 +100,10 @@ def _show(report: BenchReport, serve_lines: list[str]) -> None:
 
     def say(lines: list[str]) -> None:
         for line in lines:
-            out.print(line, markup=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
 
     say(headline(report))
-    plain = plain_table(report).splitlines()
+    plain = plain_table(report).split("\n")
     if out.is_terminal and out.width > max(map(len, plain)):
         table = Table(box=None, pad_edge=False)
         for index, name in enumerate(columns(report)):
@@ -120,7 +120,11 @@ def _write(report: BenchReport, path: Path) -> None:
     import json
 
     try:
-        path.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
-    err.print(f"Written to {path}.", markup=False, soft_wrap=True)
+    err.print(f"Written to {path}.", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json, spinner
+from landrace.cli.console import err, out, print_json, spinner, styled
 
 
 def certify(
@@ -33,7 +33,7 @@ def certify(
         for column in ("tokens", "largest", "mean", "equal argmax", ""):
             table.add_column(column, justify="right", no_wrap=True)
         for path in certificate.paths:
-            verdict = "[green]pass[/]" if path.passed else "[red]FAIL[/]"
+            verdict = styled(("pass", "green") if path.passed else ("FAIL", "red"))
             table.add_row(
                 path.name,
                 str(path.tokens),
@@ -43,15 +43,17 @@ def certify(
                 verdict,
             )
         out.print(table)
-        out.print("[dim]Differences are of natural-log probabilities. Bounds:[/]")
+        out.print("Differences are of natural-log probabilities. Bounds:", style="dim")
         for kind, bound in BOUNDS.items():
             limits = f"largest {bound.largest:g}, mean {bound.mean:g}, equal argmax {bound.equal_argmax:.1%}"
-            out.print(f"[dim]  {kind}: {limits}[/]")
+            out.print(f"  {kind}: {limits}", style="dim")
         for reason in certificate.skipped:
-            out.print(f"[dim]not taken: {reason}[/]")
+            out.print(f"not taken: {reason}", style="dim")
         template = certificate.template_sha256 or "none"
-        out.print(f"[dim]weights {certificate.weights_sha256[:16]}  template {template[:16]}[/]")
-        verdict = "[green]The paths agree.[/]" if certificate.passed else "[red]The paths do not agree.[/]"
-        err.print(verdict)
+        out.print(f"weights {certificate.weights_sha256[:16]}  template {template[:16]}", style="dim")
+        if certificate.passed:
+            err.print("The paths agree.", style="green")
+        else:
+            err.print("The paths do not agree.", style="red")
     if not certificate.passed:
         raise typer.Exit(2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landrace.cli.console import err, out, print_json
+from landrace.cli.console import err, out, print_json, styled
 from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
@@ -60,7 +60,7 @@ def compare(
         print_json(comparison.to_dict())
         return
     print_comparison(comparison)
-    err.print(f"The report is [bold]{out_folder / 'report.html'}[/].")
+    err.print(styled("The report is ", (out_folder / "report.html", "bold"), "."))
 
 
 def make_comparison(
@@ -92,8 +92,9 @@ def print_comparison(comparison: Comparison) -> None:
     from landrace.evaluation.tables import comparison_table, to_text
     from landrace.evaluation.verdict import verdict
 
-    out.print(to_text(comparison_table(comparison)), markup=False, soft_wrap=True)
+    for line in to_text(comparison_table(comparison)).split("\n"):
+        out.print(line, soft_wrap=True)
     out.print()
-    out.print(verdict(comparison), markup=False)
+    out.print(verdict(comparison))
     for remark in comparison.remarks:
-        out.print(f"Note: {remark}", markup=False)
+        out.print(f"Note: {remark}")

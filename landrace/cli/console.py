@@ -1,14 +1,20 @@
-"""How the command line talks: results on stdout, everything else on stderr."""
+"""How the command line talks: results on stdout, everything else on stderr.
+
+A `str` that is printed here is one line of data: nothing in it is markup, and what a terminal would obey is spelled out
+(`landrace/safe_text.py`). `styled` gives parts of a line a style.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,43 +25,144 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+from rich.style import StyleType
+from rich.text import Text
 
 from landrace.errors import LandraceError
+from landrace.safe_text import HIDDEN, shown, shown_line
 from landrace.training.interrupt import TuneInterrupted
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+LONGEST_MESSAGE = 2000
+"""Characters of an error message; a file may have put more into it than anybody reads."""
+
+
+class SafeConsole(Console):
+    """A console that takes strings, also those in tables, as one line of data each, and never as markup.
+
+    Whatever else is rendered passes through `shown` on its way out, and loses its hyperlinks.
+    """
+
+    @property
+    def file(self) -> IO[str]:
+        return _unguarded(super().file)
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(one if isinstance(one, ConsoleRenderable) else str(one) for one in objects), **how)
+
+    def render_str(self, text: str, *, style: StyleType = "", **how: Any) -> Text:
+        return Text(shown_line(text), style=style, justify=how.get("justify"), overflow=how.get("overflow"))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                style = segment.style
+                yield Segment(shown(segment.text), style.update_link() if style and style.link else style)
+
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError that is being handled: `main` gives it its exit status
+
+
+class GuardedStream(io.TextIOBase):
+    """Standard error for everybody else: warnings, logs and tracebacks hold text from outside as well."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(shown(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
+
+
+def _unguarded(stream: IO[str]) -> IO[str]:
+    return stream.stream if isinstance(stream, GuardedStream) else stream
+
+
+def prepare_streams() -> None:
+    """Makes the process's streams survive every text in every encoding. Once, at the start of the command.
+
+    What an output's encoding lacks is spelled out; input that does not fit the encoding becomes lone surrogates, which
+    whoever reads it refuses; a stream that was closed from outside is empty.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  for the process's life
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+    sys.stderr = cast(io.TextIOWrapper, GuardedStream(sys.stderr))
+
+
+out = SafeConsole(highlight=False)
+err = SafeConsole(stderr=True, highlight=False)
+
+
+def styled(*parts: str | tuple[object, str]) -> Text:
+    """One line of parts: data as it is, or a pair of data and its style."""
+    pairs = [part if isinstance(part, tuple) else (part, "") for part in parts]
+    return Text.assemble(*((shown_line(str(value)), style) for value, style in pairs))
 
 
 def fail(error: LandraceError) -> None:
     """One sentence and, where there is one, a hint."""
-    err.print(f"[bold red]error:[/] {_escape(error.message)}")
+    _say("error:", "bold red", error.message)
     if error.hint:
-        err.print(f"[bold]hint:[/] {_escape(error.hint)}")
+        _say("hint:", "bold", error.hint)
 
 
 def note(stop: TuneInterrupted) -> None:
     """An interrupted run says where it was saved and how to go on."""
-    err.print(f"\n[bold]stopped:[/] {_escape(stop.message)}")
-    err.print(f"[bold]hint:[/] {_escape(stop.hint)}")
+    err.print()
+    _say("stopped:", "bold", stop.message)
+    _say("hint:", "bold", stop.hint)
 
 
 def notice(text: str | None) -> None:
     """What a user should know and need not act on."""
     if text:
-        err.print(f"[bold]note:[/] {_escape(text)}")
+        _say("note:", "bold", text)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _say(head: str, style: str, text: str) -> None:
+    err.print(styled((head, style), " ", shown_line(text, LONGEST_MESSAGE)))
 
 
 def print_json(value: Any) -> None:
-    """For scripts: one JSON document on stdout."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    """For scripts: one JSON document on stdout, valid in every encoding and harmless on a terminal; a number that is
+    not finite is null."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    text = json.dumps(finite, ensure_ascii=not _carries_unicode(sys.stdout), indent=2)
+    sys.stdout.write(HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
+
+
+def _carries_unicode(stream: IO[str]) -> bool:
+    return str(getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def human_bytes(count: float) -> str:
@@ -69,13 +176,13 @@ def human_bytes(count: float) -> str:
 @contextmanager
 def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar over bytes: call it with the stage, the bytes done and the total, if known."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (_text_column("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
+                tasks[stage] = progress.add_task(shown_line(stage), total=total)
             progress.update(tasks[stage], completed=done, total=total)
 
         yield report
@@ -91,18 +198,18 @@ class CountProgress(Protocol):
 def count_progress(description: str) -> Iterator[CountProgress]:
     """A bar over items."""
     columns = (
-        TextColumn("{task.description}"),
+        _text_column("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        _text_column("{task.fields[note]}"),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(description, total=None, note="")
+        task = progress.add_task(shown_line(description), total=None, note="")
 
         def report(done: int, total: int, note: str = "") -> None:
-            progress.update(task, completed=done, total=total, note=note)
+            progress.update(task, completed=done, total=total, note=shown_line(note))
 
         yield report
 
@@ -110,7 +217,15 @@ def count_progress(description: str) -> Iterator[CountProgress]:
 @contextmanager
 def spinner(description: str) -> Iterator[None]:
     """For work of unknown length."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn("dots" if _carries_unicode(err.file) else "line"),
+        _text_column("{task.description}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        progress.add_task(description, total=None)
+        progress.add_task(shown_line(description), total=None)
         yield
+
+
+def _text_column(field: str) -> TextColumn:
+    return TextColumn(field, markup=False)

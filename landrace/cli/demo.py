@@ -17,7 +17,7 @@ import typer
 
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.compare import make_comparison, print_comparison
-from landrace.cli.console import byte_progress, human_bytes, out, spinner
+from landrace.cli.console import byte_progress, human_bytes, out, spinner, styled
 from landrace.cli.evaluate import scores_table
 from landrace.cli.systems import BASELINE, Measurement, System, measure, record_scores, recorded
 from landrace.cli.tune import run_tuning, summary, training_rows
@@ -102,8 +102,8 @@ def demo(
         _ask_server(command, port, out_folder, loaded, after)
     report = out_folder / "report.html"
     out.print()
-    out.print(f"Done in {time.perf_counter() - began:.0f} s. The report: [bold]{report}[/]")
-    out.print(f"Keep the server up with: [bold]landrace {shlex.join(command)}[/]")
+    out.print(styled(f"Done in {time.perf_counter() - began:.0f} s. The report: ", (report, "bold")))
+    out.print(styled("Keep the server up with: ", (f"landrace {shlex.join(command)}", "bold")))
 
 
 def _check_extras() -> None:
@@ -147,8 +147,8 @@ def _clear(folder: Path) -> None:
 
 def _step(number: int, what: str, by_hand: str) -> None:
     out.print()
-    out.rule(f"[bold]{number} of 5  {what}", align="left")
-    out.print(f"[dim]by hand: {by_hand}[/]", soft_wrap=True)
+    out.rule(styled((f"{number} of 5  {what}", "bold")), align="left")
+    out.print(f"by hand: {by_hand}", style="dim", soft_wrap=True)
 
 
 def _pull() -> None:
@@ -172,10 +172,10 @@ def _ask_server(command: list[str], port: int, folder: Path, task: Task, measure
         seconds = time.perf_counter() - started
     text = reply.choices[0].message.content or ""
     offline = next(answer.answer for answer in measured.rows if answer.id == row.id)
-    out.print(f"asked   {messages[-1]['content']}", markup=False)
-    out.print(f"replied {text!r} in {seconds:.2f} s; the right label is {row.expected[0]!r}", markup=False)
+    out.print(f"asked   {messages[-1]['content']}")
+    out.print(f"replied {text!r} in {seconds:.2f} s; the right label is {row.expected[0]!r}")
     same = "the same" if text == offline else f"not the same ({offline!r})"
-    out.print(f"The measured adapter answered {same} in step 4.", markup=False)
+    out.print(f"The measured adapter answered {same} in step 4.")
 
 
 @contextmanager

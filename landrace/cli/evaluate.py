@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json
+from landrace.cli.console import err, out, print_json, styled
 from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
@@ -57,7 +57,7 @@ def evaluate(
         else:
             for evaluation in evaluations:
                 out.print(scores_table(evaluation))
-            err.print(f"Every answer is in [bold]{out_folder}[/].")
+            err.print(styled("Every answer is in ", (out_folder, "bold"), "."))
         for evaluation in evaluations:
             check_answered(evaluation)
 

@@ -9,8 +9,12 @@ import typer
 
 from landrace import __version__
 from landrace.cli import bench, certify, compare, demo, evaluate, run, serve, store, tune
-from landrace.cli.console import fail
+from landrace.cli.console import err, fail, prepare_streams
+from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
 from landrace.errors import LandraceError
+
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What the command-line library raises for arguments it cannot use; it gives the class no name of its own."""
 
 app = typer.Typer(
     name="landrace",
@@ -49,14 +53,52 @@ def root(
 
 
 def main() -> None:
-    """Runs the command; an error a person can act on becomes one sentence, a hint and exit code 1."""
+    """Runs the command. An error a person can act on becomes one sentence, a hint and exit status 1; a signal ends it
+    with 128 and the signal's number, and no more than a line."""
+    prepare_streams()
+    endings = Endings()
     try:
-        app()
+        endings.install()
+        status = _run()
+        if status == INTERRUPTED or endings.waiting:
+            status = endings.status
+    except BaseException as error:
+        if not came_of(error, KeyboardInterrupt):
+            raise
+        status = endings.status
+    if status > 128:
+        err.show_cursor()  # a progress bar that was interrupted twice leaves it hidden
+    sys.exit(close_quietly(status))
+
+
+def _run() -> int:
+    try:
+        status = app(standalone_mode=False)
     except LandraceError as error:
         fail(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        sys.exit(0)
+        return 1
+    except _UsageError as error:
+        return _misused(error)
+    except typer.Abort as error:  # at a question
+        return INTERRUPTED if came_of(error, KeyboardInterrupt) else 1
+    except SystemExit as error:
+        if came_of(error, BrokenPipeError):
+            return READER_GONE
+        raise
+    except OSError as error:
+        if came_of(error, KeyboardInterrupt):
+            raise
+        where = f": {error.filename}" if error.filename is not None else ""
+        fail(LandraceError(f"{error.strerror or error}{where}."))
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _misused(error: Exception) -> int:
+    """Arguments that the command line cannot make sense of: the same form as any other error, and exit status 2."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if type(error).__name__ != "NoArgsIsHelpError":  # the help is printed already
+        message = error.format_message()  # type: ignore[attr-defined]
+        hint = f"See {context.command_path} --help." if context is not None else None
+        fail(LandraceError(message, hint=hint))
+    return int(error.exit_code)  # type: ignore[attr-defined]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landrace.cli.console import err, notice, print_json, spinner
+from landrace.cli.console import err, fail, notice, print_json, spinner
+from landrace.cli.endings import Ended
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
 from landrace.errors import RequestError
+from landrace.safe_text import ShownStream
 
 if TYPE_CHECKING:
     from landrace.engine import Completion, SamplingParams, StepOutput
@@ -56,6 +59,8 @@ def run(
         raise RequestError("--json needs a prompt on the command line.")
     if prompt == "-":
         prompt = sys.stdin.read()
+    for what, text in (("prompt", prompt), ("system message", system), *(("stop text", text) for text in stop or ())):
+        _check_text(what, text or "")
     from landrace.model import open_engine
 
     started = time.perf_counter()
@@ -80,7 +85,7 @@ def run(
             }
         )
         return
-    talk.ask(prompt, _print_text)
+    talk.ask(prompt, _printer())
     sys.stdout.write("\n")
 
 
@@ -116,9 +121,27 @@ class Conversation:
         return completion
 
 
-def _print_text(output: StepOutput) -> None:
-    sys.stdout.write(output.text)
-    sys.stdout.flush()
+def _check_text(what: str, text: str) -> None:
+    """RequestError for bytes that were no text in the encoding they came in; Python keeps them as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"The {what} is not valid text in this terminal's encoding: character {error.start + 1} cannot be read.",
+            field="prompt",
+            hint="Convert it to UTF-8, or set PYTHONIOENCODING to the encoding it has.",
+        ) from None
+
+
+def _printer() -> Callable[[StepOutput], None]:
+    """Prints an answer as it comes: made visible for a terminal, as it is for a file or a pipe."""
+    as_shown: Callable[[str], str] = ShownStream() if sys.stdout.isatty() else str
+
+    def print_text(output: StepOutput) -> None:
+        sys.stdout.write(as_shown(output.text))
+        sys.stdout.flush()
+
+    return print_text
 
 
 def _chat(talk: Conversation) -> None:
@@ -127,11 +150,13 @@ def _chat(talk: Conversation) -> None:
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history for input()
-    err.print("[dim]Type a message. /clear forgets the conversation, /exit or Ctrl-D ends it.[/]")
+    err.print("Type a message. /clear forgets the conversation, /exit or Ctrl-D ends it.", style="dim")
     while True:
         try:
             line = input("> ").strip()
         except EOFError:
+            if sys.stdout.isatty():
+                sys.stdout.write("\n")  # the shell's prompt begins a line of its own
             return
         if line == "/exit":
             return
@@ -141,14 +166,17 @@ def _chat(talk: Conversation) -> None:
         if not line:
             continue
         try:
-            completion = talk.ask(line, _print_text)
+            _check_text("message", line)
+            completion = talk.ask(line, _printer())
         except RequestError as error:
-            err.print(f"[red]{error.message}[/] {error.hint or ''}")
+            fail(error)
             continue
+        except Ended:
+            raise
         except KeyboardInterrupt:
             sys.stdout.write("\n")
-            err.print("[dim]Stopped; the message was not kept.[/]")
+            err.print("Stopped; the message was not kept.", style="dim")
             continue
         sys.stdout.write("\n")
         if completion.finish_reason == "length":
-            err.print("[dim]The answer reached --max-tokens.[/]")
+            err.print("The answer reached --max-tokens.", style="dim")

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from landrace.cli.console import err, notice, spinner
+from landrace.cli.console import err, notice, spinner, styled
+from landrace.cli.endings import interrupt_as_asyncio_expects
 from landrace.cli.options import KernelsOption, WeightsOption
 from landrace.errors import OptionError
 
@@ -39,8 +40,6 @@ def serve(
     ] = 60,
 ) -> None:
     """Serve models and adapters over the OpenAI API."""
-    from rich.markup import escape
-
     from landrace.engine.options import EngineOptions
     from landrace.server.main import serve_models
 
@@ -52,7 +51,7 @@ def serve(
         max_length=max_length,
     )
     adapters = parse_adapters(adapter or [])
-    names = escape(", ".join([*models, *adapters]))
+    names = ", ".join([*models, *adapters])
     with ExitStack() as opening:
         opening.enter_context(spinner(f"Opening {names}"))
 
@@ -60,8 +59,9 @@ def serve(
             opening.close()
             for text in notices:
                 notice(text)
-            err.print(f"Serving {names} at [bold]{url}/v1[/]. Ctrl-C ends it.", soft_wrap=True)
+            err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
 
+        interrupt_as_asyncio_expects()
         serve_models(
             models,
             adapters,

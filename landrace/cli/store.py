@@ -9,8 +9,11 @@ import typer
 from rich.table import Table
 
 from landrace.checkpoints.store import ModelStore, StoredModel, default_home
-from landrace.cli.console import byte_progress, err, human_bytes, out, print_json
+from landrace.cli.console import byte_progress, err, human_bytes, out, print_json, styled
+from landrace.safe_text import shown_line
 
+LONGEST_VALUE = 1000
+"""Characters of a fact in `show`'s table; --json has all of it."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -24,7 +27,7 @@ def pull(
     if json:
         print_json(_facts(stored))
         return
-    err.print(f"[green]{stored.name}[/] is ready: {human_bytes(stored.size)} in {stored.path}")
+    err.print(styled((stored.name, "green"), f" is ready: {human_bytes(stored.size)} in {stored.path}"))
 
 
 def _facts(model: StoredModel) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def show(name: Annotated[str, typer.Argument(help="A stored model or a path.")],
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for key, value in facts.items():
-        table.add_row(key, str(value))
+        table.add_row(key, shown_line(str(value), LONGEST_VALUE))
     out.print(table)
 
 
@@ -70,6 +73,6 @@ def remove(
     store = ModelStore(default_home())
     size = store.show(name).model.size
     if not yes:
-        typer.confirm(f"Delete {name} ({human_bytes(size)})?", abort=True)
+        typer.confirm(f"Delete {shown_line(name)} ({human_bytes(size)})?", abort=True)
     store.remove(name)
     err.print(f"Removed {name}; {human_bytes(size)} freed.")

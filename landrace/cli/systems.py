@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from landrace.cli.console import count_progress, notice, spinner
 from landrace.errors import DataError, LandraceError, RequestError
+from landrace.safe_text import shown_line
 
 if TYPE_CHECKING:
     from landrace.evaluation.results import Evaluation
@@ -191,9 +192,9 @@ def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
             ledger.add_score(
                 Score(
                     run_id=run.id,
-                    model=evaluation.model,
+                    model=shown_line(evaluation.model),
                     adapter=evaluation.adapter,
-                    task=evaluation.task,
+                    task=shown_line(evaluation.task),
                     metric=metric,
                     value=value,
                     low=interval.low,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
-from landrace.cli.console import count_progress, err, note, print_json, spinner
+from landrace.cli.console import count_progress, err, note, print_json, spinner, styled
 from landrace.cli.options import MapOption
 from landrace.cli.systems import recorded
 from landrace.data import parse_map
@@ -104,9 +104,8 @@ def tune(
         return
     for line in summary(result):
         err.print(line)
-    err.print(
-        f"Loss curve in [bold]{out / 'loss.png'}[/]; the {'adapter' if result.lora else 'model'} in [bold]{weights}[/]."
-    )
+    what = "adapter" if result.lora else "model"
+    err.print(styled("Loss curve in ", (out / "loss.png", "bold"), f"; the {what} in ", (weights, "bold"), "."))
     if result.lora:
         err.print(f"Try it: landrace run {shlex.quote(model)} --adapter {shlex.quote(str(weights))}")
     else:
@@ -175,14 +174,13 @@ def run_tuning(
     return result, weights
 
 
-def summary(result: TuneResult) -> list[str]:
+def summary(result: TuneResult) -> list[Text]:
     """What a person wants to know of a finished run, what was left out included."""
-    last = result.steps[-1]
-    lines = [
-        f"{last.step} steps over {result.data.examples} examples in {sum(s.seconds for s in result.steps):.0f} s, "
+    last, data = result.steps[-1], result.data
+    whole = (
+        f"{last.step} steps over {data.examples} examples in {sum(s.seconds for s in result.steps):.0f} s, "
         f"{result.tokens_per_second:.0f} tokens/s; loss {result.steps[0].loss:.3f} to {last.loss:.3f}."
-    ]
-    data = result.data
+    )
     told = []
     if data.too_long:
         told.append(
@@ -192,7 +190,8 @@ def summary(result: TuneResult) -> list[str]:
         told.append(f"{_count(data.excluded, 'row')} with nothing to learn, left out: {_places(data.excluded_rows)}.")
     if data.context_only:
         told.append(f"{_count(data.context_only, 'answer')} read and not learned, as the rows say.")
-    return lines + [f"[yellow]{escape(line)}[/]" for line in told] + [escape(f"Note: {r}.") for r in data.remarks]
+    left_out = [styled((line, "yellow")) for line in told]
+    return [styled(whole), *left_out, *(styled(f"Note: {remark}.") for remark in data.remarks)]
 
 
 def _count(number: int, noun: str) -> str:

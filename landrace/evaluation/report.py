@@ -61,7 +61,7 @@ def write_report(
     """
     page = render_report(comparison, evaluations, title=title, losses=losses, provenance=provenance)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
 
 
 def render_report(

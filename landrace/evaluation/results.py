@@ -293,7 +293,8 @@ def _parse(text: str, source: str) -> Any:
 def _write(path: Path, text: str) -> None:
     """All of the file or none of it, also when the process is killed half-way."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    # Half a surrogate pair, as in a file name that is not UTF-8, becomes what JSON writes for it.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

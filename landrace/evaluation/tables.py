@@ -12,6 +12,7 @@ from unicodedata import east_asian_width
 from landrace.evaluation.compare import CURRENCY, Comparison, Entry
 from landrace.evaluation.statistics import Interval
 from landrace.evaluation.verdict import money, p_value, percent, points
+from landrace.safe_text import shown_line
 
 Table = list[dict[str, str]]
 
@@ -33,8 +34,8 @@ def measures_down(table: Table) -> list[list[str]]:
 
 
 def to_text(table: Table) -> str:
-    """Lined up for a terminal; Chinese characters count as two."""
-    lines = measures_down(table)
+    """Lined up for a terminal; Chinese characters count as two, and names keep to their line."""
+    lines = [[shown_line(cell) for cell in line] for line in measures_down(table)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = [
         "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -56,7 +56,8 @@ class Ledger:
         _one_of("kind", kind, get_args(RunKind))
         machine = describe_machine()
         started, version, commit = utc_now(), package_version(), package_commit()
-        values = (kind, name, _stamp(started), command, _json(config), version, commit, _json(asdict(machine)))
+        described = (_text(name), _stamp(started), _text(command), _json(config))
+        values = (kind, *described, version, commit, _json(asdict(machine)))
         with self._connection.transaction() as cursor:
             cursor.execute(
                 "INSERT INTO runs (kind, name, status, started, command, config, package_version, git_commit, machine) "
@@ -229,9 +230,14 @@ def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def _text(value: str) -> str:
+    """As SQLite takes it: in text, a file name's bytes that are not UTF-8 are spelled out, in JSON as JSON does."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
 def _json(value: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _text(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"A value cannot be written as JSON: {error}.") from error
 

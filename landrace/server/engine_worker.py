@@ -69,8 +69,8 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     of the pipe, however that one ended."""
     # The HTTP side decides when to stop: a Ctrl-C or a service manager's SIGTERM reaches the whole group at once, and
     # running answers are to be finished first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
     from landrace.model import open_engine
 

@@ -43,7 +43,7 @@ def serve_models(
     drain_seconds: int,
     announce: Callable[[str, Sequence[str]], None],
 ) -> None:
-    """Serves until SIGINT or SIGTERM; then takes no new call, lets the running ones finish, and returns.
+    """Serves until SIGINT, SIGTERM or SIGHUP; then takes no new call, lets the running ones finish, and returns.
 
     After `drain_seconds`, or at a second signal, what still runs is ended with an error. `adapters` (name to folder)
     belong to the first model. `announce` is called with the server's address, and what
@@ -91,8 +91,9 @@ async def _serve(
 ) -> None:
     engines = list({id(model.engine): model.engine for model in served}.values())
     server = _Server(app, engines, drain_seconds)
-    # While models open, a SIGTERM is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # While models open, every signal to end is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
+    for number in _ending_signals():
+        signal.signal(number, signal.getsignal(signal.SIGINT))
     # The lifespan is entered here rather than by uvicorn, so that a model that does not open is raised as it is.
     async with app.router.lifespan_context(app):
         _listen(listener)
@@ -122,7 +123,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle_exit) for number in _ending_signals()}
         try:
             yield
         finally:
@@ -136,12 +137,18 @@ class _Server(uvicorn.Server):
             loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._cut)
             return
         loop.call_soon_threadsafe(self._cut)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ending_signals():
             signal.signal(number, signal.SIG_DFL)
 
     def _cut(self) -> None:
         for engine in self._engines:
             engine.give_up("The server is stopping.")
+
+
+def _ending_signals() -> list[signal.Signals]:
+    """Ctrl-C, a service manager's SIGTERM, and the end of the terminal unless it is ignored, as under nohup."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _served_models(

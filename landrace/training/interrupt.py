@@ -1,4 +1,4 @@
-"""Ctrl-C during training: finish the step under way, so that what is saved is whole."""
+"""Ctrl-C or another signal to end during training: finish the step under way, so that what is saved is whole."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ class TuneInterrupted(KeyboardInterrupt):
 
 
 class InterruptGuard:
-    """While entered, the first SIGINT only sets `requested`; a second one interrupts at once.
+    """While entered, the first SIGINT, SIGTERM or SIGHUP only sets `requested`; a second one interrupts at once.
 
     Signals can be taken in the main thread only; elsewhere nothing is changed.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: Any = None
-        self._installed = False
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptGuard:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:

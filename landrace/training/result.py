@@ -57,7 +57,9 @@ def write_result(
         write_checkpoint(weights, checkpoint.config, checkpoint.sources, result.tensors.items(), extras)
     draw_loss(list(result.steps), out / "loss.png")
     partial = out / ".tune.json.partial"
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
     os.replace(partial, out / "tune.json")
     return weights
 
