@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from landrace.cli.console import human_bytes
 from landrace.cli.serve import parse_adapters
 from landrace.cli.systems import parse_system
 from landrace.errors import DataError, OptionError
+from landrace.model import open_engine
 
 VERBS = ("run", "serve", "pull", "list", "show", "remove", "tune", "evaluate", "compare", "certify", "demo", "bench")
 
@@ -87,6 +89,10 @@ def test_show_as_json(smollm2_path: Path, tmp_path: Path) -> None:
     facts = json.loads(done.stdout)
     assert facts["layers"] == 30
     assert facts["parameters"] == "134.5 million"
+    serving = open_engine(str(smollm2_path))
+    told, _, kept_in = facts["cache"].removesuffix(" on this machine").partition(" a token in ")
+    assert told == human_bytes(serving.engine.cache_bytes_per_token)
+    assert kept_in == ("float32" if serving.kernels == "reference" else "float16")
 
 
 def test_run_prints_what_transformers_generates(smollm2_path: Path, tmp_path: Path) -> None:
