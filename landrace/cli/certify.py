@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json, spinner
+from landrace.cli.console import err, out, print_json
+from landrace.cli.progress import spinner
 
 
 def certify(

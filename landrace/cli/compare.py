@@ -10,6 +10,7 @@ import typer
 
 from landrace.cli.console import err, out, print_json
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.progress import spinner
 from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def compare(
             evaluation.save(out_folder)
             record_scores(ledger, run, evaluation)
             evaluations.append(evaluation)
-        comparison = make_comparison(
-            evaluations, out_folder, price=price, seed=seed, title=f"Comparison on {loaded.name}"
-        )
+        with spinner("comparing"):
+            comparison = make_comparison(
+                evaluations, out_folder, price=price, seed=seed, title=f"Comparison on {loaded.name}"
+            )
     if json:
         print_json(comparison.to_dict())
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -50,6 +51,7 @@ def root(
 
 def main() -> None:
     """Runs the command; an error a person can act on becomes one sentence, a hint and exit code 1."""
+    _let_waiting_threads_sleep()
     try:
         app()
     except LandraceError as error:
@@ -60,3 +62,13 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()
         sys.exit(0)
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Before PyTorch is loaded, which is when OpenMP reads its settings; one that the user made stands.
+
+    By default a thread that waits for another turns in a loop for milliseconds. Where another program has the other's
+    processor, that is time which nobody can use: a tuning step then takes fifty times as long.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landrace.cli.console import err, notice, print_json, spinner
+from landrace.cli.console import err, notice, print_json
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.progress import spinner
 from landrace.errors import RequestError
 
 if TYPE_CHECKING:

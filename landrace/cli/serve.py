@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from landrace.cli.console import err, notice, spinner
+from landrace.cli.console import err, notice
 from landrace.cli.options import KernelsOption, WeightsOption
+from landrace.cli.progress import spinner
 from landrace.errors import OptionError
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landrace.cli.console import count_progress, err, note, print_json, spinner
+from landrace.cli.console import err, note, notice, print_json
+from landrace.cli.progress import count_progress, spinner
 from landrace.cli.systems import recorded
 from landrace.models.lora_spec import PROJECTIONS
 from landrace.training.interrupt import TuneInterrupted
 from landrace.training.options import TuneOptions
 
 if TYPE_CHECKING:
+    from landrace.evaluation.rows import TaskData
+    from landrace.evaluation.task import Task
     from landrace.training.data import Row
     from landrace.training.log import StepReport
     from landrace.training.trainer import TuneResult
@@ -48,12 +51,13 @@ def tune(
     save_every: Annotated[int | None, typer.Option(help="Optimizer steps between resumable checkpoints.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     validation: Annotated[
-        Path | None, typer.Option(help="Rows whose loss is measured at the end of each epoch.")
+        Path | None,
+        typer.Option(help="Rows (of a task: its held-out rows) whose loss is measured at the end of each epoch."),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="Matrix products: auto, float32 or bfloat16; auto is bfloat16 where the machine has it.")
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all, fewer while others use them.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
 ) -> None:
     """Tune a model on your own data."""
@@ -84,7 +88,7 @@ def tune(
             precision=precision,
             threads=threads,
             resume=resume,
-            validation=training_rows(validation) if validation is not None else None,
+            validation=held_out_rows(validation) if validation is not None else None,
         )
     except TuneInterrupted as stop:
         # Said here: the command-line library ends a KeyboardInterrupt without a word.
@@ -108,6 +112,15 @@ def tune(
 
 def training_rows(path: Path) -> list[Row]:
     """Rows of a .jsonl file, or the training rows of a task file with the very prompt the task asks."""
+    return _rows(path, lambda task: task.load_train(), "training")
+
+
+def held_out_rows(path: Path) -> list[Row]:
+    """Rows of a .jsonl file, or the rows that `evaluate` asks of a task file."""
+    return _rows(path, lambda task: task.load(), "held-out")
+
+
+def _rows(path: Path, of_task: Callable[[Task], TaskData], which: str) -> list[Row]:
     from landrace.training.data import parse_row, read_rows
 
     if path.suffix not in (".json", ".toml"):
@@ -115,8 +128,8 @@ def training_rows(path: Path) -> list[Row]:
     from landrace.evaluation.task import load_task
 
     task = load_task(path)
-    rows = task.to_training_rows(task.load_train())
-    return [parse_row(row, f"{path.name}, training row {number}") for number, row in enumerate(rows, start=1)]
+    rows = task.to_training_rows(of_task(task))
+    return [parse_row(row, f"{path.name}, {which} row {number}") for number, row in enumerate(rows, start=1)]
 
 
 def run_tuning(
@@ -134,47 +147,74 @@ def run_tuning(
     import torch
 
     from landrace.ledger import Provenance
-    from landrace.model import default_device, dtype_name, open_model, training_product_dtype
+    from landrace.model import default_device, open_model, training_product_dtype
+    from landrace.training.optimizer import DivergedError
+    from landrace.training.overlap import count_shared
     from landrace.training.result import write_result
+    from landrace.training.run_folder import starting_point
+    from landrace.training.threads import ThreadChoice
     from landrace.training.trainer import tune as train
 
+    starting_point(out, resume)  # before the model is opened, which can take long
+    if validation and (shared := count_shared(validation, rows)):
+        notice(
+            f"{shared} of the {len(validation)} validation rows are training rows as well; "
+            "the validation loss tells less about new rows than it seems."
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     device = default_device()
     products = training_product_dtype(precision, device)
     # Frozen weights can be held in what their products run in; weights that are trained need float32's small updates.
-    held = products if options.method == "lora" else torch.float32
-    with spinner(f"opening {model}"):
-        opened = open_model(model, dtype=dtype_name(held), product_dtype=products, device=device)
+    held = products if options.method == "lora" else "float32"
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
+        with spinner(f"opening {model}"):
+            opened = open_model(model, dtype=held, product_dtype=products, device=device)
+
+        def write(result: TuneResult) -> Path:
+            provenance = {"provenance": asdict(Provenance.here(seed=options.seed))}
+            with spinner("writing the result"):
+                return write_result(result, out, checkpoint=opened.checkpoint, base_name=model, provenance=provenance)
+
         with count_progress("tuning") as progress:
 
             def show(report: StepReport) -> None:
                 note = f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s"
                 progress(report.step, report.total_steps, note)
 
-            result = train(
-                opened.decoder,
-                opened.tokenizer,
-                rows,
-                options,
-                out=out,
-                on_step=show,
-                validation=validation,
-                resume=resume,
-            )
-        provenance = {"provenance": asdict(Provenance.here(seed=options.seed))}
-        weights = write_result(result, out, checkpoint=opened.checkpoint, base_name=model, provenance=provenance)
-    return result, weights
+            try:
+                result = train(
+                    opened.decoder,
+                    opened.tokenizer,
+                    rows,
+                    options,
+                    out=out,
+                    on_step=show,
+                    validation=validation,
+                    resume=resume,
+                    threads=ThreadChoice() if threads is None and device.type == "cpu" else None,
+                )
+            except DivergedError as error:
+                if error.result is not None:
+                    step = error.result.steps[-1].step
+                    notice(f"The weights after step {step}, the newest that were no worse than the first, are in "
+                           f"{write(error.result)}.")  # fmt: skip
+                raise
+        return result, write(result)
 
 
 def summary(result: TuneResult) -> list[str]:
     """What a person wants to know of a finished run, what was left out included."""
+    from rich.markup import escape
+
+    from landrace.training.result import remarks
+
     last = result.steps[-1]
     lines = [
         f"{last.step} steps over {result.data.examples} examples in {sum(s.seconds for s in result.steps):.0f} s, "
         f"{result.tokens_per_second:.0f} tokens/s; loss {result.steps[0].loss:.3f} to {last.loss:.3f}."
     ]
+    lines += [f"[yellow]{escape(remark)}[/]" for remark in remarks(result)]
     if result.data.too_long:
         lines.append(f"[yellow]{result.data.too_long} rows were longer than max_length and were left out.[/]")
     return lines
