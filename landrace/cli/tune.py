@@ -14,7 +14,7 @@ from landrace.cli.console import err, note, notice, print_json
 from landrace.cli.progress import count_progress, spinner
 from landrace.cli.systems import recorded
 from landrace.models.lora_spec import PROJECTIONS
-from landrace.training.interrupt import TuneInterrupted
+from landrace.training.interrupt import InterruptGuard, TuneInterrupted
 from landrace.training.options import TuneOptions
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def run_tuning(
 
         def write(result: TuneResult) -> Path:
             provenance = {"provenance": asdict(Provenance.here(seed=options.seed))}
-            with spinner("writing the result"):
+            # Ctrl-C lets it finish: what was trained for hours is lost without it.
+            with InterruptGuard(), spinner("writing the result"):
                 return write_result(result, out, checkpoint=opened.checkpoint, base_name=model, provenance=provenance)
 
         with count_progress("tuning") as progress:

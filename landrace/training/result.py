@@ -50,7 +50,13 @@ def write_result(
     Returns where the weights are: a folder, or the `.gguf` file that full tuning makes of one. `base_name` is the hub
     name that an adapter says it belongs to; `provenance` (commit, machine) is added to the record.
     """
-    record = {**describe(result), "base": base_name, "base_file_sha256": checkpoint.sha256(), **(provenance or {})}
+    record = {
+        **describe(result),
+        "row_hashes": result.row_hashes,
+        "base": base_name,
+        "base_file_sha256": checkpoint.sha256(),
+        **(provenance or {}),
+    }
     weights = out / ("adapter" if result.lora is not None else "model")
     if result.lora is not None:
         write_adapter(weights, result.lora, result.tensors, checkpoint.hub_sources, base_name, record)
@@ -85,7 +91,6 @@ def describe(result: TuneResult) -> dict[str, Any]:
         "tokens_per_second": result.tokens_per_second,
         "remarks": remarks(result),
         "rows_sha256": result.rows_sha256,
-        "row_hashes": result.row_hashes,
         "examples_sha256": result.examples_sha256,
         "base_sha256": result.base_sha256,
         "template_sha256": result.template_sha256,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_version(tmp_path: Path) -> None:
 def test_errors_are_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
     done = landrace(*arguments, home=tmp_path / "home")
     assert done.returncode == 1, (done.stdout, done.stderr)
-    assert done.stderr.startswith("error: ")
+    assert re.sub(r"^Opening .*\(\d+ s\)\n", "", done.stderr, flags=re.MULTILINE).startswith("error: ")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
