@@ -9,7 +9,7 @@ import typer
 
 from landrace.cli.console import err, out
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
-from landrace.cli.progress import plain_lines
+from landrace.cli.progress import plain_lines, spinner
 from landrace.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def bench(
     """Measure speed against the machine's own limit and against peers."""
     from dataclasses import replace
 
-    from landrace.bench.bench import bench_model
-    from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
-    from landrace.kernels.cpu.machine import measure_machine
-    from landrace.ledger import describe_machine
+    with spinner("loading PyTorch"):
+        from landrace.bench.bench import bench_model
+        from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
+        from landrace.kernels.cpu.machine import measure_machine
+        from landrace.ledger import describe_machine
 
     n_threads = threads or describe_machine().cores
     options = BenchOptions(

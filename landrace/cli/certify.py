@@ -21,10 +21,10 @@ def certify(
 
     Exit code 2 when a path differs by more than its bound.
     """
-    from landrace.certify import BOUNDS
-    from landrace.certify import certify as make_certificate
-
     with spinner("certifying"):
+        from landrace.certify import BOUNDS
+        from landrace.certify import certify as make_certificate
+
         certificate = make_certificate(model, adapter)
     if json:
         print_json(certificate.as_dict())

@@ -161,7 +161,8 @@ def _pull() -> None:
 
 def _ask_server(command: list[str], port: int, folder: Path, task: Task, measured: Evaluation) -> None:
     """Starts the server as a person would, asks it one held-out row, and ends it."""
-    from openai import OpenAI
+    with spinner("loading the client"):
+        from openai import OpenAI
 
     row = task.load().rows[0]
     with _server(command, port or _free_port(), folder) as url:

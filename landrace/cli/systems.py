@@ -74,16 +74,17 @@ def measure(system: System, task: Task, how: Measurement) -> Evaluation:
     if system.text.endswith(STORED_SUFFIX):
         return load_evaluation(Path(system.text))
     if system.text == BASELINE:
-        from landrace.evaluation.baseline import evaluate_baseline
+        with spinner("loading scikit-learn"):
+            from landrace.evaluation.baseline import evaluate_baseline
 
         facts = _flat(asdict(Provenance.here(seed=how.seed)))
         train = task.load_train()
         facts |= _seen_before(system, task, _trainable(task, train))
         with spinner("fitting the baseline"):
             return evaluate_baseline(task, train, seed=how.seed, limit=how.limit, provenance=facts)
-    from landrace.model import open_engine
-
     with spinner(f"opening {system.name}"):
+        from landrace.model import open_engine
+
         adapters = {"adapter": system.adapter} if system.adapter else {}
         serving = open_engine(
             system.model, adapters=adapters, weights=how.weights, kernels=how.kernels, threads=how.threads

@@ -144,16 +144,17 @@ def run_tuning(
     validation: Sequence[Row] | None = None,
 ) -> tuple[TuneResult, Path]:
     """Tunes with a progress bar, writes and records the result, and returns it with the folder of the new weights."""
-    import torch
+    with spinner("loading PyTorch"):
+        import torch
 
-    from landrace.ledger import Provenance
-    from landrace.model import default_device, open_model, training_product_dtype
-    from landrace.training.optimizer import DivergedError
-    from landrace.training.overlap import count_shared
-    from landrace.training.result import write_result
-    from landrace.training.run_folder import starting_point
-    from landrace.training.threads import ThreadChoice
-    from landrace.training.trainer import tune as train
+        from landrace.ledger import Provenance
+        from landrace.model import default_device, open_model, training_product_dtype
+        from landrace.training.optimizer import DivergedError
+        from landrace.training.overlap import count_shared
+        from landrace.training.result import write_result
+        from landrace.training.run_folder import starting_point
+        from landrace.training.threads import ThreadChoice
+        from landrace.training.trainer import tune as train
 
     starting_point(out, resume)  # before the model is opened, which can take long
     if validation and (shared := count_shared(validation, rows)):
