@@ -18,7 +18,8 @@ from landrace.engine import Engine, EngineOptions
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
-from landrace.models.cpu_decoder import CpuDecoder
+from landrace.kernels.cpu.program import TILE
+from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
 from landrace.models.stored import WEIGHTS, Weights, held_as
@@ -56,16 +57,11 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name `open_model` takes a dtype by."""
-    return next(name for name, value in DTYPES.items() if value == dtype)
-
-
-def training_product_dtype(name: str, device: torch.device) -> torch.dtype:
+def training_product_dtype(name: str, device: torch.device) -> str:
     """What products run in while tuning. auto: bfloat16 where the hardware has it, else float32."""
     if name == "auto":
-        return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    return resolve_dtype(name, device)
+        return "bfloat16" if native_bfloat16(device) else "float32"
+    return name
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -79,20 +75,22 @@ def open_model(
     name: str,
     *,
     dtype: str = "auto",
-    product_dtype: torch.dtype | None = None,
+    product_dtype: str | None = None,
     device: torch.device | None = None,
     home: Path | None = None,
 ) -> Model[Decoder]:
     """Opens a model by store name, folder or `.gguf` path on the reference kernels: differentiable, on any device.
 
-    `dtype` is auto, float32 or bfloat16 and says how matrices are held; `product_dtype` what their products run in
-    (default: the same). Raises StoreError, CheckpointError or UnsupportedError.
+    `dtype` is auto, float32 or bfloat16 and says how matrices are held; `product_dtype`, by the same names, what their
+    products run in (default: the same). Raises OptionError, StoreError, CheckpointError or UnsupportedError.
     """
     device = device or default_device()
+    held = resolve_dtype(dtype, device)
+    products = held if product_dtype is None else resolve_dtype(product_dtype, device)
     path = ModelStore(home or default_home()).resolve(name)
     checkpoint = open_checkpoint(path)
     tokenizer = open_tokenizer(checkpoint)
-    decoder = Decoder(checkpoint.spec, dtype=resolve_dtype(dtype, device), product_dtype=product_dtype)
+    decoder = Decoder(checkpoint.spec, dtype=held, product_dtype=products)
     decoder.load(checkpoint.tensors(), device=device)
     return Model(name=name, checkpoint=checkpoint, decoder=decoder, tokenizer=tokenizer)
 
@@ -168,6 +166,18 @@ def cpu_decoder(
     decoder = CpuDecoder(checkpoint.spec, extension, threads=threads or available_threads())
     tensors = checkpoint.stored()
     return decoder.load({name: held_as(name, t, weights, decoder.quantize_weights) for name, t in tensors.items()})
+
+
+def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
+    """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
+    type they are kept in. Reads no weights."""
+    device = default_device()
+    if _choose_kernels("auto", device)[0] is None:
+        layers = Decoder(checkpoint.spec).new_cache(TILE)
+    else:
+        matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
+        layers = new_cpu_cache(checkpoint.spec, TILE, cache_dtype_beside(matrices))
+    return sum(layer.nbytes for layer in layers) / TILE, layers[0].keys.dtype
 
 
 def available_threads() -> int:

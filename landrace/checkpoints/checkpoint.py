@@ -61,17 +61,12 @@ class Checkpoint:
         return self.sources if self.format == "safetensors" else read_config(self.config).sources
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(canonical name, values), one stored tensor in memory at a time. F32, F16 and BF16 come as stored, the block
-        formats of GGUF as float32. Each tensor may be kept and changed; parts of one stored tensor share no memory."""
+        """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
+        formats of GGUF as float32. Each tensor may be kept and changed: of a stored tensor that holds several
+        parameters, each reads its own rows."""
         self._check_tied_head()
-        wanted: dict[str, list[str]] = {}
         for name, source in self.sources.items():
-            wanted.setdefault(source.tensor, []).append(name)
-        for stored, names in wanted.items():
-            values = self.tensor_infos[stored].load()
-            for name in names:
-                part = self.sources[name].take(values)
-                yield name, part if len(names) == 1 else part.clone()
+            yield name, source.turn(self.tensor_infos[source.tensor].part(source.rows).load())
 
     def stored(self) -> dict[str, StoredTensor]:
         """Canonical name to the parameter as the files store it; nothing is read yet."""
@@ -170,15 +165,14 @@ def _check_source(source: Source, info: TensorInfo) -> None:
 
 
 def _stored(source: Source, info: TensorInfo) -> StoredTensor:
-    n_rows = info.shape[0] if source.rows is None else source.rows[1] - source.rows[0]
+    part = info.part(source.rows)
 
     def read() -> Tensor:
-        raw = info.raw()
-        # A Source selects along the first axis; the bytes of one entry of it stay together.
-        taken = source.take(raw.view(info.shape[0], -1))
-        return taken.reshape(1, -1) if len(info.shape) == 1 else taken.reshape(-1, raw.shape[1])
+        raw = part.raw()
+        # Turning moves entries of the first axis; the bytes of one entry of it stay together.
+        return raw if source.rotary is None else source.turn(raw.view(part.shape[0], -1)).view(raw.shape)
 
-    return StoredTensor(info.dtype, (n_rows, *info.shape[1:]), read)
+    return StoredTensor(part.dtype, part.shape, read)
 
 
 def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:

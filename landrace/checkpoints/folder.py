@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -22,21 +23,32 @@ def whole_folder(folder: Path, may_replace: Callable[[str], bool]) -> Iterator[P
     strangers = [entry.name for entry in _entries(folder) if not (entry.is_file() and may_replace(entry.name))]
     if strangers:
         raise CheckpointError(f"{folder} holds other files ({strangers[0]}).", hint="Choose a new or an empty folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        try:
+            made = work / "new"
+            made.mkdir()
+            yield made
+            for file in made.iterdir():
+                flush(file)
+            flush(made)
+            _swap(made, folder, work / "old")
+            flush(folder.parent)
+        finally:
+            shutil.rmtree(work)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says of a full disk or a forbidden place into a CheckpointError that names `path`."""
     try:
-        made = work / "new"
-        made.mkdir()
-        yield made
-        for file in made.iterdir():
-            flush(file)
-        flush(made)
-        _swap(made, folder, work / "old")
-        flush(folder.parent)
+        yield
     except OSError as error:
-        raise CheckpointError(f"{folder} could not be written: {error}.") from error
-    finally:
-        shutil.rmtree(work)
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror or error}.",
+            hint="Free some space on the disk." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None,
+        ) from error
 
 
 def _entries(folder: Path) -> list[Path]:

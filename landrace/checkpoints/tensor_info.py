@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from landrace.checkpoints.bounded import read_range
-from landrace.errors import UnsupportedError
+from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS, dequantize
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -35,6 +35,24 @@ class TensorInfo:
                 f"The tensor '{self.name}' is stored as {self.dtype}, which is not supported.",
                 hint=f"Supported are {', '.join(BLOCKS)}.",
             )
+
+    def part(self, rows: tuple[int, int] | None) -> TensorInfo:
+        """The entries [first, end) of the first axis, as a tensor of its own; None: all of them.
+
+        CheckpointError when one block of a quantised vector holds several entries.
+        """
+        if rows is None:
+            return self
+        first, end = rows
+        row_bytes, rest = divmod(self.nbytes, self.shape[0])
+        if rest or (len(self.shape) == 1 and self.dtype not in _PLAIN):
+            raise CheckpointError(f"The vector '{self.name}' is stored as {self.dtype} and cannot be cut into parts.")
+        return replace(
+            self,
+            shape=(end - first, *self.shape[1:]),
+            nbytes=(end - first) * row_bytes,
+            offset=self.offset + first * row_bytes,
+        )
 
     def raw(self) -> Tensor:
         """The stored bytes, uint8 [rows, bytes per row]; every axis but the last counts as rows."""

@@ -9,6 +9,7 @@ import typer
 
 from landrace.cli.console import err, out
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.progress import plain_lines, spinner
 from landrace.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ def bench(
     """Measure speed against the machine's own limit and against peers."""
     from dataclasses import replace
 
-    from landrace.bench.bench import bench_model
-    from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
-    from landrace.kernels.cpu.machine import measure_machine
-    from landrace.ledger import describe_machine
+    with spinner("loading PyTorch"):
+        from landrace.bench.bench import bench_model
+        from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
+        from landrace.kernels.cpu.machine import measure_machine
+        from landrace.ledger import describe_machine
 
     n_threads = threads or describe_machine().cores
     options = BenchOptions(
@@ -55,20 +57,23 @@ def bench(
     )
     if json is not None and not json.parent.is_dir():
         raise DataError(f"The folder of {json} does not exist.", hint="Make it first.")
-    report = bench_model(model, options, lambda: measure_machine(n_threads), _say_row)
+    with plain_lines(f"opening {model}") as say:
+        # No bar: it would be drawn from a thread of this process, and take time from what is measured.
+        def say_row(done: int, total: int, name: str) -> None:
+            text = f"{done} of {total} rows done; now {name}"
+            err.print(text, style="dim", markup=False, soft_wrap=True)
+            say(text)
+
+        report = bench_model(model, options, lambda: measure_machine(n_threads), say_row)
     lines: list[str] = []
     if serve:
         err.print("the server", style="dim")
-        figures, lines = _drive(model, clients, requests, options)
+        with plain_lines("the server"):
+            figures, lines = _drive(model, clients, requests, options)
         report = replace(report, serve=figures)
     _show(report, lines)
     if json is not None:
         _write(report, json)
-
-
-def _say_row(done: int, total: int, name: str) -> None:
-    # No bar: it would be drawn from a thread of this process, and take time from what is measured.
-    err.print(f"{done} of {total} rows done; now {name}", style="dim", soft_wrap=True)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json, spinner, styled
+from landrace.cli.console import err, out, print_json, styled
+from landrace.cli.progress import spinner
 
 
 def certify(
@@ -20,10 +21,10 @@ def certify(
 
     Exit code 2 when a path differs by more than its bound.
     """
-    from landrace.certify import BOUNDS
-    from landrace.certify import certify as make_certificate
-
     with spinner("certifying"):
+        from landrace.certify import BOUNDS
+        from landrace.certify import certify as make_certificate
+
         certificate = make_certificate(model, adapter)
     if json:
         print_json(certificate.as_dict())

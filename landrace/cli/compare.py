@@ -10,6 +10,7 @@ import typer
 
 from landrace.cli.console import err, out, print_json, styled
 from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
+from landrace.cli.progress import spinner
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
 
@@ -53,9 +54,10 @@ def compare(
             check_answered(evaluation)
             record_scores(ledger, run, evaluation)
             evaluations.append(evaluation)
-        comparison = make_comparison(
-            evaluations, out_folder, price=price, seed=seed, title=f"Comparison on {loaded.name}"
-        )
+        with spinner("comparing"):
+            comparison = make_comparison(
+                evaluations, out_folder, price=price, seed=seed, title=f"Comparison on {loaded.name}"
+            )
     if json:
         print_json(comparison.to_dict())
         return

@@ -10,21 +10,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any, Protocol, TextIO, cast
+from collections.abc import Iterable
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.segment import Segment
 from rich.style import StyleType
 from rich.text import Text
@@ -157,11 +146,11 @@ def print_json(value: Any) -> None:
     """For scripts: one JSON document on stdout, valid in every encoding and harmless on a terminal; a number that is
     not finite is null."""
     finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    text = json.dumps(finite, ensure_ascii=not _carries_unicode(sys.stdout), indent=2)
+    text = json.dumps(finite, ensure_ascii=not carries_unicode(sys.stdout), indent=2)
     sys.stdout.write(HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
 
 
-def _carries_unicode(stream: IO[str]) -> bool:
+def carries_unicode(stream: IO[str]) -> bool:
     return str(getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
@@ -171,61 +160,3 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-@contextmanager
-def byte_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar over bytes: call it with the stage, the bytes done and the total, if known."""
-    columns = (_text_column("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(shown_line(stage), total=total)
-            progress.update(tasks[stage], completed=done, total=total)
-
-        yield report
-
-
-class CountProgress(Protocol):
-    """Call it with the number done, the total, and a word on how it goes."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
-
-
-@contextmanager
-def count_progress(description: str) -> Iterator[CountProgress]:
-    """A bar over items."""
-    columns = (
-        _text_column("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        _text_column("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(shown_line(description), total=None, note="")
-
-        def report(done: int, total: int, note: str = "") -> None:
-            progress.update(task, completed=done, total=total, note=shown_line(note))
-
-        yield report
-
-
-@contextmanager
-def spinner(description: str) -> Iterator[None]:
-    """For work of unknown length."""
-    columns = (
-        SpinnerColumn("dots" if _carries_unicode(err.file) else "line"),
-        _text_column("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        progress.add_task(shown_line(description), total=None)
-        yield
-
-
-def _text_column(field: str) -> TextColumn:
-    return TextColumn(field, markup=False)

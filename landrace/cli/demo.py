@@ -17,8 +17,9 @@ import typer
 
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.compare import make_comparison, print_comparison
-from landrace.cli.console import byte_progress, human_bytes, out, spinner, styled
+from landrace.cli.console import human_bytes, out, styled
 from landrace.cli.evaluate import scores_table
+from landrace.cli.progress import byte_progress, spinner
 from landrace.cli.systems import BASELINE, Measurement, System, measure, record_scores, recorded
 from landrace.cli.tune import run_tuning, summary, training_rows
 from landrace.errors import DataError, LandraceError, OptionError
@@ -87,14 +88,15 @@ def demo(
         for evaluation in evaluations:
             evaluation.save(out_folder)
             record_scores(ledger, run, evaluation)
-        comparison = make_comparison(
-            evaluations,
-            out_folder,
-            price=price,
-            seed=seed,
-            title=f"{MODEL} on {loaded.name}, before and after tuning",
-            losses=[(report.step, report.loss) for report in result.steps],
-        )
+        with spinner("comparing"):
+            comparison = make_comparison(
+                evaluations,
+                out_folder,
+                price=price,
+                seed=seed,
+                title=f"{MODEL} on {loaded.name}, before and after tuning",
+                losses=[(report.step, report.loss) for report in result.steps],
+            )
         print_comparison(comparison)
 
         command = ["serve", MODEL, "--adapter", f"{ADAPTER}={adapter}"]
@@ -136,7 +138,7 @@ def _shortest(path: Path) -> Path:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier demo left, and never anything else."""
-    if not folder.exists():
+    if not folder.is_dir():
         return
     if not (folder / "log.jsonl").exists() and any(folder.iterdir()):
         raise OptionError(
@@ -159,16 +161,18 @@ def _pull() -> None:
 
 def _ask_server(command: list[str], port: int, folder: Path, task: Task, measured: Evaluation) -> None:
     """Starts the server as a person would, asks it one held-out row, and ends it."""
-    from openai import OpenAI
+    with spinner("loading the client"):
+        from openai import OpenAI
 
     row = task.load().rows[0]
     with _server(command, port or _free_port(), folder) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
         messages: Any = task.messages(row)
         started = time.perf_counter()
-        reply = client.chat.completions.create(
-            model=ADAPTER, messages=messages, temperature=0, max_tokens=task.max_tokens
-        )
+        with spinner("waiting for the answer"):
+            reply = client.chat.completions.create(
+                model=ADAPTER, messages=messages, temperature=0, max_tokens=task.max_tokens
+            )
         seconds = time.perf_counter() - started
     text = reply.choices[0].message.content or ""
     offline = next(answer.answer for answer in measured.rows if answer.id == row.id)

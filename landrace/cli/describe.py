@@ -7,7 +7,7 @@ from typing import Any
 from landrace.checkpoints import open_checkpoint
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
-from landrace.model import open_tokenizer
+from landrace.model import cache_of_a_token, open_tokenizer
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def describe_model(name: str) -> dict[str, Any]:
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     parameters = sum(_count(info.shape) for info in checkpoint.tensor_infos.values())
     template = tokenizer.chat_template
+    cache_bytes, cache_dtype = cache_of_a_token(checkpoint)
     return {
         "name": stored.name,
         "path": str(stored.path),
@@ -36,7 +37,7 @@ def describe_model(name: str) -> dict[str, Any]:
         "feed-forward": ffn.d_hidden,
         "vocabulary": spec.vocab_size,
         "longest sequence": spec.max_length,
-        "cache": f"{human_bytes(spec.cache_bytes_per_token)} a token in float32",
+        "cache": f"{human_bytes(cache_bytes)} a token in {str(cache_dtype).removeprefix('torch.')} on this machine",
         "end of sequence": ", ".join(
             tokenizer.token_bytes(i).decode("utf-8", "replace") for i in sorted(tokenizer.eos_ids)
         ),

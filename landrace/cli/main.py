@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -56,6 +57,7 @@ def main() -> None:
     """Runs the command. An error a person can act on becomes one sentence, a hint and exit status 1; a signal ends it
     with 128 and the signal's number, and no more than a line."""
     prepare_streams()
+    _let_waiting_threads_sleep()
     endings = Endings()
     try:
         endings.install()
@@ -102,3 +104,13 @@ def _misused(error: Exception) -> int:
         hint = f"See {context.command_path} --help." if context is not None else None
         fail(LandraceError(message, hint=hint))
     return int(error.exit_code)  # type: ignore[attr-defined]
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Before PyTorch is loaded, which is when OpenMP reads its settings; one that the user made stands.
+
+    By default a thread that waits for another turns in a loop for milliseconds. Where another program has the other's
+    processor, that is time which nobody can use: a tuning step then takes fifty times as long.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landrace.cli.console import err, fail, notice, print_json, spinner
+from landrace.cli.console import err, fail, notice, print_json
 from landrace.cli.endings import Ended
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.progress import spinner
 from landrace.errors import RequestError
 from landrace.safe_text import ShownStream
 

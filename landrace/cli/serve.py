@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from landrace.cli.console import err, notice, spinner, styled
+from landrace.cli.console import err, notice, styled
 from landrace.cli.endings import interrupt_as_asyncio_expects
 from landrace.cli.options import KernelsOption, WeightsOption
+from landrace.cli.progress import spinner
 from landrace.errors import OptionError
 
 

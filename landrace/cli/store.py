@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from landrace.checkpoints.store import ModelStore, StoredModel, default_home
-from landrace.cli.console import byte_progress, err, human_bytes, out, print_json, styled
+from landrace.cli.console import err, human_bytes, out, print_json, styled
+from landrace.cli.progress import byte_progress
 from landrace.safe_text import shown_line
 
 LONGEST_VALUE = 1000

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landrace.cli.console import count_progress, notice, spinner
-from landrace.errors import DataError, LandraceError, RequestError
+from landrace.cli.console import notice
+from landrace.cli.progress import count_progress, spinner
+from landrace.errors import DataError, LandraceError, OptionError, RequestError
 from landrace.safe_text import shown_line
 
 if TYPE_CHECKING:
     from landrace.evaluation.results import Evaluation
+    from landrace.evaluation.rows import TaskData
     from landrace.evaluation.task import Task
     from landrace.ledger import Ledger, Run
     from landrace.ledger.records import RunKind
     from landrace.model import ServingModel
+    from landrace.training.data import Row
 
 BASELINE = "baseline"
 STORED_SUFFIX = ".evaluation.json"
@@ -75,14 +79,17 @@ def measure(system: System, task: Task, how: Measurement) -> Evaluation:
     if system.text.endswith(STORED_SUFFIX):
         return load_evaluation(Path(system.text))
     if system.text == BASELINE:
-        from landrace.evaluation.baseline import evaluate_baseline
+        with spinner("loading scikit-learn"):
+            from landrace.evaluation.baseline import evaluate_baseline
 
         facts = _flat(asdict(Provenance.here(seed=how.seed)))
+        train = task.load_train()
+        facts |= _seen_before(system, task, _trainable(task, train))
         with spinner("fitting the baseline"):
-            return evaluate_baseline(task, task.load_train(), seed=how.seed, limit=how.limit, provenance=facts)
-    from landrace.model import open_engine
-
+            return evaluate_baseline(task, train, seed=how.seed, limit=how.limit, provenance=facts)
     with spinner(f"opening {system.name}"):
+        from landrace.model import open_engine
+
         adapters = {"adapter": system.adapter} if system.adapter else {}
         serving = open_engine(
             system.model, adapters=adapters, weights=how.weights, kernels=how.kernels, threads=how.threads
@@ -98,13 +105,17 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
     from landrace.ledger import Provenance
 
     template = serving.model.tokenizer.chat_template
+    with spinner(f"hashing {system.name}"):
+        weights_sha256 = serving.model.checkpoint.sha256()
     origin = Provenance.here(
-        weights_sha256=serving.model.checkpoint.sha256(),
+        weights_sha256=weights_sha256,
         adapter_sha256=adapter_sha256(system.adapter) if system.adapter else None,
         template_sha256=template.sha256 if template else None,
         seed=how.seed,
     )
     tuned = read_record(system.adapter) if system.adapter else {}
+    row_hashes = tuned.get("row_hashes")
+    seen = _seen_before(system, task, row_hashes) if isinstance(row_hashes, str) else {}
     with count_progress(f"{system.name} on {task.name}") as progress:
         return evaluate(
             serving.engine,
@@ -118,7 +129,7 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
             on_progress=progress,
             training_seconds=tuned.get("seconds"),
             training_data_sha256=tuned.get("rows_sha256"),
-            provenance=_flat(asdict(origin)),
+            provenance=_flat(asdict(origin)) | seen,
         )
 
 
@@ -133,6 +144,32 @@ def check_answered(evaluation: Evaluation) -> None:
 
 def _all_failed(evaluation: Evaluation) -> bool:
     return evaluation.errors == len(evaluation.rows)
+
+
+def _seen_before(system: System, task: Task, tuned_on: Iterable[Row] | str) -> dict[str, str]:
+    """Says, and returns as a fact for the record, how many of the task's rows the system was trained on."""
+    from landrace.training.overlap import count_shared
+
+    asked = task.load()
+    shared = count_shared(_trainable(task, asked), tuned_on)
+    if not shared:
+        return {}
+    notice(
+        f"{system.name} was trained on {shared} of the {len(asked.rows)} rows of {task.name}; "
+        "its score tells less about new rows than it seems."
+    )
+    return {"rows_trained_on": f"{shared} of {len(asked.rows)}"}
+
+
+def _trainable(task: Task, data: TaskData) -> Iterator[Row]:
+    """Rows as training takes them, without those that it refuses: they cannot have been trained on."""
+    from landrace.training.data import parse_row
+
+    for row in task.to_training_rows(data):
+        try:
+            yield parse_row(row, data.source)
+        except DataError:
+            continue
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -151,7 +188,7 @@ def recorded(out: Path, kind: RunKind, config: Mapping[str, Any]) -> Iterator[tu
     """A run in the ledger beside `out`, closed as finished, failed or interrupted."""
     from landrace.ledger import Ledger
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_folder(out)
     with Ledger(out.parent / "ledger.sqlite") as ledger:
         run = ledger.start_run(kind, out.name, command=shlex.join(sys.argv), config=config)
         try:
@@ -163,6 +200,20 @@ def recorded(out: Path, kind: RunKind, config: Mapping[str, Any]) -> Iterator[tu
             ledger.finish_run(run.id, "failed")
             raise
         ledger.finish_run(run.id)
+
+
+def _check_folder(out: Path) -> None:
+    """Before the work and not after it: `out` can be a folder. Makes the one above it, for the ledger."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"{out} cannot be made: {error.strerror or error}.", hint="Choose another folder with --out."
+        ) from error
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"{out} is a file.", hint="Choose another folder with --out.")
+    if not os.access(out if out.exists() else out.parent, os.W_OK | os.X_OK):
+        raise OptionError(f"{out} cannot be written to.", hint="Choose another folder with --out.")
 
 
 def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from landrace.cli.console import count_progress, err, note, print_json, spinner, styled
+from landrace.cli.console import err, note, notice, print_json, styled
 from landrace.cli.options import MapOption
+from landrace.cli.progress import count_progress, spinner
 from landrace.cli.systems import recorded
 from landrace.data import parse_map
 from landrace.models.lora_spec import PROJECTIONS
-from landrace.training.interrupt import TuneInterrupted
+from landrace.training.interrupt import InterruptGuard, TuneInterrupted
 from landrace.training.options import TuneOptions
 
 if TYPE_CHECKING:
+    from landrace.evaluation.rows import TaskData
+    from landrace.evaluation.task import Task
     from landrace.training.data import Row
     from landrace.training.log import StepReport
     from landrace.training.trainer import TuneResult
@@ -53,13 +56,14 @@ def tune(
     save_every: Annotated[int | None, typer.Option(help="Optimizer steps between resumable checkpoints.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     validation: Annotated[
-        Path | None, typer.Option(help="Rows whose loss is measured at the end of each epoch.")
+        Path | None,
+        typer.Option(help="Rows (of a task: its held-out rows) whose loss is measured at the end of each epoch."),
     ] = None,
     map_columns: MapOption = None,
     precision: Annotated[
         str, typer.Option(help="Matrix products: auto, float32 or bfloat16; auto is bfloat16 where the machine has it.")
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all, fewer while others use them.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
 ) -> None:
     """Tune a model on your own data."""
@@ -91,7 +95,7 @@ def tune(
             precision=precision,
             threads=threads,
             resume=resume,
-            validation=training_rows(validation, names) if validation is not None else None,
+            validation=held_out_rows(validation, names) if validation is not None else None,
         )
     except TuneInterrupted as stop:
         # Said here: the command-line library ends a KeyboardInterrupt without a word.
@@ -115,14 +119,23 @@ def tune(
 def training_rows(path: Path, names: Mapping[str, str] | None = None) -> list[Row]:
     """The rows of a file, or the training rows of a task file with the very prompt the task asks. `names` renames
     columns."""
+    return _rows(path, names or {}, lambda task: task.load_train(), "training")
+
+
+def held_out_rows(path: Path, names: Mapping[str, str] | None = None) -> list[Row]:
+    """The rows of a file, or the rows that `evaluate` asks of a task file. `names` renames columns."""
+    return _rows(path, names or {}, lambda task: task.load(), "held-out")
+
+
+def _rows(path: Path, names: Mapping[str, str], of_task: Callable[[Task], TaskData], which: str) -> list[Row]:
     from landrace.evaluation.task import is_task_file, load_task
     from landrace.training.data import parse_row, read_rows
 
     if not is_task_file(path):
         return read_rows(path, names)
-    task = load_task(path).with_map(names or {})
-    rows = task.to_training_rows(task.load_train())
-    return [parse_row(row, f"{path.name}, training row {number}") for number, row in enumerate(rows, start=1)]
+    task = load_task(path).with_map(names)
+    rows = task.to_training_rows(of_task(task))
+    return [parse_row(row, f"{path.name}, {which} row {number}") for number, row in enumerate(rows, start=1)]
 
 
 def run_tuning(
@@ -137,51 +150,77 @@ def run_tuning(
     validation: Sequence[Row] | None = None,
 ) -> tuple[TuneResult, Path]:
     """Tunes with a progress bar, writes and records the result, and returns it with the folder of the new weights."""
-    import torch
+    with spinner("loading PyTorch"):
+        import torch
 
-    from landrace.ledger import Provenance
-    from landrace.model import default_device, dtype_name, open_model, training_product_dtype
-    from landrace.training.result import write_result
-    from landrace.training.trainer import tune as train
+        from landrace.ledger import Provenance
+        from landrace.model import default_device, open_model, training_product_dtype
+        from landrace.training.optimizer import DivergedError
+        from landrace.training.overlap import count_shared
+        from landrace.training.result import write_result
+        from landrace.training.run_folder import starting_point
+        from landrace.training.threads import ThreadChoice
+        from landrace.training.trainer import tune as train
 
+    starting_point(out, resume)  # before the model is opened, which can take long
+    if validation and (shared := count_shared(validation, rows)):
+        notice(
+            f"{shared} of the {len(validation)} validation rows are training rows as well; "
+            "the validation loss tells less about new rows than it seems."
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     device = default_device()
     products = training_product_dtype(precision, device)
     # Frozen weights can be held in what their products run in; weights that are trained need float32's small updates.
-    held = products if options.method == "lora" else torch.float32
-    with spinner(f"opening {model}"):
-        opened = open_model(model, dtype=dtype_name(held), product_dtype=products, device=device)
+    held = products if options.method == "lora" else "float32"
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
+        with spinner(f"opening {model}"):
+            opened = open_model(model, dtype=held, product_dtype=products, device=device)
+
+        def write(result: TuneResult) -> Path:
+            provenance = {"provenance": asdict(Provenance.here(seed=options.seed))}
+            # Ctrl-C lets it finish: what was trained for hours is lost without it.
+            with InterruptGuard(), spinner("writing the result"):
+                return write_result(result, out, checkpoint=opened.checkpoint, base_name=model, provenance=provenance)
+
         with count_progress("tuning") as progress:
 
             def show(report: StepReport) -> None:
                 note = f"loss {report.loss:.3f}  {report.tokens_per_second:.0f} tokens/s"
                 progress(report.step, report.total_steps, note)
 
-            result = train(
-                opened.decoder,
-                opened.tokenizer,
-                rows,
-                options,
-                out=out,
-                on_step=show,
-                validation=validation,
-                resume=resume,
-            )
-        provenance = {"provenance": asdict(Provenance.here(seed=options.seed))}
-        weights = write_result(result, out, checkpoint=opened.checkpoint, base_name=model, provenance=provenance)
-    return result, weights
+            try:
+                result = train(
+                    opened.decoder,
+                    opened.tokenizer,
+                    rows,
+                    options,
+                    out=out,
+                    on_step=show,
+                    validation=validation,
+                    resume=resume,
+                    threads=ThreadChoice() if threads is None and device.type == "cpu" else None,
+                )
+            except DivergedError as error:
+                if error.result is not None:
+                    step = error.result.steps[-1].step
+                    notice(f"The weights after step {step}, the newest that were no worse than the first, are in "
+                           f"{write(error.result)}.")  # fmt: skip
+                raise
+        return result, write(result)
 
 
 def summary(result: TuneResult) -> list[Text]:
     """What a person wants to know of a finished run, what was left out included."""
+    from landrace.training.result import remarks
+
     last, data = result.steps[-1], result.data
     whole = (
         f"{last.step} steps over {data.examples} examples in {sum(s.seconds for s in result.steps):.0f} s, "
         f"{result.tokens_per_second:.0f} tokens/s; loss {result.steps[0].loss:.3f} to {last.loss:.3f}."
     )
-    told = []
+    told = remarks(result)
     if data.too_long:
         told.append(
             f"{_count(data.too_long, 'answer')} too long for max_length, left out: {_places(data.too_long_rows)}."

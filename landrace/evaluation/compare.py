@@ -200,6 +200,8 @@ def _remarks(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     if any(item.task_sha256 != first.task_sha256 for item in evaluations):
         remarks.append("The systems were not measured with the same version of the task.")
     for item in evaluations:
+        if seen := item.provenance.get("rows_trained_on"):
+            remarks.append(f"{item.model} was trained on {seen} rows of the task, so its score tells less.")
         if item.cached_prompt_tokens:
             share = item.cached_prompt_tokens / item.prompt_tokens
             remarks.append(f"{item.model}: {share:.0%} of the prompt tokens came from the prefix cache.")

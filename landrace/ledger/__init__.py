@@ -2,7 +2,7 @@
 
 from landrace.ledger.ledger import Ledger
 from landrace.ledger.provenance import Machine, Provenance, describe_machine, package_commit, package_version
-from landrace.ledger.records import Run, RunKind, RunStatus, Score, Usage, UsageSummary, utc_now
+from landrace.ledger.records import Run, RunKind, RunStatus, Score, Usage, utc_now
 
 __all__ = [
     "Ledger",
@@ -13,7 +13,6 @@ __all__ = [
     "RunStatus",
     "Score",
     "Usage",
-    "UsageSummary",
     "describe_machine",
     "package_commit",
     "package_version",

@@ -15,7 +15,7 @@ from typing import Any, Self, get_args
 from landrace.errors import DataError
 from landrace.ledger.connection import Connection
 from landrace.ledger.provenance import Machine, Provenance, describe_machine, package_commit, package_version
-from landrace.ledger.records import Run, RunKind, RunStatus, Score, Usage, UsageSummary, utc_now
+from landrace.ledger.records import Run, RunKind, RunStatus, Score, Usage, utc_now
 
 _SCORE_COLUMNS = (
     "run_id, model, adapter, task, metric, value, low, high, n, details, package_version, git_commit, machine, "
@@ -124,21 +124,6 @@ class Ledger:
         """The stored requests, oldest first."""
         where, values = _where({"run_id": run_id, "model": model})
         return [_usage(row) for row in self._connection.rows(f"SELECT * FROM usage{where} ORDER BY id", values)]
-
-    def usage_summary(self, *, since: datetime | None = None, until: datetime | None = None) -> list[UsageSummary]:
-        """Requests of [since, until) by day (UTC), model and adapter."""
-        low = "" if since is None else _stamp(since)
-        high = "9999-99" if until is None else _stamp(until)
-        rows = self._connection.rows(
-            "SELECT substr(created, 1, 10) AS day, model, adapter, count(*) AS requests, "
-            "sum(finish_reason = 'error') AS failed, sum(prompt_tokens) AS prompt_tokens, "
-            "sum(cached_prompt_tokens) AS cached_prompt_tokens, sum(completion_tokens) AS completion_tokens, "
-            "avg(queue_seconds) AS mean_queue_seconds, avg(first_token_seconds) AS mean_first_token_seconds, "
-            "avg(total_seconds) AS mean_total_seconds "
-            "FROM usage WHERE created >= ? AND created < ? GROUP BY day, model, adapter ORDER BY day, model, adapter",
-            (low, high),
-        )
-        return [UsageSummary(**dict(row)) for row in rows]
 
 
 def _score_values(score: Score) -> tuple[object, ...]:

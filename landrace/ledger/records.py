@@ -76,22 +76,3 @@ class Usage:
     """The run of the server that answered."""
     adapter: str | None = None
     created: datetime = field(default_factory=utc_now)
-
-
-@dataclass(frozen=True)
-class UsageSummary:
-    """The requests of one model (and adapter) on one day."""
-
-    day: str
-    """YYYY-MM-DD, in UTC."""
-    model: str
-    adapter: str | None
-    requests: int
-    failed: int
-    """Requests whose finish reason is "error"."""
-    prompt_tokens: int
-    cached_prompt_tokens: int
-    completion_tokens: int
-    mean_queue_seconds: float
-    mean_first_token_seconds: float | None
-    mean_total_seconds: float

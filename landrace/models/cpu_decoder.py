@@ -7,7 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
@@ -104,9 +104,8 @@ class CpuDecoder:
 
     @property
     def cache_dtype(self) -> torch.dtype:
-        """The cache's type where nothing else is asked for: as exact as the weights."""
-        exact = all(matrix.block_type in ("F32", "F16") for matrix in self._matrices.values())
-        return torch.float32 if exact else torch.float16
+        """The cache's type where nothing else is asked for."""
+        return cache_dtype_beside(matrix.block_type for matrix in self._matrices.values())
 
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
@@ -144,12 +143,7 @@ class CpuDecoder:
     def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
         """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or
         int8; None: `cache_dtype`."""
-        if n_slots % TILE:
-            raise OptionError(
-                f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {n_slots} are not whole tiles.",
-                hint=f"Choose a block_size that {TILE} divides.",
-            )
-        return tuple(new_layer_cache(_heads(layer), n_slots, dtype or self.cache_dtype) for layer in self.spec.layers)
+        return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
         """Takes an adapter under the names `lora.attach_adapter` knows; returns its slot for `AdapterRows`."""
@@ -333,6 +327,21 @@ class _Buffers:
         if (purpose, width) not in self._made:
             self._made[purpose, width] = self._program.buffer(width)
         return self._made[purpose, width]
+
+
+def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
+    """How the cache is kept beside matrices of these types unless somebody asks otherwise: as exact as they are."""
+    return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
+
+
+def new_cpu_cache(spec: ModelSpec, n_slots: int, dtype: torch.dtype) -> tuple[LayerCache, ...]:
+    """See `CpuDecoder.new_cache`; needs no weights."""
+    if n_slots % TILE:
+        raise OptionError(
+            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {n_slots} are not whole tiles.",
+            hint=f"Choose a block_size that {TILE} divides.",
+        )
+    return tuple(new_layer_cache(_heads(layer), n_slots, dtype) for layer in spec.layers)
 
 
 def _heads(layer: LayerSpec) -> Heads:

@@ -91,8 +91,3 @@ class ModelSpec:
     """Factor on each branch before it is added to the residual stream."""
     logit_divisor: float = 1.0
     lm_head_bias: bool = False
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Bytes of float32 key-value cache one token takes over all layers."""
-        return sum(2 * layer.attention.n_kv_heads * layer.attention.head_dim * 4 for layer in self.layers)

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from landrace.checkpoints.folder import whole_folder
+from landrace.checkpoints.folder import whole_folder, writing
+from landrace.checkpoints.write import save_tensors
 from landrace.errors import CheckpointError, OptionError
 
 _VERSION = 1
@@ -53,26 +54,31 @@ def save_checkpoint(
     if path.exists():
         return path
     with whole_folder(path, may_replace=lambda _: False) as made:
-        weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
-        save_file(weights, made / "weights.safetensors")
+        save_tensors(made / "weights.safetensors", {name: p.detach() for name, p in parameters.items()})
         moments = {
-            f"{name}.{moment}": optimizer.state[parameter][moment].detach().contiguous()
+            f"{name}.{moment}": optimizer.state[parameter][moment].detach()
             for name, parameter in parameters.items()
             for moment in _MOMENTS
             if parameter in optimizer.state
         }
-        save_file(moments, made / "optimizer.safetensors")
+        save_tensors(made / "optimizer.safetensors", moments)
         state = {"version": _VERSION, "step": step, **asdict(identity)}
         (made / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     # A run has its folder to itself, so what is unfinished there now was left by a save that was killed.
-    for old in [*_checkpoints(folder)[:-keep], *folder.glob(".step-*.part")]:
-        shutil.rmtree(old)
+    with writing(folder):
+        for old in [*checkpoints(folder)[:-keep], *folder.glob(".step-*.part")]:
+            shutil.rmtree(old)
     return path
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    found = _checkpoints(folder)
+    found = checkpoints(folder)
     return found[-1] if found else None
+
+
+def checkpoint_step(path: Path) -> int:
+    """The steps that a checkpoint of `checkpoints` has behind it."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load_checkpoint(
@@ -140,5 +146,6 @@ def _check_shape(path: Path, name: str, saved: Tensor, parameter: nn.Parameter) 
         )
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+def checkpoints(folder: Path) -> list[Path]:
+    """Those of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit())

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from landrace.checkpoints.folder import writing
 from landrace.errors import DataError, UnsupportedError
 
 
@@ -30,6 +31,8 @@ class StepReport:
     """All tokens that went through the decoder, by the time of this step alone."""
     validation_loss: float | None = None
     """Mean -log p over the validation rows after the step; at the end of an epoch and of the run."""
+    threads: int | None = None
+    """CPU threads that computed the step; None on a GPU."""
 
 
 class TrainingLog:
@@ -38,18 +41,22 @@ class TrainingLog:
     def __init__(self, path: Path, *, done_steps: int) -> None:
         kept = [report for report in read_log(path) if report.step <= done_steps] if path.exists() else []
         self.reports: list[StepReport] = kept
+        self._path = path
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(_line(report) for report in kept), encoding="utf-8")
-        partial.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        with writing(path):
+            partial.write_text("".join(_line(report) for report in kept), encoding="utf-8")
+            partial.replace(path)
+            self._file = path.open("a", encoding="utf-8")
 
     def append(self, report: StepReport) -> None:
         self.reports.append(report)
-        self._file.write(_line(report))
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(_line(report))
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
 def _line(report: StepReport) -> str:
@@ -84,4 +91,5 @@ def draw_loss(reports: list[StepReport], path: Path) -> None:
     axes.set_ylabel("loss (nats per answer token)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with writing(path):
+        figure.savefig(path, dpi=150)

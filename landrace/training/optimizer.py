@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,9 +18,15 @@ from landrace.training.loss import backward_loss
 from landrace.training.options import TuneOptions
 from landrace.training.packing import micro_batches
 
+if TYPE_CHECKING:
+    from landrace.training.trainer import TuneResult
+
 
 class DivergedError(LandraceError):
-    """The loss or its gradient stopped being a finite number; the weights are those of the step before."""
+    """A loss or its gradient stopped being a finite number."""
+
+    result: TuneResult | None = None
+    """From `tune`: the run up to the newest weights that were no worse than the first; None when there are none."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def optimizer_step(
     """Moves the parameters `optimizer` holds once, on the mean loss over all trained tokens of `examples`.
 
     The mean is over the whole step, so how the examples are spread over forward passes changes rounding only.
-    `step`, counted from 1, is named by the DivergedError.
+    `step`, counted from 1, is named by the DivergedError, which leaves the parameters as they were.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.zero_grad(set_to_none=True)
@@ -62,18 +69,22 @@ def optimizer_step(
     loss = 0.0
     for micro in batches:
         loss += backward_loss(decoder, micro, divisor=trained_tokens) / trained_tokens
-        _check_finite("loss", loss, step)
+        check_finite("loss", loss, step, updates=step - 1)
     grad_norm = float(nn.utils.clip_grad_norm_(parameters, options.clip_norm))
-    _check_finite("gradient", grad_norm, step)
+    check_finite("gradient", grad_norm, step, updates=step - 1)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     return StepResult(loss, grad_norm, sum(micro.tokens for micro in batches), trained_tokens)
 
 
-def _check_finite(name: str, value: float, step: int) -> None:
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"The {name} became {value} in step {step}; the weights were left as before that step.",
-            hint="Lower learning_rate or clip_norm, or raise warmup_ratio.",
-        )
+def check_finite(name: str, value: float, step: int, *, updates: int) -> None:
+    """DivergedError when `value`, met in `step` (counted from 1) after so many updates, is NaN or infinite."""
+    if math.isfinite(value):
+        return
+    raise DivergedError(
+        f"The {name} became {value} in step {step}.",
+        hint="Start again with a lower learning_rate."
+        if updates
+        else "Nothing was trained before, so the model or a row is the cause: try --precision float32.",
+    )

@@ -11,6 +11,9 @@ from landrace.models.lora_spec import PROJECTIONS
 
 DEFAULT_LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 
+_LARGEST = 1e30
+"""Of a factor: products with it are still float32's."""
+
 
 @dataclass(frozen=True)
 class TuneOptions:
@@ -56,10 +59,10 @@ class TuneOptions:
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), least=1)
         _whole("seed", self.seed, least=0, most=2**63 - 1)
-        _number("alpha", self.alpha, above=0.0)
+        _number("alpha", self.alpha, above=0.0, most=_LARGEST)
         _number("clip_norm", self.clip_norm, above=0.0)
         if self.learning_rate is not None:
-            _number("learning_rate", self.learning_rate, above=0.0)
+            _number("learning_rate", self.learning_rate, above=0.0, most=_LARGEST)
         for name in ("warmup_ratio", "min_lr_ratio", "weight_decay"):
             _number(name, getattr(self, name), least=0.0, most=1.0)
         self._check_targets()

@@ -13,6 +13,7 @@ import torch
 
 from landrace.checkpoints.adapter import write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint
+from landrace.checkpoints.folder import writing
 from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.checkpoints.write import write_checkpoint
 from landrace.training.log import draw_loss
@@ -32,6 +33,9 @@ _TOKENIZER_FILES = (
     "generation_config.json",
 )
 
+_NOTHING = 1e-4
+"""A relative change of the loss that is no more than rounding."""
+
 
 def write_result(
     result: TuneResult,
@@ -46,7 +50,13 @@ def write_result(
     Returns where the weights are: a folder, or the `.gguf` file that full tuning makes of one. `base_name` is the hub
     name that an adapter says it belongs to; `provenance` (commit, machine) is added to the record.
     """
-    record = {**describe(result), "base": base_name, "base_file_sha256": checkpoint.sha256(), **(provenance or {})}
+    record = {
+        **describe(result),
+        "row_hashes": result.row_hashes,
+        "base": base_name,
+        "base_file_sha256": checkpoint.sha256(),
+        **(provenance or {}),
+    }
     weights = out / ("adapter" if result.lora is not None else "model")
     if result.lora is not None:
         write_adapter(weights, result.lora, result.tensors, checkpoint.hub_sources, base_name, record)
@@ -57,10 +67,10 @@ def write_result(
         write_checkpoint(weights, checkpoint.config, checkpoint.sources, result.tensors.items(), extras)
     draw_loss(list(result.steps), out / "loss.png")
     partial = out / ".tune.json.partial"
-    partial.write_text(
-        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-    )
-    os.replace(partial, out / "tune.json")
+    with writing(out / "tune.json"):
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, out / "tune.json")
     return weights
 
 
@@ -74,15 +84,31 @@ def describe(result: TuneResult) -> dict[str, Any]:
         "steps": last.step,
         "first_loss": result.steps[0].loss,
         "last_loss": last.loss,
+        "loss_after": result.loss_after,
         "validation_loss": last.validation_loss,
         "tokens": sum(step.tokens for step in result.steps),
         "trained_tokens": sum(step.trained_tokens for step in result.steps),
         "seconds": sum(step.seconds for step in result.steps),
         "tokens_per_second": result.tokens_per_second,
+        "remarks": remarks(result),
         "rows_sha256": result.rows_sha256,
         "examples_sha256": result.examples_sha256,
         "base_sha256": result.base_sha256,
         "template_sha256": result.template_sha256,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": sorted({step.threads for step in result.steps if step.threads is not None}),
     }
+
+
+def remarks(result: TuneResult) -> list[str]:
+    """What a person should know before using the weights, a sentence each."""
+    if result.diverged is not None:
+        return [f"{result.diverged} These are the weights after step {result.steps[-1].step}."]
+    before, after = result.steps[0].loss, result.loss_after
+    assert after is not None
+    said = f"the loss of the first step's examples was {before:.4g} and is {after:.4g}"
+    if abs(after - before) < _NOTHING * before:
+        return [f"Nothing was learnt: {said}. Raise learning_rate, or train for longer."]
+    if after > before:
+        return [f"The model became worse on its own training rows: {said}. Lower learning_rate."]
+    return []

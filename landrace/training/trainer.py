@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from landrace.errors import OptionError
-from landrace.models.batch import AdapterRows
+from landrace.checkpoints.folder import writing
 from landrace.models.decoder import Decoder
-from landrace.models.lora import adapter_parameters, attach_adapter, detach_adapter
 from landrace.models.lora_spec import LoraSpec
-from landrace.training.checkpoint import RunIdentity, load_checkpoint, newest_checkpoint, save_checkpoint
+from landrace.training.checkpoint import RunIdentity, load_checkpoint, save_checkpoint
 from landrace.training.data import Row, rows_sha256
 from landrace.training.examples import DataReport, Example, build_examples, examples_sha256
 from landrace.training.interrupt import InterruptGuard, TuneInterrupted
+from landrace.training.last_good import LastGood
 from landrace.training.log import StepReport, TrainingLog
 from landrace.training.loss import loss_sum
-from landrace.training.optimizer import make_optimizer, optimizer_step
+from landrace.training.optimizer import DivergedError, check_finite, make_optimizer, optimizer_step
 from landrace.training.options import TuneOptions
+from landrace.training.overlap import row_hashes
 from landrace.training.packing import Order, micro_batches
+from landrace.training.run_folder import free, starting_point
 from landrace.training.schedule import learning_rate
+from landrace.training.threads import ThreadChoice, waited_seconds
+from landrace.training.trainee import Trainee, trainee, weights_fingerprint
 
 if TYPE_CHECKING:
     from landrace.text import Tokenizer
-
-_FINGERPRINT_ELEMENTS = 256
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,13 @@ class TuneResult:
     data: DataReport
     validation_data: DataReport | None
     steps: tuple[StepReport, ...]
+    loss_after: float | None
+    """Mean -log p over the examples of the first step when all is done, beside the first step's own loss. None for a
+    run that diverged."""
+    diverged: str | None
+    """Why the run ended before its last step; `tensors` are those of the last step in `steps`."""
+    row_hashes: str | None
+    """Of the training rows; see `landrace.training.overlap`."""
     seconds: float
     """Of this call; a resumed run took longer."""
     rows_sha256: str
@@ -61,15 +67,6 @@ class TuneResult:
         return sum(step.tokens for step in self.steps) / sum(step.seconds for step in self.steps)
 
 
-@dataclass(frozen=True)
-class _Trainee:
-    """What of the decoder is trained."""
-
-    parameters: dict[str, nn.Parameter]
-    lora: LoraSpec | None
-    adapters: tuple[AdapterRows, ...]
-
-
 def tune(
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -80,109 +77,61 @@ def tune(
     on_step: Callable[[StepReport], None] | None = None,
     validation: Sequence[Row] | None = None,
     resume: bool = False,
+    threads: ThreadChoice | None = None,
 ) -> TuneResult:
     """Trains on `rows` and returns the result; `landrace.training.result.write_result` turns it into files.
 
     Writes `out`/log.jsonl and `out`/checkpoints. LoRA leaves the decoder as it was; full tuning changes it in place.
     `resume` continues the newest checkpoint in `out` to the same weights a run without a stop ends with (bit for bit
-    on a CPU with the same number of threads). Ctrl-C finishes the step, saves a checkpoint and raises TuneInterrupted.
-    Raises DataError, OptionError, DivergedError.
+    on a CPU with the same number of threads). `threads` takes fewer of them while other programs use the processors;
+    None leaves torch's number alone. Ctrl-C finishes the step, saves a checkpoint and raises TuneInterrupted.
+    Raises DataError, OptionError, CheckpointError (nothing can be written), and DivergedError, which has the newest
+    weights that were no worse than the first, if there are any; otherwise `out` is free again.
     """
     options = options.for_model(decoder.spec.max_length)
     longest = options.max_length
     assert longest is not None
+    newest = starting_point(out, resume)
     examples, data = build_examples(rows, tokenizer, max_length=longest)
     checked, validation_data = build_examples(validation, tokenizer, max_length=longest) if validation else (None, None)
     identity = RunIdentity(options.as_dict(), examples_sha256(examples), weights_fingerprint(decoder))
-    newest = _starting_point(out, resume)
     begun = time.perf_counter()
-    with _trainee(decoder, options) as trainee:
-        run = _Run(decoder, trainee, examples, checked, options, identity, out)
+    diverged: DivergedError | None = None
+    with trainee(decoder, options) as trained:
+        run = _Run(decoder, trained, examples, checked, options, identity, out, threads)
         run.start(newest)
-        reports = run.finish(on_step)
+        try:
+            reports = run.finish(on_step)
+        except DivergedError as error:
+            diverged, reports = error, run.go_back()
         tensors = {
-            name: parameter.detach().clone() if trainee.lora else parameter.detach()
-            for name, parameter in trainee.parameters.items()
+            name: parameter.detach().clone() if trained.lora else parameter.detach()
+            for name, parameter in trained.parameters.items()
         }
-    return TuneResult(
+    if diverged is not None and not reports:
+        free(out)
+        raise diverged
+    result = TuneResult(
         options,
-        trainee.lora,
+        trained.lora,
         tensors,
         data,
         validation_data,
         reports,
+        run.loss_after,
+        None if diverged is None else diverged.message,
+        row_hashes(rows),
         time.perf_counter() - begun,
         rows_sha256(rows),
         identity.examples_sha256,
         identity.base_sha256,
         None if tokenizer.chat_template is None else tokenizer.chat_template.sha256,
     )
-
-
-def weights_fingerprint(decoder: Decoder) -> str:
-    """SHA-256 over the product dtype and every weight's name, shape, dtype and up to 256 evenly spaced elements.
-
-    Enough to tell two models apart, in milliseconds. It is no proof against forgery; the checkpoint's own hash is.
-    """
-    digest = hashlib.sha256(f"{decoder.product_dtype}\n".encode())
-    for name, tensor in decoder.named_tensors():
-        flat = tensor.reshape(-1)
-        sample = flat[:: max(1, flat.numel() // _FINGERPRINT_ELEMENTS)][:_FINGERPRINT_ELEMENTS]
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _starting_point(out: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from. Never lets a new run overwrite an old one."""
-    newest = newest_checkpoint(out / "checkpoints")
-    if resume and newest is None:
-        raise OptionError(
-            f"{out} has no checkpoint to resume from.", hint="Start a new run in another folder, without resuming."
-        )
-    if not resume and (newest is not None or (out / "log.jsonl").exists()):
-        raise OptionError(
-            f"{out} already holds a training run.",
-            hint="Resume it (--resume), choose another folder, or delete this one.",
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    return newest if resume else None
-
-
-@contextmanager
-def _trainee(decoder: Decoder, options: TuneOptions) -> Iterator[_Trainee]:
-    """Makes the chosen parameters trainable, and nothing else, for as long as the context lasts."""
-    before = [(parameter, parameter.requires_grad) for parameter in decoder.parameters()]
-    decoder.requires_grad_(False)
-    slot: int | None = None
-    try:
-        if options.method == "lora":
-            spec = LoraSpec(options.rank, options.alpha, options.targets)
-            slot = attach_adapter(decoder, spec, generator=torch.Generator().manual_seed(options.seed))
-            trainee = _Trainee(adapter_parameters(decoder, slot), spec, (AdapterRows(slot, None),))
-        else:
-            trainee = _Trainee(_all_weights(decoder), None, ())
-        for parameter in trainee.parameters.values():
-            parameter.requires_grad_(True)
-        yield trainee
-    finally:
-        if slot is not None:
-            detach_adapter(decoder, slot)
-        decoder.zero_grad(set_to_none=True)
-        for parameter, required in before:
-            parameter.requires_grad_(required)
-
-
-def _all_weights(decoder: Decoder) -> dict[str, nn.Parameter]:
-    if decoder.dtype != torch.float32:
-        raise OptionError(
-            f"Full tuning needs weights in float32, not {decoder.dtype}: smaller updates would be lost.",
-            hint="Open the model in float32, or tune an adapter (--method lora).",
-        )
-    weights = dict(decoder.named_parameters())
-    if any("lora_A" in name for name in weights):
-        raise OptionError("Full tuning needs a decoder without adapters.", hint="Detach the adapters first.")
-    return weights
+    if diverged is not None:
+        diverged.result = result
+        diverged.hint = f"{diverged.hint} Take another folder, because this one keeps what was good."
+        raise diverged
+    return result
 
 
 class _Run:
@@ -191,21 +140,26 @@ class _Run:
     def __init__(
         self,
         decoder: Decoder,
-        trainee: _Trainee,
+        trained: Trainee,
         examples: Sequence[Example],
         checked: Sequence[Example] | None,
         options: TuneOptions,
         identity: RunIdentity,
         out: Path,
+        threads: ThreadChoice | None,
     ) -> None:
         self._decoder = decoder
-        self._trainee = trainee
+        self._trainee = trained
         self._examples = examples
         self._checked = checked
         self._options = options
         self._identity = identity
         self._out = out
-        self._optimizer = make_optimizer(trainee.parameters, options)
+        self._threads = threads
+        self._optimizer = make_optimizer(trained.parameters, options)
+        self._good = LastGood(trained.parameters, in_memory=trained.lora is not None)
+        self._reports: list[StepReport] = []
+        self.loss_after: float | None = None
         self._order = Order(
             len(examples),
             batch_examples=options.batch_examples,
@@ -221,8 +175,11 @@ class _Run:
             self._done = load_checkpoint(checkpoint, self._identity, self._trainee.parameters, self._optimizer)
 
     def finish(self, on_step: Callable[[StepReport], None] | None) -> tuple[StepReport, ...]:
-        """Runs all steps that are left."""
+        """Runs all steps that are left, and looks at what they came to."""
+        with writing(self._out):
+            self._out.mkdir(parents=True, exist_ok=True)
         log = TrainingLog(self._out / "log.jsonl", done_steps=self._done)
+        self._reports = log.reports
         try:
             with InterruptGuard() as guard:
                 while self._done < self._order.total_steps and not guard.requested:
@@ -236,12 +193,27 @@ class _Run:
                         guard.requested = True
                 if guard.requested and self._done < self._order.total_steps:
                     raise TuneInterrupted(self._done, self._order.total_steps, self._save())
+                self.loss_after = self._mean_loss([self._examples[i] for i in self._order.step(0).indices])
+                check_finite("loss after the last update", self.loss_after, self._done, updates=self._done)
         finally:
             log.close()
-        return tuple(log.reports)
+            if self._threads is not None:
+                self._threads.restore()
+        return tuple(self._reports)
+
+    def go_back(self) -> tuple[StepReport, ...]:
+        """After a divergence: puts the newest weights that were no worse than the first in place and returns the steps
+        that made them; none when there are none. Later checkpoints are deleted."""
+        self.loss_after = None
+        step = self._good.restore(
+            self._reports,
+            self._out / "checkpoints",
+            lambda path: load_checkpoint(path, self._identity, self._trainee.parameters, self._optimizer),
+        )
+        return tuple(self._reports[:step])
 
     def _step(self) -> StepReport:
-        begun = time.perf_counter()
+        begun, waited = time.perf_counter(), waited_seconds()
         plan, total = self._order.step(self._done), self._order.total_steps
         rate = learning_rate(
             self._done,
@@ -250,6 +222,7 @@ class _Run:
             warmup_ratio=self._options.warmup_ratio,
             min_lr_ratio=self._options.min_lr_ratio,
         )
+        self._good.begin(self._done)
         result = optimizer_step(
             self._decoder,
             self._optimizer,
@@ -260,6 +233,10 @@ class _Run:
             adapters=self._trainee.adapters,
         )
         seconds = time.perf_counter() - begun
+        self._good.measured(result.loss, self._reports[0].loss if self._reports else result.loss)
+        threads = torch.get_num_threads() if self._decoder.device.type == "cpu" else None
+        if self._threads is not None:
+            self._threads.report(seconds / result.tokens, (waited_seconds() - waited) / seconds)
         self._done += 1
         last = plan.ends_epoch or self._done == total
         return StepReport(
@@ -274,13 +251,19 @@ class _Run:
             seconds=seconds,
             tokens_per_second=result.tokens / seconds,
             validation_loss=self._validate() if last else None,
+            threads=threads,
         )
 
     def _validate(self) -> float | None:
         if self._checked is None:
             return None
+        loss = self._mean_loss(self._checked)
+        check_finite("validation loss", loss, self._done, updates=self._done)
+        return loss
+
+    def _mean_loss(self, examples: Sequence[Example]) -> float:
         batches = micro_batches(
-            self._checked, self._options.micro_tokens, device=self._decoder.device, adapters=self._trainee.adapters
+            examples, self._options.micro_tokens, device=self._decoder.device, adapters=self._trainee.adapters
         )
         total = sum(loss_sum(self._decoder, micro) for micro in batches)
         return total / sum(micro.targets.numel() for micro in batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from landrace.checkpoints import tensor_info
+from landrace.checkpoints.bounded import read_range
 from landrace.checkpoints.checkpoint import open_checkpoint
+from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.checkpoints.write import write_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.reference.quantising import quantize_weights
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 
@@ -109,6 +114,45 @@ def test_tensors_of_one_fused_module_share_no_memory(tmp_path: Path) -> None:
     saved("glm", tmp_path)
     tensors = dict(open_checkpoint(tmp_path).tensors())
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == len(tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_every_byte_is_read_once(kind: str, as_stored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projections that the file keeps in one tensor read their own rows of it, and no more."""
+    model = saved(kind, tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    ranges: list[tuple[int, int]] = []
+
+    def counted(path: Path, offset: int, count: int) -> torch.Tensor:
+        ranges.append((offset, offset + count))
+        return read_range(path, offset, count)
+
+    monkeypatch.setattr(tensor_info, "read_range", counted)
+    if as_stored:
+        values = {name: stored.floats() for name, stored in checkpoint.stored().items()}
+    else:
+        values = dict(checkpoint.tensors())
+    theirs = model.state_dict()
+    for name, source in checkpoint.sources.items():
+        assert torch.equal(values[name], source.take(theirs[source.tensor])), name
+    ranges.sort()
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(ranges))
+    used = {source.tensor for source in checkpoint.sources.values()}
+    assert sum(end - begin for begin, end in ranges) == sum(checkpoint.tensor_infos[name].nbytes for name in used)
+
+
+@pytest.mark.parametrize("dtype", ["Q8_0", "Q4_0"])
+def test_parts_of_blocks_are_the_rows_of_the_whole(dtype: str, tmp_path: Path) -> None:
+    values = torch.randn(12, 64, generator=torch.Generator().manual_seed(0))
+    raw = quantize_weights(values, dtype)
+    path = tmp_path / "blocks"
+    path.write_bytes(b"head" + raw.numpy().tobytes())
+    whole = TensorInfo("w", dtype, (12, 64), raw.numel(), path, 4)
+    assert torch.equal(whole.part((3, 9)).load(), whole.load()[3:9])
+    assert torch.equal(whole.part((3, 9)).raw(), whole.raw()[3:9])
+    with pytest.raises(CheckpointError, match="cannot be cut"):
+        TensorInfo("b", dtype, (64,), raw.shape[1], path, 4).part((0, 32))
 
 
 def edit(folder: Path, **changes: torch.Tensor | None) -> None:

@@ -1,10 +1,13 @@
-"""A model that says what no terminal should obey."""
+"""Tiny models as folders, one of which says what no terminal should obey; the command line in this process."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -12,28 +15,77 @@ import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from landrace.checkpoints.write import write_checkpoint
+from landrace.cli.main import main
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
 VOCABULARY = 258
-WIDTH = 264
-CONFIG = {
+_CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
     "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 66,
     "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 100000,
     "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
     "hidden_act": "silu",
 }
+TINY = {
+    **_CONFIG,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "eos_token_id": 257,
+}
+SPEAKER = {
+    **_CONFIG,
+    "hidden_size": 264,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 4,
+    "head_dim": 66,
+    "max_position_embeddings": 100000,
+    "tie_word_embeddings": False,
+}
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BARE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+
+HOSTILE = "\x1b]8;hi\x07 \u009b2J\r\u200d\u00e9"
+"""A link, a bell, an 8-bit escape sequence, an overwritten line and a joiner that joins nothing; then a real letter."""
+
+Landrace = Callable[..., tuple[int, str, str]]
+MakeTensor = Callable[[str, tuple[int, ...]], torch.Tensor]
+
+
+def _write_model(
+    folder: Path, config: Mapping[str, Any], template: str, tensor: MakeTensor, stated: Mapping[str, Any]
+) -> Path:
+    """Writes a llama, a token a byte, with tensors from `tensor` and `stated` as its config.json."""
+    extras = folder.with_name(f"{folder.name} tokenizer")
+    extras.mkdir(parents=True)
+    _bytes().save(str(extras / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (extras / "tokenizer_config.json").write_text(json.dumps(settings))
+    family = read_config(config)
+    shapes = Decoder(family.spec).expected_shapes()
+    tensors = [(name, tensor(name, shape)) for name, shape in shapes.items()]
+    write_checkpoint(folder, stated, family.sources, tensors, extras.iterdir())
+    return folder
+
+
+def _bytes() -> tokenizers.Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
+    return backend
 
 
 def write_speaker(folder: Path, text: str, *, config: dict[str, object] | None = None) -> Path:
@@ -41,38 +93,33 @@ def write_speaker(folder: Path, text: str, *, config: dict[str, object] | None =
 
     Its one layer adds nothing: the head alone says which byte follows which.
     """
-    extras = folder.with_name(f"{folder.name} tokenizer")
-    extras.mkdir(parents=True)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
-    backend.save(str(extras / "tokenizer.json"))
-    settings = {"eos_token": "<|im_end|>", "chat_template": TEMPLATE, "tokenizer_class": "PreTrainedTokenizerFast"}
-    (extras / "tokenizer_config.json").write_text(json.dumps(settings))
-    ids = [VOCABULARY - 2, *backend.encode(text).ids, VOCABULARY - 1]
+    ids = [VOCABULARY - 2, *_bytes().encode(text).ids, VOCABULARY - 1]
     assert len(set(ids)) == len(ids)
-    head = torch.zeros(VOCABULARY, WIDTH)
+    width = SPEAKER["hidden_size"]
+    assert isinstance(width, int)
+    head = torch.zeros(VOCABULARY, width)
     for now, following in pairwise(ids):
         head[following, now] = 10.0
-    given = {"model.embed_tokens.weight": torch.eye(VOCABULARY, WIDTH), "lm_head.weight": head}
-    family = read_config(CONFIG)
-    shapes = Decoder(family.spec).expected_shapes()
-    tensors = [(name, _tensor(name, shape, given)) for name, shape in shapes.items()]
-    write_checkpoint(folder, config or CONFIG, family.sources, tensors, extras.iterdir())
-    return folder
+    given = {"embed_tokens.weight": torch.eye(VOCABULARY, width), "lm_head.weight": head}
+
+    def tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        found = next((value for ending, value in given.items() if name.endswith(ending)), None)
+        if found is not None:
+            return found
+        return torch.ones(shape) if len(shape) == 1 else torch.zeros(shape)
+
+    return _write_model(folder, SPEAKER, BARE, tensor, config or SPEAKER)
 
 
-def _tensor(name: str, shape: tuple[int, ...], given: dict[str, torch.Tensor]) -> torch.Tensor:
-    for ending, tensor in given.items():
-        if name.endswith(ending.removeprefix("model.")):
-            return tensor
-    return torch.ones(shape) if len(shape) == 1 else torch.zeros(shape)
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of a llama with random weights, a token a byte, and a ChatML template."""
+    generator = torch.Generator().manual_seed(0)
 
+    def tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * 0.1 + (len(shape) == 1)
 
-HOSTILE = "\x1b]8;hi\x07 \u009b2J\r\u200d\u00e9"
-"""A link, a bell, an 8-bit escape sequence, an overwritten line and a joiner that joins nothing; then a real letter."""
+    return _write_model(tmp_path_factory.mktemp("models") / "tiny", TINY, CHATML, tensor, TINY)
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +131,19 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hostile() -> str:
     return HOSTILE
+
+
+@pytest.fixture
+def landrace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Landrace:
+    """The command as `main` runs it: exit code, stdout, stderr on lines of any length."""
+    monkeypatch.setenv("COLUMNS", "500")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["landrace", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return call

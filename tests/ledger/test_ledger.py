@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,44 +148,6 @@ def test_scores_are_found_by_every_field(ledger: Ledger) -> None:
     assert ledger.scores(model="n", task="task") == []
 
 
-def test_summary_by_model_adapter_and_utc_day(ledger: Ledger) -> None:
-    evening = datetime(2026, 3, 1, 23, 30, tzinfo=UTC)
-    ahead = timezone(timedelta(hours=8))
-    ledger.add_usage(
-        [
-            usage(1, created=evening),
-            usage(2, created=evening.astimezone(ahead), finish_reason="error", first_token_seconds=None),
-            usage(3, created=evening + timedelta(hours=1), total_seconds=4.0),
-            usage(4, created=evening, adapter="a", completion_tokens=7),
-        ]
-    )
-    first, adapted, second = ledger.usage_summary()
-    assert (first.day, first.model, first.adapter, first.requests, first.failed) == ("2026-03-01", "m", None, 2, 1)
-    assert (first.prompt_tokens, first.cached_prompt_tokens, first.completion_tokens) == (20, 8, 6)
-    assert (first.mean_queue_seconds, first.mean_first_token_seconds, first.mean_total_seconds) == (0.5, 1.0, 2.0)
-    assert (adapted.adapter, adapted.completion_tokens) == ("a", 7)
-    assert (second.day, second.mean_total_seconds) == ("2026-03-02", 4.0)
-    midnight = datetime(2026, 3, 2, tzinfo=UTC)
-    assert ledger.usage_summary(since=midnight) == [second]
-    assert ledger.usage_summary(until=midnight) == [first, adapted]
-    assert ledger.usage_summary(since=evening + timedelta(hours=1)) == [second]
-    assert ledger.usage_summary(until=evening) == []
-
-
-@slow_is_fine
-@given(rows=st.lists(usages(), min_size=1, max_size=8))
-def test_the_summary_loses_no_request(tmp_path_factory: pytest.TempPathFactory, rows: list[Usage]) -> None:
-    small = [replace(row, prompt_tokens=5, cached_prompt_tokens=2, completion_tokens=3) for row in rows]
-    with Ledger(tmp_path_factory.mktemp("summary") / "l.db") as ledger:
-        ledger.add_usage(small)
-        summary = ledger.usage_summary()
-    assert sum(part.requests for part in summary) == len(rows)
-    assert sum(part.prompt_tokens for part in summary) == 5 * len(rows)
-    keys = [(part.day, part.model, part.adapter) for part in summary]
-    assert set(keys) == {(row.created.date().isoformat(), row.model, row.adapter) for row in rows}
-    assert len(keys) == len(set(keys))
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -249,7 +211,7 @@ def test_threads_share_one_ledger(ledger: Ledger) -> None:
     def work(thread: int) -> None:
         for step in range(20):
             ledger.add_usage([usage(thread * 100 + step, run_id=run_id), usage(thread * 100 + 50 + step)])
-            ledger.usage_summary()
+            ledger.usage(run_id=run_id)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:

@@ -17,7 +17,7 @@ BAD = {
     "rank": [0, -1, 1.5, True, "8"],
     "alpha": [0, -1.0, math.nan, math.inf, "1"],
     "targets": [(), ("q",), ("q_proj", "q_proj"), "q_proj"],
-    "learning_rate": [0, -1e-3, math.inf],
+    "learning_rate": [0, -1e-3, math.inf, 1e38],
     "epochs": [0, 1.0],
     "max_steps": [0],
     "batch_examples": [0],

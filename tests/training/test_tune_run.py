@@ -21,7 +21,8 @@ from landrace.training.log import StepReport, draw_loss, read_log
 from landrace.training.loss import token_logprobs
 from landrace.training.optimizer import DivergedError
 from landrace.training.options import TuneOptions
-from landrace.training.trainer import tune, weights_fingerprint
+from landrace.training.trainee import weights_fingerprint
+from landrace.training.trainer import tune
 
 ROWS = [CompletionRow(f"f, line {n}", f"say {n}", f"{n * n}") for n in range(22)]
 # 6 steps an epoch, so 10 steps end in the middle of the second one.

@@ -64,7 +64,10 @@ class Source:
 
     def take(self, tensor: Tensor) -> Tensor:
         """The canonical rows out of the checkpoint's tensor. The result may share memory with `tensor`."""
-        part = self._part(tensor)
+        return self.turn(self._part(tensor))
+
+    def turn(self, part: Tensor) -> Tensor:
+        """The canonical rows out of `rows` alone, for who read no more of the file. May share memory with `part`."""
         return part if self.rotary is None else self.rotary.to_half(part)
 
     def put(self, dest: Tensor, tensor: Tensor) -> None:

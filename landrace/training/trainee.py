@@ -1,0 +1,79 @@
+"""What of a decoder is trained: a new adapter or all weights, for as long as a run lasts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from landrace.errors import OptionError
+from landrace.models.batch import AdapterRows
+from landrace.models.decoder import Decoder
+from landrace.models.lora import adapter_parameters, attach_adapter, detach_adapter
+from landrace.models.lora_spec import LoraSpec
+from landrace.training.options import TuneOptions
+
+_FINGERPRINT_ELEMENTS = 256
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What of the decoder is trained."""
+
+    parameters: dict[str, nn.Parameter]
+    lora: LoraSpec | None
+    adapters: tuple[AdapterRows, ...]
+
+
+@contextmanager
+def trainee(decoder: Decoder, options: TuneOptions) -> Iterator[Trainee]:
+    """Makes the chosen parameters trainable, and nothing else, for as long as the context lasts."""
+    before = [(parameter, parameter.requires_grad) for parameter in decoder.parameters()]
+    decoder.requires_grad_(False)
+    slot: int | None = None
+    try:
+        if options.method == "lora":
+            spec = LoraSpec(options.rank, options.alpha, options.targets)
+            slot = attach_adapter(decoder, spec, generator=torch.Generator().manual_seed(options.seed))
+            made = Trainee(adapter_parameters(decoder, slot), spec, (AdapterRows(slot, None),))
+        else:
+            made = Trainee(_all_weights(decoder), None, ())
+        for parameter in made.parameters.values():
+            parameter.requires_grad_(True)
+        yield made
+    finally:
+        if slot is not None:
+            detach_adapter(decoder, slot)
+        decoder.zero_grad(set_to_none=True)
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
+def _all_weights(decoder: Decoder) -> dict[str, nn.Parameter]:
+    if decoder.dtype != torch.float32:
+        raise OptionError(
+            f"Full tuning needs weights in float32, not {decoder.dtype}: smaller updates would be lost.",
+            hint="Open the model in float32, or tune an adapter (--method lora).",
+        )
+    weights = dict(decoder.named_parameters())
+    if any("lora_A" in name for name in weights):
+        raise OptionError("Full tuning needs a decoder without adapters.", hint="Detach the adapters first.")
+    return weights
+
+
+def weights_fingerprint(decoder: Decoder) -> str:
+    """SHA-256 over the product dtype and every weight's name, shape, dtype and up to 256 evenly spaced elements.
+
+    Enough to tell two models apart, in milliseconds. It is no proof against forgery; the checkpoint's own hash is.
+    """
+    digest = hashlib.sha256(f"{decoder.product_dtype}\n".encode())
+    for name, tensor in decoder.named_tensors():
+        flat = tensor.reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _FINGERPRINT_ELEMENTS)][:_FINGERPRINT_ELEMENTS]
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
