@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from landrace.errors import CheckpointError, RequestError, UnsupportedError
-from landrace.text import Tokenizer, encode_chat, forged_tokens, load_tokenizer, tokenizer_from_gguf
+from landrace.text import Tokenizer, encode_chat, load_tokenizer, tokenizer_from_gguf
 from landrace.text.pretokenizers import CUTS, build_pre_tokenizer
 
 TEXTS = [
