@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from landrace.cli.console import count_progress, err, note, print_json, spinner
 from landrace.cli.systems import recorded
@@ -177,4 +178,10 @@ def summary(result: TuneResult) -> list[str]:
     ]
     if result.data.too_long:
         lines.append(f"[yellow]{result.data.too_long} rows were longer than max_length and were left out.[/]")
+    if result.data.trimmed:
+        where = ", ".join(result.data.trimmed_rows)
+        lines.append(
+            f"[yellow]{result.data.trimmed} answers are learnt without the white space at their beginning or end, "
+            f"which the chat template takes away (the first: {escape(where)}).[/]"
+        )
     return lines

@@ -12,11 +12,12 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from landrace.errors import RequestError
 from landrace.text.chat_template import TemplateInput
+from landrace.text.outline import outline
 from landrace.text.tokenizer import Tokenizer
 
 Change = Callable[[str], str]
@@ -45,7 +46,7 @@ class Disguise:
             )
         self.template = tokenizer.chat_template
         self._tokenizer = tokenizer
-        texts = {i: text for i in sorted(tokenizer.special_ids) if (text := tokenizer.token_text(i))}
+        texts = {i: text for i in sorted(tokenizer.control_ids) if (text := tokenizer.token_text(i))}
         # The longest first: of several that begin at one place, it is the one that the tokenizer finds.
         self._texts = sorted(texts.values(), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, self._texts)) or "(?!)")
@@ -63,10 +64,16 @@ class Disguise:
         """
         hidden = self._hide(fitted)
         text = self._written(hidden)
-        outline = self.template.outlined(hidden)
-        if outline is not None and self._marks.findall(text) == self._marks.findall(outline):
+        sketch = self.template.outlined(hidden)
+        between = outline(hidden.messages, hidden.tools)
+        rest = replace(hidden, messages=between.messages, tools=between.tools)
+        if (
+            sketch is not None
+            and self._marks.findall(text) == self._marks.findall(sketch)
+            and rest == self._guard(rest)
+        ):
             return text
-        # There are marks that the template does not write around other texts. Did the ends of two texts make one?
+        # There may be marks that the template does not write by itself. Did the ends of two texts make one?
         guarded = self._written(self._guard(hidden))
         bare = self._code.sub(lambda code: code[0] if code[1] else chr(int(code[2])), guarded)
         return text if self._marks.findall(bare) == self._marks.findall(guarded) else guarded
@@ -95,28 +102,22 @@ class Disguise:
         except RequestError as error:
             raise RequestError(self.reveal(error.message), field=error.field, hint=error.hint) from error
 
-    def _hide(self, fitted: TemplateInput) -> TemplateInput:
+    def hide(self, text: str, *, in_answer: bool = False) -> str:
+        """A text with the texts of control tokens hidden; in an answer, without those that the template acts on."""
+
         def code(mark: re.Match[str]) -> str:
+            if in_answer and self._is_read(mark[0]):
+                return mark[0]
             return f"{self._whole}{self._numbers[mark[0]]:06}"
 
-        def hide(text: str) -> str:
-            return self._marks.sub(code, text)
+        return self._marks.sub(code, text)
 
-        def hide_in_answer(text: str) -> str:
-            return self._marks.sub(lambda mark: mark[0] if self._is_read(mark[0]) else code(mark), text)
-
-        def hide_in(message: dict[str, Any]) -> Any:
-            changed = _changed(message, hide, hide)
+    def _hide(self, fitted: TemplateInput) -> TemplateInput:
+        messages = _changed(fitted.messages, self.hide, self.hide)
+        for message, hidden in zip(fitted.messages, messages, strict=True):
             if message["role"] == "assistant":
-                changed["content"] = _changed(message["content"], hide_in_answer, hide)
-            return changed
-
-        return replace(
-            fitted,
-            messages=[hide_in(message) for message in fitted.messages],
-            tools=_changed(fitted.tools, hide, hide),
-            variables=_changed(dict(fitted.variables), hide, hide),
-        )
+                hidden["content"] = _changed(message["content"], partial(self.hide, in_answer=True), self.hide)
+        return self._with(fitted, messages, self.hide, self.hide)
 
     def _is_read(self, mark: str) -> bool:
         """Whether the template acts on this mark in an assistant's content, as some split it at the end of a thought
@@ -139,12 +140,12 @@ class Disguise:
             return None
 
     def _guard(self, fitted: TemplateInput) -> TemplateInput:
-        return replace(
-            fitted,
-            messages=_changed(fitted.messages, self._guarded, self._guarded_ends),
-            tools=_changed(fitted.tools, self._guarded, self._guarded_ends),
-            variables=_changed(dict(fitted.variables), self._guarded, self._guarded_ends),
-        )
+        messages = _changed(fitted.messages, self._guarded, self._guarded_ends)
+        return self._with(fitted, messages, self._guarded, self._guarded_ends)
+
+    def _with(self, fitted: TemplateInput, messages: Any, change: Change, change_key: Change) -> TemplateInput:
+        variables = _changed(dict(fitted.variables), change, change_key)
+        return replace(fitted, messages=messages, tools=_changed(fitted.tools, change, change_key), variables=variables)
 
     def _guarded(self, text: str) -> str:
         """A text that cannot become a control token together with what is written before and behind it."""

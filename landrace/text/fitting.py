@@ -1,7 +1,8 @@
 """What a chat template takes, found by having it write short conversations.
 
 Templates differ in the form they read: a content as text or as parts, a tool call's arguments as an object or as text,
-the empty content beside a call as text or as null, the role `developer` or only `system`. Nothing is read off a
+the function inside a call or the call alone, the empty content beside it as text or as null, the role `developer` or
+only `system`. Nothing is read off a
 template's source or name. Each question is asked once for each template, and again for conversations with tools.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -20,6 +22,7 @@ Write = Callable[[list[dict[str, Any]], list[Any] | None], str | None]
 _TEXT, _OTHER, _NAME = "Landrace-7f3a", "Landrace-9b1c", "landrace_2d5e"
 _USER = {"role": "user", "content": "Hello"}
 _ARGUMENTS = {"key": _TEXT, "sure": True}
+_CALL = {"id": "call00001", "type": "function", "function": {"name": _NAME, "arguments": _ARGUMENTS}}
 _TOOL = {
     "type": "function",
     "function": {
@@ -30,6 +33,30 @@ _TOOL = {
 }
 _STRANGER = "landrace"
 """A role that no template knows."""
+
+
+@dataclass(frozen=True)
+class _CallForm:
+    """How a template reads a tool call: with arguments as an object, as a bare function, beside which empty content."""
+
+    as_object: bool = True
+    bare: bool = False
+    empty: str | None = ""
+
+    def call(self, call: dict[str, Any]) -> dict[str, Any]:
+        """A plain call in this form."""
+        arguments = call["function"]["arguments"]
+        if self.as_object and isinstance(arguments, str):
+            arguments = arguments_object(arguments)
+        elif not self.as_object and not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        function = {**call["function"], "arguments": arguments}
+        around = {key: value for key, value in call.items() if key != "function"}
+        return {**around, **function} if self.bare else {**around, "function": function}
+
+    def message(self) -> dict[str, Any]:
+        """A short example."""
+        return {"role": "assistant", "content": self.empty, "tool_calls": [self.call(_CALL)]}
 
 
 class Fitting:
@@ -55,9 +82,9 @@ class Fitting:
         fitted = {**message, "role": role, "content": content}
         if "tool_calls" not in message:
             return fitted
-        as_object, empty = self._ask(self._call_form, "calls", with_tools=with_tools)
-        fitted["tool_calls"] = [_with_arguments(call, as_object) for call in message["tool_calls"]]
-        return fitted if content else {**fitted, "content": empty}
+        form: _CallForm = self._ask(self._call_form, "calls", with_tools=with_tools)
+        fitted["tool_calls"] = [form.call(call) for call in message["tool_calls"]]
+        return fitted if content else {**fitted, "content": form.empty}
 
     def _ask(self, question: Callable[..., Any], *about: str, with_tools: bool) -> Any:
         key = (*about, "tools" if with_tools else "")
@@ -83,21 +110,21 @@ class Fitting:
         if role in ("system", "developer"):
             return self._write([asked, _USER], tools)
         if role == "tool":
-            as_object, empty = self._ask(self._call_form, "calls", with_tools=tools is not None)
-            asked |= {"name": _NAME, "tool_call_id": "call00001"}
-            return self._write([_USER, _calling(as_object, empty), asked], tools)
+            form: _CallForm = self._ask(self._call_form, "calls", with_tools=tools is not None)
+            asked |= {"name": _NAME, "tool_call_id": _CALL["id"]}
+            return self._write([_USER, form.message(), asked], tools)
         return self._write([_USER, asked, _USER], tools)
 
-    def _call_form(self, tools: list[Any] | None) -> tuple[bool, str | None]:
-        """Whether arguments are given as an object, and what stands for an empty content beside a call."""
+    def _call_form(self, tools: list[Any] | None) -> _CallForm:
         written = json.dumps(_ARGUMENTS)
         spoilt = (str(_ARGUMENTS), json.dumps(written)[1:-1])
-        for as_object, empty in product((True, False), ("", None)):
-            text = self._write([_USER, _calling(as_object, empty)], tools) or ""
+        for bare, as_object, empty in product((False, True), (True, False), ("", None)):
+            form = _CallForm(as_object, bare, empty)
+            text = self._write([_USER, form.message()], tools) or ""
             # A template with another form in mind writes Python's spelling of the object, or escapes the text again.
             if _NAME in text and _TEXT in text and not any(wrong in text for wrong in spoilt):
-                return as_object, empty
-        return True, ""
+                return form
+        return _CallForm()
 
     def _writes_developer(self, tools: list[Any] | None) -> bool:
         """Whether the template knows the role, rather than writing the name of any role it is given."""
@@ -106,18 +133,3 @@ class Fitting:
         if text is None or _TEXT not in text:
             return False
         return stranger is None or stranger.replace(_STRANGER, "developer") != text
-
-
-def _calling(as_object: bool, empty: str | None) -> dict[str, Any]:
-    function = {"name": _NAME, "arguments": _ARGUMENTS}
-    call = _with_arguments({"id": "call00001", "type": "function", "function": function}, as_object)
-    return {"role": "assistant", "content": empty, "tool_calls": [call]}
-
-
-def _with_arguments(call: dict[str, Any], as_object: bool) -> dict[str, Any]:
-    arguments = call["function"]["arguments"]
-    if as_object and isinstance(arguments, str):
-        arguments = arguments_object(arguments)
-    elif not as_object and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return {**call, "function": {**call["function"], "arguments": arguments}}

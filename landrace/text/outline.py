@@ -80,13 +80,14 @@ def _outlined(message: dict[str, Any], index: int, marker: _Marker) -> dict[str,
 
 
 def _called(call: dict[str, Any], name: str, marker: _Marker) -> dict[str, Any]:
-    function = call["function"]
+    function = call.get("function", call)
     arguments = function["arguments"]
     if isinstance(arguments, str):
         marked = json.dumps(marker.strings(arguments_object(arguments), name), ensure_ascii=False)
     else:
         marked = marker.strings(arguments, name)
-    return {**call, "function": {**function, "name": marker.mark(function["name"], name), "arguments": marked}}
+    called = {**function, "name": marker.mark(function["name"], name), "arguments": marked}
+    return {**call, "function": called} if "function" in call else called
 
 
 def _declared(tool: dict[str, Any], marker: _Marker) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def shape(messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> Hashab
 def _shape_of(message: dict[str, Any]) -> list[Hashable]:
     content = message["content"]
     size = len(content) if isinstance(content, list) else bool(content) if content is not None else None
-    kinds = [_kind(call["function"]["arguments"]) for call in message.get("tool_calls", ())]
+    kinds = [_kind(call.get("function", call)["arguments"]) for call in message.get("tool_calls", ())]
     return [message["role"], isinstance(content, list), size, frozenset(message), tuple(kinds)]
 
 

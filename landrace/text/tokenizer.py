@@ -72,6 +72,11 @@ class Tokenizer:
         """Every token that ends an answer."""
         return self.conventions.eos_ids
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The special tokens, and added tokens that end an answer though the vocabulary does not call them special."""
+        return self.special_ids | (self.eos_ids & self._added.keys())
+
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`.
 

@@ -47,6 +47,10 @@ class DataReport:
     """Answers put behind a generation prompt that the template itself would not put before them."""
     stops_added: int
     """Turns that the template ends without a stop token."""
+    trimmed: int
+    """Answers that the template writes without the white space at their beginning or end."""
+    trimmed_rows: tuple[str, ...]
+    """Where the first of them are."""
 
 
 def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int) -> tuple[list[Example], DataReport]:
@@ -56,12 +60,15 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
     examples: list[Example] = []
     kept: list[Answer] = []
     too_long: list[str] = []
+    trimmed: list[str] = []
     split_rows = 0
     for row in rows:
         fitting = []
         for answer in row_answers(row, tokenizer):
             if len(answer.token_ids) <= max_length:
                 fitting.append(answer)
+                if answer.trimmed:
+                    trimmed.append(row.where)
             else:
                 too_long.append(row.where)
         merged = merge_answers(fitting)
@@ -85,6 +92,8 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
         split_rows=split_rows,
         joined=sum(answer.joined for answer in kept),
         stops_added=sum(answer.stop_added for answer in kept),
+        trimmed=len(trimmed),
+        trimmed_rows=tuple(trimmed[:_NAMED]),
     )
     return examples, report
 

@@ -44,7 +44,11 @@ def _byte_tokenizer(
         bos_id=bos_id,
         eos_ids=frozenset(backend.token_to_id(name) for name in eos),
     )
-    chat_template = None if template is None else ChatTemplate(template, bos, now=lambda pattern: "2026-01-02")
+    chat_template = (
+        None
+        if template is None
+        else ChatTemplate(template, tokens={"bos_token": bos} if bos else {}, now=lambda pattern: "2026-01-02")
+    )
     return Tokenizer(backend, conventions, chat_template)
 
 
