@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, spinner
+
+if TYPE_CHECKING:
+    from landrace.certify import PromptResult
 
 
 def certify(
@@ -18,7 +22,7 @@ def certify(
 ) -> None:
     """Show that trainer, engine and transformers agree on this model, token by token.
 
-    Exit code 2 when a path differs by more than its bound.
+    Exit code 2 when a path differs by more than its bound, or a prompt has other ids than in transformers.
     """
     from landrace.certify import BOUNDS
     from landrace.certify import certify as make_certificate
@@ -47,6 +51,9 @@ def certify(
         for kind, bound in BOUNDS.items():
             limits = f"largest {bound.largest:g}, mean {bound.mean:g}, equal argmax {bound.equal_argmax:.1%}"
             out.print(f"[dim]  {kind}: {limits}[/]")
+        if certificate.prompts is not None:
+            for line in _prompt_lines(certificate.prompts):
+                out.print(line)
         for reason in certificate.skipped:
             out.print(f"[dim]not taken: {reason}[/]")
         template = certificate.template_sha256 or "none"
@@ -55,3 +62,13 @@ def certify(
         err.print(verdict)
     if not certificate.passed:
         raise typer.Exit(2)
+
+
+def _prompt_lines(prompts: PromptResult) -> list[str]:
+    verdict = "[green]pass[/]" if prompts.passed else "[red]FAIL[/]"
+    equal = len(prompts.compared) - len(prompts.different)
+    lines = [
+        f"prompts: {equal} of {len(prompts.compared)} kinds of conversation have the ids of transformers  {verdict}"
+    ]
+    lines += [f"[red]  other ids: {escape(name)}[/]" for name in prompts.different]
+    return lines + [f"[dim]  not written by the template: {escape(reason)}[/]" for reason in prompts.refused]

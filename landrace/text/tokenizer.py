@@ -73,6 +73,11 @@ class Tokenizer:
         return self.conventions.eos_ids
 
     @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer behind this one, to look at and not to change."""
+        return self._backend
+
+    @property
     def control_ids(self) -> frozenset[int]:
         """The special tokens, and added tokens that end an answer though the vocabulary does not call them special."""
         return self.special_ids | (self.eos_ids & self._added.keys())

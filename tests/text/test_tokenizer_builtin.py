@@ -200,16 +200,17 @@ def test_all_stated_end_ids_count(trained: tokenizers.Tokenizer, tmp_path: Path)
 
 
 def test_templates_come_from_every_place(trained: tokenizers.Tokenizer, tmp_path: Path) -> None:
-    listed = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    said = "{{ messages[0].content }}"
+    listed = [{"name": "default", "template": "D" + said}, {"name": "tool_use", "template": "T" + said}]
     write_json_folder(tmp_path, trained, chat_template=listed)
     user, tool = [{"role": "user", "content": "x"}], {"type": "function"}
     template = load_tokenizer(tmp_path).chat_template
     assert template is not None
-    assert (template.render(user), template.render(user, tools=[tool])) == ("D", "T")
-    (tmp_path / "chat_template.json").write_text('{"chat_template": "J"}')
-    assert load_tokenizer(tmp_path).chat_template.render(user) == "J"  # type: ignore[union-attr]
-    (tmp_path / "chat_template.jinja").write_text("F{{ eos_token }}")
-    assert load_tokenizer(tmp_path).chat_template.render(user) == "F"  # type: ignore[union-attr]
+    assert (template.render(user), template.render(user, tools=[tool])) == ("Dx", "Tx")
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "J" + said}))
+    assert load_tokenizer(tmp_path).chat_template.render(user) == "Jx"  # type: ignore[union-attr]
+    (tmp_path / "chat_template.jinja").write_text("F" + said + "{{ eos_token }}")
+    assert load_tokenizer(tmp_path).chat_template.render(user) == "Fx"  # type: ignore[union-attr]
 
 
 def test_a_broken_template_does_not_stop_plain_use(trained: tokenizers.Tokenizer) -> None:
