@@ -49,26 +49,27 @@ def _ids(witness: Any, messages: Sequence[Any], tools: Sequence[Any] | None) -> 
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        texts, _ = render_jinja_template(
+        texts = render_jinja_template(
             [list(messages)],
             tools=list(tools) if tools is not None else None,
             chat_template=witness.get_chat_template(tools=tools),
             add_generation_prompt=True,
             **witness.special_tokens_map,
-        )
+        )[0]
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
         return None
     return list(witness(texts[0], add_special_tokens=False)["input_ids"])
 
 
 def _witness(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Any:
-    from transformers import PreTrainedTokenizerFast
+    import transformers
 
+    kind: Any = transformers.PreTrainedTokenizerFast
     if (checkpoint.path / "tokenizer.json").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(str(checkpoint.path))
+        return kind.from_pretrained(str(checkpoint.path))
     template = tokenizer.chat_template
     sources = template.sources if template is not None else {}
-    return PreTrainedTokenizerFast(
+    return kind(
         tokenizer_object=tokenizer.backend,
         chat_template=sources if len(sources) > 1 else next(iter(sources.values()), None),
         **_named_tokens(checkpoint),
@@ -79,7 +80,7 @@ def _named_tokens(checkpoint: Checkpoint) -> dict[str, str]:
     if checkpoint.format == "gguf":
         metadata = checkpoint.metadata
         ids = {name: metadata.get(f"tokenizer.ggml.{key}") for name, key in _NAMED.items()}
-        return {name: metadata["tokenizer.ggml.tokens"][index] for name, index in ids.items() if index is not None}
+        return {name: metadata["tokenizer.ggml.tokens"][int(index)] for name, index in ids.items() if index is not None}
     config = read_json(checkpoint.path / "tokenizer_config.json")
     values = {name: config.get(name) for name in _NAMED}
     texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
