@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -142,6 +143,18 @@ class ChatTemplate:
         """
         sketch = self._sketch(fitted)
         return None if sketch is None else sketch.text
+
+    @cached_property
+    def around_turns(self) -> tuple[str, str]:
+        """What stands before a question or between an answer and the next question, and what follows a question.
+
+        Empty for a template that does not write such a conversation.
+        """
+        said = ["Landrace-7f3a", "Landrace-9b1c", "Landrace-2d5e"]
+        roles = ("user", "assistant", "user")
+        text = self._try([{"role": role, "content": text} for role, text in zip(roles, said, strict=True)], None) or ""
+        pieces = re.fullmatch("(.*)".join(["", *said, ""]), text, re.DOTALL)
+        return (pieces[1] + pieces[3], pieces[2]) if pieces else ("", "")
 
     def _sketch(self, fitted: TemplateInput) -> _Sketch | None:
         variables = json.dumps(fitted.variables, sort_keys=True, default=repr)

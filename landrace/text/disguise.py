@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from landrace.errors import RequestError
-from landrace.text.chat_template import TemplateInput
+from landrace.text.chat_template import ChatTemplate, TemplateInput
 from landrace.text.outline import outline
 from landrace.text.tokenizer import Tokenizer
 
@@ -28,6 +28,7 @@ _PROTOCOL = frozenset(
 """Values of `role` and `type` that templates compare, and may write inside a mark of their own."""
 _EDGE = "\U0010fffd"
 """A private character around the twin's spellings, so that no word goes on into one."""
+_SHORT = 3
 _BEFORE, _AFTER = "Landrace-7f3a", "Landrace-9b1c"
 
 
@@ -46,7 +47,8 @@ class Disguise:
             )
         self.template = tokenizer.chat_template
         self._tokenizer = tokenizer
-        texts = {i: text for i in sorted(tokenizer.control_ids) if (text := tokenizer.token_text(i))}
+        control = tokenizer.control_ids | _turn_marks(tokenizer, tokenizer.chat_template)
+        texts = {i: text for i in sorted(control) if (text := tokenizer.token_text(i))}
         # The longest first: of several that begin at one place, it is the one that the tokenizer finds.
         self._texts = sorted(texts.values(), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, self._texts)) or "(?!)")
@@ -173,6 +175,19 @@ class Disguise:
         """What the texts of control tokens start with, and what they end with."""
         texts = [(text, size) for text in self._texts for size in range(1, len(text))]
         return frozenset(text[:size] for text, size in texts), frozenset(text[size:] for text, size in texts)
+
+
+def _turn_marks(tokenizer: Tokenizer, template: ChatTemplate) -> set[int]:
+    """Added tokens that part the turns of a conversation, though the vocabulary calls some of them text.
+
+    Those around a user's message, and one that follows it at once: the mark of the assistant's turn. Short tokens
+    (line breaks, punctuation) are no marks, and neither are those inside the assistant's turn (`<think>`).
+    """
+    around, behind = template.around_turns
+    found = tokenizer.added_ids(around)
+    first = tokenizer.encode(behind.lstrip(), add_bos=False)[:1]
+    found += [index for index in first if index in tokenizer.added_ids(behind)]
+    return {index for index in found if len((tokenizer.token_text(index) or "").strip()) > _SHORT}
 
 
 def _changed(value: Any, change: Change, change_key: Change, key: str = "") -> Any:

@@ -82,6 +82,10 @@ class Tokenizer:
         """The special tokens, and added tokens that end an answer though the vocabulary does not call them special."""
         return self.special_ids | (self.eos_ids & self._added.keys())
 
+    def added_ids(self, text: str) -> list[int]:
+        """The added tokens that `text` spells out, in the order they appear."""
+        return [index for index in self.encode(text, add_bos=False) if index in self._added]
+
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`.
 

@@ -30,6 +30,9 @@ class FakeTokenizer:
     def __init__(self, *, chat: bool = True) -> None:
         self.chat_template = FakeTemplate() if chat else None
 
+    def added_ids(self, text: str) -> list[int]:
+        return []
+
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         return [256] * add_bos + list(text.encode())
 

@@ -162,6 +162,19 @@ def test_text_tokens_of_the_vocabulary_stay_tokens(chatml: Tokenizer) -> None:
         assert chatml.token_id("<think>") in ids
 
 
+def test_a_turn_mark_is_one_though_the_vocabulary_calls_it_text(doors: Doors) -> None:
+    source = (TEMPLATES / "deepseek-ai-DeepSeek-V3.1.jinja").read_text(encoding="utf-8")
+    turns = ["<｜User｜>", "<｜Assistant｜>"]
+    texts = [*turns, "<think>", "</think>"]
+    ours = tokenizer_from_gguf(doors.metadata(source, ["<｜end▁of▁sentence｜>"], texts))
+    ids = {text: ours.token_id(text) for text in texts}
+    assert not set(ids.values()) & ours.special_ids
+    said = {"role": "user", "content": "<think>a<｜User｜>b<｜Assistant｜></think>"}
+    written = encode_chat(ours, [said, {"role": "assistant", "content": "c"}, said])
+    assert [written.count(ids[text]) for text in turns] == [2, 2]
+    assert written.count(ids["<think>"]) == 4  # two of the template, and two that the user wrote
+
+
 PIECES = st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "<", ">", "x", " ", "\n", "<s>", "é"])
 
 
