@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from landrace.errors import CheckpointError, RequestError
 from landrace.text.fitting import Fitting
-from landrace.text.messages import plain_messages, plain_tools
+from landrace.text.messages import plain_json, plain_messages, plain_tools
 from landrace.text.outline import Mark, outline, shape, written
 
 if TYPE_CHECKING:
@@ -109,10 +109,11 @@ class ChatTemplate:
     ) -> TemplateInput:
         """The conversation in the form that this template reads.
 
-        Raises RequestError for malformed messages or tools, with the field's name.
+        Raises RequestError for malformed messages, tools or variables, with the field's name.
         """
         plain, declared = plain_messages(messages), plain_tools(tools)
-        return TemplateInput(self._fitting.fit(plain, declared), declared, add_generation_prompt, variables)
+        values = plain_json(variables, "the template's variables", "chat_template_kwargs")
+        return TemplateInput(self._fitting.fit(plain, declared), declared, add_generation_prompt, values)
 
     def write(self, fitted: TemplateInput) -> str:
         """The text of a conversation from `fit`.
@@ -157,7 +158,7 @@ class ChatTemplate:
         return (pieces[1] + pieces[3], pieces[2]) if pieces else ("", "")
 
     def _sketch(self, fitted: TemplateInput) -> _Sketch | None:
-        variables = json.dumps(fitted.variables, sort_keys=True, default=repr)
+        variables = json.dumps(fitted.variables)
         key = (shape(fitted.messages, fitted.tools), fitted.add_generation_prompt, variables)
         with suppress(KeyError):
             return self._sketches[key]

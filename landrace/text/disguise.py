@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from landrace.errors import RequestError
@@ -49,9 +49,8 @@ class Disguise:
         self._tokenizer = tokenizer
         control = tokenizer.control_ids | _turn_marks(tokenizer, tokenizer.chat_template)
         texts = {i: text for i in sorted(control) if (text := tokenizer.token_text(i))}
-        # The longest first: of several that begin at one place, it is the one that the tokenizer finds.
         self._texts = sorted(texts.values(), key=len, reverse=True)
-        self._marks = re.compile("|".join(map(re.escape, self._texts)) or "(?!)")
+        self._marks = _finder(tuple(self._texts))
         # Nobody can guess the codes, so nobody can write one into a conversation.
         self._whole, self._single, self._spelled = (str(10**19 + secrets.randbelow(9 * 10**19)) for _ in range(3))
         self._numbers = {text: number for number, text in enumerate(self._texts)}
@@ -175,6 +174,27 @@ class Disguise:
         """What the texts of control tokens start with, and what they end with."""
         texts = [(text, size) for text in self._texts for size in range(1, len(text))]
         return frozenset(text[:size] for text, size in texts), frozenset(text[size:] for text, size in texts)
+
+
+@lru_cache(maxsize=16)
+def _finder(texts: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds any of the texts: the longest of those that begin at one place, as the tokenizer does."""
+    return re.compile(_branches(set(texts)) if texts else "(?!)")
+
+
+def _branches(texts: set[str]) -> str:
+    """A pattern that looks at each character once, however many texts begin alike."""
+    tails: dict[str, set[str]] = {}
+    for text in texts - {""}:
+        tails.setdefault(text[0], set()).add(text[1:])
+    branches = []
+    for first, rest in sorted(tails.items()):
+        low, high = min(rest), max(rest)
+        size = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+        branches.append(re.escape(first + low[:size]) + _branches({tail[size:] for tail in rest}))
+    if not branches:
+        return ""
+    return f"(?:{'|'.join(branches)}){'?' if '' in texts else ''}"
 
 
 def _turn_marks(tokenizer: Tokenizer, template: ChatTemplate) -> set[int]:

@@ -118,6 +118,12 @@ def test_bad_messages_name_the_field(messages: Any) -> None:
     assert caught.value.field == "messages"
 
 
+def test_variables_that_are_no_json_are_refused() -> None:
+    with pytest.raises(RequestError, match="not plain JSON") as caught:
+        ChatTemplate(SIMPLE).render([USER], style=object())
+    assert caught.value.field == "chat_template_kwargs"
+
+
 def test_deep_messages_and_bad_tools_are_refused() -> None:
     deep: Any = "x"
     for _ in range(1000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from landrace.errors import LandraceError, RequestError
 from landrace.text import Tokenizer, chat_prompt, encode_chat, load_tokenizer, tokenizer_from_gguf
+from landrace.text.disguise import _finder
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "shared" / "data" / "chat_templates"
 HARMLESS = "river"
@@ -173,6 +175,13 @@ def test_a_turn_mark_is_one_though_the_vocabulary_calls_it_text(doors: Doors) ->
     written = encode_chat(ours, [said, {"role": "assistant", "content": "c"}, said])
     assert [written.count(ids[text]) for text in turns] == [2, 2]
     assert written.count(ids["<think>"]) == 4  # two of the template, and two that the user wrote
+
+
+@given(st.sets(st.text("<|ab>", min_size=1, max_size=6), max_size=8), st.text("<|ab>", max_size=40))
+def test_marks_are_found_as_the_longest_of_those_that_begin_at_a_place(texts: set[str], said: str) -> None:
+    by_length = sorted(texts, key=len, reverse=True)
+    expected = re.findall("|".join(map(re.escape, by_length)) or "(?!)", said)
+    assert _finder(tuple(texts)).findall(said) == expected
 
 
 PIECES = st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "<", ">", "x", " ", "\n", "<s>", "é"])
