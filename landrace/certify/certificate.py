@@ -78,6 +78,20 @@ def compare_scores(name: str, reference: Sequence[Scores], other: Sequence[Score
 
 
 @dataclass(frozen=True)
+class PromptResult:
+    """Which conversations have the token ids of transformers."""
+
+    compared: tuple[str, ...]
+    different: tuple[str, ...]
+    refused: tuple[str, ...]
+    """Conversations that the template does not write, each with its reason."""
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.compared) and not self.different
+
+
+@dataclass(frozen=True)
 class Certificate:
     model: str
     adapter: str | None
@@ -87,12 +101,14 @@ class Certificate:
     template_sha256: str | None
     dtype: str
     paths: tuple[PathResult, ...]
+    prompts: PromptResult | None
+    """None where they could not be compared; `skipped` tells why."""
     skipped: tuple[str, ...]
     """Paths that could not be taken here, each with its reason."""
 
     @property
     def passed(self) -> bool:
-        return all(path.passed for path in self.paths)
+        return all(path.passed for path in self.paths) and (self.prompts is None or self.prompts.passed)
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}

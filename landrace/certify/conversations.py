@@ -1,6 +1,8 @@
-"""What a model is certified on when nobody gives anything else: short exchanges in several languages."""
+"""What a model is certified on: short exchanges in several languages, and the forms in which clients send messages."""
 
 from __future__ import annotations
+
+from typing import Any
 
 CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
     (
@@ -30,3 +32,35 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
         {"role": "assistant", "content": "Столица Марокко — Рабат."},
     ),
 )
+
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "Its name."}},
+            "required": ["city"],
+        },
+    },
+}
+_CALL = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": '{"city": "Huế", "days": 3}'},
+}
+_SYSTEM = {"role": "system", "content": "Answer briefly."}
+_ASKED = {"role": "user", "content": "Will it rain in Huế?"}
+_CALLED = {"role": "assistant", "content": None, "tool_calls": [_CALL]}
+_RESULT = {"role": "tool", "name": "get_weather", "tool_call_id": "call00001", "content": "rain, 24 °C"}
+_TURNS = [_SYSTEM, *CONVERSATIONS[3][:3]]
+PROMPTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = {
+    "one question": ([_ASKED], None),
+    "several turns behind a system message": (_TURNS, None),
+    "contents in parts": ([{**m, "content": [{"type": "text", "text": m["content"]}]} for m in _TURNS], None),
+    "empty contents": ([{**_SYSTEM, "content": []}, _ASKED, {"role": "assistant", "content": None}, _ASKED], None),
+    "tools": ([_SYSTEM, _ASKED], [_TOOL]),
+    "a call with null content, and its result": ([_ASKED, _CALLED, _RESULT], [_TOOL]),
+}
+"""Messages and tools by name: every form that a template may or may not take."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from landrace.certify.certificate import BOUNDS, Certificate, PathResult, Scores, compare_scores
-from landrace.certify.conversations import CONVERSATIONS
+from landrace.certify.conversations import CONVERSATIONS, PROMPTS
+from landrace.certify.prompts import compare_prompts
 from landrace.certify.transformers_path import transformers_scores
 from landrace.checkpoints import Checkpoint
 from landrace.checkpoints.adapter import adapter_sha256, read_adapter
@@ -102,6 +103,14 @@ def certify(
         compare("transformers, float32", "float32", partial(transformers_scores, model, sequences, adapter))
 
     template = model.tokenizer.chat_template
+    prompts = None
+    if template is None:
+        skipped.append("prompts: the model has no chat template")
+    elif importlib.util.find_spec("transformers") is None:
+        skipped.append("prompts: transformers not installed")
+    else:
+        on_path("prompts")
+        prompts = compare_prompts(model.checkpoint, model.tokenizer, template, PROMPTS)
     return Certificate(
         model=name,
         adapter=str(adapter) if adapter is not None else None,
@@ -111,6 +120,7 @@ def certify(
         template_sha256=template.sha256 if template is not None else None,
         dtype="float32",
         paths=tuple(paths),
+        prompts=prompts,
         skipped=tuple(skipped),
     )
 

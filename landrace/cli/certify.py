@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
 from landrace.cli.progress import spinner
+
+if TYPE_CHECKING:
+    from landrace.certify import PromptResult
 
 
 def certify(
@@ -19,7 +22,7 @@ def certify(
 ) -> None:
     """Show that trainer, engine and transformers agree on this model, token by token.
 
-    Exit code 2 when a path differs by more than its bound.
+    Exit code 2 when a path differs by more than its bound, or a prompt has other ids than in transformers.
     """
     with spinner("certifying"):
         from landrace.certify import BOUNDS
@@ -48,6 +51,8 @@ def certify(
         for kind, bound in BOUNDS.items():
             limits = f"largest {bound.largest:g}, mean {bound.mean:g}, equal argmax {bound.equal_argmax:.1%}"
             out.print(f"  {kind}: {limits}", style="dim")
+        if certificate.prompts is not None:
+            _print_prompts(certificate.prompts)
         for reason in certificate.skipped:
             out.print(f"not taken: {reason}", style="dim")
         template = certificate.template_sha256 or "none"
@@ -58,3 +63,14 @@ def certify(
             err.print("The paths do not agree.", style="red")
     if not certificate.passed:
         raise typer.Exit(2)
+
+
+def _print_prompts(prompts: PromptResult) -> None:
+    equal = len(prompts.compared) - len(prompts.different)
+    verdict = ("pass", "green") if prompts.passed else ("FAIL", "red")
+    told = f"prompts: {equal} of {len(prompts.compared)} kinds of conversation have the ids of transformers  "
+    out.print(styled(told, verdict))
+    for name in prompts.different:
+        out.print(f"  other ids: {name}", style="red")
+    for reason in prompts.refused:
+        out.print(f"  not written by the template: {reason}", style="dim")

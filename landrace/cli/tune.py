@@ -229,6 +229,11 @@ def summary(result: TuneResult) -> list[Text]:
         told.append(f"{_count(data.excluded, 'row')} with nothing to learn, left out: {_places(data.excluded_rows)}.")
     if data.context_only:
         told.append(f"{_count(data.context_only, 'answer')} read and not learned, as the rows say.")
+    if data.trimmed:
+        told.append(
+            f"{_count(data.trimmed, 'answer')} learnt without the white space at their beginning or end, which the chat "
+            f"template takes away: {_places(data.trimmed_rows)}."
+        )
     left_out = [styled((line, "yellow")) for line in told]
     return [styled(whole), *left_out, *(styled(f"Note: {remark}.") for remark in data.remarks)]
 

@@ -13,7 +13,7 @@ from landrace.evaluation.judging import Judgement, judge_answer, judge_choices
 from landrace.evaluation.results import ChoiceScore, Evaluation, RowResult
 from landrace.evaluation.rows import Row, TaskData
 from landrace.evaluation.task import Task
-from landrace.text import Tokenizer
+from landrace.text import Tokenizer, chat_prompt
 
 if TYPE_CHECKING:
     from landrace.engine import Engine
@@ -103,8 +103,8 @@ def build_prompt(task: Task, tokenizer: Tokenizer, row: Row) -> Prompt:
             f"The task '{task.name}' is a chat, but the model has no chat template.",
             hint='Set "mode": "plain" in the task.',
         )
-    text = tokenizer.chat_template.render(task.messages(row), add_generation_prompt=True)
-    return Prompt(text, tuple(tokenizer.encode(text, add_bos=False)), add_bos=False)
+    prompt = chat_prompt(tokenizer, task.messages(row))
+    return Prompt(prompt.text, tuple(prompt.token_ids), add_bos=False)
 
 
 def _question(

@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from landrace.errors import CheckpointError, RequestError
+from landrace.text.fitting import Fitting
+from landrace.text.messages import plain_json, plain_messages, plain_tools
+from landrace.text.outline import Mark, outline, shape, written
 from landrace.text.template_process import TemplateProcess
 
 MAX_SOURCE = 1_000_000
-_MAX_DEPTH = 64
-_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-_PROBE = "Landrace-7f3a"
+_MAX_OUTLINES = 256
+"""Shapes of conversations whose outline is remembered."""
+
+
+@dataclass(frozen=True)
+class TemplateInput:
+    """A conversation in the form that one template reads, ready to be written."""
+
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None
+    add_generation_prompt: bool
+    variables: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """How a template writes conversations of one shape: its text around marks, and the first mark it leaves out."""
+
+    text: str
+    missing: Mark | None
 
 
 class ChatTemplate:
     """Jinja source that turns messages into text, rendered in a process that can be stopped.
 
     `source` is one template, or several by name: "default", and "tool_use" for conversations with tools. Templates see
-    `messages`, `tools`, `add_generation_prompt`, the special tokens by name (`bos_token`, `eos_token` and those in
-    `tokens`) and whatever else `render` is given (`enable_thinking=False`, `documents=...`), as in `transformers`.
-    `now` answers the templates that write today's date.
+    `messages`, `tools`, `add_generation_prompt`, the special tokens by name (`tokens`: bos_token, eos_token ...) and
+    whatever else `render` is given (`enable_thinking=False`, `documents=...`), as in `transformers`. `now` answers the
+    templates that write today's date.
     """
 
     def __init__(
         self,
         source: str | Mapping[str, str],
-        bos_token: str | None = None,
-        eos_token: str | None = None,
         *,
         tokens: Mapping[str, str] | None = None,
         now: Callable[[], datetime] = datetime.now,
@@ -39,10 +60,11 @@ class ChatTemplate:
         self.sources = {"default": source} if isinstance(source, str) else dict(source)
         if any(len(text) > MAX_SOURCE for text in self.sources.values()):
             raise CheckpointError(f"The chat template is longer than {MAX_SOURCE:,} characters.")
-        named = {**(tokens or {}), "bos_token": bos_token, "eos_token": eos_token}
-        self._tokens = {name: token for name, token in named.items() if token is not None}
+        self._tokens = dict(tokens or {})
         self._now = now
         self._process = TemplateProcess(self.sources)
+        self._fitting = Fitting(self._try)
+        self._sketches: dict[Hashable, _Sketch | None] = {}
 
     @property
     def source(self) -> str:
@@ -64,15 +86,104 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The conversation as text.
+        """The conversation as text. Raises what `fit` and `write` raise."""
+        return self.write(self.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables))
 
-        Raises RequestError(field="messages") for messages that are malformed or that the template refuses, and
-        CheckpointError for a template that is broken or breaks its bounds.
+    def fit(
+        self,
+        messages: Sequence[Any],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> TemplateInput:
+        """The conversation in the form that this template reads.
+
+        Raises RequestError for malformed messages, tools or variables, with the field's name.
         """
-        plain = _checked_messages(messages)
-        if any(isinstance(message.get("content"), list) for message in plain) and not self._takes_parts:
-            plain = [_with_joined_parts(message) for message in plain]
-        return self._run(plain, _checked_tools(tools), add_generation_prompt, variables)
+        plain, declared = plain_messages(messages), plain_tools(tools)
+        values = plain_json(variables, "the template's variables", "chat_template_kwargs")
+        return TemplateInput(self._fitting.fit(plain, declared), declared, add_generation_prompt, values)
+
+    def write(self, fitted: TemplateInput) -> str:
+        """The text of a conversation from `fit`.
+
+        Raises RequestError for messages that the template refuses or leaves out, and CheckpointError for a template
+        that is broken or breaks its bounds.
+        """
+        text = self._run(fitted.messages, fitted.tools, fitted.add_generation_prompt, fitted.variables)
+        sketch = self._sketch(fitted)
+        if sketch is not None:
+            missing = sketch.missing
+        else:
+            marks = outline(fitted.messages, fitted.tools).marks
+            missing = next((mark for mark in marks if not written(mark, text)), None)
+        if missing is not None:
+            raise RequestError(
+                f"The chat template leaves out {missing.name}.",
+                field=missing.field,
+                hint="The model's template does not write it, so the model would never see it; leave it out, "
+                "or give it in a form and a place that the template writes.",
+            )
+        return text
+
+    def outlined(self, fitted: TemplateInput) -> str | None:
+        """What the template itself writes around the texts of conversations of this shape.
+
+        None where it refuses messages with other texts.
+        """
+        sketch = self._sketch(fitted)
+        return None if sketch is None else sketch.text
+
+    @cached_property
+    def around_turns(self) -> tuple[str, str]:
+        """What stands before a question or between an answer and the next question, and what follows a question.
+
+        Empty for a template that does not write such a conversation.
+        """
+        said = ["Landrace-7f3a", "Landrace-9b1c", "Landrace-2d5e"]
+        roles = ("user", "assistant", "user")
+        text = self._try([{"role": role, "content": text} for role, text in zip(roles, said, strict=True)], None) or ""
+        pieces = re.fullmatch("(.*)".join(["", *said, ""]), text, re.DOTALL)
+        return (pieces[1] + pieces[3], pieces[2]) if pieces else ("", "")
+
+    def _sketch(self, fitted: TemplateInput) -> _Sketch | None:
+        variables = json.dumps(fitted.variables)
+        key = (shape(fitted.messages, fitted.tools), fitted.add_generation_prompt, variables)
+        with suppress(KeyError):
+            return self._sketches[key]
+        sketch = self._draw(fitted)
+        if len(self._sketches) >= _MAX_OUTLINES:
+            # All at once: threads share this, and clearing cannot fail half-way.
+            self._sketches.clear()
+        self._sketches[key] = sketch
+        return sketch
+
+    def _draw(self, fitted: TemplateInput) -> _Sketch | None:
+        sought = outline(fitted.messages, fitted.tools)
+        text = self._try(sought.messages, sought.tools, fitted)
+        if text is None:
+            return None
+        for mark in sought.marks:
+            if mark.text in text:
+                continue
+            if mark.beside_call is not None:
+                newest = self._try(sought.messages[: mark.beside_call + 1], sought.tools, fitted)
+                if newest is not None and mark.text in newest:
+                    continue
+            return _Sketch(text, mark)
+        return _Sketch(text, None)
+
+    def _try(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None, like: TemplateInput | None = None
+    ) -> str | None:
+        """What the template writes; None where it does not accept the messages."""
+        try:
+            if like is None:
+                return self._run(messages, tools, True, {})
+            return self._run(messages, tools, like.add_generation_prompt, like.variables)
+        except RequestError:
+            return None
 
     def _run(
         self, messages: list[Any], tools: list[Any] | None, add_generation_prompt: bool, variables: Mapping[str, Any]
@@ -80,7 +191,7 @@ class ChatTemplate:
         context = {
             **self._tokens,
             "documents": None,
-            **_plain(variables, "the template's variables", "chat_template_kwargs"),
+            **variables,
             "messages": messages,
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,
@@ -93,76 +204,3 @@ class ChatTemplate:
         if "default" in self.sources:
             return "default"
         raise CheckpointError(f"None of the chat templates is the default one: {', '.join(sorted(self.sources))}.")
-
-    @cached_property
-    def _takes_parts(self) -> bool:
-        """Whether the template reads content given as a list of parts: it then writes a part's text and no more."""
-        parts = [{"type": "text", "text": _PROBE}]
-        try:
-            text = self._run([{"role": "user", "content": parts}], None, True, {})
-        except RequestError:
-            return False
-        return _PROBE in text and "'text'" not in text and '"text"' not in text
-
-
-def _checked_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence) or not messages:
-        raise _bad("A conversation is a list of one or more messages.")
-    return [_checked_message(message, index) for index, message in enumerate(messages)]
-
-
-def _checked_message(message: Any, index: int) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise _bad(f"Message {index} is not an object with a role and a content.")
-    plain: dict[str, Any] = _plain(message, f"message {index}", "messages")
-    if not isinstance(plain.get("role"), str) or not plain["role"]:
-        raise _bad(f"Message {index} has no role.")
-    content = plain.get("content")
-    if content is None and not plain.get("tool_calls"):
-        raise _bad(f"Message {index} has no content.")
-    if not (content is None or isinstance(content, (str, list))):
-        raise _bad(f"The content of message {index} is neither text nor a list of parts.")
-    for part in content if isinstance(content, list) else ():
-        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            kind = part.get("type") if isinstance(part, dict) else part
-            raise _bad(f"Message {index} has a content part that is not text: {str(kind)[:40]!r}.")
-    reasoning = next((plain[name] for name in _REASONING_FIELDS if plain.get(name) is not None), None)
-    if reasoning is None:
-        return plain
-    # Templates read a message's reasoning under one of two names, callers give it under one of three.
-    return {"thinking": reasoning, **plain, "reasoning_content": reasoning}
-
-
-def _checked_tools(tools: Sequence[Any] | None) -> list[Any] | None:
-    if not tools:
-        return None
-    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise RequestError("Tools are a list of objects, each the JSON schema of one function.", field="tools")
-    return [_plain(tool, f"tool {index}", "tools") for index, tool in enumerate(tools)]
-
-
-def _with_joined_parts(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its text parts as one text, a line each, for templates that know only text."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": "\n".join(part["text"] for part in content)}
-
-
-def _plain(value: Any, where: str, field: str, depth: int = 0) -> Any:
-    """A copy in plain JSON types: a template must not get hold of richer objects and their methods."""
-    if depth > _MAX_DEPTH:
-        raise RequestError(f"In {where}, values are nested deeper than {_MAX_DEPTH} levels.", field=field)
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, where, field, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, where, field, depth + 1) for item in value]
-    raise RequestError(f"In {where}, a value is not plain JSON but {type(value).__name__}.", field=field)
-
-
-def _bad(message: str) -> RequestError:
-    return RequestError(message, field="messages")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_FILE = 64 * 1024 * 1024
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class FolderConfig:
         config = read_json(folder / "tokenizer_config.json")
         tokens_map = read_json(folder / "special_tokens_map.json")
         model_config = read_json(folder / "config.json")
-        named = {name: token for name in _NAMED if (token := _content(config.get(name, tokens_map.get(name))))}
+        named = _named_tokens(config, tokens_map)
         adds_bos = config.get("add_bos_token")
         stated_class = config.get("tokenizer_class", model_config.get("tokenizer_class"))
         return cls(
@@ -113,6 +112,19 @@ def _content(value: Any) -> str | None:
     """A token given as text or as an object with a `content`."""
     text = value.get("content") if isinstance(value, Mapping) else value
     return text if isinstance(text, str) and text else None
+
+
+def _named_tokens(config: Mapping[str, Any], tokens_map: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that have a name: bos_token, eos_token and so on, and those of the model's own (image_token).
+
+    As `transformers` finds them: every key that ends in `_token`, and the tables of further ones.
+    """
+    found = {**tokens_map, **config}
+    for table in ("extra_special_tokens", "model_specific_special_tokens"):
+        if isinstance(config.get(table), Mapping):
+            found |= config[table]
+    tokens = {name: _content(value) for name, value in found.items() if name.endswith("_token")}
+    return {name: token for name, token in tokens.items() if token}
 
 
 def _added(

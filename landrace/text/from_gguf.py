@@ -15,6 +15,15 @@ from landrace.text.tokenizer import Conventions, Spelling, Tokenizer
 
 _KEY = "tokenizer.ggml."
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "sep_token": "seperator_token_id",  # as the format spells it
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}
 MAX_TOKENS = 4_000_000
 
 
@@ -110,19 +119,8 @@ def _template(metadata: Mapping[str, Any], tokens: list[str]) -> ChatTemplate | 
     sources = {name: text for name, text in sources.items() if isinstance(text, str)}
     if "default" not in sources:
         return None
-    named = {
-        name: None if index is None else tokens[index]
-        for name, index in (
-            (name, _token_id(metadata, key, len(tokens)))
-            for name, key in (
-                ("bos_token", "bos_token_id"),
-                ("eos_token", "eos_token_id"),
-                ("unk_token", "unknown_token_id"),
-                ("pad_token", "padding_token_id"),
-            )
-        )
-    }
-    return ChatTemplate(sources, tokens={name: token for name, token in named.items() if token is not None})
+    ids = {name: _token_id(metadata, key, len(tokens)) for name, key in _NAMED.items()}
+    return ChatTemplate(sources, tokens={name: tokens[index] for name, index in ids.items() if index is not None})
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:

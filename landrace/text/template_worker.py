@@ -28,8 +28,8 @@ Job = tuple[str, dict[str, Any], datetime]
 """Which template, its variables, and what time it is."""
 
 WRITTEN, REFUSED, UNWRITABLE, BROKEN, STOPPED = b"W", b"R", b"U", b"B", b"S"
-"""How a job ends: with the text; by the template's own raise_exception; by an error on these messages; by a template
-that is not valid or reaches for what it must not; at a bound. All but the first come with the reason."""
+"""How a job ends: with the text; by the template's own raise_exception; by an error on these messages, one of the sandbox
+included; by a template that cannot be compiled; at a bound. All but the first come with the reason."""
 _MAX_REASON = 300
 
 
@@ -68,8 +68,6 @@ class Renderer:
         return self._compiled[name]
 
     def _written(self, template: Template, variables: Mapping[str, Any]) -> tuple[bytes, str]:
-        from jinja2.exceptions import SecurityError
-
         pieces: list[str] = []
         left = self._max_size
         try:
@@ -82,8 +80,6 @@ class Renderer:
             return REFUSED, str(error)
         except MemoryError:
             raise
-        except SecurityError as error:
-            return BROKEN, str(error)
         except RecursionError:
             return STOPPED, "it calls itself too often"
         except Exception as error:  # noqa: BLE001 (a template is a program: it can raise anything on messages it did not expect)
@@ -96,7 +92,7 @@ def _environment() -> Environment:
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import SandboxedEnvironment
 
     class GenerationBlock(Extension):
         """`{% generation %}` marks the assistant's part for trainers; its body is rendered where it stands."""
@@ -107,9 +103,8 @@ def _environment() -> Environment:
             line = next(parser.stream).lineno
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
-    )
+    # Not the immutable one of `transformers`: a template changes copies here, and Kimi-K2's appends to a list.
+    environment = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     return environment

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from landrace.errors import CheckpointError, RequestError
 from landrace.text.byte_level import token_to_bytes
@@ -71,6 +71,20 @@ class Tokenizer:
     def eos_ids(self) -> frozenset[int]:
         """Every token that ends an answer."""
         return self.conventions.eos_ids
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer behind this one, to look at and not to change."""
+        return self._backend
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The special tokens, and added tokens that end an answer though the vocabulary does not call them special."""
+        return self.special_ids | (self.eos_ids & self._added.keys())
+
+    def added_ids(self, text: str) -> list[int]:
+        """The added tokens that `text` spells out, in the order they appear."""
+        return [index for index in self.encode(text, add_bos=False) if index in self._added]
 
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`.
@@ -136,47 +150,41 @@ class Tokenizer:
 
     @cached_property
     def _plain_backend(self) -> tokenizers.Tokenizer:
-        """The same vocabulary, blind to control tokens. It shares the model, so it costs almost no memory."""
-        import tokenizers
-
-        plain = tokenizers.Tokenizer(self._backend.model)
-        if self._backend.normalizer is not None:
-            plain.normalizer = self._backend.normalizer
-        if self._backend.pre_tokenizer is not None:
-            plain.pre_tokenizer = self._backend.pre_tokenizer
-        plain.add_tokens([self._added[index] for index in sorted(self._added)])
+        """The same vocabulary, blind to control tokens."""
+        plain = self._backend_with([self._added[index] for index in sorted(self._added)])
         if plain.get_added_tokens_decoder().keys() != self._added.keys():
             raise CheckpointError("The tokenizer's added tokens have ids that leave gaps.")
         plain.encode_special_tokens = True
         return plain
 
+    def respelled(self, spellings: Mapping[int, str]) -> tuple[Tokenizer, dict[int, int]]:
+        """The same vocabulary with other texts for some added tokens: their old texts become ordinary text.
 
-def encode_chat(
-    tokenizer: Tokenizer,
-    messages: Sequence[Any],
-    *,
-    tools: Sequence[Any] | None = None,
-    add_generation_prompt: bool = True,
-    **variables: Any,
-) -> list[int]:
-    """Token ids of a conversation, written by the model's own chat template.
+        Also returned: the id here of each added token's id there.
+        """
+        from tokenizers import AddedToken
 
-    The template writes every control token itself, BOS included, so none is added: the ids equal those of
-    `transformers`' apply_chat_template. As there, a control token spelled out in a message counts as one; a caller
-    that must not trust its messages checks them with `forged_tokens` first. Raises RequestError for bad messages or
-    for a model without a template.
-    """
-    if tokenizer.chat_template is None:
-        raise RequestError(
-            "This model has no chat template.", field="messages", hint="Send a plain prompt to completions instead."
-        )
-    text = tokenizer.chat_template.render(
-        messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
-    )
-    return tokenizer.encode(text, add_bos=False)
+        tokens = []
+        for index, token in sorted(self._added.items()):
+            flags = {
+                name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
+            }
+            tokens.append(AddedToken(spellings.get(index, token.content), **flags))
+        backend = self._backend_with(tokens)
+        there = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
+        ids = {there[token.content]: i for token, i in zip(tokens, sorted(self._added), strict=True)}
+        if any(index not in self._added and self.token_text(index) is not None for index in ids):
+            raise CheckpointError("The tokenizer's ids leave gaps.")
+        return Tokenizer(backend, replace(self.conventions, prefix_ids=())), ids
 
+    def _backend_with(self, added: list[tokenizers.AddedToken]) -> tokenizers.Tokenizer:
+        """A backend with these added tokens. It shares the model, so it costs almost no memory."""
+        import tokenizers
 
-def forged_tokens(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The control tokens that `text` spells out, in the order they appear."""
-    marked = [i for i in tokenizer.encode(text, add_bos=False) if i in tokenizer.special_ids]
-    return [tokenizer.token_bytes(index).decode("utf-8", errors="replace") for index in marked]
+        backend = tokenizers.Tokenizer(self._backend.model)
+        if self._backend.normalizer is not None:
+            backend.normalizer = self._backend.normalizer
+        if self._backend.pre_tokenizer is not None:
+            backend.pre_tokenizer = self._backend.pre_tokenizer
+        backend.add_tokens(added)
+        return backend

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from landrace.errors import DataError
@@ -25,36 +26,46 @@ class Answer:
     """The chat template renders the answer differently behind its own generation prompt; see `chat.answer_text`."""
     stop_added: bool = False
     """The chat template ends the turn without a stop token, so one was added."""
+    trimmed: bool = False
+    """The chat template takes white space away at the answer's beginning or end."""
 
 
 def completion_answer(row: CompletionRow, tokenizer: Tokenizer) -> Answer:
     """The prompt exactly as the engine encodes it, the completion, and a stop token."""
     prompt_ids = tokenizer.encode(row.prompt)
-    ids = continuation(tokenizer, row.prompt, prompt_ids, row.completion, row.where)
+    together = tokenizer.encode(row.prompt + row.completion)
+    encode = partial(tokenizer.encode, add_bos=False)
+    ids = continuation(tokenizer, prompt_ids, together, row.completion, row.where, encode=encode)
     if ids[-1] not in tokenizer.eos_ids:
         ids.append(stop_token(tokenizer))
-    refuse_stops(ids[:-1], tokenizer, row.where)
+    _refuse_stops(ids[:-1], tokenizer, row.where)
     return Answer((*prompt_ids, *ids), len(prompt_ids))
 
 
 def continuation(
-    tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], text: str, where: str, *, add_bos: bool = True
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    together: Sequence[int],
+    text: str,
+    where: str,
+    *,
+    encode: Callable[[str], list[int]],
+    reveal: Callable[[str], str] = str,
 ) -> list[int]:
-    """Ids of `text` behind `prompt_ids`, which are the ids of `prompt` alone.
+    """Ids of `text` behind `prompt_ids`; `together` are the ids of the prompt and `text` as one.
 
     Encoding both at once is right unless a token spans the border: inference has the prompt's own ids there, so then
     `text` is encoded by itself. Tokenizers that put a space before any text are given a line break to put it before.
+    `encode` gives ids without a BOS, `reveal` the text that those ids stand for.
     """
     if not prompt_ids:
         raise DataError(f"{where}: the prompt has no tokens.")
-    together = tokenizer.encode(prompt + text, add_bos=add_bos)
-    if together[: len(prompt_ids)] == list(prompt_ids) and len(together) > len(prompt_ids):
-        return together[len(prompt_ids) :]
-    alone = tokenizer.encode(text, add_bos=False)
-    lead = tokenizer.encode("\n", add_bos=False)
-    behind_break = tokenizer.encode("\n" + text, add_bos=False)
+    if list(together[: len(prompt_ids)]) == list(prompt_ids) and len(together) > len(prompt_ids):
+        return list(together[len(prompt_ids) :])
+    alone, lead, behind_break = encode(text), encode("\n"), encode("\n" + text)
     candidates = [alone] + ([behind_break[len(lead) :]] if behind_break[: len(lead)] == lead else [])
-    wanted = {text.encode(), unicodedata.normalize("NFC", text).encode()}
+    shown = reveal(text)
+    wanted = {shown.encode(), unicodedata.normalize("NFC", shown).encode()}
     for ids in candidates:
         if ids and b"".join(tokenizer.token_bytes(token) for token in ids) in wanted:
             return ids
@@ -75,7 +86,7 @@ def stop_token(tokenizer: Tokenizer) -> int:
     return min(tokenizer.eos_ids) if turn_end is None else turn_end
 
 
-def refuse_stops(ids: Sequence[int], tokenizer: Tokenizer, where: str) -> None:
+def _refuse_stops(ids: Sequence[int], tokenizer: Tokenizer, where: str) -> None:
     """Raises DataError when generation would stop inside the answer whose own ids these are."""
     if any(token in tokenizer.eos_ids for token in ids):
         raise DataError(

@@ -57,6 +57,10 @@ class DataReport:
     """Where the first of them are, and why."""
     remarks: tuple[str, ...]
     """What of the rows was not used or was read as something else, and of how many."""
+    trimmed: int
+    """Answers that the template writes without the white space at their beginning or end."""
+    trimmed_rows: tuple[str, ...]
+    """Where the first of them are."""
 
 
 def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int) -> tuple[list[Example], DataReport]:
@@ -67,6 +71,7 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
     examples: list[Example] = []
     kept: list[Answer] = []
     too_long: list[str] = []
+    trimmed: list[str] = []
     split_rows = 0
     faults = Faults()
     for row in rows:
@@ -77,6 +82,7 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
             continue
         fitting = [answer for answer in answers if len(answer.token_ids) <= max_length]
         too_long += [row.where] * (len(answers) - len(fitting))
+        trimmed += [row.where] * sum(answer.trimmed for answer in fitting)
         merged = merge_answers(fitting)
         split_rows += len(merged) > 1
         examples += merged
@@ -104,6 +110,8 @@ def build_examples(rows: Sequence[Row], tokenizer: Tokenizer, *, max_length: int
         excluded=len(excluded),
         excluded_rows=tuple(f"{row.where}: {row.because}" for row in excluded[:_NAMED]),
         remarks=tuple(f"{remark} ({count} of {len(rows)} rows)" for remark, count in sorted(remarks.items())),
+        trimmed=len(trimmed),
+        trimmed_rows=tuple(trimmed[:_NAMED]),
     )
     return examples, report
 

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from landrace.certify import BOUNDS, certify
+from landrace.certify import BOUNDS, Certificate, PathResult, PromptResult, certify
 from landrace.certify.certificate import Scores, compare_scores
+from landrace.cli.main import app
 from landrace.errors import LandraceError
 
 
@@ -26,6 +28,13 @@ def test_smollm2_agrees_along_every_path(smollm2_path: Path) -> None:
     assert {"engine, chunked and paged", "engine, prefix reused", "transformers, float32"} <= set(names)
     assert certificate.template_sha256 is not None
     assert len(certificate.weights_sha256) == 64
+    assert certificate.prompts is not None and certificate.prompts.passed
+    assert "contents in parts" in certificate.prompts.compared
+    # SmolLM2's template writes neither tools nor calls.
+    assert [reason.partition(":")[0] for reason in certificate.prompts.refused] == [
+        "tools",
+        "a call with null content, and its result",
+    ]
 
 
 def test_a_path_that_disagrees_fails(smollm2_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +78,23 @@ def test_nan_never_passes() -> None:
 def test_a_path_without_scores_is_an_error() -> None:
     with pytest.raises(LandraceError, match="scored no token"):
         compare_scores("empty", [Scores([-1.0], [0])], [Scores([], [])], BOUNDS["float32"])
+
+
+@pytest.mark.parametrize(
+    ("different", "code", "said"),
+    [
+        ((), 0, "2 of 2 kinds of conversation have the ids of transformers"),
+        (("tools",), 2, "other ids: tools"),
+    ],
+)
+def test_the_command_tells_of_prompts(
+    monkeypatch: pytest.MonkeyPatch, different: tuple[str, ...], code: int, said: str
+) -> None:
+    prompts = PromptResult(("one question", "tools"), different, ("calls: The chat template leaves out [the call].",))
+    path = PathResult("engine", 3, 0.0, 0.0, 1.0, BOUNDS["float32"])
+    made = Certificate("m", None, "trainer", "ab", None, "cd", "float32", (path,), prompts, ())
+    monkeypatch.setattr("landrace.certify.certify", lambda *_: made)
+    result = CliRunner().invoke(app, ["certify", "m"])
+    assert result.exit_code == code
+    assert said in " ".join(result.output.split())
+    assert "leaves out [the call]" in " ".join(result.output.split())

@@ -70,7 +70,7 @@ def calls(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("file", sorted(CLI.glob("*.py")), ids=lambda file: file.name)
 def test_no_verb_goes_round_the_console(file: Path) -> None:
-    """Outside of console.py nothing prints by itself, makes a console, or speaks rich's markup; bars are progress.py's."""
+    """Outside of console.py nothing prints by itself, makes a console, or speaks rich's markup; bars have one."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     used = calls(tree)
     assert not used & {"print", "Text.from_markup", "Text.from_ansi", "typer.secho", "Text.append"}

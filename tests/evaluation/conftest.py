@@ -11,19 +11,27 @@ import pytest
 from landrace.engine import Completion, EngineOptions, Request, StepOutput, TokenLogprob
 from landrace.errors import RequestError
 from landrace.evaluation.results import Evaluation, RowResult
+from landrace.text import ChatTemplate
 
 
-class FakeTemplate:
+class FakeTemplate(ChatTemplate):
     sha256 = "template"
 
-    def render(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        text = "".join(f"<{item['role']}>{item['content']}" for item in messages)
-        return text + ("<assistant>" if add_generation_prompt else "")
+    def __init__(self) -> None:
+        super().__init__(
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
+        )
 
 
 class FakeTokenizer:
+    control_ids: frozenset[int] = frozenset()
+
     def __init__(self, *, chat: bool = True) -> None:
         self.chat_template = FakeTemplate() if chat else None
+
+    def added_ids(self, text: str) -> list[int]:
+        return []
 
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         return [256] * add_bos + list(text.encode())

@@ -1,4 +1,4 @@
-"""Chat templates: the same text as transformers, and hostile templates end in an error."""
+"""Chat templates: what they are given, what they may leave out, and hostile templates end in an error."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
-from landrace.errors import CheckpointError, LandraceError, RequestError
+from landrace.errors import CheckpointError, RequestError
 from landrace.text import ChatTemplate
 from landrace.text.end_tokens import turn_end_id
 
@@ -26,66 +25,8 @@ TOOL = {
         },
     },
 }
-CALL = {"id": "call_001", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Huế"}}}
 USER = {"role": "user", "content": "Xin chào! <b>你好</b> 'quoted' \"twice\" 🦙"}
 ANSWER = {"role": "assistant", "content": "Zdravo.\nKako ste?"}
-SYSTEM = {"role": "system", "content": "Be brief."}
-CONVERSATIONS: dict[str, dict[str, Any]] = {
-    "user": {"messages": [USER]},
-    "system": {"messages": [SYSTEM, USER]},
-    "turns": {"messages": [SYSTEM, USER, ANSWER, {"role": "user", "content": "And now?"}]},
-    "answered": {"messages": [USER, ANSWER], "add_generation_prompt": False},
-    "thinking on": {"messages": [USER], "enable_thinking": True},
-    "thinking off": {"messages": [SYSTEM, USER], "enable_thinking": False},
-    "reasoning": {"messages": [USER, {**ANSWER, "reasoning_content": "A greeting."}, USER]},
-    "tools": {"messages": [SYSTEM, USER], "tools": [TOOL]},
-    "tool call": {
-        "messages": [
-            USER,
-            {"role": "assistant", "content": "", "tool_calls": [CALL]},
-            {"role": "tool", "name": "get_weather", "tool_call_id": "call_001", "content": "31 °C"},
-        ],
-        "tools": [TOOL],
-    },
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "In parts"}]}]},
-}
-TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-
-
-def reference(source: str, case: dict[str, Any]) -> str:
-    """The text transformers writes."""
-    utils = pytest.importorskip("transformers.utils.chat_template_utils")
-    arguments = {"add_generation_prompt": True, **TOKENS, **case}
-    rendered = utils.render_jinja_template([arguments.pop("messages")], chat_template=source, **arguments)
-    return rendered[0][0]
-
-
-def test_every_shared_template_writes_what_transformers_writes(shared: Path) -> None:
-    # Where a template knows only text, transformers gives it the list of parts as it is and we join the parts.
-    files = sorted((shared / "data" / "chat_templates").glob("*.jinja"))
-    assert len(files) > 40
-    compared = refused = 0
-    wrong = []
-    for file in files:
-        source = file.read_text(encoding="utf-8")
-        ours = ChatTemplate(source, **TOKENS)
-        for name, case in CONVERSATIONS.items():
-            arguments = dict(case)
-            if name == "parts" and not ours._takes_parts:
-                continue
-            try:
-                expected = reference(source, case)
-            except (jinja2.TemplateError, TypeError, ValueError, KeyError):
-                with pytest.raises(LandraceError):
-                    ours.render(arguments.pop("messages"), **arguments)
-                refused += 1
-                continue
-            compared += 1
-            if ours.render(arguments.pop("messages"), **arguments) != expected:
-                wrong.append((file.name, name))
-    assert wrong == []
-    assert compared > 350
-    assert refused < compared / 10
 
 
 @pytest.mark.parametrize(
@@ -115,7 +56,7 @@ SIMPLE = (
 
 
 def test_renders_turns_and_hashes_the_source() -> None:
-    template = ChatTemplate(SIMPLE, eos_token="$")
+    template = ChatTemplate(SIMPLE, tokens={"eos_token": "$"})
     assert (
         template.render([USER | {"content": "Hi"}, ANSWER]) == "<user>Hi$\n<assistant>Zdravo.\nKako ste?$\n<assistant>"
     )
@@ -125,9 +66,11 @@ def test_renders_turns_and_hashes_the_source() -> None:
 
 
 def test_the_tool_template_is_used_for_tools_only() -> None:
-    template = ChatTemplate({"default": "plain", "tool_use": "{{ tools[0].function.name }}"})
-    assert template.render([USER]) == "plain"
-    assert template.render([USER], tools=[TOOL]) == "get_weather"
+    template = ChatTemplate(
+        {"default": "{{ messages[0].content }}", "tool_use": "{{ tools[0].function.name }}{{ messages[0].content }}"}
+    )
+    assert template.render([USER]) == USER["content"]
+    assert template.render([USER], tools=[TOOL]) == "get_weather" + USER["content"]
     with pytest.raises(CheckpointError, match="default"):
         ChatTemplate({"rag": "x"}).render([USER])
 
@@ -158,7 +101,12 @@ def test_json_dates_generation_blocks_and_loop_controls() -> None:
         [{"content": "x"}],
         [{"role": 3, "content": "x"}],
         [{"role": "user"}],
-        [{"role": "user", "content": None}],
+        [{"role": "user", "content": {}}],
+        [{"role": "user", "content": "x", "function_call": {"name": "f", "arguments": "{}"}}],
+        [{"role": "assistant", "content": None, "refusal": "No."}],
+        [{"role": "assistant", "reasoning_content": 3}],
+        [{"role": "assistant", "tool_calls": {}, "content": 5}],
+        [{"role": "assistant", "tool_calls": "f"}],
         [{"role": "user", "content": 5}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
         [{"role": "user", "content": ["x"]}],
@@ -169,6 +117,12 @@ def test_bad_messages_name_the_field(messages: Any) -> None:
     with pytest.raises(RequestError) as caught:
         ChatTemplate(SIMPLE).render(messages)
     assert caught.value.field == "messages"
+
+
+def test_variables_that_are_no_json_are_refused() -> None:
+    with pytest.raises(RequestError, match="not plain JSON") as caught:
+        ChatTemplate(SIMPLE).render([USER], style=object())
+    assert caught.value.field == "chat_template_kwargs"
 
 
 def test_deep_messages_and_bad_tools_are_refused() -> None:
@@ -188,3 +142,174 @@ def test_a_template_may_refuse_messages() -> None:
     assert caught.value.field == "messages"
     with pytest.raises(RequestError):
         ChatTemplate("{{ messages[7].content.text }}").render([USER])
+
+
+WRITES_CALLS = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls %}[{{ c.function.name }} "
+    "{{ c.function.arguments | tojson }}]{% endfor %};{% endfor %}"
+)
+
+
+def calling(arguments: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": arguments}}]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ('{"a": "b"}', '{"a": "b"}'),
+        ({"a": "b"}, '{"a": "b"}'),
+        ('{"n": 100001, "x": [1.5, null, true]}', '{"n": 100001, "x": [1.5, null, true]}'),
+        ('{"\\u00e9": "\\u597d"}', '{"é": "好"}'),
+        ("", "{}"),
+        ("  ", "{}"),
+        (None, "{}"),
+        ({}, "{}"),
+    ],
+)
+def test_arguments_come_as_text_or_as_an_object(arguments: Any, written: str) -> None:
+    text = ChatTemplate(WRITES_CALLS).render([USER, calling(arguments)])
+    assert text == f"user:{USER['content']};assistant:[look {written}];"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "[1]",
+        "3",
+        '"x"',
+        "null",
+        "{",
+        "{'a': 1}",
+        '{"a": NaN}',
+        [1],
+        3,
+        True,
+        "[" * 100_000,
+        '{"a": ' + "1" * 5000 + "}",
+    ],
+)
+def test_arguments_that_are_no_object_are_one_clear_error(arguments: Any) -> None:
+    with pytest.raises(RequestError, match="arguments of tool call 0 of message 1 are not a JSON object") as caught:
+        ChatTemplate(WRITES_CALLS).render([USER, calling(arguments)])
+    assert caught.value.field == "messages" and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (3, "tool call 0 of message 1 is not an object"),
+        ({"function": {"arguments": "{}"}}, "tool call 0 of message 1 has no name"),
+        ({"function": {"name": "", "arguments": "{}"}}, "tool call 0 of message 1 has no name"),
+        ({"function": "f"}, "tool call 0 of message 1 is not the call of a function"),
+        ({"type": "custom", "custom": {"name": "f", "input": "x"}}, "is not the call of a function"),
+    ],
+)
+def test_malformed_calls_are_named(call: Any, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        ChatTemplate(WRITES_CALLS).render([USER, {"role": "assistant", "tool_calls": [call]}])
+
+
+def test_a_call_without_its_wrapper_is_the_same_call() -> None:
+    bare = {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"a": 1}}]}
+    template = ChatTemplate(WRITES_CALLS)
+    assert template.render([USER, bare]) == template.render([USER, calling({"a": 1})])
+
+
+@pytest.mark.parametrize("content", [None, "", [], [{"text": ""}], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_no_content_is_an_empty_text_for_every_role(role: str, content: Any) -> None:
+    text = ChatTemplate(SIMPLE).render([USER, {"role": role, "content": content}, ANSWER], add_generation_prompt=False)
+    assert text == f"<user>{USER['content']}\n<{role}>\n<assistant>{ANSWER['content']}\n"
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "name", "refusal", "audio", "function_call", "reasoning_content", "x"])
+def test_keys_without_a_value_are_dropped(key: str) -> None:
+    shows = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    assert key not in ChatTemplate(shows).render([USER | {key: None}])
+
+
+def test_a_template_that_reads_parts_of_one_role_gets_text_for_the_others() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' and m.content is not string %}{% for p in m.content %}"
+        "{{ p.text }}{% endfor %}{% else %}{{ m.content }}{% endif %};{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = [{"role": role, "content": parts} for role in ("system", "user", "assistant")]
+    assert ChatTemplate(source).render(messages) == "one\ntwo;onetwo;one\ntwo;"
+
+
+def test_a_template_that_reads_the_first_part_only_gets_all_as_one_text() -> None:
+    source = "{{ messages[0].content if messages[0].content is string else messages[0].content[0].text }}"
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert ChatTemplate(source).render([{"role": "user", "content": parts}]) == "one\ntwo"
+
+
+KNOWN = (
+    "{% for m in messages %}{% if m.role in roles or m.role == 'user' %}{{ m.role }}:{{ m.content }};"
+    "{% endif %}{% endfor %}"
+)
+
+
+def test_developer_is_written_as_system_unless_the_template_knows_it() -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, USER]
+    assert ChatTemplate(SIMPLE).render(messages).startswith("<system>Be brief.")
+    knows = KNOWN.replace("roles", "['developer']")
+    assert ChatTemplate(knows).render(messages).startswith("developer:Be brief.")
+    with pytest.raises(RequestError, match=r"leaves out message 0 \(role 'system'\)"):
+        ChatTemplate(KNOWN.replace("roles", "[]")).render(messages)
+
+
+@pytest.mark.parametrize("role", ["human", "gpt", "Assistant", "bot", "User"])
+def test_a_role_that_a_template_does_not_write_is_refused_by_name(role: str) -> None:
+    template = ChatTemplate(KNOWN.replace("roles", "['system', 'assistant']"))
+    with pytest.raises(RequestError, match=rf"leaves out message 1 \(role '{role}'\)") as caught:
+        template.render([USER, {"role": role, "content": "Hi"}])
+    assert caught.value.field == "messages"
+    assert template.render([USER, ANSWER])
+
+
+def test_calls_and_tools_that_a_template_leaves_out_are_refused() -> None:
+    with pytest.raises(RequestError, match="leaves out tool call 0 of message 1") as caught:
+        ChatTemplate(SIMPLE).render([USER, calling({"a": "b"})])
+    assert caught.value.field == "messages"
+    with pytest.raises(RequestError, match="leaves out the tool 'get_weather'") as caught:
+        ChatTemplate(SIMPLE).render([USER], tools=[TOOL])
+    assert caught.value.field == "tools"
+    first = WRITES_CALLS.replace("m.tool_calls", "(m.tool_calls or [])[:1]")
+    twice = calling({})["tool_calls"] * 2
+    with pytest.raises(RequestError, match="leaves out tool call 1 of message 1"):
+        ChatTemplate(first).render([USER, {"role": "assistant", "tool_calls": twice}])
+    names = WRITES_CALLS.replace("{{ c.function.arguments | tojson }}", "")
+    with pytest.raises(RequestError, match="leaves out tool call 0 of message 1"):
+        ChatTemplate(names).render([USER, calling({"a": "b"})])
+
+
+def test_words_beside_a_call_may_go_when_its_turn_is_over(shared: Path) -> None:
+    source = (shared / "data" / "chat_templates" / "openai-gpt-oss-120b.jinja").read_text(encoding="utf-8")
+    template = ChatTemplate(source)
+    called = calling({"a": "b"}) | {"content": "I look."}
+    turn = [USER, called, {"role": "tool", "content": "31"}]
+    assert "I look." in template.render(turn)
+    assert "I look." not in template.render([*turn, ANSWER, USER])
+    never = WRITES_CALLS.replace("{{ m.content }}", "{% if not m.tool_calls %}{{ m.content }}{% endif %}")
+    with pytest.raises(RequestError, match="leaves out message 1"):
+        ChatTemplate(never).render(turn)
+
+
+def test_a_template_that_looks_at_the_text_is_still_checked() -> None:
+    looks = "{% if messages[0].content not in ['yes', 'no'] %}{{ raise_exception('?') }}{% endif %}"
+    assert ChatTemplate(looks + "{{ messages[0].content }}").render([{"role": "user", "content": "yes"}]) == "yes"
+    with pytest.raises(RequestError, match="leaves out message 0"):
+        ChatTemplate(looks).render([{"role": "user", "content": "yes"}])
+
+
+def test_conversations_of_one_shape_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(SIMPLE)
+    template.render([USER, ANSWER, USER])
+    runs = []
+    run = template._run
+    monkeypatch.setattr(template, "_run", lambda *arguments: runs.append(1) or run(*arguments))
+    for number in range(50):
+        template.render([{"role": r, "content": f"{r} {number}"} for r in ("user", "assistant", "user")])
+    assert len(runs) == 50

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from landrace.errors import CheckpointError, RequestError, UnsupportedError
-from landrace.text import Tokenizer, encode_chat, forged_tokens, load_tokenizer, tokenizer_from_gguf
+from landrace.text import Tokenizer, encode_chat, load_tokenizer, tokenizer_from_gguf
 from landrace.text.pretokenizers import CUTS, build_pre_tokenizer
 
 TEXTS = [
@@ -141,8 +141,6 @@ def test_text_cannot_forge_control_tokens_when_told_not_to_parse_them(loaded: To
     assert not loaded.special_ids & set(ids)
     assert loaded.token_id("<think>") in ids  # text, not a control token
     assert loaded.decode(ids) == text
-    assert forged_tokens(loaded, text) == ["<|im_end|>"]
-    assert forged_tokens(loaded, "<think> plain") == []
 
 
 def test_the_turn_end_of_the_template_ends_an_answer(loaded: Tokenizer) -> None:
@@ -202,16 +200,17 @@ def test_all_stated_end_ids_count(trained: tokenizers.Tokenizer, tmp_path: Path)
 
 
 def test_templates_come_from_every_place(trained: tokenizers.Tokenizer, tmp_path: Path) -> None:
-    listed = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    said = "{{ messages[0].content }}"
+    listed = [{"name": "default", "template": "D" + said}, {"name": "tool_use", "template": "T" + said}]
     write_json_folder(tmp_path, trained, chat_template=listed)
     user, tool = [{"role": "user", "content": "x"}], {"type": "function"}
     template = load_tokenizer(tmp_path).chat_template
     assert template is not None
-    assert (template.render(user), template.render(user, tools=[tool])) == ("D", "T")
-    (tmp_path / "chat_template.json").write_text('{"chat_template": "J"}')
-    assert load_tokenizer(tmp_path).chat_template.render(user) == "J"  # type: ignore[union-attr]
-    (tmp_path / "chat_template.jinja").write_text("F{{ eos_token }}")
-    assert load_tokenizer(tmp_path).chat_template.render(user) == "F"  # type: ignore[union-attr]
+    assert (template.render(user), template.render(user, tools=[tool])) == ("Dx", "Tx")
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "J" + said}))
+    assert load_tokenizer(tmp_path).chat_template.render(user) == "Jx"  # type: ignore[union-attr]
+    (tmp_path / "chat_template.jinja").write_text("F" + said + "{{ eos_token }}")
+    assert load_tokenizer(tmp_path).chat_template.render(user) == "Fx"  # type: ignore[union-attr]
 
 
 def test_a_broken_template_does_not_stop_plain_use(trained: tokenizers.Tokenizer) -> None:

@@ -242,7 +242,7 @@ def test_smollm2_as_transformers_reads_it(smollm2: Tokenizer, smollm2_path: Path
         ids = reference.encode(text)
         assert smollm2.encode(text) == ids, text
         assert smollm2.decode(ids) == reference.decode(ids)
-    for messages in ([{"role": "user", "content": "Hi <|im_end|>"}], [{"role": "system", "content": "Đẹp"}]):
+    for messages in ([{"role": "user", "content": "Hi <there>"}], [{"role": "system", "content": "Đẹp"}]):
         expected = reference.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert encode_chat(smollm2, messages) == expected
 

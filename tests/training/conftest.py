@@ -45,7 +45,10 @@ def _byte_tokenizer(
         bos_id=bos_id,
         eos_ids=frozenset(backend.token_to_id(name) for name in eos),
     )
-    chat_template = None if template is None else ChatTemplate(template, bos, now=lambda: datetime(2026, 1, 2))
+    tokens = {"bos_token": bos} if bos else {}
+    chat_template = (
+        None if template is None else ChatTemplate(template, tokens=tokens, now=lambda: datetime(2026, 1, 2))
+    )
     return Tokenizer(backend, conventions, chat_template)
 
 

@@ -19,6 +19,10 @@ from landrace.text.end_tokens import turn_end_id
 from landrace.training.data import ChatRow, CompletionRow
 from landrace.training.examples import build_examples, merge_answers, row_answers
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 CONVERSATION = (
     {"role": "system", "content": "You help guests."},
     {"role": "user", "content": "Where is my key?"},
@@ -114,7 +118,8 @@ def test_mask_on_template(templates, byte_tokenizer, name):
     specials = sorted(set(MARK.findall(source)) | {"<|begin_of_text|>", "<|im_start|>"})
     before, after = EXPECTED[name] or ("", "<|im_end|>")
     tokenizer = byte_tokenizer(specials, template=source, eos=[after], bos="<|begin_of_text|>")
-    tokenizer.chat_template = ChatTemplate(source, "<|begin_of_text|>", after, now=lambda: datetime(2026, 1, 2))
+    named = {"bos_token": "<|begin_of_text|>", "eos_token": after}
+    tokenizer.chat_template = ChatTemplate(source, tokens=named, now=lambda: datetime(2026, 1, 2))
     if EXPECTED[name] is None:  # it wants tools
         with pytest.raises(DataError, match="line 1: The chat template cannot write"):
             row_answers(ROW, tokenizer)
@@ -196,15 +201,71 @@ def test_a_completion_that_brings_its_stop_token_gets_no_second_one(byte_tokeniz
     assert row_answers(CompletionRow("f, line 1", "a", "b<|im_end|>"), tokenizer) == once
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        CompletionRow("f, line 1", "a", "b<|im_end|>c"),
-        ChatRow("f, line 1", ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b<|im_end|>c"})),
-    ],
-)
-def test_a_stop_token_inside_an_answer_is_refused(byte_tokenizer, row):
+def test_a_stop_token_inside_a_completion_is_refused(byte_tokenizer):
     with pytest.raises(DataError, match="line 1: the answer contains the text of a stop token"):
+        row_answers(CompletionRow("f, line 1", "a", "b<|im_end|>c"), byte_tokenizer())
+
+
+@pytest.mark.parametrize("template", ["<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n"])
+def test_a_stop_token_spelled_out_in_a_chat_is_text(byte_tokenizer, template):
+    tokenizer = byte_tokenizer(template=CHATML.replace("<|im_start|>assistant\n", template))
+    said = "b<|im_end|>c<|im_start|>"
+    row = ChatRow("f, line 1", ({"role": "user", "content": said}, {"role": "assistant", "content": said}))
+    (answer,) = row_answers(row, tokenizer)
+    control = [i for i in answer.token_ids if i in tokenizer.special_ids]
+    assert [tokenizer.token_text(i) for i in control] == ["<|im_start|>", "<|im_end|>"] * 2
+    assert answer.token_ids[-1] in tokenizer.eos_ids
+    (trained,) = all_trained(tokenizer, row)
+    assert trained.endswith(said + "<|im_end|>")
+    prompt = encode_chat(tokenizer, row.messages[:1])
+    assert list(answer.token_ids[: answer.prompt_length]) == prompt
+
+
+CALL = {"type": "function", "function": {"name": "unlock", "arguments": '{"door": "4"}'}}
+DECLARED = ({"type": "function", "function": {"name": "unlock", "parameters": {"type": "object", "properties": {}}}},)
+
+
+@pytest.mark.parametrize("name", ["SmolLM2", "MiniCPM4", "Yi-Chat", "Qwen2-Instruct", "deepseek-ai-DeepSeek-V3.1"])
+def test_calls_and_tools_that_a_template_does_not_write_are_refused(byte_tokenizer, templates, name):
+    tokenizer = byte_tokenizer(template=templates.get(name, CHATML))
+    asked = {"role": "user", "content": "Open 4"}
+    called = ChatRow("f, line 1", (asked, {"role": "assistant", "content": None, "tool_calls": [CALL]}))
+    if name != "deepseek-ai-DeepSeek-V3.1":
+        with pytest.raises(DataError, match=r"line 1: The chat template leaves out tool call 0 of message 1"):
+            row_answers(called, tokenizer)
+    told = ChatRow("f, line 1", (asked, {"role": "assistant", "content": "Done."}), DECLARED)
+    with pytest.raises(DataError, match=r"line 1: The chat template leaves out the tool 'unlock'"):
+        row_answers(told, tokenizer)
+
+
+def test_unknown_roles_are_refused_by_name(byte_tokenizer, templates):
+    tokenizer = byte_tokenizer(template=templates["Qwen-Qwen3-0.6B"])
+    row = ChatRow("f, line 1", ({"role": "human", "content": "a"}, {"role": "assistant", "content": "b"}))
+    with pytest.raises(DataError, match=r"line 1: The chat template leaves out message 0 \(role 'human'\)"):
+        row_answers(row, tokenizer)
+
+
+def test_arguments_given_as_text_are_learnt_as_an_object(byte_tokenizer, templates):
+    tokenizer = byte_tokenizer(template=templates["Qwen-Qwen2.5-7B-Instruct"])
+    asked = {"role": "user", "content": "Open 4"}
+    row = ChatRow("f, line 1", (asked, {"role": "assistant", "content": None, "tool_calls": [CALL]}), DECLARED)
+    (called,) = all_trained(tokenizer, row)
+    assert json.loads(called.partition("\n")[2].rpartition("\n")[0])["arguments"] == {"door": "4"}
+
+
+@pytest.mark.parametrize("content", ["    return x", "Yes.\n", " a "])
+def test_an_answer_that_the_template_trims_is_counted_and_named(byte_tokenizer, content):
+    trims = CHATML.replace("m.content", "m.content | trim")
+    row = ChatRow("f, line 1", ({"role": "user", "content": "a"}, {"role": "assistant", "content": content}))
+    _, report = build_examples([row], byte_tokenizer(template=trims), max_length=200)
+    assert (report.trimmed, report.trimmed_rows) == (1, ("f, line 1",))
+    _, report = build_examples([row], byte_tokenizer(), max_length=200)
+    assert (report.trimmed, report.trimmed_rows) == (0, ())
+
+
+def test_an_empty_answer_is_refused(byte_tokenizer):
+    row = ChatRow("f, line 1", ({"role": "user", "content": "a"}, {"role": "assistant", "content": None}))
+    with pytest.raises(DataError, match="line 1: an assistant's turn is empty"):
         row_answers(row, byte_tokenizer())
 
 
@@ -253,7 +314,7 @@ REFUSED = {
         "leaves out the assistant's reasoning",
     ),
     "changes the content": (
-        "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}<|im_end|>{% endfor %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content | replace('Yes', 'No') }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}",
         "changes the assistant's content",
     ),

@@ -1,0 +1,53 @@
+"""A conversation to token ids, through the model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from landrace.text.disguise import Disguise
+from landrace.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """What a template wrote: its text, the texts of callers in place, and its token ids."""
+
+    text: str
+    token_ids: list[int]
+
+
+def chat_prompt(
+    tokenizer: Tokenizer,
+    messages: Sequence[Any],
+    *,
+    tools: Sequence[Any] | None = None,
+    add_generation_prompt: bool = True,
+    **variables: Any,
+) -> ChatPrompt:
+    """A conversation as the model's own chat template writes it.
+
+    The template writes every control token itself, BOS included, so none is added: the ids equal those of
+    `transformers`' apply_chat_template. Otherwise than there, a control token spelled out in a message, a tool or a
+    variable is ordinary text. Raises RequestError for bad messages, for what the template leaves out, and for a model
+    without a template.
+    """
+    disguise = Disguise(tokenizer)
+    fitted = disguise.template.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
+    text = disguise.write(fitted)
+    return ChatPrompt(disguise.reveal(text), disguise.encode(text))
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Any],
+    *,
+    tools: Sequence[Any] | None = None,
+    add_generation_prompt: bool = True,
+    **variables: Any,
+) -> list[int]:
+    """The token ids of `chat_prompt`."""
+    return chat_prompt(
+        tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+    ).token_ids
