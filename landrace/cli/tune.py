@@ -231,8 +231,8 @@ def summary(result: TuneResult) -> list[Text]:
         told.append(f"{_count(data.context_only, 'answer')} read and not learned, as the rows say.")
     if data.trimmed:
         told.append(
-            f"{_count(data.trimmed, 'answer')} learnt without the white space at their beginning or end, which the chat "
-            f"template takes away: {_places(data.trimmed_rows)}."
+            f"{_count(data.trimmed, 'answer')} learnt without the white space at the beginning or end, which "
+            f"the chat template takes away: {_places(data.trimmed_rows)}."
         )
     left_out = [styled((line, "yellow")) for line in told]
     return [styled(whole), *left_out, *(styled(f"Note: {remark}.") for remark in data.remarks)]

@@ -28,7 +28,7 @@ Job = tuple[str, dict[str, Any], datetime]
 """Which template, its variables, and what time it is."""
 
 WRITTEN, REFUSED, UNWRITABLE, BROKEN, STOPPED = b"W", b"R", b"U", b"B", b"S"
-"""How a job ends: with the text; by the template's own raise_exception; by an error on these messages, one of the sandbox
+"""How a job ends: with the text; by the template's own raise_exception; by an error on these messages, the sandbox's
 included; by a template that cannot be compiled; at a bound. All but the first come with the reason."""
 _MAX_REASON = 300
 
@@ -92,7 +92,7 @@ def _environment() -> Environment:
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import SandboxedEnvironment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class GenerationBlock(Extension):
         """`{% generation %}` marks the assistant's part for trainers; its body is rendered where it stands."""
@@ -103,8 +103,9 @@ def _environment() -> Environment:
             line = next(parser.stream).lineno
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
-    # Not the immutable one of `transformers`: a template changes copies here, and Kimi-K2's appends to a list.
-    environment = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     return environment

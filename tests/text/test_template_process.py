@@ -70,6 +70,7 @@ HUGE = [
     "{{ [1] | batch(10**9, 'x') | list }}",
 ]
 BROKEN = [
+    "{{ messages.append(1) }}",
     "{{ ''.__class__.__mro__ }}",
     "{{ cycler.__init__.__globals__.os.system('true') }}",
     "{% include 'x' %}",
@@ -89,12 +90,12 @@ def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("source", ENDLESS + HUGE, ids=lambda source: source[:50])
 def test_a_template_without_bounds_is_stopped(source: str) -> None:
-    template = ChatTemplate({"default": source, "tool_use": "fine"})
+    template = ChatTemplate({"default": source, "tool_use": "{{ messages[0].content }} {{ tools[0].name }}"})
     with pytest.raises(TemplateStoppedError) as caught:
         template.render([USER])
     assert len(caught.value.message) < 500
     assert caught.value.hint
-    assert template.render([USER], tools=[{"name": "t"}]) == "fine"
+    assert template.render([USER], tools=[{"name": "t"}]) == "Hello t"
 
 
 @pytest.mark.parametrize("source", BROKEN, ids=lambda source: source[:50])
@@ -122,13 +123,13 @@ def test_a_process_that_gets_no_time_is_given_up_by_the_clock(monkeypatch: pytes
 def test_numbers_in_messages_are_data() -> None:
     source = (
         "{% macro show(v, d=0) %}{% set n = namespace(v=v) %}{{ n.v | default(d) }}{{ ' %d' % v }}{% endmacro %}"
-        "{% for m in messages %}{% for c in m.tool_calls %}{{ show(c.function.arguments.n) }}{{ show(v=10**12) }}"
+        "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}{{ show(c.function.arguments.n) }}{{ show(v=10**12) }}"
         "{{ '%s' | format(c.function.arguments.n) }}{{ [c.function.arguments.n] | tojson }}{% endfor %}{% endfor %}"
     )
     number = 10**15 + 1
     call = {"type": "function", "function": {"name": "f", "arguments": {"n": number}}}
     text = ChatTemplate(source).render([{"role": "assistant", "content": "", "tool_calls": [call]}])
-    assert text == f"{number} {number}{10**12} {10**12}{number}[{number}]"
+    assert text == f"f{number} {number}{10**12} {10**12}{number}[{number}]"
 
 
 def test_a_number_that_is_too_large_for_a_range_is_the_request_s_fault() -> None:
@@ -200,7 +201,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_the_process_ends_with_the_template_and_with_its_owner(tmp_path: Path) -> None:
-    template = ChatTemplate("x")
+    template = ChatTemplate("{{ messages[0].content }}")
     template.render([USER])
     process = template._process._process
     assert process is not None
@@ -210,7 +211,8 @@ def test_the_process_ends_with_the_template_and_with_its_owner(tmp_path: Path) -
 
     code = (
         "from landrace.text import ChatTemplate; import os, signal\n"
-        "t = ChatTemplate('x'); t.render([{'role': 'user', 'content': 'x'}]); print(t._process._process.pid)\n"
+        "user = {'role': 'user', 'content': 'x'}\n"
+        "t = ChatTemplate('{{ messages[0].content }}'); t.render([user]); print(t._process._process.pid)\n"
         "os.sys.stdout.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
