@@ -164,8 +164,7 @@ class Engine:
         lives = list(self._live.values())
         ended = [live for live in lives if live.request not in waiting] or lives[:1]
         self._scheduler = Scheduler(self.options)
-        for live in lives:
-            self._cache.drop(live.request)
+        self._cache.clear()
         for live in ended:
             del self._live[live.request.id]
             outputs.append(_output(live, finish_reason="error", error=error))
