@@ -159,6 +159,8 @@ class Engine:
     def _start_over(self, cause: Exception, outputs: list[StepOutput]) -> None:
         """After the bookkeeping itself failed, none of it can be trusted: what ran ends, what waits is queued anew on
         an empty pool. Where nothing ran, the first that waits ends, so that every failure ends something."""
+        while isinstance(cause.__context__, Exception):  # what failed first is the reason
+            cause = cause.__context__
         error = StepError.of(cause, "keep account of its requests")
         waiting = set(self._scheduler.waiting)
         lives = list(self._live.values())
