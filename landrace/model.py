@@ -157,9 +157,9 @@ def length_notice(spec: ModelSpec) -> str | None:
     if trained is None or limit <= trained:
         return None
     told = f"Positions are those of sequences of up to {spec.max_length} tokens"
-    if spec.max_length <= trained:
-        return f"{told}; --max-length opens the model for up to {limit}, with other positions beyond {trained}."
-    return f"{told}, for short texts too; it was trained at {trained}: open it with one --max-length everywhere."
+    if spec.stretched:
+        return f"{told}, for short texts too; it was trained at {trained}: open it with one --max-length everywhere."
+    return f"{told}; --max-length opens the model for up to {limit}, with other positions beyond {trained}."
 
 
 def _open(name: str, max_length: int | None, home: Path | None) -> Checkpoint:

@@ -86,6 +86,8 @@ class Certificate:
     adapter_sha256: str | None
     template_sha256: str | None
     dtype: str
+    max_length: int
+    """The longest sequence that the model was opened for, which decides its rotary tables."""
     paths: tuple[PathResult, ...]
     skipped: tuple[str, ...]
     """Paths that could not be taken here, each with its reason."""

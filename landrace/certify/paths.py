@@ -53,6 +53,7 @@ def certify(
     name: str,
     adapter: Path | None = None,
     *,
+    max_length: int | None = None,
     conversations: Sequence[Sequence[Mapping[str, Any]]] = CONVERSATIONS,
     on_path: Callable[[str], None] = lambda _: None,
 ) -> Certificate:
@@ -61,7 +62,7 @@ def certify(
     Each path gives every token of every rendered conversation a log-probability (the first token has none) and says
     which token it finds likeliest. `on_path` hears the name of each path before it is taken.
     """
-    model = open_model(name, dtype="float32")
+    model = open_model(name, dtype="float32", max_length=max_length)
     sequences = [_token_ids(model, messages) for messages in conversations]
     loaded = read_adapter(adapter, model.checkpoint.hub_sources)[:2] if adapter is not None else None
 
@@ -98,6 +99,8 @@ def certify(
     absent = [package for package in needed if importlib.util.find_spec(package) is None]
     if absent:
         skipped.append(f"transformers, float32: {' and '.join(absent)} not installed")
+    elif model.decoder.spec.stretched:
+        skipped.append("transformers, float32: it chooses positions by the length of each text")
     else:
         compare("transformers, float32", "float32", partial(transformers_scores, model, sequences, adapter))
 
@@ -110,6 +113,7 @@ def certify(
         adapter_sha256=adapter_sha256(adapter) if adapter is not None else None,
         template_sha256=template.sha256 if template is not None else None,
         dtype="float32",
+        max_length=model.decoder.spec.max_length,
         paths=tuple(paths),
         skipped=tuple(skipped),
     )

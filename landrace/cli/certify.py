@@ -9,11 +9,13 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, spinner
+from landrace.cli.options import MaxLengthOption
 
 
 def certify(
     model: Annotated[str, typer.Argument(help="A stored model, a folder or a .gguf file.")],
     adapter: Annotated[Path | None, typer.Argument(help="A LoRA adapter folder in peft's format.")] = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Show that trainer, engine and transformers agree on this model, token by token.
@@ -24,7 +26,7 @@ def certify(
     from landrace.certify import certify as make_certificate
 
     with spinner("certifying"):
-        certificate = make_certificate(model, adapter)
+        certificate = make_certificate(model, adapter, max_length=max_length)
     if json:
         print_json(certificate.as_dict())
     else:
@@ -50,6 +52,7 @@ def certify(
         for reason in certificate.skipped:
             out.print(f"[dim]not taken: {reason}[/]")
         template = certificate.template_sha256 or "none"
+        out.print(f"[dim]opened for sequences of up to {certificate.max_length} tokens[/]")
         out.print(f"[dim]weights {certificate.weights_sha256[:16]}  template {template[:16]}[/]")
         verdict = "[green]The paths agree.[/]" if certificate.passed else "[red]The paths do not agree.[/]"
         err.print(verdict)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json
-from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, measure, parse_system, record_scores, recorded
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def evaluate(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Measure a model on your own tasks."""
@@ -36,7 +37,7 @@ def evaluate(
 
     parsed = parse_system(system)
     loaded = [load_task(path) for path in tasks]
-    how = Measurement(seed, limit, temperature, weights, kernels, threads)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
     evaluations = []
     with recorded(
         out_folder, "evaluate", {"system": system, "tasks": [str(path) for path in tasks], **asdict(how)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from landrace.cli.console import err, notice, print_json, spinner
-from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
 from landrace.errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def run(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming; needs a prompt.")
     ] = False,
@@ -61,7 +62,14 @@ def run(
     started = time.perf_counter()
     with spinner(f"opening {model}"):
         adapters = {"adapter": adapter} if adapter else {}
-        serving = open_engine(model, adapters=adapters, weights=weights, kernels=kernels, threads=threads)
+        serving = open_engine(
+            model,
+            adapters=adapters,
+            weights=weights,
+            kernels=kernels,
+            threads=threads,
+            options=opened_for(max_length),
+        )
     notice(serving.notice)
     talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
     if prompt is None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from landrace.cli.console import err, notice, spinner
-from landrace.cli.options import KernelsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MaxLengthOption, WeightsOption
 from landrace.errors import OptionError
 
 
@@ -33,7 +33,7 @@ def serve(
         int | None, typer.Option(help="Most requests in progress at once; default: 64, if a step has a token for each.")
     ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
-    max_length: Annotated[int | None, typer.Option(help="Longest sequence; default: the model's own.")] = None,
+    max_length: MaxLengthOption = None,
     max_pending: Annotated[int, typer.Option(min=1, help="Most unfinished requests; more get status 429.")] = 1024,
     ledger: Annotated[Path | None, typer.Option(help="SQLite file that takes the usage of every request.")] = None,
     drain_seconds: Annotated[

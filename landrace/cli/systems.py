@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landrace.cli.console import count_progress, notice, spinner
+from landrace.cli.options import opened_for
 from landrace.errors import DataError, LandraceError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Measurement:
     weights: str = "stored"
     kernels: str = "auto"
     threads: int | None = None
+    max_length: int | None = None
 
 
 def measure(system: System, task: Task, how: Measurement) -> Evaluation:
@@ -80,7 +82,12 @@ def measure(system: System, task: Task, how: Measurement) -> Evaluation:
     with spinner(f"opening {system.name}"):
         adapters = {"adapter": system.adapter} if system.adapter else {}
         serving = open_engine(
-            system.model, adapters=adapters, weights=how.weights, kernels=how.kernels, threads=how.threads
+            system.model,
+            adapters=adapters,
+            weights=how.weights,
+            kernels=how.kernels,
+            threads=how.threads,
+            options=opened_for(how.max_length),
         )
     notice(serving.notice)
     return measure_serving(serving, system, task, how)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landrace.cli.console import count_progress, err, note, print_json, spinner
+from landrace.cli.console import count_progress, err, note, notice, print_json, spinner
 from landrace.cli.systems import recorded
 from landrace.models.lora_spec import PROJECTIONS
 from landrace.training.interrupt import TuneInterrupted
@@ -134,7 +134,7 @@ def run_tuning(
     import torch
 
     from landrace.ledger import Provenance
-    from landrace.model import default_device, dtype_name, open_model, training_product_dtype
+    from landrace.model import default_device, dtype_name, length_notice, open_model, training_product_dtype
     from landrace.training.result import write_result
     from landrace.training.trainer import tune as train
 
@@ -145,7 +145,10 @@ def run_tuning(
     # Frozen weights can be held in what their products run in; weights that are trained need float32's small updates.
     held = products if options.method == "lora" else torch.float32
     with spinner(f"opening {model}"):
-        opened = open_model(model, dtype=dtype_name(held), product_dtype=products, device=device)
+        opened = open_model(
+            model, dtype=dtype_name(held), product_dtype=products, device=device, max_length=options.max_length
+        )
+    notice(length_notice(opened.checkpoint.spec))
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
         with count_progress("tuning") as progress:
 

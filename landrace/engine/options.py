@@ -44,6 +44,12 @@ class EngineOptions:
                 hint="Raise cache_tokens or lower block_size.",
             )
 
+        if self.max_length is not None and self.max_length > self.n_blocks * self.block_size:
+            raise OptionError(
+                f"max_length is {self.max_length}, but the cache holds {self.n_blocks * self.block_size} tokens "
+                "(cache_tokens), so no sequence could become as long.",
+                hint="Raise cache_tokens or lower max_length.",
+            )
         if self.max_running is not None and self.max_running > self.max_step_tokens:
             raise OptionError(
                 f"max_running is {self.max_running}, but a step of at most {self.max_step_tokens} tokens "

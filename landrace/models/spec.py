@@ -110,6 +110,11 @@ class ModelSpec:
         ropes = (layer.attention.rope for layer in self.layers)
         return min((rope.original_length for rope in ropes if rope and rope.depends_on_length), default=None)
 
+    @property
+    def stretched(self) -> bool:
+        """Whether it is opened for longer sequences than it was trained at, with other rotary tables."""
+        return self.trained_length is not None and self.max_length > self.trained_length
+
     def for_length(self, length: int) -> ModelSpec:
         """The model opened for sequences of up to `length` tokens: every path then uses the one table of that length.
 
