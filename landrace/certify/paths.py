@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landrace.certify.answers import answer_scores
 from landrace.certify.certificate import BOUNDS, Certificate, PathResult, Scores, compare_scores
 from landrace.certify.conversations import CONVERSATIONS
 from landrace.certify.transformers_path import transformers_scores
@@ -79,8 +80,16 @@ def certify(
         paths.append(compare_scores(path, against, taken, BOUNDS[kind]))
         return taken
 
+    def compare_answers(path: str, kind: str, answering: Model[ServingDecoder]) -> None:
+        on_path(path)
+        trainer, told = answer_scores(
+            answering, sequences, loaded, lambda whole: _trainer_scores(model.decoder, whole, loaded)
+        )
+        paths.append(compare_scores(path, trainer, told, BOUNDS[kind]))
+
     for path, options in ENGINE_WAYS.items():
         compare(path, "float32", partial(_engine_scores, model, sequences, loaded, options))
+    compare_answers("engine, answers", "float32", model)
     extension = native()
     if extension is None or model.decoder.device.type != "cpu":
         skipped.append("as served: this machine serves with the reference kernels")
@@ -91,6 +100,7 @@ def certify(
         batched = compare(SERVED, kind, partial(_engine_scores, served, sequences, loaded, one_batch))
         for path, options in SERVED_WAYS.items():
             compare(path, "same bits", partial(_engine_scores, served, sequences, loaded, options), batched)
+        compare_answers("as served, answers", kind, served)
     if native_bfloat16(model.decoder.device):
         compare("trainer, bfloat16 products", "bfloat16", partial(_bfloat16_scores, model, sequences, loaded))
     else:

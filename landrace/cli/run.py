@@ -55,6 +55,8 @@ def run(
     )
     if json and prompt is None:
         raise RequestError("--json needs a prompt on the command line.")
+    if raw and system is not None:
+        raise RequestError("--raw writes no template that a --system message could be put into.", hint="Leave one out.")
     if prompt == "-":
         prompt = sys.stdin.read()
     from landrace.model import open_engine

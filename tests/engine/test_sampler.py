@@ -265,6 +265,18 @@ def test_the_ends_of_the_unit_interval(choose_tokens: Choose) -> None:
         assert choose_tokens(logits, states) == [expected] * 2
 
 
+def test_penalties_keep_finite_logits_finite(choose_tokens: Choose) -> None:
+    """Only the model's own infinities say that its logits make no sense."""
+    logits = torch.tensor([[3e38, -3e38, 1.0, -math.inf, 0.5]])
+    for penalty in (1e-5, 100.0):
+        one = state((0, 1, 2, 3), (0, 1), repetition_penalty=penalty, presence_penalty=2.0, frequency_penalty=2.0)
+        adjusted = adjust_logits(logits, [one])
+        assert adjusted.isfinite().tolist() == [[True, True, True, False, True]]
+        assert choose_tokens(logits, [one]) != [NOT_FINITE]
+    broken = torch.tensor([[math.inf, 0.0, 1.0]])
+    assert choose_tokens(broken, [state((0, 1), repetition_penalty=2.0)]) == [NOT_FINITE]
+
+
 def test_logprobs_are_the_models_own() -> None:
     logits = random_logits(3)
     reference = logits.double().log_softmax(-1)
