@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST_REASON = 300
+
 
 class LandraceError(Exception):
     """Base of every error raised on purpose. `message` is one sentence; `hint` is the way out of it."""
@@ -38,3 +40,15 @@ class RequestError(LandraceError):
     def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.field = field
+
+
+class StepError(RequestError):
+    """The engine failed at a step that the request was part of; the request itself need not be the reason."""
+
+    @classmethod
+    def of(cls, cause: Exception, doing: str) -> StepError:
+        """`doing`: what failed, after "The engine could not"."""
+        reason = str(cause).strip().partition("\n")[0][:_LONGEST_REASON]
+        error = cls(f"The engine could not {doing}: {type(cause).__name__}{': ' if reason else ''}{reason}")
+        error.__cause__ = cause
+        return error

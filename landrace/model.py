@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, Literal, TypeVar, get_args
@@ -22,6 +22,7 @@ from landrace.kernels.cpu.program import TILE
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
+from landrace.models.spec import ModelSpec
 from landrace.models.stored import WEIGHTS, Weights, held_as
 from landrace.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
 
@@ -77,18 +78,20 @@ def open_model(
     dtype: str = "auto",
     product_dtype: str | None = None,
     device: torch.device | None = None,
+    max_length: int | None = None,
     home: Path | None = None,
 ) -> Model[Decoder]:
     """Opens a model by store name, folder or `.gguf` path on the reference kernels: differentiable, on any device.
 
     `dtype` is auto, float32 or bfloat16 and says how matrices are held; `product_dtype`, by the same names, what their
-    products run in (default: the same). Raises OptionError, StoreError, CheckpointError or UnsupportedError.
+    products run in (default: the same). `max_length`: the longest sequence it is opened for (see
+    `ModelSpec.for_length`); None: what it was trained at. Raises OptionError, StoreError, CheckpointError or
+    UnsupportedError.
     """
     device = device or default_device()
     held = resolve_dtype(dtype, device)
     products = held if product_dtype is None else resolve_dtype(product_dtype, device)
-    path = ModelStore(home or default_home()).resolve(name)
-    checkpoint = open_checkpoint(path)
+    checkpoint = _open(name, max_length, home)
     tokenizer = open_tokenizer(checkpoint)
     decoder = Decoder(checkpoint.spec, dtype=held, product_dtype=products)
     decoder.load(checkpoint.tensors(), device=device)
@@ -128,9 +131,10 @@ def open_engine(
         raise OptionError(f"Weights cannot be held as {weights!r}.", hint=f"Choose {', '.join(WEIGHTS)}.")
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = open_checkpoint(ModelStore(home or default_home()).resolve(name))
+    options = options or EngineOptions()
+    checkpoint = _open(name, options.max_length, home)
     tokenizer = open_tokenizer(checkpoint)
-    extension, notice = _choose_kernels(kernels, device)
+    extension, missing = _choose_kernels(kernels, device)
     decoder: ServingDecoder
     if extension is not None:
         decoder = cpu_decoder(checkpoint, extension, weights=held, threads=threads)
@@ -138,11 +142,30 @@ def open_engine(
     else:
         used = "reference"
         decoder = _reference_decoder(checkpoint, held, device)
-    engine = Engine(decoder, tokenizer, options or EngineOptions())
+    engine = Engine(decoder, tokenizer, options)
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
         engine.add_adapter(adapter, spec, tensors)
-    return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, notice)
+    notices = [text for text in (missing, length_notice(checkpoint.spec)) if text is not None]
+    return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def length_notice(spec: ModelSpec) -> str | None:
+    """What to tell the user of a model that computes otherwise when it is opened for longer sequences."""
+    trained, limit = spec.trained_length, spec.length_limit or spec.max_length
+    if trained is None or limit <= trained:
+        return None
+    told = f"Positions are those of sequences of up to {spec.max_length} tokens"
+    if spec.stretched:
+        return f"{told}, for short texts too; it was trained at {trained}: open it with one --max-length everywhere."
+    return f"{told}; --max-length opens the model for up to {limit}, with other positions beyond {trained}."
+
+
+def _open(name: str, max_length: int | None, home: Path | None) -> Checkpoint:
+    checkpoint = open_checkpoint(ModelStore(home or default_home()).resolve(name))
+    if max_length is None:
+        return checkpoint
+    return replace(checkpoint, spec=checkpoint.spec.for_length(max_length))
 
 
 def _choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:

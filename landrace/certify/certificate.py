@@ -100,6 +100,8 @@ class Certificate:
     adapter_sha256: str | None
     template_sha256: str | None
     dtype: str
+    max_length: int
+    """The longest sequence that the model was opened for, which decides its rotary tables."""
     paths: tuple[PathResult, ...]
     prompts: PromptResult | None
     """None where they could not be compared; `skipped` tells why."""

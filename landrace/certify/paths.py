@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landrace.certify.answers import answer_scores
 from landrace.certify.certificate import BOUNDS, Certificate, PathResult, Scores, compare_scores
 from landrace.certify.conversations import CONVERSATIONS, PROMPTS
 from landrace.certify.prompts import compare_prompts
@@ -54,6 +55,7 @@ def certify(
     name: str,
     adapter: Path | None = None,
     *,
+    max_length: int | None = None,
     conversations: Sequence[Sequence[Mapping[str, Any]]] = CONVERSATIONS,
     on_path: Callable[[str], None] = lambda _: None,
 ) -> Certificate:
@@ -62,7 +64,7 @@ def certify(
     Each path gives every token of every rendered conversation a log-probability (the first token has none) and says
     which token it finds likeliest. `on_path` hears the name of each path before it is taken.
     """
-    model = open_model(name, dtype="float32")
+    model = open_model(name, dtype="float32", max_length=max_length)
     sequences = [_token_ids(model, messages) for messages in conversations]
     loaded = read_adapter(adapter, model.checkpoint.hub_sources)[:2] if adapter is not None else None
 
@@ -79,8 +81,16 @@ def certify(
         paths.append(compare_scores(path, against, taken, BOUNDS[kind]))
         return taken
 
+    def compare_answers(path: str, kind: str, answering: Model[ServingDecoder]) -> None:
+        on_path(path)
+        trainer, told = answer_scores(
+            answering, sequences, loaded, lambda whole: _trainer_scores(model.decoder, whole, loaded)
+        )
+        paths.append(compare_scores(path, trainer, told, BOUNDS[kind]))
+
     for path, options in ENGINE_WAYS.items():
         compare(path, "float32", partial(_engine_scores, model, sequences, loaded, options))
+    compare_answers("engine, answers", "float32", model)
     extension = native()
     if extension is None or model.decoder.device.type != "cpu":
         skipped.append("as served: this machine serves with the reference kernels")
@@ -91,6 +101,7 @@ def certify(
         batched = compare(SERVED, kind, partial(_engine_scores, served, sequences, loaded, one_batch))
         for path, options in SERVED_WAYS.items():
             compare(path, "same bits", partial(_engine_scores, served, sequences, loaded, options), batched)
+        compare_answers("as served, answers", kind, served)
     if native_bfloat16(model.decoder.device):
         compare("trainer, bfloat16 products", "bfloat16", partial(_bfloat16_scores, model, sequences, loaded))
     else:
@@ -99,6 +110,8 @@ def certify(
     absent = [package for package in needed if importlib.util.find_spec(package) is None]
     if absent:
         skipped.append(f"transformers, float32: {' and '.join(absent)} not installed")
+    elif model.decoder.spec.stretched:
+        skipped.append("transformers, float32: it chooses positions by the length of each text")
     else:
         compare("transformers, float32", "float32", partial(transformers_scores, model, sequences, adapter))
 
@@ -119,6 +132,7 @@ def certify(
         adapter_sha256=adapter_sha256(adapter) if adapter is not None else None,
         template_sha256=template.sha256 if template is not None else None,
         dtype="float32",
+        max_length=model.decoder.spec.max_length,
         paths=tuple(paths),
         prompts=prompts,
         skipped=tuple(skipped),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
+from landrace.cli.options import MaxLengthOption
 from landrace.cli.progress import spinner
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def certify(
     model: Annotated[str, typer.Argument(help="A stored model, a folder or a .gguf file.")],
     adapter: Annotated[Path | None, typer.Argument(help="A LoRA adapter folder in peft's format.")] = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Show that trainer, engine and transformers agree on this model, token by token.
@@ -28,7 +30,7 @@ def certify(
         from landrace.certify import BOUNDS
         from landrace.certify import certify as make_certificate
 
-        certificate = make_certificate(model, adapter)
+        certificate = make_certificate(model, adapter, max_length=max_length)
     if json:
         print_json(certificate.as_dict())
     else:
@@ -56,6 +58,7 @@ def certify(
         for reason in certificate.skipped:
             out.print(f"not taken: {reason}", style="dim")
         template = certificate.template_sha256 or "none"
+        out.print(f"opened for sequences of up to {certificate.max_length} tokens", style="dim")
         out.print(f"weights {certificate.weights_sha256[:16]}  template {template[:16]}", style="dim")
         if certificate.passed:
             err.print("The paths agree.", style="green")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
 from landrace.cli.progress import spinner
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
@@ -37,6 +37,7 @@ def compare(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Compare models, adapters and the classical baseline on one task."""
@@ -44,7 +45,7 @@ def compare(
 
     parsed = [parse_system(text) for text in systems]
     loaded = load_task(task).with_map(parse_map(map_columns or ()))
-    how = Measurement(seed, limit, temperature, weights, kernels, threads)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
     config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
     with recorded(out_folder, "compare", config) as (ledger, run):
         evaluations = []

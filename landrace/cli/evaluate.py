@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import KernelsOption, MapOption, ThreadsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
 
@@ -31,6 +31,7 @@ def evaluate(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Measure a model on your own tasks."""
@@ -39,7 +40,7 @@ def evaluate(
     parsed = parse_system(system)
     names = parse_map(map_columns or ())
     loaded = [load_task(path).with_map(names) for path in tasks]
-    how = Measurement(seed, limit, temperature, weights, kernels, threads)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
     evaluations = []
     with recorded(
         out_folder, "evaluate", {"system": system, "tasks": [str(path) for path in tasks], **asdict(how)}

@@ -12,7 +12,7 @@ import typer
 
 from landrace.cli.console import err, fail, notice, print_json
 from landrace.cli.endings import Ended
-from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
 from landrace.cli.progress import spinner
 from landrace.errors import RequestError
 from landrace.safe_text import ShownStream
@@ -39,6 +39,7 @@ def run(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
+    max_length: MaxLengthOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming; needs a prompt.")
     ] = False,
@@ -58,6 +59,8 @@ def run(
     )
     if json and prompt is None:
         raise RequestError("--json needs a prompt on the command line.")
+    if raw and system is not None:
+        raise RequestError("--raw writes no template that a --system message could be put into.", hint="Leave one out.")
     if prompt == "-":
         prompt = sys.stdin.read()
     for what, text in (("prompt", prompt), ("system message", system), *(("stop text", text) for text in stop or ())):
@@ -67,7 +70,14 @@ def run(
     started = time.perf_counter()
     with spinner(f"opening {model}"):
         adapters = {"adapter": adapter} if adapter else {}
-        serving = open_engine(model, adapters=adapters, weights=weights, kernels=kernels, threads=threads)
+        serving = open_engine(
+            model,
+            adapters=adapters,
+            weights=weights,
+            kernels=kernels,
+            threads=threads,
+            options=opened_for(max_length),
+        )
     notice(serving.notice)
     talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
     if prompt is None:

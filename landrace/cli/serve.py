@@ -11,7 +11,7 @@ import typer
 
 from landrace.cli.console import err, notice, styled
 from landrace.cli.endings import interrupt_as_asyncio_expects
-from landrace.cli.options import KernelsOption, WeightsOption
+from landrace.cli.options import KernelsOption, MaxLengthOption, WeightsOption
 from landrace.cli.progress import spinner
 from landrace.errors import OptionError
 
@@ -31,9 +31,11 @@ def serve(
         str, typer.Option(help="How keys and values are kept: auto, float32, float16, bfloat16 or int8.")
     ] = "auto",
     cache_tokens: Annotated[int, typer.Option(help="Tokens the key-value cache holds.")] = 16384,
-    max_running: Annotated[int, typer.Option(help="Most requests in progress at once.")] = 64,
+    max_running: Annotated[
+        int | None, typer.Option(help="Most requests in progress at once; default: 64, if a step has a token for each.")
+    ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
-    max_length: Annotated[int | None, typer.Option(help="Longest sequence; default: the model's own.")] = None,
+    max_length: MaxLengthOption = None,
     max_pending: Annotated[int, typer.Option(min=1, help="Most unfinished requests; more get status 429.")] = 1024,
     ledger: Annotated[Path | None, typer.Option(help="SQLite file that takes the usage of every request.")] = None,
     drain_seconds: Annotated[

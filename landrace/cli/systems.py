@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landrace.cli.console import notice
+from landrace.cli.options import opened_for
 from landrace.cli.progress import count_progress, spinner
 from landrace.errors import DataError, LandraceError, OptionError, RequestError
 from landrace.safe_text import shown_line
@@ -69,6 +70,7 @@ class Measurement:
     weights: str = "stored"
     kernels: str = "auto"
     threads: int | None = None
+    max_length: int | None = None
 
 
 def measure(system: System, task: Task, how: Measurement) -> Evaluation:
@@ -92,7 +94,12 @@ def measure(system: System, task: Task, how: Measurement) -> Evaluation:
 
         adapters = {"adapter": system.adapter} if system.adapter else {}
         serving = open_engine(
-            system.model, adapters=adapters, weights=how.weights, kernels=how.kernels, threads=how.threads
+            system.model,
+            adapters=adapters,
+            weights=how.weights,
+            kernels=how.kernels,
+            threads=how.threads,
+            options=opened_for(how.max_length),
         )
     notice(serving.notice)
     return measure_serving(serving, system, task, how)

@@ -154,7 +154,7 @@ def run_tuning(
         import torch
 
         from landrace.ledger import Provenance
-        from landrace.model import default_device, open_model, training_product_dtype
+        from landrace.model import default_device, length_notice, open_model, training_product_dtype
         from landrace.training.optimizer import DivergedError
         from landrace.training.overlap import count_shared
         from landrace.training.result import write_result
@@ -176,7 +176,8 @@ def run_tuning(
     held = products if options.method == "lora" else "float32"
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
         with spinner(f"opening {model}"):
-            opened = open_model(model, dtype=held, product_dtype=products, device=device)
+            opened = open_model(model, dtype=held, product_dtype=products, device=device, max_length=options.max_length)
+        notice(length_notice(opened.checkpoint.spec))
 
         def write(result: TuneResult) -> Path:
             provenance = {"provenance": asdict(Provenance.here(seed=options.seed))}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from landrace.engine.cache import KVCache
 from landrace.engine.request import Request
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
-from landrace.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -25,25 +24,14 @@ class WantedRows:
     samples: bool
     """Whether the last of them predicts a new token."""
 
-
-def rope_length(request: Request, max_length: int) -> int:
-    """The length that chooses a request's rotary table: the longest it may reach, fixed for its whole life."""
-    return min(request.max_held, max_length)
-
-
-def rope_key(spec: ModelSpec, length: int) -> tuple[int, ...]:
-    """Equal for two lengths exactly when every layer's rotary table is, so that keys can be shared between them."""
-    key: list[int] = []
-    for rope in dict.fromkeys(layer.attention.rope for layer in spec.layers):
-        if rope is not None and rope.kind == "dynamic":
-            key.append(max(length, rope.original_length))
-        elif rope is not None and rope.kind == "longrope":
-            key.append(int(length > rope.original_length))
-    return tuple(key)
+    @property
+    def alone(self) -> WantedRows:
+        """The same among this request's own rows only."""
+        return replace(self, rows=range(len(self.rows)))
 
 
 def build_batch(
-    requests: Sequence[Request], cache: KVCache, adapter_slots: Mapping[str, int], max_length: int
+    requests: Sequence[Request], cache: KVCache, adapter_slots: Mapping[str, int]
 ) -> tuple[ForwardBatch, list[WantedRows]]:
     """Lays each request's tokens [cached, cached + scheduled) end to end.
 
@@ -90,7 +78,6 @@ def build_batch(
         logit_rows=packed[3 * n_rows :],
         cache=CacheView(cache.layers, packed[2 * n_rows : 3 * n_rows], tuple(sequence_slots)),
         adapters=adapters,
-        rope_lengths=tuple(rope_length(request, max_length) for request in requests),
     )
     return batch, wanted
 

@@ -74,3 +74,7 @@ class KVCache:
     def drop(self, request: Request) -> None:
         """Forgets a request's slots; its blocks are the pool's business."""
         self._tables.pop(request, None)
+
+    def clear(self) -> None:
+        """Forgets every request's slots."""
+        self._tables.clear()

@@ -6,23 +6,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import compress, islice
 
 import torch
 from torch import Tensor
 
-from landrace.engine.batch_builder import WantedRows, build_batch, rope_key, rope_length
+from landrace.engine.answers import Answer, answers
+from landrace.engine.batch_builder import build_batch
 from landrace.engine.block_pool import root_hash
 from landrace.engine.cache import KVCache
+from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.request import Request
-from landrace.engine.sampler import SamplingState, choose_tokens, token_logprobs
+from landrace.engine.sampler import SamplingState
+from landrace.engine.sampling_params import shown
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
-from landrace.errors import LandraceError, OptionError, RequestError
+from landrace.errors import LandraceError, OptionError, RequestError, StepError
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.sampling import NOT_FINITE
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
 
@@ -33,21 +34,6 @@ _CACHE_DTYPES = {
     "bfloat16": torch.bfloat16,
     "int8": torch.int8,
 }
-
-
-@dataclass(frozen=True)
-class _Live:
-    """A request the engine is working on, and what turns its logits into text."""
-
-    request: Request
-    sampling: SamplingState
-    stop_ids: frozenset[int]
-    stop_text: StopText
-    stream: TextStream
-
-    def tail(self) -> str:
-        """Text still held back when no more tokens will come."""
-        return self.stop_text.push(self.stream.flush()) + self.stop_text.flush()
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class Engine:
         cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
         self._cache = KVCache(decoder, self.options.n_blocks, self.options.block_size, cache_dtype)
         self._scheduler = Scheduler(self.options)
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
         self._n_adapters_added = 0
@@ -112,14 +98,22 @@ class Engine:
         self.decoder.remove_adapter(self._adapters.pop(name).slot)
 
     def add(self, request: Request) -> None:
-        """Queues a request. Raises RequestError at once for one that can never be served."""
+        """Queues a request. Raises RequestError at once for one that can never be served, and leaves no trace of it."""
+        try:
+            self._add(request)
+        except RequestError:
+            raise
+        except Exception as cause:
+            raise StepError.of(cause, "take the request") from cause
+
+    def _add(self, request: Request) -> None:
         request = replace(request)
         request.arrived = time.perf_counter()
         self._check(request)
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
-        request.root = root_hash(adapter, rope_key(self.decoder.spec, rope_length(request, self.max_length)))
+        request.root = root_hash(adapter)
         params = request.params
-        self._live[request.id] = _Live(
+        live = Live(
             request=request,
             sampling=SamplingState(params, request.prompt_ids, self.decoder.device),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
@@ -127,28 +121,57 @@ class Engine:
             stream=TextStream(self.tokenizer, keep_leading_space=True),
         )
         self._scheduler.add(request)
+        self._live[request.id] = live
 
     def abort(self, request_id: str) -> None:
         """Ends a request; the next step reports it. Nothing happens if it has ended already."""
         live = self._live.get(request_id)
-        if live is not None:
-            self._pending.append(self._finish(live, "abort"))
+        if live is None:
+            return
+        try:
+            self._pending.append(self._cut(live, "abort"))
+        except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+            self._start_over(cause, self._pending)
 
     def step(self) -> list[StepOutput]:
-        """Computes one packed batch and returns what came of it, in order of computation."""
-        with self._without_gradients:
-            return self._step()
+        """Computes one packed batch and returns what came of it, in order of computation.
 
-    def _step(self) -> list[StepOutput]:
+        Whatever fails ends the requests it happened to with a StepError: one where it is the request's own work, those
+        of the step where it is the forward pass, those that ran where it is the bookkeeping. The others go on.
+        """
         outputs, self._pending = self._pending, []
+        try:
+            with self._without_gradients:
+                self._step(outputs)
+        except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+            self._start_over(cause, outputs)
+        return outputs
+
+    def _step(self, outputs: list[StepOutput]) -> None:
         plan = self._scheduler.schedule()
         for request in plan.outgrown:
             message = f"The sequence reached {request.held} tokens, more than the engine's cache holds."
             error = RequestError(message, field="max_tokens", hint="Raise cache_tokens or lower max_tokens.")
             outputs.append(self._fail(self._live[request.id], error))
         if plan.requests:
-            outputs += self._compute([self._live[request.id] for request in plan.requests])
-        return outputs
+            self._compute([self._live[request.id] for request in plan.requests], outputs)
+
+    def _start_over(self, cause: Exception, outputs: list[StepOutput]) -> None:
+        """After the bookkeeping itself failed, none of it can be trusted: what ran ends, what waits is queued anew on
+        an empty pool. Where nothing ran, the first that waits ends, so that every failure ends something."""
+        while isinstance(cause.__context__, Exception):  # what failed first is the reason
+            cause = cause.__context__
+        error = StepError.of(cause, "keep account of its requests")
+        waiting = set(self._scheduler.waiting)
+        lives = list(self._live.values())
+        ended = [live for live in lives if live.request not in waiting] or lives[:1]
+        self._scheduler = Scheduler(self.options)
+        self._cache.clear()
+        for live in ended:
+            del self._live[live.request.id]
+            outputs.append(_output(live, finish_reason="error", error=error))
+        for live in self._live.values():
+            self._scheduler.add(live.request)
 
     def generate(
         self, requests: Sequence[Request], on_output: Callable[[StepOutput], None] | None = None
@@ -198,7 +221,9 @@ class Engine:
         ):
             wrong = next((t for t in ids if not isinstance(t, int) or not 0 <= t < vocab), None)
             if wrong is not None:
-                raise RequestError(f"{field} names the token {wrong!r}; the model has 0 to {vocab - 1}.", field=field)
+                raise RequestError(
+                    f"{field} names the token {shown(wrong)}; the model has 0 to {vocab - 1}.", field=field
+                )
         if n_prompt + min(params.max_tokens, 1) > self.max_length:
             raise RequestError(
                 f"The prompt has {n_prompt} tokens; with its answer a sequence has at most {self.max_length}.",
@@ -219,51 +244,32 @@ class Engine:
                 field="prompt_logprobs_from",
             )
 
-    def _compute(self, lives: list[_Live]) -> list[StepOutput]:
+    def _compute(self, lives: Sequence[Live], outputs: list[StepOutput]) -> None:
         slots = {name: adapter.slot for name, adapter in self._adapters.items()}
         now = time.perf_counter()
         for live in lives:
             if live.request.admitted is None:
                 live.request.admitted = now
-        batch, wanted = build_batch([live.request for live in lives], self._cache, slots, self.max_length)
         try:
+            batch, wanted = build_batch([live.request for live in lives], self._cache, slots)
             logits = self.decoder(batch)
-        except (RuntimeError, MemoryError) as cause:
-            error = RequestError(f"The model could not compute this step: {cause}")
-            error.__cause__ = cause
-            return [self._fail(live, error) for live in lives]
-        tokens = self._choose(logits, lives, wanted)
-        healthy = [NOT_FINITE not in tokens[rows.rows.start : rows.rows.stop] for rows in wanted]
-        logprobs = iter(_logprobs(logits, list(compress(zip(lives, wanted, strict=True), healthy)), tokens))
-        outputs: list[StepOutput] = []
-        for live, rows, fine in zip(lives, wanted, healthy, strict=True):
-            if not fine:
-                error = RequestError("The model's logits are not finite numbers for this request.")
-                outputs.append(self._fail(live, error, sound=False))
-                continue
-            token = tokens[rows.rows[-1]] if rows.samples else None
-            scores = tuple(islice(logprobs, len(rows.scored)))
-            chosen = () if token is None or live.request.params.logprobs is None else (next(logprobs),)
-            output = self._advance(live, token, chosen, scores)
+        except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+            error = StepError.of(cause, "compute this step")
+            for live in lives:
+                outputs.append(self._fail(live, error))
+            return
+        for live, answer in zip(lives, answers(logits, lives, wanted, self.decoder.choose_tokens), strict=True):
+            try:
+                output = self._fail(live, answer.error, sound=False) if answer.error else self._advance(live, answer)
+            except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+                output = self._fail(live, StepError.of(cause, "go on with this request"), sound=False)
             if output is not None:
                 outputs.append(output)
-        return outputs
 
-    def _choose(self, logits: Tensor, lives: Sequence[_Live], wanted: Sequence[WantedRows]) -> list[int]:
-        """A token for each row of logits, of use where the row is one to sample from; NOT_FINITE where the model made
-        no sense."""
-        states: list[SamplingState | None] = []
-        for live, rows in zip(lives, wanted, strict=True):
-            states += [None] * len(rows.scored)
-            if rows.samples:
-                states.append(live.sampling)
-        return choose_tokens(logits, states, self.decoder.choose_tokens)
-
-    def _advance(
-        self, live: _Live, token: int | None, logprobs: tuple[TokenLogprob, ...], scores: tuple[TokenLogprob, ...]
-    ) -> StepOutput | None:
+    def _advance(self, live: Live, answer: Answer) -> StepOutput | None:
         """Books what a step computed for one request. None when there is nothing to report yet."""
         request, params = live.request, live.request.params
+        token, logprobs, scores = answer.token, answer.logprobs, answer.scores
         self._scheduler.commit(request, token)
         if token is None:
             if params.max_tokens == 0 and request.cached == request.held:
@@ -281,31 +287,36 @@ class Engine:
 
     def _finish(
         self,
-        live: _Live,
+        live: Live,
         reason: str,
         token_ids: tuple[int, ...] = (),
         text: str = "",
         logprobs: tuple[TokenLogprob, ...] = (),
         scores: tuple[TokenLogprob, ...] = (),
-        *,
-        error: RequestError | None = None,
-        sound: bool = True,
     ) -> StepOutput:
-        """Frees everything a request holds and reports its end, with the text that was still held back."""
-        self._scheduler.remove(live.request, sound=sound)
-        self._cache.drop(live.request)
-        del self._live[live.request.id]
+        """Reports a request's end, with the text that was still held back, and frees everything it holds."""
         text += live.tail()
         if reason == "length" and live.stop_text.matched:
             reason = "stop"
-        return _output(live, token_ids, text, logprobs, scores, reason, error)
+        self._free(live)
+        return _output(live, token_ids, text, logprobs, scores, reason)
 
-    def _fail(self, live: _Live, error: RequestError, *, sound: bool = True) -> StepOutput:
-        return self._finish(live, "error", error=error, sound=sound)
+    def _fail(self, live: Live, error: RequestError, *, sound: bool = True) -> StepOutput:
+        return self._cut(live, "error", error, sound=sound)
+
+    def _cut(self, live: Live, reason: str, error: RequestError | None = None, *, sound: bool = True) -> StepOutput:
+        """Ends a request where it stands. Text held back is not asked for: that may be what failed."""
+        self._free(live, sound=sound)
+        return _output(live, finish_reason=reason, error=error)
+
+    def _free(self, live: Live, *, sound: bool = True) -> None:
+        self._scheduler.remove(live.request, sound=sound)
+        self._cache.drop(live.request)
+        del self._live[live.request.id]
 
 
 def _output(
-    live: _Live,
+    live: Live,
     token_ids: tuple[int, ...] = (),
     text: str = "",
     logprobs: tuple[TokenLogprob, ...] = (),
@@ -325,21 +336,3 @@ def _output(
         seed=live.sampling.seed,
         queue_seconds=live.request.queue_seconds,
     )
-
-
-def _logprobs(logits: Tensor, healthy: Sequence[tuple[_Live, WantedRows]], tokens: Sequence[int]) -> list[TokenLogprob]:
-    """What each request wants to know, request by request: its scored prompt tokens, then its new token."""
-    rows: list[int] = []
-    ids: list[int] = []
-    n_top: list[int] = []
-    for live, wanted in healthy:
-        request, n = live.request, live.request.params.logprobs
-        if n is None and not wanted.scored:
-            continue
-        told = [request.prompt_ids[index] for index in wanted.scored]
-        if wanted.samples and n is not None:
-            told.append(tokens[wanted.rows[-1]])
-        rows += wanted.rows[: len(told)]
-        ids += told
-        n_top += [n or 0] * len(told)
-    return token_logprobs(logits[rows], ids, n_top) if rows else []

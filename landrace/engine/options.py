@@ -17,8 +17,9 @@ class EngineOptions:
     """Tokens the cache holds, rounded down to whole blocks."""
     max_step_tokens: int = 512
     """Most tokens one step computes; longer prompts are cut into chunks."""
-    max_running: int = 64
-    """Most requests in progress at once."""
+    max_running: int | None = None
+    """Most requests in progress at once, each of which takes part in every step; None: 64, or `max_step_tokens` where
+    that is less."""
     max_length: int | None = None
     """Longest sequence, prompt and output; None: the model's own."""
     cache_dtype: str = "auto"
@@ -29,7 +30,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name in ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length"):
             value = getattr(self, name)
-            if name == "max_length" and value is None:
+            if name in ("max_running", "max_length") and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}.")
@@ -42,6 +43,24 @@ class EngineOptions:
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",
                 hint="Raise cache_tokens or lower block_size.",
             )
+
+        if self.max_length is not None and self.max_length > self.n_blocks * self.block_size:
+            raise OptionError(
+                f"max_length is {self.max_length}, but the cache holds {self.n_blocks * self.block_size} tokens "
+                "(cache_tokens), so no sequence could become as long.",
+                hint="Raise cache_tokens or lower max_length.",
+            )
+        if self.max_running is not None and self.max_running > self.max_step_tokens:
+            raise OptionError(
+                f"max_running is {self.max_running}, but a step of at most {self.max_step_tokens} tokens "
+                "(max_step_tokens) has one for no more than as many requests.",
+                hint="Raise max_step_tokens or lower max_running.",
+            )
+
+    @property
+    def most_running(self) -> int:
+        """`max_running`, resolved."""
+        return min(64, self.max_step_tokens) if self.max_running is None else self.max_running
 
     @property
     def n_blocks(self) -> int:

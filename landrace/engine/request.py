@@ -39,6 +39,10 @@ class Request:
     scored: int = field(init=False, default=0, repr=False)
     """The next prompt token that wants a logprob; the prompt's length when none does."""
     preemptions: int = field(init=False, default=0, repr=False)
+    place: int = field(init=False, default=0, repr=False)
+    """In the order of arrival."""
+    passed: int = field(init=False, default=0, repr=False)
+    """How many later arrivals started while it waited."""
     arrived: float = field(init=False, default=0.0, repr=False)
     """`time.perf_counter()` when the engine took it."""
     admitted: float | None = field(init=False, default=None, repr=False)
@@ -64,8 +68,3 @@ class Request:
     @property
     def n_output(self) -> int:
         return len(self.tokens) - len(self.prompt_ids)
-
-    @property
-    def max_held(self) -> int:
-        """Most tokens the request may come to hold."""
-        return len(self.prompt_ids) + self.params.max_tokens

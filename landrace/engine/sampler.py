@@ -26,6 +26,8 @@ from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampling_params import SamplingParams
 from landrace.models.sampling import GREEDY, SamplingRule
 
+_FLOAT_MAX = torch.finfo(torch.float32).max
+
 ChooseTokens = Callable[[Tensor, Sequence[int], Sequence[SamplingRule], Sequence[float]], list[int]]
 """A decoder's `choose_tokens`."""
 
@@ -38,18 +40,17 @@ class SamplingState:
         self.rule = rule_of(params)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self._random = Random(self.seed % 2**64)
+        self.uniform = self._random.random()
+        """From [0, 1): what the next token is chosen by, however often it is asked for."""
         self.seen = _SeenTokens(prompt_ids, device) if params.penalised else None
         self.bias_ids = torch.tensor(list(params.logit_bias), dtype=torch.long, device=device)
         self.bias = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=device)
         self.adjusts = params.penalised or len(params.logit_bias) > 0
         """Whether the logits change before a token is chosen from them."""
 
-    def draw(self) -> float:
-        """The next uniform number in [0, 1)."""
-        return self._random.random()
-
     def record(self, token: int) -> None:
-        """Notes a token of the output."""
+        """Notes a token of the output, and draws the next number."""
+        self.uniform = self._random.random()
         if self.seen is not None:
             self.seen.add(token)
 
@@ -92,7 +93,7 @@ def choose_tokens(logits: Tensor, states: Sequence[SamplingState | None], choose
     """One token for each row of float32 `logits` [R, vocab], which stay as they are; NOT_FINITE for a row without
     probabilities. A row without a state is one to look at only: unless it is NOT_FINITE, its token has no meaning."""
     rules = [GREEDY if state is None else state.rule for state in states]
-    uniforms = [0.0 if state is None or state.rule is GREEDY else state.draw() for state in states]
+    uniforms = [0.0 if state is None else state.uniform for state in states]
     adjusted = [row for row, state in enumerate(states) if state is not None and state.adjusts]
     if not adjusted:
         return choose(logits, range(len(states)), rules, uniforms)
@@ -136,7 +137,10 @@ def _penalised(logits: Tensor, states: Sequence[SamplingState]) -> Tensor:
     counts = torch.cat([history.counts for _, history, _ in seen])
     repetition = spread([params.repetition_penalty for _, _, params in seen])
     x = logits[where]
+    # A finite logit stays finite: only the model's own infinities say that it made no sense.
+    finite = x.isfinite()
     x = torch.where(x > 0, x / repetition, x * repetition)
+    x = torch.where(finite, x.clamp(-_FLOAT_MAX, _FLOAT_MAX), x)
     x -= spread([params.presence_penalty for _, _, params in seen]) * (counts > 0)
     x -= spread([params.frequency_penalty for _, _, params in seen]) * counts
     return logits.index_put(where, x)

@@ -10,6 +10,8 @@ from landrace.errors import RequestError
 MAX_STOP_STRINGS = 32
 MAX_STOP_LENGTH = 256
 MIN_TEMPERATURE = 1e-5
+MIN_REPETITION_PENALTY = 1e-5
+"""Logits are divided by either: less would take them out of float32's range."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,13 @@ class SamplingParams:
         _integer("top_k", self.top_k, 0, 2**31)
         _number("top_p", self.top_p, 0.0, 1.0)
         _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0)
+        _number("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, 100.0)
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise RequestError(f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}.", field="temperature")
-        for name in ("top_p", "repetition_penalty"):
-            if getattr(self, name) == 0:
-                raise RequestError(f"{name} must be greater than 0.", field=name)
+        if self.top_p == 0:
+            raise RequestError("top_p must be greater than 0.", field="top_p")
         if self.seed is not None:
             _integer("seed", self.seed, -(2**63), 2**64 - 1)
         if self.logprobs is not None:
@@ -102,9 +103,17 @@ class SamplingParams:
 
 def _integer(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise RequestError(f"{name} must be a whole number from {low} to {high}, not {value!r}.", field=name)
+        raise RequestError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}.", field=name)
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise RequestError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.", field=name)
+        raise RequestError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}.", field=name)
+
+
+def shown(value: object) -> str:
+    """A value from outside, of readable length: Python refuses to write out an integer of thousands of digits."""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

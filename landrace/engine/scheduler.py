@@ -1,18 +1,24 @@
 """`Scheduler`: which tokens the next step computes. Bookkeeping only, without torch.
 
-Requests run in order of arrival: whoever runs arrived before whoever waits, so the last one running is the
+Requests start in order of arrival, but one that lacks room does not hold up those behind it: the next few may pass,
+though none is passed without end. What runs and what waits is kept in order of arrival, so the last one running is the
 latest and the first one to lose its blocks.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from landrace.engine.block_pool import BlockPool, chain_hash
 from landrace.engine.options import EngineOptions
 from landrace.engine.request import Request
+
+LOOK_PAST = 8
+"""So many waiting requests are looked at behind the first when that one cannot start."""
+MAX_PASSED = 16
+"""So many later arrivals start before a waiting request; then nobody passes it any more."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class Scheduler:
         self.options = options
         self.pool = BlockPool(options.n_blocks)
         self.running: list[Request] = []
-        self.waiting: deque[Request] = deque()
+        self.waiting: list[Request] = []
+        self._n_arrived = 0
 
     @property
     def has_work(self) -> bool:
@@ -47,7 +54,10 @@ class Scheduler:
         return self._blocks_for(n_tokens) <= self.pool.n_blocks
 
     def add(self, request: Request) -> None:
-        """Queues a request. The caller has checked that its prompt fits."""
+        """Queues a request behind all others, nothing of it computed. The caller has checked that its prompt fits."""
+        _let_go(request)
+        request.place = self._n_arrived
+        self._n_arrived += 1
         self.waiting.append(request)
 
     def remove(self, request: Request, *, sound: bool = True) -> None:
@@ -83,8 +93,8 @@ class Scheduler:
         for request in self.running:
             if budget > 0 and request.held - request.cached > 1:
                 budget -= self._plan(request, budget, chosen)
-        while budget > 0 and not preempted and self._admit():
-            budget -= self._plan(self.running[-1], budget, chosen)
+        while budget > 0 and not preempted and (newcomer := self._admit()) is not None:
+            budget -= self._plan(newcomer, budget, chosen)
         return Step(tuple(chosen), tuple(outgrown))
 
     def commit(self, request: Request, token: int | None) -> None:
@@ -117,19 +127,30 @@ class Scheduler:
         return True
 
     def _preempt_last(self) -> None:
-        """The latest arrival loses its blocks and goes back to the front of the queue, to be computed again."""
+        """The latest arrival loses its blocks and goes back to its place in the queue, to be computed again."""
         request = self.running.pop()
         self.pool.release(request.blocks)
-        request.blocks = []
-        request.cached = request.published = 0
+        _let_go(request)
         request.preemptions += 1
-        self.waiting.appendleft(request)
+        insort(self.waiting, request, key=_place)
 
-    def _admit(self) -> bool:
-        """Moves the first waiting request to the running ones, if there is room for it now."""
-        if not self.waiting or len(self.running) >= self.options.max_running:
-            return False
-        request = self.waiting[0]
+    def _admit(self) -> Request | None:
+        """Moves the first waiting request that can start now to the running ones and returns it."""
+        if len(self.running) >= self.options.most_running:
+            return None
+        for index, request in enumerate(self.waiting[: 1 + LOOK_PAST]):
+            if self._start(request):
+                for passed in self.waiting[:index]:
+                    passed.passed += 1
+                del self.waiting[index]
+                insort(self.running, request, key=_place)
+                return request
+            if request.passed >= MAX_PASSED:
+                return None
+        return None
+
+    def _start(self, request: Request) -> bool:
+        """Gives a waiting request the blocks of all its tokens, if there is room for it now."""
         hits = self._prefix(request)
         if hits is None:
             return False
@@ -143,7 +164,6 @@ class Scheduler:
         request.cached = len(hits) * self.options.block_size
         if request.prefix_hit is None:
             request.prefix_hit = request.cached
-        self.running.append(self.waiting.popleft())
         return True
 
     def _prefix(self, request: Request) -> list[int] | None:
@@ -174,6 +194,16 @@ class Scheduler:
             for index in range(request.published, n_full):
                 self.pool.publish(request.blocks[index], digests[index])
             request.published = n_full
+
+
+def _place(request: Request) -> int:
+    return request.place
+
+
+def _let_go(request: Request) -> None:
+    """Notes that nothing of a request is computed or held any more."""
+    request.blocks = []
+    request.cached = request.scheduled = request.published = 0
 
 
 def _will_publish(request: Request, index: int, hashes: Sequence[bytes]) -> bool:

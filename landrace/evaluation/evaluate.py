@@ -68,7 +68,7 @@ def evaluate(
         method="likelihood" if task.kind == "choice" else "generate",
         rows=tuple(_result(task, question, [next(completions) for _ in question.requests]) for question in questions),
         wall_seconds=wall_seconds,
-        concurrency=min(len(requests), engine.options.max_running),
+        concurrency=min(len(requests), engine.options.most_running),
         seed=seed,
         task_sha256=task.sha256,
         template_sha256=task.template_sha256,

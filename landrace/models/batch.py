@@ -48,10 +48,6 @@ class ForwardBatch:
     cache: CacheView | None = None
     """None: every sequence is whole and starts at position 0 (training, scoring)."""
     adapters: tuple[AdapterRows, ...] = ()
-    rope_lengths: tuple[int, ...] | None = None
-    """Length that chooses each sequence's rotary table where the model's depends on length: the longest
-    the sequence may reach. One number for a sequence's whole life, so chunking and caching change nothing.
-    None: the sequence's length in this batch."""
 
     @staticmethod
     def packed(

@@ -38,7 +38,7 @@ from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.lora import checked_pairs
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.rope import position_tables, rotary_tables
+from landrace.models.rope import rotary_tables
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 
@@ -205,12 +205,10 @@ class CpuDecoder:
         return CacheView(self.new_cache(first, torch.float32), torch.cat(slots), tuple(slots))
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
-        rope = self._ropes[index]
-        if rope.depends_on_length:
-            return Rotary(*rotary_tables(rope, batch), torch.arange(batch.token_ids.numel()))
         tables = self._tables.get(index)
         if tables is None or tables[0].shape[0] < n_positions:
-            tables = self._tables[index] = position_tables(rope, max(2 * n_positions, _FIRST_POSITIONS))
+            positions = torch.arange(max(2 * n_positions, _FIRST_POSITIONS))
+            tables = self._tables[index] = rotary_tables(self._ropes[index], positions)
         return Rotary(*tables, batch.positions)
 
     def _record(self) -> Program:

@@ -29,7 +29,7 @@ class Step:
 
     def rotary(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
         if rope not in self._tables:
-            self._tables[rope] = rotary_tables(rope, self.batch)
+            self._tables[rope] = rotary_tables(rope, self.batch.positions)
         return self._tables[rope]
 
 

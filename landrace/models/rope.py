@@ -1,4 +1,4 @@
-"""Inverse frequencies of every kind of rotary embedding, and the tables of one step."""
+"""Inverse frequencies of every kind of rotary embedding, and tables of positions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from landrace.models.batch import ForwardBatch
 from landrace.models.spec import RopeSpec
 
 
-def inverse_frequencies(rope: RopeSpec, length: int) -> Tensor:
-    """[rotary_dim / 2] float32 for a sequence that reaches `length` tokens.
+def inverse_frequencies(rope: RopeSpec) -> Tensor:
+    """[rotary_dim / 2] float32.
 
     linear: Chen et al. 2023; dynamic: NTK-aware scaling; llama3: Llama 3.1's frequency bands;
     yarn: Peng et al. 2023; longrope: Ding et al. 2024.
@@ -20,14 +19,14 @@ def inverse_frequencies(rope: RopeSpec, length: int) -> Tensor:
     exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32) / rope.rotary_dim
     theta = rope.theta
     if rope.kind == "dynamic":
-        reach = max(length, rope.original_length)
+        reach = max(rope.length, rope.original_length)
         stretch = rope.factor * reach / rope.original_length - (rope.factor - 1)
         theta = theta * stretch ** (rope.rotary_dim / (rope.rotary_dim - 2))
     wavelengths = theta**exponents
     if rope.kind == "linear":
         return 1.0 / wavelengths / rope.factor
     if rope.kind == "longrope":
-        factors = rope.long_factor if length > rope.original_length else rope.short_factor
+        factors = rope.long_factor if rope.length > rope.original_length else rope.short_factor
         return 1.0 / (torch.tensor(factors, dtype=torch.float32) * wavelengths)
     if rope.kind == "llama3":
         return _llama3(1.0 / wavelengths, rope)
@@ -65,24 +64,10 @@ def _yarn(wavelengths: Tensor, rope: RopeSpec) -> Tensor:
     return 1.0 / (rope.factor * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept
 
 
-def rotary_tables(rope: RopeSpec, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-    """cos and sin of the batch's positions, each [T, rotary_dim / 2] float32, times the attention factor."""
-    device = batch.positions.device
-    if rope.depends_on_length:
-        row_counts = [end - start for start, end in zip(batch.starts, batch.starts[1:], strict=False)]
-        lengths = batch.rope_lengths or tuple(row_counts)
-        per_sequence = torch.stack([inverse_frequencies(rope, length) for length in lengths]).to(device)
-        frequencies = per_sequence.repeat_interleave(torch.tensor(row_counts, device=device), dim=0)
-    else:
-        frequencies = inverse_frequencies(rope, 0).to(device)
-    return _tables(rope, batch.positions, frequencies)
+def rotary_tables(rope: RopeSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of `positions` [T], each [T, rotary_dim / 2] float32, times the attention factor.
 
-
-def position_tables(rope: RopeSpec, n_positions: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions 0 to n_positions - 1, for a rope whose table does not depend on the length."""
-    return _tables(rope, torch.arange(n_positions), inverse_frequencies(rope, 0))
-
-
-def _tables(rope: RopeSpec, positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    angles = positions[:, None].float() * frequencies
+    A position's row is the same whatever sequence it is in and however long that one is.
+    """
+    angles = positions[:, None].float() * inverse_frequencies(rope).to(positions.device)
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor

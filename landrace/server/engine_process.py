@@ -11,8 +11,19 @@ from collections.abc import Iterable, Sequence
 
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
-from landrace.errors import LandraceError
-from landrace.server.engine_worker import Abort, EngineSettings, Failed, FromWorker, Ready, Stop, ToWorker, run_worker
+from landrace.errors import LandraceError, StepError
+from landrace.server.engine_worker import (
+    Abort,
+    EngineSettings,
+    Failed,
+    FromWorker,
+    Posted,
+    Ready,
+    Stop,
+    ToWorker,
+    refusal,
+    run_worker,
+)
 from landrace.text import Tokenizer
 
 _STOP_SECONDS = 5.0
@@ -41,7 +52,7 @@ class EngineProcess:
         self.max_pending = max_pending
         self._queues: dict[str, asyncio.Queue[Event]] = {}
         self._stopped: EngineStoppedError | None = EngineStoppedError("The engine has not started.")
-        self._outgoing: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Request | ToWorker | None] = queue.SimpleQueue()
 
     @property
     def alive(self) -> bool:
@@ -138,16 +149,31 @@ class EngineProcess:
     def _write(self) -> None:
         try:
             while (message := self._outgoing.get()) is not None:
-                self._connection.send(message)
+                if isinstance(message, Request):
+                    self._post(message)
+                else:
+                    self._connection.send(message)
         except OSError:  # the process is gone; `_read` tells
             return
+
+    def _post(self, request: Request) -> None:
+        try:
+            posted = Posted.of(request)
+        except Exception as cause:  # noqa: BLE001  this request ends; those behind it are sent
+            output = refusal(request.id, StepError.of(cause, "be sent the request"))
+            self._loop.call_soon_threadsafe(self._take, [output])
+        else:
+            self._connection.send(posted)
 
     def _read(self) -> None:
         try:
             while True:
                 message: FromWorker = self._connection.recv()
                 self._loop.call_soon_threadsafe(self._take, message)
-        except (EOFError, OSError):
+        except Exception as error:  # noqa: BLE001  whatever ended the reading, nothing more will be read
+            if not isinstance(error, EOFError | OSError):  # what it says cannot be read, so it is of no use
+                _log.exception("The engine process of %s sent what cannot be read.", self.settings.model)
+                self._process.kill()
             self._process.join()
             self._loop.call_soon_threadsafe(self._lost)
 

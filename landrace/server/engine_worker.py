@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
-from landrace.errors import LandraceError, RequestError
+from landrace.errors import LandraceError, RequestError, StepError
 
 if TYPE_CHECKING:
     from landrace.engine.engine import Engine
@@ -49,6 +51,18 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Posted:
+    """A request on its way: should it not be readable at the other end, its name still is."""
+
+    request_id: str
+    pickled: bytes
+
+    @classmethod
+    def of(cls, request: Request) -> Posted:
+        return cls(request.id, pickle.dumps(request))
+
+
+@dataclass(frozen=True)
 class Abort:
     """The client of a request is gone."""
 
@@ -60,8 +74,9 @@ class Stop:
     """End the process."""
 
 
-ToWorker = Request | Abort | Stop
+ToWorker = Posted | Abort | Stop
 FromWorker = Ready | Failed | list[StepOutput]
+_log = logging.getLogger(__name__)
 
 
 def run_worker(connection: Connection, settings: EngineSettings) -> None:
@@ -86,6 +101,9 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
         first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, opened.notice)
     except LandraceError as error:
         first = Failed(error)
+    except Exception as error:  # noqa: BLE001  told as what the model's own errors are
+        _log.exception("The model could not be opened.")
+        first = Failed(LandraceError(f"The model could not be opened: {type(error).__name__}: {error}"))
     try:
         connection.send(first)
         if isinstance(first, Ready):
@@ -103,17 +121,45 @@ def _work(connection: Connection, engine: Engine) -> None:
                     return
                 case Abort(request_id):
                     engine.abort(request_id)
-                case Request():
+                case Posted(request_id, pickled):
                     try:
-                        engine.add(message)
+                        engine.add(pickle.loads(pickled))
                     except RequestError as error:
-                        connection.send([_refusal(message.id, error)])
+                        connection.send([refusal(request_id, error)])
+                    except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+                        connection.send([refusal(request_id, StepError.of(cause, "read the request"))])
         outputs = engine.step()
+        _log_failures(outputs)
         if outputs:
-            connection.send(outputs)
+            _send(connection, engine, outputs)
 
 
-def _refusal(request_id: str, error: RequestError) -> StepOutput:
+def _send(connection: Connection, engine: Engine, outputs: list[StepOutput]) -> None:
+    """Where outputs cannot be written down together, those that can be are sent one by one, and the others end."""
+    try:
+        connection.send(outputs)
+    except OSError:
+        raise
+    except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+        for output in outputs:
+            if len(outputs) > 1:
+                _send(connection, engine, [output])
+            else:
+                engine.abort(output.request_id)
+                connection.send([refusal(output.request_id, StepError.of(cause, "send what it computed"))])
+
+
+def _log_failures(outputs: list[StepOutput]) -> None:
+    """The traceback stays here: it does not travel with an error. A step's requests share theirs."""
+    told: set[int] = set()
+    for output in outputs:
+        if isinstance(output.error, StepError) and id(output.error) not in told:
+            told.add(id(output.error))
+            _log.error("%s", output.error.message, exc_info=output.error.__cause__)
+
+
+def refusal(request_id: str, error: RequestError) -> StepOutput:
+    """The only output of a request that never began."""
     return StepOutput(
         request_id=request_id,
         token_ids=(),

@@ -25,7 +25,9 @@ def test_smollm2_agrees_along_every_path(smollm2_path: Path) -> None:
     certificate = certify(str(smollm2_path), conversations=short)
     assert certificate.passed, [(path.name, path.largest) for path in certificate.paths if not path.passed]
     names = [path.name for path in certificate.paths]
-    assert {"engine, chunked and paged", "engine, prefix reused", "transformers, float32"} <= set(names)
+    assert {"engine, chunked and paged", "engine, prefix reused", "engine, answers", "transformers, float32"} <= set(
+        names
+    )
     assert certificate.template_sha256 is not None
     assert len(certificate.weights_sha256) == 64
     assert certificate.prompts is not None and certificate.prompts.passed

@@ -15,8 +15,9 @@ LONGROPE = RopeSpec(
     original_length=40,
     short_factor=(1.0, 1.1, 1.2, 1.3),
     long_factor=(1.5, 2.0, 3.0, 4.0),
+    length=256,
 )
-DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32)
+DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32, length=256)
 MODELS: dict[str, dict[str, object]] = {
     "plain": {},
     "window": {"window": 7},

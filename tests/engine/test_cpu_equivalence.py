@@ -36,7 +36,7 @@ RUNGS = {
     "cached": EngineOptions(max_running=1, max_step_tokens=256, prefix_cache=False),
     "chunked": EngineOptions(max_running=1, max_step_tokens=5, prefix_cache=False),
     "batched": EngineOptions(max_running=16, prefix_cache=False),
-    "batched and chunked": EngineOptions(max_running=16, block_size=32, max_step_tokens=11),
+    "batched and chunked": EngineOptions(block_size=32, max_step_tokens=11),
     "pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=64, prefix_cache=False),
     "pre-empted, with prefixes": EngineOptions(cache_tokens=80, max_step_tokens=16),
     "prefix": EngineOptions(),
@@ -71,9 +71,7 @@ def make_requests(adapters: Sequence[str | None] = (None,), **params: object) ->
     ]
 
 
-def naive_logits(
-    decoder: CpuDecoder, tokens: Sequence[int], dtype: torch.dtype, length: int, slot: int | None
-) -> torch.Tensor:
+def naive_logits(decoder: CpuDecoder, tokens: Sequence[int], dtype: torch.dtype, slot: int | None) -> torch.Tensor:
     """Logits [T, vocab] of one whole sequence in a cache that nobody used before."""
     n = len(tokens)
     slots = torch.arange(n)
@@ -84,24 +82,22 @@ def naive_logits(
             starts=(0, n),
             cache=CacheView(decoder.new_cache(-(-n // 16) * 16, dtype), slots, (slots,)),
             adapters=() if slot is None else (AdapterRows(slot, None),),
-            rope_lengths=(length,),
         )
     )
 
 
 def oracle(decoder: CpuDecoder, request: Request, dtype: torch.dtype, slot: int | None = None) -> Expected:
     """Tokens, their logprobs and the prompt's logprobs, one whole forward pass a token."""
-    length = min(len(request.prompt_ids) + request.params.max_tokens, decoder.spec.max_length)
     tokens, logprobs = list(request.prompt_ids), []
     first = request.params.prompt_logprobs_from
     scores: list[TokenLogprob] = []
     n_top = request.params.logprobs or 0
     if first is not None:
-        table = naive_logits(decoder, tokens, dtype, length, slot)
+        table = naive_logits(decoder, tokens, dtype, slot)
         for i in range(first, len(tokens)):
             scores += token_logprobs(table[i - 1 : i], [tokens[i]], [n_top])
     for _ in range(request.params.max_tokens):
-        row = naive_logits(decoder, tokens, dtype, length, slot)[-1:]
+        row = naive_logits(decoder, tokens, dtype, slot)[-1:]
         token = int(row.argmax())
         logprobs += token_logprobs(row, [token], [n_top])
         tokens.append(token)

@@ -6,24 +6,20 @@ On the real model all sequences share those passes, to save time.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from ladder import DYNAMIC, LONGROPE, MODELS, check_what_the_rungs_do
+from ladder import MODELS, check_what_the_rungs_do
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
-from landrace.engine.batch_builder import rope_key
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.lora import attach_adapter
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.rope import inverse_frequencies
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
 
 RUNGS = {
     "cached": EngineOptions(max_running=1, max_step_tokens=256, prefix_cache=False),
@@ -31,7 +27,7 @@ RUNGS = {
     "odd blocks": EngineOptions(max_running=1, block_size=3, prefix_cache=False),
     "one-token blocks": EngineOptions(max_running=1, block_size=1, cache_tokens=200, prefix_cache=False),
     "batched": EngineOptions(max_running=16, prefix_cache=False),
-    "batched and chunked": EngineOptions(max_running=16, block_size=5, max_step_tokens=11),
+    "batched and chunked": EngineOptions(block_size=5, max_step_tokens=11),
     "pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=64, prefix_cache=False),
     "pre-empted, with prefixes": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16),
     "prefix": EngineOptions(block_size=4),
@@ -63,15 +59,14 @@ def oracle(
 ) -> tuple[list[int], list[float], list[float]]:
     """Tokens, their logprobs and the prompt's logprobs, one whole forward pass a token."""
     adapters = () if slot is None else (AdapterRows(slot, None),)
-    length = min(len(request.prompt_ids) + request.params.max_tokens, decoder.spec.max_length)
     state = SamplingState(request.params, request.prompt_ids, torch.device("cpu"))
     tokens, logprobs, prompt_logprobs = list(request.prompt_ids), [], []
     first = request.params.prompt_logprobs_from
     if first is not None:
-        table = naive_logits(decoder, tokens, adapters=adapters, rope_lengths=(length,)).log_softmax(-1)
+        table = naive_logits(decoder, tokens, adapters=adapters).log_softmax(-1)
         prompt_logprobs = [table[i - 1, tokens[i]].item() for i in range(first, len(tokens))]
     for _ in range(request.params.max_tokens):
-        logits = naive_logits(decoder, tokens, adapters=adapters, rope_lengths=(length,))[-1:]
+        logits = naive_logits(decoder, tokens, adapters=adapters)[-1:]
         token = choose_tokens(logits, [state], decoder.choose_tokens)[0]
         state.record(token)
         logprobs.append(logits.log_softmax(-1)[0, token].item())
@@ -96,15 +91,6 @@ def test_greedy_ladder(model: str, tiny_decoder: Callable, naive_logits: Callabl
     assert len({token for tokens, _, _ in expected for token in tokens}) > 10, "the model repeats itself: a weak test"
     for options in RUNGS.values():
         check(Engine(decoder, tokenizer, options).generate(requests), expected)
-
-
-def test_rope_keys_are_equal_when_the_tables_are() -> None:
-    for rope in (LONGROPE, DYNAMIC, RopeSpec(theta=1e4, rotary_dim=8, kind="linear", factor=2.0)):
-        layer = LayerSpec(AttentionSpec(2, 1, 8, 1.0, rope), FeedForwardSpec(8))
-        spec = ModelSpec(8, 8, (layer, layer), 1e-5, tie_embeddings=True, max_length=100)
-        for a, b in itertools.combinations((8, 31, 32, 33, 39, 40, 41, 90), 2):
-            tables = [inverse_frequencies(rope, length) for length in (a, b)]
-            assert (rope_key(spec, a) == rope_key(spec, b)) == torch.equal(*tables), (rope.kind, a, b)
 
 
 def test_the_rungs_are_what_they_say(tiny_decoder: Callable, tokenizer: object) -> None:

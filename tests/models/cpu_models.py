@@ -76,7 +76,6 @@ def stepped(
                 tuple(slots[s][:end] for s, _, end in step),
             ),
             adapters=tuple(AdapterRows(slot, torch.tensor(own)) for slot, own in rows.items()),
-            rope_lengths=tuple(len(sequences[s]) for s, _, _ in step),
         )
         logits = decoder(batch)
         for (s, first, end), start in zip(step, starts, strict=False):
@@ -137,9 +136,9 @@ def spec_of(name: str) -> ModelSpec:
     return read_config({**SIZES, **MODELS[name]}).spec
 
 
-DYNAMIC = RopeSpec(1e4, 12, "dynamic", factor=4.0, original_length=16)
+DYNAMIC = RopeSpec(1e4, 12, "dynamic", factor=4.0, original_length=16, length=64)
 LONGROPE = RopeSpec(
-    1e4, 12, "longrope", original_length=30, attention_factor=1.2,
+    1e4, 12, "longrope", original_length=30, attention_factor=1.2, length=64,
     short_factor=(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), long_factor=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
 )  # fmt: skip
 SPECS: dict[str, ModelSpec] = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import cached_logits, packed_logits, random_decoder, random_ids, tiny_spec, worst
+from tiny_models import cached_logits, opened_for, packed_logits, random_decoder, random_ids, tiny_spec, worst
 from torch import Tensor
 
 from landrace.errors import CheckpointError
@@ -74,17 +74,19 @@ def test_cached_steps_equal_whole_sequences(window: int | None, prefill: int) ->
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_one_length_for_a_sequences_whole_life(kind: str) -> None:
-    """With `rope_lengths`, a cached prefix has the same keys whatever comes after it."""
+def test_one_table_for_short_and_long_sequences(kind: str) -> None:
+    """A cached prefix has the same keys whatever comes after it and whatever is beside it."""
     factors = {"short_factor": (1.0,) * 6, "long_factor": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)} if kind == "longrope" else {}
     rope = RopeSpec(1e4, 12, kind, factor=4.0, original_length=16, **factors)  # type: ignore[arg-type]
     decoder = random_decoder(tiny_spec(rope=rope))
     sequences = random_ids((40, 12))
     assert worst(cached_logits(decoder, sequences, prefill=9), packed_logits(decoder, sequences)) < 1e-5
-    batch = ForwardBatch.packed([sequences[1]])
-    with torch.no_grad():
-        short, long = decoder(batch), decoder(replace(batch, rope_lengths=(40,)))
-    assert (short - long).abs().max() > 1e-3
+    stretched = opened_for(decoder, 40)
+    assert worst(cached_logits(stretched, sequences, prefill=9), packed_logits(stretched, sequences)) < 1e-5
+    for one in (decoder, stretched):
+        beginning, whole = packed_logits(one, [sequences[0][:12]])[0], packed_logits(one, [sequences[0]])[0]
+        torch.testing.assert_close(beginning, whole[:12], rtol=0, atol=1e-5)
+    assert worst(packed_logits(decoder, sequences), packed_logits(stretched, sequences)) > 1e-3
 
 
 def test_only_the_wanted_rows() -> None:

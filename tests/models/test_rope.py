@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from landrace.models.batch import ForwardBatch
+from landrace.errors import OptionError
 from landrace.models.families import read_config
 from landrace.models.rope import inverse_frequencies, rotary_tables
 from landrace.models.spec import RopeSpec
@@ -50,22 +50,19 @@ SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
 
 
 def tables(rope: RopeSpec, positions: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = ForwardBatch(
-        token_ids=torch.zeros(len(positions), dtype=torch.long),
-        positions=torch.tensor(positions),
-        starts=(0, len(positions)),
-        rope_lengths=(max(positions) + 1,),
-    )
-    return rotary_tables(rope, batch)
+    return rotary_tables(rope, torch.tensor(positions))
 
 
 def check(config: dict[str, Any], module: Any, positions: tuple[int, ...], absolute: float) -> None:
-    rope = read_config(config).spec.layers[0].attention.rope
+    spec = read_config(config).spec
+    longest = min(max(positions) + 1, spec.length_limit or spec.max_length)
+    spec = spec if spec.trained_length is None else spec.for_length(longest)
+    rope = spec.layers[0].attention.rope
     assert rope is not None
     cos, sin = module(torch.zeros(1), torch.tensor([positions]))
     half = rope.rotary_dim // 2
     ours = tables(rope, positions)
-    torch.testing.assert_close(inverse_frequencies(rope, max(positions) + 1), module.inv_freq, rtol=2e-6, atol=0.0)
+    torch.testing.assert_close(inverse_frequencies(rope), module.inv_freq, rtol=2e-6, atol=0.0)
     torch.testing.assert_close(ours[0], cos[0, :, :half], rtol=0, atol=absolute)
     torch.testing.assert_close(ours[1], sin[0, :, :half], rtol=0, atol=absolute)
 
@@ -122,10 +119,35 @@ def test_an_outer_original_length_wins() -> None:
     assert outer == inner
 
 
-def test_dynamic_tables_follow_each_sequences_length() -> None:
-    rope = RopeSpec(1e4, 16, "dynamic", factor=4.0, original_length=16)
-    ids = [[1] * 12, [1] * 40]
-    both = rotary_tables(rope, ForwardBatch.packed(ids))[0]
-    for rows, one in zip(both.split([12, 40]), ids, strict=True):
-        assert torch.equal(rows, rotary_tables(rope, ForwardBatch.packed([one]))[0])
-    assert not torch.equal(both[1], both[13])
+LENGTHS = {"default": (65536,) * 2, "dynamic": (65536, 131072), "longrope": (4096, 65536), "yarn": (131072,) * 2}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_the_length_a_model_is_opened_for(kind: str) -> None:
+    """What it was trained at, unless a longer one is asked for; no longer than it reaches."""
+    spec = read_config({"model_type": "llama", **SIZES, "rope_parameters": KINDS[kind]}).spec
+    usual, longest = LENGTHS[kind]
+    assert (spec.max_length, spec.length_limit) == (usual, longest)
+    assert spec.for_length(longest).max_length == longest
+    for wrong in (0, -1, longest + 1):
+        with pytest.raises(OptionError, match=str(longest)):
+            spec.for_length(wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_table_for_every_length_within_a_regime(kind: str) -> None:
+    """Opened for less than it was trained at, a model computes the same; for more, the kinds that stretch differ."""
+    spec = read_config({"model_type": "llama", **SIZES, "rope_parameters": KINDS[kind]}).spec
+
+    def cos(length: int) -> torch.Tensor:
+        rope = spec.for_length(length).layers[0].attention.rope
+        assert rope is not None
+        return rotary_tables(rope, torch.arange(64))[0]
+
+    usual = rotary_tables(spec.layers[0].attention.rope, torch.arange(64))[0]  # type: ignore[arg-type]
+    assert torch.equal(cos(10), usual) and torch.equal(cos(spec.max_length), usual)
+    stretches = spec.length_limit is not None and spec.length_limit > spec.max_length
+    assert stretches == (spec.trained_length is not None)
+    if stretches:
+        assert not torch.equal(cos(spec.length_limit or 0), usual)
+        assert torch.equal(cos(spec.max_length), usual), "a spec is never changed in place"

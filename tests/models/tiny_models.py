@@ -54,6 +54,11 @@ def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Fami
     return model, decoder.load((name, source.take(tensors[source.tensor])) for name, source in model.sources.items())
 
 
+def opened_for(decoder: Decoder, length: int) -> Decoder:
+    """The same weights, opened for sequences of up to `length` tokens."""
+    return Decoder(decoder.spec.for_length(length)).load(decoder.named_tensors())
+
+
 def random_ids(lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randint(3, 110, (length,), generator=generator).tolist() for length in lengths]
@@ -103,7 +108,6 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
             ),
-            rope_lengths=tuple(len(sequences[s]) for s in live),
         )
         for s, part in zip(live, decoder(batch).split([last - first for _, first, last in spans]), strict=True):
             out[s].append(part)

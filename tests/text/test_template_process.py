@@ -123,7 +123,8 @@ def test_a_process_that_gets_no_time_is_given_up_by_the_clock(monkeypatch: pytes
 def test_numbers_in_messages_are_data() -> None:
     source = (
         "{% macro show(v, d=0) %}{% set n = namespace(v=v) %}{{ n.v | default(d) }}{{ ' %d' % v }}{% endmacro %}"
-        "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}{{ show(c.function.arguments.n) }}{{ show(v=10**12) }}"
+        "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}{{ show(c.function.arguments.n) }}"
+        "{{ show(v=10**12) }}"
         "{{ '%s' | format(c.function.arguments.n) }}{{ [c.function.arguments.n] | tojson }}{% endfor %}{% endfor %}"
     )
     number = 10**15 + 1

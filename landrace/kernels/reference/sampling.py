@@ -67,7 +67,8 @@ def _nucleus_floor(x: Tensor, top_p: Tensor) -> Tensor:
     while True:
         best = x.topk(n_sorted, dim=-1).values
         share = (best - log_total).double().exp()
-        size = ((share.cumsum(-1) - share) < top_p).sum(-1, keepdim=True)
+        # At least one token, also where p is less than float32 can tell from 0.
+        size = ((share.cumsum(-1) - share) < top_p).sum(-1, keepdim=True).clamp(min=1)
         if n_sorted == vocab or bool((size < n_sorted).all()):
             return best.gather(1, size - 1)
         n_sorted = min(vocab, n_sorted * 8)

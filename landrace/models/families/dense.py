@@ -8,7 +8,7 @@ from typing import Literal
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
-from landrace.models.families.rope import longest, read_rope
+from landrace.models.families.rope import lengths, read_rope
 from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
 
 
@@ -63,14 +63,15 @@ def read_dense(
     """A decoder whose layers all have a gated MLP, and `attention` (one for every layer, or one for all)."""
     each = [attention] * n_layers(config) if isinstance(attention, AttentionSpec) else attention
     ffn = FeedForwardSpec(config.size("intermediate_size"), bias=mlp_bias)
-    rope = next((one.rope for one in each if one.rope is not None), None)
+    max_length, length_limit = lengths(config, next((one.rope for one in each if one.rope is not None), None))
     return ModelSpec(
         vocab_size=config.size("vocab_size"),
         d_model=config.size("hidden_size"),
         layers=tuple(LayerSpec(one, ffn) for one in each),
         norm_eps=config.number("rms_norm_eps"),
         tie_embeddings=config.flag("tie_word_embeddings"),
-        max_length=config.size("max_position_embeddings", MAX_POSITIONS) if rope is None else longest(config, rope),
+        max_length=max_length,
+        length_limit=length_limit,
         norm_placement=norm_placement,
         embed_scale=embed_scale,
         residual_scale=residual_scale,

@@ -82,7 +82,10 @@ def read_minicpm(config: Config) -> ModelSpec:
     if sparse is None:
         return spec
     # Past dense_len the model attends to chosen blocks only, so the dense decoder is the model up to there.
-    return replace(spec, max_length=min(spec.max_length, sparse.size("dense_len", MAX_POSITIONS)))
+    dense = sparse.size("dense_len", MAX_POSITIONS)
+    return replace(
+        spec, max_length=min(spec.max_length, dense), length_limit=min(spec.length_limit or spec.max_length, dense)
+    )
 
 
 def read_ernie(config: Config) -> ModelSpec:

@@ -149,8 +149,19 @@ def _longrope(section: Config, theta: float, rotary_dim: int, length: int, origi
     )
 
 
-def longest(config: Config, rope: RopeSpec) -> int:
-    """The longest sequence the configuration claims: yarn reaches `factor` times the original length, which the
-    other kinds already count in `max_position_embeddings`."""
+def lengths(config: Config, rope: RopeSpec | None) -> tuple[int, int]:
+    """The longest sequence the model is opened for unless a longer one is asked for, and the longest that may be.
+
+    They differ where a longer reach takes another table: longrope was trained at its original length and reaches
+    `max_position_embeddings`, dynamic reaches `factor` times that. yarn has one table, which reaches `factor` times
+    its original length.
+    """
     length = config.size("max_position_embeddings", MAX_POSITIONS)
-    return max(length, int(rope.original_length * rope.factor)) if rope.kind == "yarn" else length
+    if rope is None:
+        return length, length
+    if rope.kind == "longrope":
+        return min(rope.original_length, length), length
+    stretched = min(max(length, int(rope.original_length * rope.factor)), MAX_POSITIONS)
+    if rope.kind == "dynamic":
+        return length, stretched
+    return (stretched, stretched) if rope.kind == "yarn" else (length, length)
