@@ -20,7 +20,7 @@ class EngineOptions:
     max_running: int = 64
     """Most requests in progress at once."""
     max_length: int | None = None
-    """Longest sequence, prompt and output; None: the model's own."""
+    """Longest sequence, prompt and output; None: the model's own. The cache limits it as well."""
     cache_dtype: str = "auto"
     """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else float16."""
     prefix_cache: bool = True
@@ -46,3 +46,8 @@ class EngineOptions:
     @property
     def n_blocks(self) -> int:
         return self.cache_tokens // self.block_size
+
+    @property
+    def cache_room(self) -> int:
+        """Tokens of the longest sequence that an empty cache takes."""
+        return self.n_blocks * self.block_size

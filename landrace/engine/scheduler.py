@@ -42,10 +42,6 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
-    def fits(self, n_tokens: int) -> bool:
-        """Whether a sequence of this length fits into an empty pool."""
-        return self._blocks_for(n_tokens) <= self.pool.n_blocks
-
     def add(self, request: Request) -> None:
         """Queues a request. The caller has checked that its prompt fits."""
         self.waiting.append(request)
