@@ -37,6 +37,8 @@ class Ready:
 
     max_length: int
     tokenizer: Tokenizer
+    fingerprints: Mapping[str | None, str]
+    """Of each adapter by name, and under None that of the model alone."""
     notice: str | None
     """What the user should know about how it is served."""
 
@@ -73,6 +75,7 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     from landrace.model import open_engine
+    from landrace.server.fingerprint import fingerprint
 
     try:
         opened = open_engine(
@@ -83,7 +86,11 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
             threads=settings.threads,
             options=settings.options,
         )
-        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, opened.notice)
+        fingerprints = {
+            name: fingerprint(opened, settings.weights, settings.options, folder)
+            for name, folder in ((None, None), *settings.adapters.items())
+        }
+        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, fingerprints, opened.notice)
     except LandraceError as error:
         first = Failed(error)
     try:

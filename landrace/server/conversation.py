@@ -1,0 +1,68 @@
+"""The form of the messages of a chat, as they come over the wire. What they mean is the chat template's matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from landrace.server.errors import FieldError, require_type
+from landrace.server.unsupported import OF_A_MESSAGE, without_neutral
+
+_MAY_LACK_CONTENT = ("assistant", "function")
+
+
+def checked_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without the fields that say nothing. Raises FieldError with the path of what is wrong."""
+    return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _checked(message: dict[str, Any], path: str) -> dict[str, Any]:
+    message = without_neutral(message, OF_A_MESSAGE, path)
+    role = _required(message, "role", path)
+    require_type(role, str, f"{path}.role")
+    if not role:
+        raise FieldError(f"{path}.role is empty.", field=f"{path}.role")
+    for name in ("name", "tool_call_id"):
+        if message.get(name) is not None:
+            require_type(message[name], str, f"{path}.{name}")
+    calls = message.get("tool_calls")
+    if calls is not None:
+        require_type(calls, list, f"{path}.tool_calls")
+        for index, call in enumerate(calls):
+            _check_call(call, f"{path}.tool_calls[{index}]")
+    if message.get("content") is not None:
+        _check_content(message["content"], f"{path}.content")
+    elif role not in _MAY_LACK_CONTENT:
+        _required(message, "content", path)
+    return message
+
+
+def _check_content(content: Any, path: str) -> None:
+    if not isinstance(content, (str, list)):
+        raise FieldError(f"{path} must be a text or a list of parts.", field=path, code="invalid_type")
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        where = f"{path}[{index}]"
+        require_type(part, dict, where)
+        kind = _required(part, "type", where)
+        if kind != "text":
+            raise FieldError(f"{where} is {kind!r}; only text is supported.", field=where, code="unsupported_parameter")
+        require_type(_required(part, "text", where), str, f"{where}.text")
+
+
+def _check_call(call: Any, path: str) -> None:
+    require_type(call, dict, path)
+    if call.get("type", "function") != "function":
+        raise FieldError(f"{path}.type must be function.", field=f"{path}.type", code="unsupported_parameter")
+    function = _required(call, "function", path)
+    require_type(function, dict, f"{path}.function")
+    require_type(_required(function, "name", f"{path}.function"), str, f"{path}.function.name")
+    if not isinstance(function.get("arguments"), (str, dict)):
+        where = f"{path}.function.arguments"
+        raise FieldError(f"{where} must be JSON text or an object.", field=where, code="invalid_type")
+
+
+def _required(fields: dict[str, Any], name: str, path: str) -> Any:
+    if fields.get(name) is None:
+        field = f"{path}.{name}"
+        raise FieldError(f"The field {field!r} is required.", field=field, code="missing_required_parameter")
+    return fields[name]
