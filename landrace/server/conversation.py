@@ -1,14 +1,14 @@
-"""The form of the messages of a chat, as they come over the wire. What they mean is the chat template's matter."""
+"""The form of the messages of a chat as they come over the wire, so that an error can name the place of the fault. What
+they mean is the matter of `text`, which is as strict or stricter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 from landrace.server.errors import FieldError, require_type
 from landrace.server.unsupported import OF_A_MESSAGE, without_neutral
-
-_MAY_LACK_CONTENT = ("assistant", "function")
 
 
 def checked_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def _checked(message: dict[str, Any], path: str) -> dict[str, Any]:
             _check_call(call, f"{path}.tool_calls[{index}]")
     if message.get("content") is not None:
         _check_content(message["content"], f"{path}.content")
-    elif role not in _MAY_LACK_CONTENT:
+    elif role != "assistant" and "content" not in message:
         _required(message, "content", path)
     return message
 
@@ -43,7 +43,7 @@ def _check_content(content: Any, path: str) -> None:
     for index, part in enumerate(content if isinstance(content, list) else ()):
         where = f"{path}[{index}]"
         require_type(part, dict, where)
-        kind = _required(part, "type", where)
+        kind = part.get("type", "text")
         if kind != "text":
             raise FieldError(f"{where} is {kind!r}; only text is supported.", field=where, code="unsupported_parameter")
         require_type(_required(part, "text", where), str, f"{where}.text")
@@ -56,7 +56,8 @@ def _check_call(call: Any, path: str) -> None:
     function = _required(call, "function", path)
     require_type(function, dict, f"{path}.function")
     require_type(_required(function, "name", f"{path}.function"), str, f"{path}.function.name")
-    if not isinstance(function.get("arguments"), (str, dict)):
+    arguments = function.get("arguments")
+    if not isinstance(arguments, (str, dict, NoneType)):
         where = f"{path}.function.arguments"
         raise FieldError(f"{where} must be JSON text or an object.", field=where, code="invalid_type")
 
