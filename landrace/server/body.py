@@ -89,7 +89,8 @@ def _check(value: Any, path: tuple[str | int, ...]) -> None:
             raise FieldError(f"{path[0]} is nested deeper than {MAX_DEPTH} levels.", field=str(path[0]))
         if isinstance(value, list):
             for index, item in enumerate(value):
-                _check(item, (*path, index))
+                if type(item) is not int:  # a prompt may be a million of them
+                    _check(item, (*path, index))
             return
         for key, item in value.items():
             if not _is_text(key):

@@ -76,10 +76,8 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
 
 def field_path(parts: Sequence[str | int]) -> str:
     """Where a value lies in a body, as the API writes it: `messages[2].content`."""
-    path = ""
-    for part in parts:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
+    first, *inner = parts
+    return str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
 
 
 def field_error(error: Mapping[str, Any]) -> FieldError:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, field_validator, model_validator
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import PromptTooLongError
@@ -197,8 +197,8 @@ class CompletionRequest(_Request):
 
     prompt_field = "prompt"
 
-    prompt: list[str | list[int]]
-    """One entry a prompt: text, or token ids."""
+    prompt: SkipValidation[list[str | list[int]]]
+    """One entry a prompt: text, or token ids. Checked below, and once: there may be a million ids."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False
 

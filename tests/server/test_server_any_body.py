@@ -126,8 +126,7 @@ def test_what_is_no_json_or_says_nothing_is_refused(server: Any, written: str) -
     headers = {"Content-Type": "application/json"}
     reply = server.http.post(f"{server.url}/v1/completions", content=written.encode(), headers=headers)
     assert reply.status_code == 400
-    body = json.loads(written) if written.count("[") == 0 and "a" in reply.json()["error"].get("param", "") else {}
-    check(reply, body or {"a": 1})
+    check(reply, {"a": 1})
 
 
 @pytest.mark.parametrize(
