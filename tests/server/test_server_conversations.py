@@ -22,15 +22,16 @@ TEMPLATES = (
     "Qwen-Qwen2.5-7B-Instruct",
     "Qwen-Qwen3-0.6B",
     "meta-llama-Llama-3.1-8B-Instruct",
-    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
-    "MiniCPM3-4B",
+    "ByteDance-Seed-OSS",
+    "stepfun-ai-Step-3.5-Flash",
     "minimind",
     "GLM-4.5",
     "moonshotai-Kimi-K2",
     "MiniMax-M2",
+    "deepseek-ai-DeepSeek-V3.1",
     "openai-gpt-oss-120b",
 )
-MARK = re.compile(r"<\|[^<>\n'\"{}+|]{1,40}\|>|\]~!b\[|\]~b\]|\[e~\[|\[gMASK\]|<sop>")
+MARK = re.compile(r"<[|｜][^<>\n'\"{}+|]{1,40}[|｜]>|</?seed:[a-z_]+>|\]~!b\[|\]~b\]|\[e~\[|\[gMASK\]|<sop>")
 """How these templates write control tokens."""
 
 CONFIG = {
@@ -161,7 +162,7 @@ def serving(start_server: Any, folders: dict[str, Path]) -> dict[str, Any]:
     """By template. Two servers, so that they open their models side by side."""
     halves = [TEMPLATES[::2], TEMPLATES[1::2]]
     sizes = ("--cache-tokens", "2048", "--max-length", "1024")
-    servers = [start_server(*(str(folders[template]) for template in half), *sizes) for half in halves]
+    servers = [start_server(*(str(folders[template]) for template in half), *sizes, patience=300) for half in halves]
     return {template: server for server, half in zip(servers, halves, strict=True) for template in half}
 
 
