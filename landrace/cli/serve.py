@@ -65,6 +65,8 @@ def serve(
             opening.close()
             for text in notices:
                 notice(text)
+            if max_length is not None and max_length > options.cache_room:
+                notice(f"Sequences have at most {options.cache_room} tokens: the cache holds no more (--cache-tokens).")
             err.print(f"Serving {names} at [bold]{url}/v1[/]. Ctrl-C ends it.", soft_wrap=True)
 
         serve_models(
