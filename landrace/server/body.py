@@ -34,7 +34,13 @@ async def read_request(http: Request, kind: type[RequestT]) -> RequestT:
 
 def parse_request(raw: bytes, kind: type[RequestT]) -> RequestT:
     """As `read_request`, from the bytes of a body."""
-    body = _object(raw)
+    return checked_request(_loads(raw), kind)
+
+
+def checked_request(body: Any, kind: type[RequestT]) -> RequestT:
+    """As `read_request`, from what JSON says. Refuses what JSON can write but no field means."""
+    if not isinstance(body, dict):
+        raise ApiError(400, _NOT_AN_OBJECT, code="invalid_type")
     for name, value in body.items():
         if not _is_text(name):
             raise ApiError(400, "The name of a field is not valid Unicode text.", code="unknown_parameter")
@@ -45,9 +51,9 @@ def parse_request(raw: bytes, kind: type[RequestT]) -> RequestT:
         raise field_error(error.errors(include_url=False)[0]) from error
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _loads(raw: bytes) -> Any:
     try:
-        body = json.loads(raw, object_pairs_hook=_without_repeats)
+        return json.loads(raw, object_pairs_hook=_without_repeats)
     except RecursionError as error:
         raise _no_json("it is nested too deeply") from error
     except json.JSONDecodeError as error:
@@ -56,9 +62,6 @@ def _object(raw: bytes) -> dict[str, Any]:
         raise _no_json("it is not UTF-8") from error
     except ValueError as error:  # Python reads no whole number of more than some thousand digits
         raise _no_json("a number in it has too many digits") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, _NOT_AN_OBJECT, code="invalid_type")
-    return body
 
 
 def _no_json(reason: str) -> ApiError:
@@ -75,7 +78,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(value: Any, path: tuple[str | int, ...]) -> None:
-    """Refuses what JSON can write but no field means: half characters, and numbers that are none."""
+    """Refuses half characters, numbers that are none, and what is nested without end."""
     if isinstance(value, str):
         if not _is_text(value):
             field = field_path(path)

@@ -3,7 +3,6 @@ they mean is the matter of `text`, which is as strict or stricter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import NoneType
 from typing import Any
 
@@ -11,13 +10,17 @@ from landrace.server.errors import FieldError, require_type
 from landrace.server.unsupported import OF_A_MESSAGE, without_neutral
 
 
-def checked_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def checked_messages(messages: Any) -> list[dict[str, Any]]:
     """The messages without the fields that say nothing. Raises FieldError with the path of what is wrong."""
+    require_type(messages, list, "messages")
+    if not messages:
+        raise FieldError("messages is empty; a conversation has one message or more.", field="messages")
     return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _checked(message: dict[str, Any], path: str) -> dict[str, Any]:
-    message = without_neutral(message, OF_A_MESSAGE, path)
+def _checked(given: Any, path: str) -> dict[str, Any]:
+    require_type(given, dict, path)
+    message = without_neutral(given, OF_A_MESSAGE, path)
     role = _required(message, "role", path)
     require_type(role, str, f"{path}.role")
     if not role:

@@ -161,7 +161,8 @@ class ChatRequest(_Request):
 
     prompt_field = "messages"
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1), AfterValidator(checked_messages)]
+    # As `prompt` below, long lists are not the library's to check: it would keep the interpreter's lock all the while.
+    messages: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_messages)]
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -198,7 +199,7 @@ class CompletionRequest(_Request):
     prompt_field = "prompt"
 
     prompt: SkipValidation[list[str | list[int]]]
-    """One entry a prompt: text, or token ids. Checked below, and once: there may be a million ids."""
+    """One entry a prompt: text, or token ids."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False
 
