@@ -52,3 +52,7 @@ class StepError(RequestError):
         error = cls(f"The engine could not {doing}: {type(cause).__name__}{': ' if reason else ''}{reason}")
         error.__cause__ = cause
         return error
+
+
+class PromptTooLongError(RequestError):
+    """The prompt leaves no room for an answer: it has more tokens than a sequence may have."""

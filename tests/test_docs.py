@@ -231,15 +231,23 @@ def test_evaluate_names_every_key_of_a_task() -> None:
 
 
 def test_serve_names_every_field_of_the_api() -> None:
-    from landrace.server.schema import INERT, UNSUPPORTED, ChatRequest, CompletionRequest
+    from landrace.server.schema import ChatRequest, CompletionRequest
+    from landrace.server.unsupported import OF_A_CALL, OF_A_MESSAGE
 
     text = prose(ROOT / "docs" / "serve.md")
     sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}
-    honoured = set(re.findall(r"`(\w+)`(?=[^|\n]*\|)", sections["Fields that are honoured"]))
+    honoured, _, messages = sections["Fields that are honoured"].partition("Messages may come back")
     fields = set(ChatRequest.model_fields) | set(CompletionRequest.model_fields)
-    assert honoured == fields
-    assert set(re.findall(r"`(\w+)`", sections["Fields that change nothing"])) == INERT
-    assert set(re.findall(r"`(\w+)`", sections["Fields that are refused"])) == UNSUPPORTED
+    assert set(re.findall(r"`(\w+)`(?=[^|\n]*\|)", honoured)) == fields
+    assert OF_A_MESSAGE.keys() <= set(re.findall(r"`(\w+)`", messages))
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*) \|$", sections["Fields that are not implemented"], re.MULTILINE)
+    told = {name: values for names, values in rows for name in re.findall(r"`(\w+)`", names)}
+    assert told.keys() == OF_A_CALL.keys()
+    for name, neutral in OF_A_CALL.items():
+        if isinstance(neutral, type):
+            assert "label" in told[name]
+        else:
+            assert [json.loads(value) for value in re.findall("`([^`]*)`", told[name])] == [*neutral], name
 
 
 def test_the_path_of_a_request_names_files_that_exist() -> None:

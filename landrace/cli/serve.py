@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -37,6 +38,10 @@ def serve(
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
     max_length: MaxLengthOption = None,
     max_pending: Annotated[int, typer.Option(min=1, help="Most unfinished requests; more get status 429.")] = 1024,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="https://HOST: its pages may call the server from a browser; * is any. May be repeated."),
+    ] = None,
     ledger: Annotated[Path | None, typer.Option(help="SQLite file that takes the usage of every request.")] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
@@ -77,6 +82,7 @@ def serve(
             max_pending=max_pending,
             ledger=ledger,
             drain_seconds=drain_seconds,
+            cors_origins=[checked_origin(origin) for origin in cors_origin or []],
             announce=announce,
         )
 
@@ -92,3 +98,23 @@ def parse_adapters(values: list[str]) -> dict[str, Path]:
             raise OptionError(f"--adapter names {name!r} twice.")
         adapters[name] = Path(folder)
     return adapters
+
+
+def checked_origin(value: str) -> str:
+    """The origin as a browser writes it in its header. Raises OptionError for what no browser sends."""
+    if value == "*":
+        return value
+    wrong = OptionError(
+        f"--cors-origin wants an origin such as https://example.org or http://localhost:3000, not {value!r}."
+    )
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as error:
+        raise wrong from error
+    bare = url.hostname is not None and value.lower().rstrip("/") == f"{url.scheme}://{url.netloc}".lower()
+    if url.scheme not in ("http", "https") or not bare or "@" in url.netloc:
+        raise wrong
+    standard = {"http": 80, "https": 443}[url.scheme]
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{url.scheme}://{host}" if port in (None, standard) else f"{url.scheme}://{host}:{port}"

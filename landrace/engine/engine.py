@@ -22,7 +22,7 @@ from landrace.engine.sampler import SamplingState
 from landrace.engine.sampling_params import shown
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
-from landrace.errors import LandraceError, OptionError, RequestError, StepError
+from landrace.errors import LandraceError, OptionError, PromptTooLongError, RequestError, StepError
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
@@ -55,9 +55,12 @@ class Engine:
         self.tokenizer = tokenizer
         self.options = options or EngineOptions()
         spec = decoder.spec
-        self.max_length = self.options.max_length or spec.max_length
-        if self.max_length > spec.max_length:
-            raise OptionError(f"max_length is {self.max_length}, but the model's own limit is {spec.max_length}.")
+        asked = self.options.max_length or spec.max_length
+        if asked > spec.max_length:
+            raise OptionError(f"max_length is {asked}, but the model's own limit is {spec.max_length}.")
+        # A sequence that could outgrow the whole cache would lose its answer there.
+        self.max_length = min(asked, self.options.cache_room)
+        """Longest sequence that is served, prompt and answer."""
         self._without_gradients: AbstractContextManager[None] = (
             torch.inference_mode() if decoder.differentiable else nullcontext()
         )
@@ -150,9 +153,7 @@ class Engine:
     def _step(self, outputs: list[StepOutput]) -> None:
         plan = self._scheduler.schedule()
         for request in plan.outgrown:
-            message = f"The sequence reached {request.held} tokens, more than the engine's cache holds."
-            error = RequestError(message, field="max_tokens", hint="Raise cache_tokens or lower max_tokens.")
-            outputs.append(self._fail(self._live[request.id], error))
+            outputs.append(self._finish(self._live[request.id], "length"))
         if plan.requests:
             self._compute([self._live[request.id] for request in plan.requests], outputs)
 
@@ -225,16 +226,11 @@ class Engine:
                     f"{field} names the token {shown(wrong)}; the model has 0 to {vocab - 1}.", field=field
                 )
         if n_prompt + min(params.max_tokens, 1) > self.max_length:
-            raise RequestError(
+            cure = " or raise cache_tokens" if self.max_length == self.options.cache_room else ""
+            raise PromptTooLongError(
                 f"The prompt has {n_prompt} tokens; with its answer a sequence has at most {self.max_length}.",
                 field="prompt",
-                hint="Shorten the prompt.",
-            )
-        if not self._scheduler.fits(n_prompt):
-            raise RequestError(
-                f"The prompt has {n_prompt} tokens, more than the engine's cache holds.",
-                field="prompt",
-                hint="Shorten the prompt or raise cache_tokens.",
+                hint=f"Shorten the prompt{cure}.",
             )
         if params.logprobs is not None and params.logprobs > vocab:
             raise RequestError(f"logprobs is {params.logprobs}; the model has {vocab} tokens.", field="logprobs")

@@ -21,7 +21,7 @@ class EngineOptions:
     """Most requests in progress at once, each of which takes part in every step; None: 64, or `max_step_tokens` where
     that is less."""
     max_length: int | None = None
-    """Longest sequence, prompt and output; None: the model's own."""
+    """Longest sequence, prompt and output; None: the model's own. The cache limits it as well."""
     cache_dtype: str = "auto"
     """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else float16."""
     prefix_cache: bool = True
@@ -43,10 +43,9 @@ class EngineOptions:
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",
                 hint="Raise cache_tokens or lower block_size.",
             )
-
-        if self.max_length is not None and self.max_length > self.n_blocks * self.block_size:
+        if self.max_length is not None and self.max_length > self.cache_room:
             raise OptionError(
-                f"max_length is {self.max_length}, but the cache holds {self.n_blocks * self.block_size} tokens "
+                f"max_length is {self.max_length}, but the cache holds {self.cache_room} tokens "
                 "(cache_tokens), so no sequence could become as long.",
                 hint="Raise cache_tokens or lower max_length.",
             )
@@ -65,3 +64,8 @@ class EngineOptions:
     @property
     def n_blocks(self) -> int:
         return self.cache_tokens // self.block_size
+
+    @property
+    def cache_room(self) -> int:
+        """Tokens of the longest sequence that an empty cache takes."""
+        return self.n_blocks * self.block_size

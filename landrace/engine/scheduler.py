@@ -49,10 +49,6 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
-    def fits(self, n_tokens: int) -> bool:
-        """Whether a sequence of this length fits into an empty pool."""
-        return self._blocks_for(n_tokens) <= self.pool.n_blocks
-
     def add(self, request: Request) -> None:
         """Queues a request behind all others, nothing of it computed. The caller has checked that its prompt fits."""
         _let_go(request)

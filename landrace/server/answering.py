@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import string
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from landrace.server.generation import Generation, Prompt
 from landrace.server.replies import Shape, envelope
 from landrace.server.usage import UsageLog
 
+_EVENT_BYTES = 128
+"""Events that hide their sizes are a multiple of this long."""
 _CLIENT_CLOSED = 499
 """The status nginx gives a call whose client went away; nobody is there to read it."""
 
@@ -48,6 +52,13 @@ class Call:
     shape: Shape
     stream: bool
     include_usage: bool
+    obfuscate: bool
+    """Whether the events of a stream are filled up to sizes that tell little of their texts."""
+
+    def envelope(self, kind: str, call_id: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """A reply or a chunk around its choices."""
+        fingerprint = self.model.engine.fingerprint(self.model.adapter)
+        return envelope(kind, call_id, self.model.name, fingerprint, choices, **more)
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
@@ -58,8 +69,7 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         if not call.stream:
             await _unless_gone(http, _run(call, call_id, generation, usage_log))
             choices = [call.shape.choice(choice) for choice in generation.choices]
-            more = {"usage": generation.usage()}
-            return JSONResponse(envelope(call.shape.kind, call_id, call.model.name, choices, **more))
+            return JSONResponse(call.envelope(call.shape.kind, call_id, choices, usage=generation.usage()))
         events = _events(call, call_id, generation, usage_log)
         # What comes first decides whether this is a stream or an error with a status of its own.
         first = await _unless_gone(http, anext(events))
@@ -87,11 +97,10 @@ async def _events(call: Call, call_id: str, generation: Generation, usage_log: U
     try:
         with generation:
             async for chunk in _chunks(call.shape, generation):
-                yield _event(envelope(call.shape.chunk_kind, call_id, call.model.name, [chunk], **more))
+                yield _event(call.envelope(call.shape.chunk_kind, call_id, [chunk], **more), call.obfuscate)
                 sent = True
         if call.include_usage:
-            more = {"usage": generation.usage()}
-            yield _event(envelope(call.shape.chunk_kind, call_id, call.model.name, [], **more))
+            yield _event(call.envelope(call.shape.chunk_kind, call_id, [], usage=generation.usage()))
     except LandraceError as error:
         if not sent:
             raise
@@ -115,7 +124,10 @@ async def _chunks(shape: Shape, generation: Generation) -> AsyncGenerator[dict[s
             yield shape.delta(choice, output.text, output.logprobs, output.finish_reason)
 
 
-def _event(body: dict[str, Any]) -> str:
+def _event(body: dict[str, Any], obfuscate: bool = False) -> str:
+    if obfuscate:
+        size = len(json.dumps({**body, "obfuscation": ""}, ensure_ascii=False).encode())
+        body["obfuscation"] = "".join(secrets.choice(string.ascii_letters) for _ in range(-size % _EVENT_BYTES))
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 

@@ -9,23 +9,32 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 
 from landrace import __version__
+from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
-from landrace.server import errors
+from landrace.server import errors, request_id
 from landrace.server.answering import Call, ServedModel, answer
+from landrace.server.body import read_request
 from landrace.server.body_limit import BodyLimit
 from landrace.server.errors import ApiError
 from landrace.server.generation import Prompt
-from landrace.server.replies import ChatShape, CompletionShape
+from landrace.server.replies import ChatShape, CompletionShape, Shape
+from landrace.server.request_id import RequestId
 from landrace.server.schema import ChatRequest, CompletionRequest
 from landrace.server.usage import UsageLog
 from landrace.text import Tokenizer, encode_chat
 
+_GET = ["GET", "HEAD"]
 
-def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
-    """The application. Its lifespan starts the engine processes and, after the last call has ended, stops them."""
+
+def create_app(models: Sequence[ServedModel], usage_log: UsageLog, cors_origins: Sequence[str] = ()) -> FastAPI:
+    """The application. Its lifespan starts the engine processes and, after the last call has ended, stops them.
+
+    Pages of `cors_origins` may call it from a browser; "*" is every page.
+    """
     by_name = {model.name: model for model in models}
     engines = list({id(model.engine): model.engine for model in models}.values())
     created = int(time.time())
@@ -42,9 +51,18 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
             for engine in started:
                 await engine.stop()
 
-    app = FastAPI(title="Landrace", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Landrace", version=__version__, lifespan=lifespan, openapi_url=None)
     app.add_middleware(BodyLimit)
     errors.install(app)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=[request_id.HEADER],
+        )
+    app.add_middleware(RequestId)
 
     def find(name: str) -> ServedModel:
         if name not in by_name:
@@ -66,43 +84,55 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
             "max_model_len": model.engine.max_length,
         }
 
-    @app.get("/health")
+    @app.api_route("/health", methods=_GET)
     async def health() -> Response:
         stopped = [engine.settings.model for engine in engines if not engine.alive]
         unfinished = sum(engine.unfinished for engine in engines)
         status = {"status": "unhealthy" if stopped else "ok", "stopped": stopped, "unfinished_requests": unfinished}
         return JSONResponse(status, 503 if stopped else 200)
 
-    @app.get("/v1/models")
+    @app.api_route("/v1/models", methods=_GET)
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [describe(model) for model in models]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=_GET)
     async def show_model(name: str) -> dict[str, Any]:
         return describe(find(name))
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, http: Request) -> Response:
+    async def chat(http: Request) -> Response:
+        body = await read_request(http, ChatRequest)
         model = find(body.model)
         tokenizer = model.engine.tokenizer
         # In a thread: a long conversation takes a while, and other calls are streaming.
         prompt = await asyncio.to_thread(_chat_prompt, tokenizer, body)
-        params = body.sampling(room=max(1, model.engine.max_length - len(prompt.ids)))
+        params = body.sampling(len(prompt.ids), model.engine.max_length)
         shape = ChatShape(tokenizer, wants_logprobs=body.logprobs)
-        call = Call(model, [prompt], [params], body.n, shape, body.stream, body.include_usage)
+        call = _call(body, model, [prompt], [params], shape)
         return await answer(call, http, usage_log)
 
     @app.post("/v1/completions")
-    async def complete(body: CompletionRequest, http: Request) -> Response:
+    async def complete(http: Request) -> Response:
+        body = await read_request(http, CompletionRequest)
         model = find(body.model)
         tokenizer = model.engine.tokenizer
         prompts = await asyncio.to_thread(_plain_prompts, tokenizer, body)
-        params = [body.sampling(len(prompt.ids)) for prompt in prompts]
+        params = [body.sampling(len(prompt.ids), model.engine.max_length) for prompt in prompts]
         shape = CompletionShape(tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = Call(model, prompts, params, body.n, shape, body.stream, body.include_usage)
+        call = _call(body, model, prompts, params, shape)
         return await answer(call, http, usage_log)
 
     return app
+
+
+def _call(
+    body: ChatRequest | CompletionRequest,
+    model: ServedModel,
+    prompts: Sequence[Prompt],
+    params: Sequence[SamplingParams],
+    shape: Shape,
+) -> Call:
+    return Call(model, prompts, params, body.n, shape, body.stream, body.include_usage, body.include_obfuscation)
 
 
 def _chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> Prompt:

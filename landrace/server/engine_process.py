@@ -60,12 +60,16 @@ class EngineProcess:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a sequence, prompt and output; known once started, like `tokenizer`."""
+        """Most tokens of a sequence, prompt and output; known once started, like what follows."""
         return self._ready.max_length
 
     @property
     def tokenizer(self) -> Tokenizer:
         return self._ready.tokenizer
+
+    def fingerprint(self, adapter: str | None) -> str:
+        """A hash of what decides the answers of the model, or of an adapter on it."""
+        return self._ready.fingerprints[adapter]
 
     @property
     def notice(self) -> str | None:

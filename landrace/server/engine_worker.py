@@ -39,6 +39,8 @@ class Ready:
 
     max_length: int
     tokenizer: Tokenizer
+    fingerprints: Mapping[str | None, str]
+    """Of each adapter by name, and under None that of the model alone."""
     notice: str | None
     """What the user should know about how it is served."""
 
@@ -88,6 +90,7 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     from landrace.model import open_engine
+    from landrace.server.fingerprint import fingerprint
 
     try:
         opened = open_engine(
@@ -98,7 +101,11 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
             threads=settings.threads,
             options=settings.options,
         )
-        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, opened.notice)
+        fingerprints = {
+            name: fingerprint(opened, settings.weights, settings.options, folder)
+            for name, folder in ((None, None), *settings.adapters.items())
+        }
+        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, fingerprints, opened.notice)
     except LandraceError as error:
         first = Failed(error)
     except Exception as error:  # noqa: BLE001  told as what the model's own errors are

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from landrace.errors import LandraceError, RequestError
+from landrace.errors import LandraceError, PromptTooLongError, RequestError
 from landrace.server.engine_process import EngineBusyError, EngineStoppedError
 
 _MAX_MESSAGE = 500
-_NOT_AN_OBJECT = frozenset({"model_attributes_type", "model_type", "dict_type"})
+_TYPES = {429: "rate_limit_error"}
+_KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an object"}
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""The code by which clients know that they must shorten a conversation."""
+
+
+class FieldError(RequestError):
+    """A field of a call cannot be honoured. `code` is the API's word for the reason."""
+
+    def __init__(
+        self, message: str, *, field: str | None, code: str = "invalid_value", hint: str | None = None
+    ) -> None:
+        super().__init__(message, field=field, hint=hint)
+        self.code = code
+
+
+def require_type(value: object, kind: type, field: str) -> None:
+    """Raises FieldError unless `value` is a `kind`: str, list or dict."""
+    if not isinstance(value, kind):
+        raise FieldError(f"{field} must be {_KINDS[kind]}.", field=field, code="invalid_type")
 
 
 class ApiError(Exception):
@@ -28,12 +47,14 @@ class ApiError(Exception):
 
 
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """A message may quote what the client sent, so it is cut to a readable length."""
-    kinds = {429: "rate_limit_error"}
-    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    if len(message) > _MAX_MESSAGE:
-        message = f"{message[:_MAX_MESSAGE]} ..."
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """A message and a field's name may quote what the client sent, so they are cut to a readable length."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    param = None if param is None else _cut(param)
+    return {"error": {"message": _cut(message), "type": kind, "param": param, "code": code}}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]} ..."
 
 
 def shaped(error: ApiError | LandraceError) -> ApiError:
@@ -41,8 +62,11 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, ApiError):
         return error
     message = f"{error.message} {error.hint}" if error.hint else error.message
+    if isinstance(error, FieldError):
+        return ApiError(400, message, param=error.field, code=error.code)
     if isinstance(error, RequestError) and error.field is not None:
-        return ApiError(400, message, param=error.field)
+        code = CONTEXT_LENGTH_EXCEEDED if isinstance(error, PromptTooLongError) else "invalid_value"
+        return ApiError(400, message, param=error.field, code=code)
     if isinstance(error, EngineBusyError):
         return ApiError(429, message, code="rate_limit_exceeded")
     if isinstance(error, EngineStoppedError):
@@ -50,54 +74,70 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     return ApiError(500, message)
 
 
-def describe(error: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The message and the field of one of pydantic's errors."""
-    path = [str(part) for part in error["loc"] if part != "body"]
-    field = path[0] if path else None
-    if error["type"] == "json_invalid":
-        return f"The body is not valid JSON: {error['ctx']['error']} (character {path[0]}).", None
-    if field is None:
-        if error["type"] in _NOT_AN_OBJECT:
-            return "The body must be a JSON object, sent with Content-Type: application/json.", None
-        return f"The request is not valid: {error['msg']}.", None
-    if error["type"] == "extra_forbidden":
-        name = ".".join(path)
-        return f"There is no field {name!r} here.", name
-    if error["type"] == "missing":
-        return f"The field {field!r} is required.", field
-    if error["type"] == "value_error":  # ours, with a message of its own
-        return str(error["ctx"]["error"]), field
-    return f"{'.'.join(path)}: {error['msg']}.", field
+def field_path(parts: Sequence[str | int]) -> str:
+    """Where a value lies in a body, as the API writes it: `messages[2].content`."""
+    first, *inner = parts
+    return str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
+
+
+def field_error(error: Mapping[str, Any]) -> FieldError:
+    """One of pydantic's errors in a sentence of our own."""
+    kind, field = error["type"], field_path(error["loc"])
+    if kind == "extra_forbidden":
+        return FieldError(f"There is no field {field!r} here.", field=field, code="unknown_parameter")
+    if kind == "missing":
+        return FieldError(f"The field {field!r} is required.", field=field, code="missing_required_parameter")
+    if kind == "value_error":  # ours, with a message of its own
+        return FieldError(str(error["ctx"]["error"]), field=field)
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    return FieldError(f"{field}: {error['msg']}.", field=field, code=code)
 
 
 def install(app: FastAPI) -> None:
     """Gives every failure of `app` the API's shape."""
+    app.add_middleware(_Unexpected)
 
     @app.exception_handler(ApiError)
-    async def _api(_: Request, error: ApiError) -> AsciiJSONResponse:
+    async def _api(_: Request, error: ApiError) -> Response:
         return _response(error)
 
     @app.exception_handler(LandraceError)
-    async def _landrace(_: Request, error: LandraceError) -> AsciiJSONResponse:
+    async def _landrace(_: Request, error: LandraceError) -> Response:
         return _response(shaped(error))
 
-    @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> AsciiJSONResponse:
-        message, param = describe(error.errors()[0])
-        return _response(ApiError(400, message, param=param))
-
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> AsciiJSONResponse:
-        messages = {
-            404: f"There is nothing at {request.url.path}.",
-            405: f"{request.url.path} does not take {request.method}.",
-        }
+    async def _http(request: Request, error: HTTPException) -> Response:
+        path, method, headers = request.url.path, request.method, dict(error.headers or {})
+        if error.status_code == 405 and method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": f"{headers['Allow']}, OPTIONS"})
+        messages = {404: f"There is nothing at {path}.", 405: f"{path} does not take {method}."}
+        codes = {404: "unknown_url", 405: "method_not_supported", 413: "request_too_large"}
         message = messages.get(error.status_code, str(error.detail))
-        return _response(ApiError(error.status_code, message), error.headers)
+        return _response(ApiError(error.status_code, message, code=codes.get(error.status_code)), headers)
 
-    @app.exception_handler(Exception)
-    async def _unexpected(_: Request, __: Exception) -> AsciiJSONResponse:
-        return _response(ApiError(500, "The server failed to answer this call; its log says why."))
+
+class _Unexpected:
+    """ASGI middleware: a bug's reply has the API's shape and keeps its details to the log, where they go when it is
+    raised again. It lies inside of what adds headers to every reply, which Starlette's own place for this does not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            if not begun:
+                failed = ApiError(500, "The server failed to answer this call; its log says why.")
+                await _response(failed)(scope, receive, send)
+            raise
 
 
 class AsciiJSONResponse(JSONResponse):

@@ -41,13 +41,14 @@ def serve_models(
     max_pending: int,
     ledger: Path | None,
     drain_seconds: int,
+    cors_origins: Sequence[str],
     announce: Callable[[str, Sequence[str]], None],
 ) -> None:
     """Serves until SIGINT, SIGTERM or SIGHUP; then takes no new call, lets the running ones finish, and returns.
 
     After `drain_seconds`, or at a second signal, what still runs is ended with an error. `adapters` (name to folder)
-    belong to the first model. `announce` is called with the server's address, and what
-    users should know about how the models are served, once it answers.
+    belong to the first model. Pages of `cors_origins` may call the server from a browser. `announce` is called with the
+    server's address, and what users should know about how the models are served, once it answers.
     Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
     KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
     """
@@ -73,7 +74,7 @@ def serve_models(
     usage_log = UsageLog(ledger, name=",".join(models), command=shlex.join(sys.argv), config=config)
     try:
         with listener:
-            app = create_app(served, usage_log)
+            app = create_app(served, usage_log, cors_origins)
             asyncio.run(_serve(app, served, listener, host, drain_seconds, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from landrace.engine.outputs import TokenLogprob
 from landrace.server.generation import Choice, Prompt
 from landrace.text import Tokenizer
+
+_LEAST_LOGPROB = -9999.0
+"""What the API says of a token that is out of the question."""
 
 
 class ChatShape:
@@ -57,7 +60,7 @@ class ChatShape:
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         raw = self._tokenizer.token_bytes(token)
-        return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
+        return {"token": _spelled(raw, ""), "logprob": _finite(logprob), "bytes": list(raw)}
 
 
 class CompletionShape:
@@ -126,9 +129,10 @@ class CompletionShape:
             offsets = self._offsets[choice.index] = _Offsets(self._tokenizer, choice.prompt if self._echo else None)
         return {
             "tokens": [self._token(token) for token, _ in entries],
-            "token_logprobs": [item.logprob if item else None for _, item in entries],
+            "token_logprobs": [_finite(item.logprob) if item else None for _, item in entries],
             "top_logprobs": [
-                {self._token(token): logprob for token, logprob in item.top} if item else None for _, item in entries
+                _best_of_each((self._token(token), _finite(logprob)) for token, logprob in item.top) if item else None
+                for _, item in entries
             ],
             "text_offset": [
                 offsets.before(token, of_prompt=index < n_prompt) for index, (token, _) in enumerate(entries)
@@ -136,7 +140,7 @@ class CompletionShape:
         }
 
     def _token(self, token: int) -> str:
-        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+        return _spelled(self._tokenizer.token_bytes(token), "bytes:")
 
 
 class _Offsets:
@@ -163,6 +167,38 @@ class _Offsets:
 Shape = ChatShape | CompletionShape
 
 
-def envelope(kind: str, call_id: str, model: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+def envelope(
+    kind: str, call_id: str, model: str, fingerprint: str, choices: list[dict[str, Any]], **more: Any
+) -> dict[str, Any]:
     """What is around the choices of a reply or a chunk."""
-    return {"id": call_id, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **more}
+    return {
+        "id": call_id,
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": fingerprint,
+        "choices": choices,
+        **more,
+    }
+
+
+def _spelled(token: bytes, mark: str) -> str:
+    """A token as text. Of one that is no whole number of characters, the API shows the bytes behind `mark`, so that
+    tokens with different bytes never look the same."""
+    try:
+        return token.decode("utf-8")
+    except UnicodeDecodeError:
+        return mark + "".join(f"\\x{byte:02x}" for byte in token)
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity."""
+    return max(logprob, _LEAST_LOGPROB)
+
+
+def _best_of_each(entries: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Tokens, the likeliest first, by their text; of several with the same bytes the likeliest."""
+    best: dict[str, float] = {}
+    for text, logprob in entries:
+        best.setdefault(text, logprob)
+    return best

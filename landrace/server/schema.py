@@ -1,28 +1,18 @@
-"""What a client may ask, field by field. Every field is honoured, refused by name, or listed in `INERT`."""
+"""What a client may ask, field by field. Every field is honoured, asks for nothing, or is refused by name."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, field_validator, model_validator
 
 from landrace.engine.sampling_params import SamplingParams
-from landrace.errors import RequestError
-
-INERT = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
-)
-"""Fields of the API that change nothing here: accepted, and dropped before validation."""
-
-UNSUPPORTED = frozenset(
-    {
-        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
-        *("audio", "modalities", "prediction", "reasoning_effort", "verbosity", "web_search_options"),
-        *("moderation", "prompt_cache_options", "suffix", "best_of"),
-    }
-)
-"""Fields of the API that are not implemented: refused, unless they are null."""
+from landrace.errors import PromptTooLongError
+from landrace.server.conversation import checked_messages
+from landrace.server.errors import CONTEXT_LENGTH_EXCEEDED, FieldError
+from landrace.server.unsupported import OF_A_CALL, without_neutral
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
@@ -43,29 +33,38 @@ _PASSED_ON = (
 _TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt"})
 
 
-class StreamOptions(BaseModel):
+class _Fields(BaseModel):
+    """An object of the API. A field that is null counts as not given; one that is not here is refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+
+
+class StreamOptions(_Fields):
     """What a stream carries besides the answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     include_usage: bool = False
+    include_obfuscation: bool = False
+    """Whether chunks are filled up with random letters, so that their sizes tell nothing of the text."""
 
 
-class ResponseFormat(BaseModel):
-    """Only plain text; other formats are refused."""
+class _Request(_Fields):
+    """The fields both endpoints share."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["text"]
-
-
-class _Request(BaseModel):
-    """The fields both endpoints share. A field that is null counts as not given."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+    prompt_field: ClassVar[str]
+    """The field that the engine's prompt comes from."""
 
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    best_of: int | None = None
     max_tokens: int | None = None
     stop: list[str] = []
     # Ranges are checked by `SamplingParams`.
@@ -83,14 +82,13 @@ class _Request(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_asks_nothing(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        may_be_null = cls.model_fields.keys() | UNSUPPORTED
-        given = {k: v for k, v in data.items() if k not in INERT and not (v is None and k in may_be_null)}
-        for name in given.keys() & (UNSUPPORTED - cls.model_fields.keys()):
-            raise RequestError(f"{name} is not implemented.", field=name)
-        return given
+    def _without_what_asks_for_nothing(cls, data: Any) -> Any:
+        return without_neutral(data, OF_A_CALL) if isinstance(data, dict) else data
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _minus_one_is_all(cls, value: Any) -> Any:
+        return 0 if type(value) is int and value == -1 else value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -102,15 +100,49 @@ class _Request(BaseModel):
         raise ValueError("stop must be a string or a list of strings.")
 
     @model_validator(mode="after")
-    def _options_of_a_stream_need_one(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise RequestError("stream_options needs stream to be true.", field="stream_options")
+    def _options_need_what_they_belong_to(self) -> Self:
+        if self.stream_options not in (None, StreamOptions()) and not self.stream:
+            raise FieldError("stream_options needs stream to be true.", field="stream_options")
+        if self.best_of not in (None, self.n):
+            raise FieldError(
+                f"best_of is {self.best_of} and n is {self.n}: answers are not ranked, so that all of them are sent.",
+                field="best_of",
+                code="unsupported_parameter",
+                hint="Leave best_of out.",
+            )
         return self
 
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def include_obfuscation(self) -> bool:
+        """Whether a stream's chunks hide how long their texts are."""
+        return self.stream_options is not None and self.stream_options.include_obfuscation
+
+    def _limit(self, given: Mapping[str, int | None], default: int | None, n_prompt: int, max_length: int) -> int:
+        """The most tokens to generate: as asked in the first field of `given` that is not None, else `default`, else
+        what a sequence of `max_length` has room for. Raises FieldError and PromptTooLongError for what cannot fit."""
+        room = max_length - n_prompt
+        name, asked = next(((name, value) for name, value in given.items() if value is not None), ("", None))
+        if room < (0 if asked == 0 else 1):
+            raise PromptTooLongError(
+                f"This model's maximum context length is {max_length} tokens, and the prompt has {n_prompt}.",
+                field=self.prompt_field,
+                hint="Shorten it.",
+            )
+        if asked is None:
+            return room if default is None else min(default, room)
+        if asked > room:
+            raise FieldError(
+                f"This model's maximum context length is {max_length} tokens: the prompt has {n_prompt}, so that"
+                f" {name} can be {room} at most, and it is {asked}.",
+                field=name,
+                code=CONTEXT_LENGTH_EXCEEDED,
+            )
+        return asked
 
     def _sampling(self, *, max_tokens: int, logprobs: int | None, prompt_logprobs_from: int | None) -> SamplingParams:
         return SamplingParams(
@@ -127,11 +159,13 @@ class _Request(BaseModel):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    prompt_field = "messages"
+
+    # As `prompt` below, long lists are not the library's to check: it would keep the interpreter's lock all the while.
+    messages: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_messages)]
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] = {}
 
     @field_validator("chat_template_kwargs")
@@ -141,31 +175,30 @@ class ChatRequest(_Request):
             raise ValueError(f"chat_template_kwargs cannot set {name!r}: the server does.")
         return value
 
-    def sampling(self, room: int) -> SamplingParams:
-        """`room`: how many tokens the context leaves, the default of `max_tokens`. Raises RequestError."""
-        if self.top_logprobs is not None and not self.logprobs:
-            raise RequestError("top_logprobs needs logprobs to be true.", field="top_logprobs")
+    def sampling(self, n_prompt: int, max_length: int) -> SamplingParams:
+        """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's. Raises RequestError."""
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("top_logprobs needs logprobs to be true.", field="top_logprobs")
+        # `max_tokens` is the older name of `max_completion_tokens`.
+        given = {"max_completion_tokens": self.max_completion_tokens, "max_tokens": self.max_tokens}
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise FieldError(f"{name} must be at least 1, not {value}.", field=name)
+        if None not in given.values() and len(set(given.values())) > 1:
+            raise FieldError("max_tokens and max_completion_tokens differ; send one of them.", field="max_tokens")
         return self._sampling(
-            max_tokens=self._limit(room),
+            max_tokens=self._limit(given, None, n_prompt, max_length),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             prompt_logprobs_from=None,
         )
-
-    def _limit(self, room: int) -> int:
-        """`max_tokens` is the older name of `max_completion_tokens`."""
-        given = {name: v for name in ("max_completion_tokens", "max_tokens") if (v := getattr(self, name)) is not None}
-        for name, value in given.items():
-            if value < 1:
-                raise RequestError(f"{name} must be at least 1, not {value}.", field=name)
-        if len(set(given.values())) > 1:
-            raise RequestError("max_tokens and max_completion_tokens differ; send one of them.", field="max_tokens")
-        return next(iter(given.values()), room)
 
 
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: list[str | list[int]]
+    prompt_field = "prompt"
+
+    prompt: SkipValidation[list[str | list[int]]]
     """One entry a prompt: text, or token ids."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False
@@ -178,13 +211,15 @@ class CompletionRequest(_Request):
             return several
         raise ValueError("prompt must be a text, a list of token ids, or a list of texts or of lists of token ids.")
 
-    def sampling(self, n_prompt: int) -> SamplingParams:
-        """`n_prompt`: the prompt's length in tokens. Raises RequestError."""
-        max_tokens = DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+    def sampling(self, n_prompt: int, max_length: int) -> SamplingParams:
+        """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's. Raises RequestError."""
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise FieldError(f"max_tokens must be at least 0, not {self.max_tokens}.", field="max_tokens")
+        max_tokens = self._limit({"max_tokens": self.max_tokens}, DEFAULT_COMPLETION_TOKENS, n_prompt, max_length)
         if max_tokens == 0 and not self.echo:
-            raise RequestError("max_tokens must be at least 1 unless echo is true.", field="max_tokens")
+            raise FieldError("max_tokens must be at least 1 unless echo is true.", field="max_tokens")
         if max_tokens == 0 and n_prompt == 1:
-            raise RequestError("With max_tokens 0 the prompt needs two tokens or more.", field="max_tokens")
+            raise FieldError("With max_tokens 0 the prompt needs two tokens or more.", field="max_tokens")
         # The first token has nothing before it, so there is nothing to score in a prompt of one.
         scores_prompt = self.echo and n_prompt > 1 and (self.logprobs is not None or max_tokens == 0)
         return self._sampling(
@@ -197,6 +232,6 @@ def _is_ids(value: Any) -> bool:
 
 
 def _token_id(key: str) -> int:
-    if re.fullmatch("[0-9]{1,10}", key) is None:
-        raise RequestError(f"logit_bias names {key!r}, which is not a token id.", field="logit_bias")
+    if re.fullmatch("0|[1-9][0-9]{0,9}", key) is None:  # one spelling an id, so that none can be given twice
+        raise FieldError(f"logit_bias names {key!r}, which is not a token id.", field="logit_bias")
     return int(key)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
-from landrace.errors import LandraceError, OptionError, RequestError
+from landrace.errors import LandraceError, OptionError, PromptTooLongError, RequestError
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 
@@ -45,7 +45,7 @@ class Script:
         return logits
 
 
-@pytest.fixture()
+@pytest.fixture(scope="module")
 def recite(tiny_decoder: Callable, tokenizer: object) -> Callable[..., Engine]:
     def make(*lines: list[int], **options: object) -> Engine:
         return Engine(Script(tiny_decoder(), list(lines)), tokenizer, EngineOptions(prefix_cache=False, **options))
@@ -181,7 +181,7 @@ def test_an_id_in_use_is_refused(tiny_decoder: Callable, tokenizer: object) -> N
     assert engine.generate([request])[0].token_ids == first.token_ids, "a caller's request can be used again"
 
 
-def test_outgrowing_the_cache_ends_one_request(tiny_decoder: Callable, tokenizer: object) -> None:
+def test_an_answer_that_fills_the_cache_ends_there(tiny_decoder: Callable, tokenizer: object) -> None:
     engine = Engine(tiny_decoder(), tokenizer, EngineOptions(cache_tokens=24, block_size=4))
     expected = one(Engine(tiny_decoder(), tokenizer), (2, 5), ignore_eos=True).token_ids
     large, small = engine.generate(
@@ -190,9 +190,34 @@ def test_outgrowing_the_cache_ends_one_request(tiny_decoder: Callable, tokenizer
             Request("small", (2, 5), greedy(ignore_eos=True)),
         ]
     )
-    assert large.finish_reason == "error" and large.error is not None and large.error.field == "max_tokens"
-    assert len(large.token_ids) == 24
+    assert (large.finish_reason, large.error) == ("length", None)
+    assert 1 + len(large.token_ids) == engine.max_length == 24
+    assert large.text
     assert small.token_ids == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.integers(1, 8),
+    block_size=st.integers(1, 4),
+    step=st.integers(1, 12),
+    asked=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 40)), min_size=1, max_size=6),
+)
+def test_requests_that_do_not_fit_together_each_come_to_their_end(
+    recite: Callable[..., Engine], blocks: int, block_size: int, step: int, asked: list[tuple[int, int]]
+) -> None:
+    room = blocks * block_size
+    engine = recite([1, 2, 3, 4], block_size=block_size, cache_tokens=room, max_step_tokens=step)
+    assert engine.max_length == room
+    requests = [Request(str(i), (0,) * length, greedy(max_tokens=most)) for i, (length, most) in enumerate(asked)]
+    for request, result in zip(requests, engine.generate(requests), strict=True):
+        length, most = len(request.prompt_ids), request.params.max_tokens
+        if length >= room:
+            assert isinstance(result.error, PromptTooLongError) and result.error.field == "prompt"
+        else:
+            assert (result.finish_reason, len(result.token_ids)) == ("length", min(most, room - length))
+            assert result.text
+    assert not engine.has_work
 
 
 def poison(spec_decoder: object) -> tuple[LoraSpec, dict[str, torch.Tensor]]:

@@ -181,7 +181,7 @@ def test_random_workloads(options: EngineOptions, actions: list[tuple]) -> None:
     for action in actions:
         if action[0] == "add":
             _, prompt, max_tokens, root, score_from = action
-            if simulation.scheduler.fits(len(prompt)):
+            if len(prompt) <= options.cache_room:
                 score_from = score_from if 1 <= score_from < len(prompt) else None
                 simulation.add(prompt, max_tokens, score_from, root)
         elif action[0] == "step":
@@ -224,7 +224,6 @@ def check_to_the_end(simulation: Simulation, aborted: list[Request]) -> None:
     options = simulation.options
     simulation.run()
     assert len(simulation.scheduler.pool.free) == options.n_blocks
-    capacity = options.n_blocks * options.block_size
     for request in simulation.arrivals:
         expected = naive(list(request.prompt_ids), request.params.max_tokens)
         assert request.tokens == expected[: request.held]
@@ -233,7 +232,7 @@ def check_to_the_end(simulation: Simulation, aborted: list[Request]) -> None:
             first = request.params.prompt_logprobs_from or len(request.prompt_ids)
             assert simulation.scores[request] == list(range(first, len(request.prompt_ids))), "each score once"
         elif request in simulation.outgrown:
-            assert request.held == capacity + 1
+            assert request.held == options.cache_room + 1
         else:
             assert request in aborted
 

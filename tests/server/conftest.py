@@ -103,9 +103,11 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 class ServerProcess:
     """`landrace serve` in a process of its own, as a person starts it."""
 
-    def __init__(self, *arguments: str, ledger: Path | None = None) -> None:
+    def __init__(self, *arguments: str, ledger: Path | None = None, patience: float = SECONDS) -> None:
+        """`patience`: seconds until it must answer; the more models it opens, the longer that takes."""
         recorded = [] if ledger is None else ["--ledger", str(ledger)]
         self.ledger = ledger
+        self.patience = patience
         self.lines: list[str] = []
         # A connection for each call, so that none is closed by the server at the moment it is used again.
         self.http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=SECONDS)
@@ -133,7 +135,7 @@ class ServerProcess:
     @property
     def url(self) -> str:
         """Waits until the server answers."""
-        assert self._answers.wait(SECONDS) and self._url is not None, "".join(self.lines)
+        assert self._answers.wait(self.patience) and self._url is not None, "".join(self.lines)
         return self._url
 
     @property
@@ -200,8 +202,8 @@ def start_server() -> Iterator[StartServer]:
     """Starts servers, which end with the tests."""
     started: list[ServerProcess] = []
 
-    def start(*arguments: str, ledger: Path | None = None) -> ServerProcess:
-        started.append(ServerProcess(*arguments, ledger=ledger))
+    def start(*arguments: str, ledger: Path | None = None, patience: float = SECONDS) -> ServerProcess:
+        started.append(ServerProcess(*arguments, ledger=ledger, patience=patience))
         return started[-1]
 
     yield start

@@ -48,6 +48,14 @@ def shown(tokenizer: Any, completion: Completion) -> list[bytes]:
     return [tokenizer.token_bytes(token) for token in completion.token_ids]
 
 
+def spelled(raw: list[int]) -> str:
+    """How the API writes a token: its text, or its bytes where they are no text."""
+    try:
+        return bytes(raw).decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in raw)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Any:
     from landrace.text import load_tokenizer
@@ -74,6 +82,7 @@ def test_the_answer_is_the_engines_token_for_token(
         assert entry.logprob == pytest.approx(wanted.logprob, abs=1e-4)
         assert [top.logprob for top in entry.top_logprobs] == pytest.approx([p for _, p in wanted.top], abs=1e-4)
         assert [bytes(top.bytes) for top in entry.top_logprobs] == [tokenizer.token_bytes(t) for t, _ in wanted.top]
+        assert [top.token for top in entry.top_logprobs] == [spelled(top.bytes) for top in entry.top_logprobs]
     texts, reasons, chunks = in_stream(server.client, **call)
     assert (texts, reasons) == ({0: expected.text}, {0: "length"})
     streamed = [entry for chunk in chunks if chunk.choices[0].logprobs for entry in chunk.choices[0].logprobs.content]

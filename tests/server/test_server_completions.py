@@ -54,6 +54,13 @@ def test_sixteen_tokens_are_the_default(server: Any, base: str) -> None:
     assert reply["usage"]["completion_tokens"] == 16
 
 
+def as_bytes(token: str) -> bytes:
+    """The bytes that a token of a reply stands for."""
+    if token.startswith("bytes:"):
+        return bytes(int(byte, 16) for byte in token.removeprefix("bytes:").split("\\x")[1:])
+    return token.encode()
+
+
 @pytest.mark.parametrize("as_ids", [False, True])
 @pytest.mark.parametrize("echo", [False, True])
 def test_logprobs_and_offsets_whole_and_streamed(
@@ -70,14 +77,30 @@ def test_logprobs_and_offsets_whole_and_streamed(
     assert [p for p in told.token_logprobs if p is not None] == pytest.approx([e.logprob for e in entries], abs=1e-4)
     assert told.token_logprobs[: len(first)] == told.top_logprobs[: len(first)] == first
     tokens = [*(ids if echo else ()), *expected.token_ids]
-    assert told.tokens == [tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
+    assert [as_bytes(token) for token in told.tokens] == [tokenizer.token_bytes(token) for token in tokens]
     for token, offset in zip(told.tokens, told.text_offset, strict=True):
-        assert "\ufffd" in token or choice.text[offset:].startswith(token)
+        assert token.startswith("bytes:") or choice.text[offset:].startswith(token)
     chunks = list(server.client.completions.create(stream=True, **call))
     assert "".join(chunk.choices[0].text for chunk in chunks) == choice.text
     for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
         parts = [getattr(chunk.choices[0].logprobs, name) for chunk in chunks]
         assert [item for part in parts for item in part] == getattr(told, name)
+
+
+def test_parts_of_characters_do_not_hide_one_another(server: Any, base: str, ask: Ask, tokenizer: Tokenizer) -> None:
+    """Every token of this vocabulary is a byte, and half of them are no character: all looked alike once."""
+    text = "\U0001f600\U0001f680\U0001f389\U0001f9ea"
+    expected = ask(tokenizer.encode(text), max_tokens=12, logprobs=20, prompt_logprobs_from=1)
+    call = {"model": base, "prompt": text, "logprobs": 20, "echo": True, **GREEDY}
+    told = server.client.completions.create(**call).choices[0].logprobs
+    assert [as_bytes(token) for token in told.tokens[:16]] == [bytes([byte]) for byte in text.encode()]
+    assert told.tokens[:2] == ["bytes:\\xf0", "bytes:\\x9f"]
+    assert told.text_offset[:17] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4]
+    wanted = [item.top for item in (*expected.prompt_logprobs, *expected.logprobs)]
+    for top, entries in zip(told.top_logprobs[1:], wanted, strict=True):
+        assert len(top) == len(entries) == 20
+        assert [as_bytes(token) for token in top] == [tokenizer.token_bytes(token) for token, _ in entries]
+        assert list(top.values()) == pytest.approx([logprob for _, logprob in entries], abs=1e-4)
 
 
 def test_scoring_a_prompt_without_generating(server: Any, base: str, ask: Ask, tokenizer: Tokenizer) -> None:

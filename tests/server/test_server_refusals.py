@@ -42,7 +42,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 1e9}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"top_p": 1.5}, "top_p"),
-    ({"top_k": -1}, "top_k"),
+    ({"top_k": -2}, "top_k"),
     ({"top_k": 1.5}, "top_k"),
     ({"min_p": 2}, "min_p"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -59,12 +59,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["a", 5]}, "stop"),
     ({"stop": ""}, "stop"),
     ({"stop": ["x"] * 100}, "stop"),
-    ({"stop_token_ids": ["a"]}, "stop_token_ids"),
+    ({"stop_token_ids": [1, "a"]}, "stop_token_ids[1]"),
     ({"stop_token_ids": [100000]}, "stop_token_ids"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"5": 101}}, "logit_bias"),
     ({"logit_bias": {"100000": 1}}, "logit_bias"),
     ({"logit_bias": [1]}, "logit_bias"),
+    ({"logit_bias": {"05": 1}}, "logit_bias"),
     ({"ignore_eos": 1}, "ignore_eos"),
     ({"model": 5}, "model"),
 ]
@@ -84,11 +85,29 @@ def test_a_wrong_field_is_named(server: Any, base: str, path: str, fields: dict[
     [
         ({"messages": []}, "messages"),
         ({"messages": "Hello"}, "messages"),
-        ({"messages": ["Hello"]}, "messages"),
-        ({"messages": [{"content": "Hello"}]}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages"),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ({"messages": ["Hello"]}, "messages[0]"),
+        ({"messages": [{"content": "Hello"}]}, "messages[0].role"),
+        ({"messages": [*MESSAGES, {"role": ""}]}, "messages[1].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["Hello"]}]}, "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0]",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
+        ({"messages": [*MESSAGES, {"role": "user", "content": "\ud800"}]}, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": "a", "name": 5}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "a", "x": [1, float("inf")]}]}, "messages[0].x[1]"),
+        ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
+        ({"messages": [{"role": "assistant", "refusal": "No."}]}, "messages[0].refusal"),
         ({"messages": [{"role": "user", "content": "long " * 500}]}, "messages"),
         ({"messages": None}, "messages"),
         ({"top_logprobs": 2}, "top_logprobs"),
@@ -99,7 +118,7 @@ def test_a_wrong_field_is_named(server: Any, base: str, path: str, fields: dict[
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": 1}, "chat_template_kwargs"),
@@ -111,7 +130,8 @@ def test_a_wrong_field_is_named(server: Any, base: str, path: str, fields: dict[
     ids=lambda value: ascii(value)[:40],
 )
 def test_a_wrong_chat_is_refused(server: Any, base: str, fields: dict[str, Any], param: str | None) -> None:
-    refused(server.post(CHAT, {"model": base, "messages": MESSAGES, **fields}), 400, param)
+    for stream in (False, True):
+        refused(server.post(CHAT, {"model": base, "messages": MESSAGES, "stream": stream, **fields}), 400, param)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +171,11 @@ def test_a_missing_field_is_named(server: Any, base: str, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"", b"[1]", b'"text"', b"null", b"\xff\xfe", b"[" * 100_000, b'{"seed": ' + b"9" * 10_000 + b"}"]
+    "content",
+    [
+        *(b"{", b"", b"[1]", b'"text"', b"null", b"\xff\xfe", b"[" * 100_000, b'{"seed": ' + b"9" * 10_000 + b"}"),
+        *(b'{"model": "a", "model": "b"}', b'{"model": "m", "messages": [{"role": "user", "role": "system"}]}'),
+    ],
 )
 def test_a_body_that_is_no_object_is_refused(server: Any, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
@@ -185,9 +209,32 @@ def test_unknown_models_paths_and_methods(server: Any) -> None:
     assert reply.json()["error"]["code"] == "model_not_found"
     refused(server.get("/v1/models/nosuch"), 404, "model")
     refused(server.get("/v1/nosuch"), 404, None)
+    assert server.get("/v1/nosuch").json()["error"]["code"] == "unknown_url"
     reply = server.get(CHAT)
     refused(reply, 405, None)
     assert reply.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"frobnicate": 1}, "unknown_parameter"),
+        ({"messages": None}, "missing_required_parameter"),
+        ({"messages": [{"content": "a"}]}, "missing_required_parameter"),
+        ({"temperature": "warm"}, "invalid_type"),
+        ({"user": 5}, "invalid_type"),
+        ({"temperature": 1e9}, "invalid_value"),
+        ({"n": 0}, "invalid_value"),
+        ({"audio": {"voice": "alloy"}}, "unsupported_parameter"),
+        ({"model": "nosuch"}, "model_not_found"),
+        ({"messages": [{"role": "user", "content": "long " * 500}]}, "context_length_exceeded"),
+        ({"max_tokens": 10**6}, "context_length_exceeded"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_the_code_says_what_kind_of_fault_it_is(server: Any, base: str, fields: dict[str, Any], code: str) -> None:
+    reply = server.post(CHAT, {"model": base, "messages": MESSAGES, **fields})
+    assert reply.json()["error"]["code"] == code, reply.text
 
 
 def test_the_clients_own_exceptions(server: Any, base: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from landrace.engine import SamplingParams
 from landrace.errors import RequestError
-from landrace.server.schema import INERT, UNSUPPORTED, ChatRequest, CompletionRequest
+from landrace.server.schema import ChatRequest, CompletionRequest
+from landrace.server.unsupported import OF_A_CALL
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
@@ -28,24 +29,25 @@ def test_every_sampling_field_can_be_asked_for() -> None:
     assert {field.name for field in fields(SamplingParams)} <= asked
 
 
-def test_a_field_is_honoured_inert_or_unsupported_and_never_two_of_them() -> None:
+def test_a_field_is_honoured_or_not_supported_and_never_both() -> None:
     honoured = ChatRequest.model_fields.keys() | CompletionRequest.model_fields.keys()
-    assert not honoured & INERT
-    assert not honoured & UNSUPPORTED
-    assert not INERT & UNSUPPORTED
+    assert not honoured & OF_A_CALL.keys()
 
 
 def test_null_is_not_given() -> None:
     required = {"model", "messages", "prompt"}
     for kind, own in ((ChatRequest, CHAT), (CompletionRequest, {"model": "m", "prompt": "a"})):
-        nulls = dict.fromkeys((kind.model_fields.keys() | INERT | UNSUPPORTED) - required)
+        nulls = dict.fromkeys((kind.model_fields.keys() | OF_A_CALL) - required)
         assert kind.model_validate({**nulls, **own}) == kind.model_validate(own)
+    inner = {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": None}}
+    assert ChatRequest.model_validate({**CHAT, **inner}).include_usage is False
 
 
 def test_the_engines_defaults_are_the_servers() -> None:
-    params = ChatRequest.model_validate(CHAT).sampling(room=77)
+    params = ChatRequest.model_validate(CHAT).sampling(5, max_length=82)
     assert params == SamplingParams(max_tokens=77)
-    assert CompletionRequest(model="m", prompt=["a"]).sampling(5) == SamplingParams(max_tokens=16)
+    assert CompletionRequest(model="m", prompt=["a"]).sampling(5, 100) == SamplingParams(max_tokens=16)
+    assert CompletionRequest(model="m", prompt=["a"]).sampling(5, 9) == SamplingParams(max_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,6 @@ def test_prompts(given: object, prompts: list[object]) -> None:
 
 def test_both_names_of_a_limit_may_agree() -> None:
     both = ChatRequest.model_validate({**CHAT, "max_tokens": 4, "max_completion_tokens": 4})
-    assert both.sampling(room=9).max_tokens == 4
+    assert both.sampling(1, 10).max_tokens == 4
     with pytest.raises(RequestError, match="differ"):
-        ChatRequest.model_validate({**CHAT, "max_tokens": 4, "max_completion_tokens": 5}).sampling(room=9)
+        ChatRequest.model_validate({**CHAT, "max_tokens": 4, "max_completion_tokens": 5}).sampling(1, 10)

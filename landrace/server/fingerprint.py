@@ -1,0 +1,48 @@
+"""`system_fingerprint`: a short hash of what decides a model's answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+
+from landrace import __version__
+from landrace.checkpoints import Checkpoint
+from landrace.checkpoints.adapter import adapter_sha256
+from landrace.checkpoints.bounded import read_range
+from landrace.engine.options import EngineOptions
+from landrace.model import ServingModel
+
+_SAMPLED_TENSORS = 512
+_SAMPLED_BYTES = 4096
+
+
+def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adapter: Path | None) -> str:
+    """Equal for two servers that compute alike: version, kernels, weights and how they are held, template, adapter.
+
+    `weights` is how they are held. Of large files only a part is read, so that a server starts as fast as without: some
+    bytes from the middle of each tensor, or of every k-th where there are very many. `adapter` is a folder.
+    """
+    template = opened.model.tokenizer.chat_template
+    facts = {
+        "version": __version__,
+        "kernels": opened.kernels,
+        "held": weights,
+        "cache": options.cache_dtype,
+        "spec": asdict(opened.model.decoder.spec),
+        "template": template.sha256 if template else None,
+        "weights": _sampled(opened.model.checkpoint),
+        "adapter": adapter_sha256(adapter) if adapter else None,
+    }
+    return f"fp_{blake2b(json.dumps(facts, default=str).encode(), digest_size=8).hexdigest()}"
+
+
+def _sampled(checkpoint: Checkpoint) -> str:
+    infos = sorted(checkpoint.tensor_infos.values(), key=lambda info: info.name)
+    found = blake2b()
+    for info in infos[:: 1 + len(infos) // _SAMPLED_TENSORS]:
+        found.update(repr((info.name, info.dtype, info.shape)).encode())
+        count = min(info.nbytes, _SAMPLED_BYTES)
+        found.update(read_range(info.path, info.offset + (info.nbytes - count) // 2, count).numpy().tobytes())
+    return found.hexdigest()
