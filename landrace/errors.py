@@ -38,3 +38,7 @@ class RequestError(LandraceError):
     def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.field = field
+
+
+class PromptTooLongError(RequestError):
+    """The prompt has more tokens than can be served, or would with its answer."""

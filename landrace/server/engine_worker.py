@@ -83,6 +83,7 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
             threads=settings.threads,
             options=settings.options,
         )
+        opened.model.tokenizer.warm_up()  # it travels with what it knows
         first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, opened.notice)
     except LandraceError as error:
         first = Failed(error)

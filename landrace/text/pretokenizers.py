@@ -21,7 +21,8 @@ class Cut:
     """One way of cutting text.
 
     `nfc`: text is brought to Unicode NFC first. `ignore_merges`: a whole word that is a token is taken as it is, a
-    property of vocabularies that come from a rank file, some of whose tokens no chain of merges makes. `adds_bos`: what such vocabularies do where the file does not say whether a text starts with the BOS token.
+    property of vocabularies that come from a rank file, some of whose tokens no chain of merges makes.
+    `adds_bos`: what such vocabularies do where the file does not say whether a text starts with the BOS token.
     """
 
     patterns: tuple[str, ...]
@@ -32,7 +33,7 @@ class Cut:
 
 _SPACES = r"\s+(?!\S)|\s+"
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
 
 
 def _cl100k(digits: str) -> str:
@@ -79,8 +80,8 @@ _GLM4 = Cut(_GPT4.patterns, ignore_merges=True)
 _QWEN2 = Cut((_cl100k(r"\p{N}"),), nfc=True)
 _ONE_DIGIT = Cut((_cl100k(r"\p{N}"),))
 _HUNYUAN = Cut(_ONE_DIGIT.patterns, ignore_merges=True)
-_GPT2_CUT = Cut((_GPT2,))
-_SMOLLM = Cut((r"\p{N}", _GPT2))
+_GPT2_CUT = Cut((GPT2,))
+_SMOLLM = Cut((r"\p{N}", GPT2))
 _DEEPSEEK_V3 = Cut((r"\p{N}{1,3}", _KANA_AND_HAN, _DEEPSEEK_WORDS))
 _GPT4O = Cut((_cased(r"\p{N}{1,3}", suffix=_SUFFIX + "?"),))
 _BAILING = Cut(
@@ -88,7 +89,7 @@ _BAILING = Cut(
 )
 
 CUTS: dict[str, Cut] = {
-    "default": Cut((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "default": Cut((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
@@ -126,7 +127,7 @@ CUTS: dict[str, Cut] = {
     "exaone": _SMOLLM,
     "minerva-7b": _SMOLLM,
     "command-r": Cut(_SMOLLM.patterns, nfc=True),
-    "falcon": Cut((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    "falcon": Cut((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")),
     "deepseek-llm": Cut(
         (
             r"[\r\n]",
