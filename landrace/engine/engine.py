@@ -20,7 +20,7 @@ from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState, choose_tokens, token_logprobs
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
-from landrace.errors import LandraceError, OptionError, RequestError
+from landrace.errors import LandraceError, OptionError, PromptTooLongError, RequestError
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.sampling import NOT_FINITE
 from landrace.models.serving import ServingDecoder
@@ -191,6 +191,18 @@ class Engine:
             raise RequestError(f"There is no adapter called {request.adapter!r}.", field="adapter")
         if n_prompt == 0:
             raise RequestError("The prompt is empty.", field="prompt")
+        if n_prompt + min(params.max_tokens, 1) > self.max_length:
+            raise PromptTooLongError(
+                f"The prompt has {n_prompt} tokens; with its answer a sequence has at most {self.max_length}.",
+                field="prompt",
+                hint="Shorten the prompt.",
+            )
+        if not self._scheduler.fits(n_prompt):
+            raise PromptTooLongError(
+                f"The prompt has {n_prompt} tokens, more than the engine's cache holds.",
+                field="prompt",
+                hint="Shorten the prompt or raise cache_tokens.",
+            )
         for field, ids in (
             ("prompt", request.prompt_ids),
             ("stop_token_ids", params.stop_token_ids),
@@ -199,18 +211,6 @@ class Engine:
             wrong = next((t for t in ids if not isinstance(t, int) or not 0 <= t < vocab), None)
             if wrong is not None:
                 raise RequestError(f"{field} names the token {wrong!r}; the model has 0 to {vocab - 1}.", field=field)
-        if n_prompt + min(params.max_tokens, 1) > self.max_length:
-            raise RequestError(
-                f"The prompt has {n_prompt} tokens; with its answer a sequence has at most {self.max_length}.",
-                field="prompt",
-                hint="Shorten the prompt.",
-            )
-        if not self._scheduler.fits(n_prompt):
-            raise RequestError(
-                f"The prompt has {n_prompt} tokens, more than the engine's cache holds.",
-                field="prompt",
-                hint="Shorten the prompt or raise cache_tokens.",
-            )
         if params.logprobs is not None and params.logprobs > vocab:
             raise RequestError(f"logprobs is {params.logprobs}; the model has {vocab} tokens.", field="logprobs")
         if params.prompt_logprobs_from is not None and params.prompt_logprobs_from >= n_prompt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,16 +11,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from landrace import __version__
-from landrace.errors import RequestError
 from landrace.server import errors
 from landrace.server.answering import Call, ServedModel, answer
 from landrace.server.body_limit import BodyLimit
 from landrace.server.errors import ApiError
-from landrace.server.generation import Prompt
+from landrace.server.prompts import PromptDesk, chat_prompt, plain_prompts
 from landrace.server.replies import ChatShape, CompletionShape
 from landrace.server.schema import ChatRequest, CompletionRequest
 from landrace.server.usage import UsageLog
-from landrace.text import Tokenizer, encode_chat
 
 
 def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
@@ -29,6 +26,7 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
     by_name = {model.name: model for model in models}
     engines = list({id(model.engine): model.engine for model in models}.values())
     created = int(time.time())
+    desk = PromptDesk()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -39,6 +37,7 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
                 started.append(engine)
             yield
         finally:
+            desk.close()
             for engine in started:
                 await engine.stop()
 
@@ -82,38 +81,23 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog) -> FastAPI:
         return describe(find(name))
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, http: Request) -> Response:
+    async def chat(http: Request) -> Response:
+        body, prompt = await desk.take(http, ChatRequest, lambda body: chat_prompt(find(body.model).engine, body))
         model = find(body.model)
-        tokenizer = model.engine.tokenizer
-        # In a thread: a long conversation takes a while, and other calls are streaming.
-        prompt = await asyncio.to_thread(_chat_prompt, tokenizer, body)
         params = body.sampling(room=max(1, model.engine.max_length - len(prompt.ids)))
-        shape = ChatShape(tokenizer, wants_logprobs=body.logprobs)
+        shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
         call = Call(model, [prompt], [params], body.n, shape, body.stream, body.include_usage)
         return await answer(call, http, usage_log)
 
     @app.post("/v1/completions")
-    async def complete(body: CompletionRequest, http: Request) -> Response:
+    async def complete(http: Request) -> Response:
+        body, prompts = await desk.take(
+            http, CompletionRequest, lambda body: plain_prompts(find(body.model).engine, body)
+        )
         model = find(body.model)
-        tokenizer = model.engine.tokenizer
-        prompts = await asyncio.to_thread(_plain_prompts, tokenizer, body)
         params = [body.sampling(len(prompt.ids)) for prompt in prompts]
-        shape = CompletionShape(tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
+        shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
         call = Call(model, prompts, params, body.n, shape, body.stream, body.include_usage)
         return await answer(call, http, usage_log)
 
     return app
-
-
-def _chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> Prompt:
-    try:
-        return Prompt(tuple(encode_chat(tokenizer, body.messages, **body.chat_template_kwargs)))
-    except RequestError as error:
-        raise RequestError(error.message, field="messages", hint=error.hint) from error
-
-
-def _plain_prompts(tokenizer: Tokenizer, body: CompletionRequest) -> list[Prompt]:
-    return [
-        Prompt(tuple(tokenizer.encode(prompt)), prompt) if isinstance(prompt, str) else Prompt(tuple(prompt))
-        for prompt in body.prompt
-    ]

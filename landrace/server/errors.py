@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from landrace.errors import LandraceError, RequestError
+from landrace.errors import LandraceError, PromptTooLongError, RequestError
 from landrace.server.engine_process import EngineBusyError, EngineStoppedError
 
 _MAX_MESSAGE = 500
@@ -41,6 +41,8 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, ApiError):
         return error
     message = f"{error.message} {error.hint}" if error.hint else error.message
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, message, param=error.field, code="context_length_exceeded")
     if isinstance(error, RequestError) and error.field is not None:
         return ApiError(400, message, param=error.field)
     if isinstance(error, EngineBusyError):

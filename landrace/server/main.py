@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shlex
 import signal
 import socket
@@ -95,6 +96,8 @@ async def _serve(
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     # The lifespan is entered here rather than by uvicorn, so that a model that does not open is raised as it is.
     async with app.router.lifespan_context(app):
+        # What is there now stays: a collection of garbage need not look at it again while streams wait.
+        gc.freeze()
         _listen(listener)
         notices = dict.fromkeys(model.engine.notice for model in served if model.engine.notice)
         announce(f"http://{_shown(host)}:{listener.getsockname()[1]}", list(notices))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validator, model_validator
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
@@ -40,7 +40,7 @@ _PASSED_ON = (
     "seed",
     "ignore_eos",
 )
-_TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt"})
+_TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt", "limit"})
 
 
 class StreamOptions(BaseModel):
@@ -127,12 +127,23 @@ class _Request(BaseModel):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: SkipValidation[list[dict[str, Any]]]
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] = {}
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _objects(cls, value: Any) -> list[dict[str, Any]]:
+        # Checked here, since the library would keep the interpreter's lock over a long list.
+        if not isinstance(value, list) or not value:
+            raise ValueError("messages must be a list of one message or more.")
+        for index, message in enumerate(value):
+            if not isinstance(message, dict):
+                raise ValueError(f"messages.{index} must be an object with a role and a content.")
+        return value
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -165,7 +176,7 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: list[str | list[int]]
+    prompt: SkipValidation[list[str | list[int]]]
     """One entry a prompt: text, or token ids."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False

@@ -105,6 +105,7 @@ class ServerProcess:
 
     def __init__(self, *arguments: str, ledger: Path | None = None) -> None:
         recorded = [] if ledger is None else ["--ledger", str(ledger)]
+        self.arguments = arguments
         self.ledger = ledger
         self.lines: list[str] = []
         # A connection for each call, so that none is closed by the server at the moment it is used again.
