@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -60,6 +61,9 @@ class Stop:
     """End the process."""
 
 
+_TAKING_SECONDS = 0.02
+"""How long new requests are taken before the running ones get their next step."""
+
 ToWorker = Request | Abort | Stop
 FromWorker = Ready | Failed | list[StepOutput]
 
@@ -97,7 +101,8 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
 
 def _work(connection: Connection, engine: Engine) -> None:
     while True:
-        while not engine.has_work or connection.poll():
+        step_due = time.monotonic() + _TAKING_SECONDS
+        while not engine.has_work or (time.monotonic() < step_due and connection.poll()):
             message: ToWorker = connection.recv()
             match message:
                 case Stop():

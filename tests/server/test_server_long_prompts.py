@@ -132,13 +132,14 @@ def wide_model(tiny_model: Path, shared: Path, tmp_path_factory: pytest.TempPath
     return folder
 
 
-@pytest.fixture(scope="module", params=["tiny", "wide"])
-def served(request: pytest.FixtureRequest, start_server: Any) -> Any:
-    model = request.getfixturevalue(f"{request.param}_model")
-    server = start_server(str(model), "--max-length", "131072")
-    assert server.url
-    server.name = request.param
-    return server
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path, start_server: Any) -> Any:
+    return start_server(str(tiny_model), "--max-length", "131072")
+
+
+@pytest.fixture(scope="module")
+def wide(wide_model: Path, start_server: Any) -> Any:
+    return start_server(str(wide_model), "--max-length", "131072")
 
 
 def checked(reply: httpx.Response, param: str, *reasons: str) -> None:
@@ -152,10 +153,12 @@ def checked(reply: httpx.Response, param: str, *reasons: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LETTERS)
-def test_a_long_prompt_stops_nobody(served: Any, kind: str) -> None:
+@pytest.mark.parametrize("model", ["tiny", "wide"])
+def test_a_long_prompt_stops_nobody(request: pytest.FixtureRequest, model: str, kind: str) -> None:
+    served = request.getfixturevalue(model)
     text = long_text(kind)
     body = {"model": served.arguments[0]}
-    reasons = ["tokens; at most 131,072 fit", *["without a place to cut it"] * (served.name == "wide")]
+    reasons = ["tokens; at most 131,072 fit", "without a place to cut it"]
     calls = [
         (PLAIN, encoded({**body, "prompt": text}), "prompt"),
         (PLAIN, encoded({**body, "prompt": ["short", text], "stream": True}), "prompt"),
@@ -172,7 +175,7 @@ def test_a_long_prompt_stops_nobody(served: Any, kind: str) -> None:
 def report(served: Any, kind: str, watch: Watch, before: int) -> None:
     grown = memory(served) - before
     stream, health = max(watch.gaps.values()) * 1000, watch.gaps["health"] * 1000
-    print(f"{served.name}, {kind}: {stream:.0f} ms, /health {health:.0f} ms, grown by {grown / 2**20:.0f} MB")
+    print(f"{kind}: {stream:.0f} ms, /health {health:.0f} ms, grown by {grown / 2**20:.0f} MB")
     assert max(watch.gaps.values()) < LONGEST_GAP, watch.gaps
     assert grown < MAX_GROWTH
 
@@ -193,30 +196,30 @@ BODIES: dict[str, tuple[str, dict[str, Any], tuple[int, str | None]]] = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_a_body_of_many_values_stops_nobody(served: Any, kind: str) -> None:
+def test_a_body_of_many_values_stops_nobody(tiny: Any, kind: str) -> None:
     path, fields, (status, param) = BODIES[kind]
-    content = encoded({"model": served.arguments[0], **fields})
-    before = memory(served)
-    with Watch(served) as watch:
-        reply = post(served, path, content)
+    content = encoded({"model": tiny.arguments[0], **fields})
+    before = memory(tiny)
+    with Watch(tiny) as watch:
+        reply = post(tiny, path, content)
     assert reply.status_code == status, reply.text[:300]
     assert reply.json()["error"]["param"] == param
-    report(served, kind, watch, before)
+    report(tiny, kind, watch, before)
 
 
-def test_short_prompts_do_not_wait_for_long_ones(served: Any) -> None:
-    body = {"model": served.arguments[0], "max_tokens": 1}
+def test_short_prompts_do_not_wait_for_long_ones(tiny: Any) -> None:
+    body = {"model": tiny.arguments[0], "max_tokens": 1}
     text = "To be, or not to be. " * 150_000
     statuses: list[int] = []
     threads = [
-        threading.Thread(target=lambda: statuses.append(served.post(PLAIN, {**body, "prompt": text}).status_code))
+        threading.Thread(target=lambda: statuses.append(tiny.post(PLAIN, {**body, "prompt": text}).status_code))
         for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     started = time.perf_counter()
     for _ in range(5):
-        assert served.post(PLAIN, {**body, "prompt": "short"}).status_code == 200
+        assert tiny.post(PLAIN, {**body, "prompt": "short"}).status_code == 200
     took = time.perf_counter() - started
     for thread in threads:
         thread.join()
@@ -234,7 +237,7 @@ def test_short_prompts_do_not_wait_for_long_ones(served: Any) -> None:
         (b"[" + b"1," * 70_000 + b"1]", "must be a JSON object"),
     ],
 )
-def test_a_long_body_that_is_not_json_is_refused_as_a_short_one(served: Any, content: bytes, reason: str) -> None:
-    reply = post(served, CHAT, content)
+def test_a_long_body_that_is_not_json_is_refused_as_a_short_one(tiny: Any, content: bytes, reason: str) -> None:
+    reply = post(tiny, CHAT, content)
     assert reply.status_code == 400
     assert reason in reply.json()["error"]["message"]
