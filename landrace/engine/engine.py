@@ -215,6 +215,13 @@ class Engine:
             raise RequestError(f"There is no adapter called {request.adapter!r}.", field="adapter")
         if n_prompt == 0:
             raise RequestError("The prompt is empty.", field="prompt")
+        if n_prompt + min(params.max_tokens, 1) > self.max_length:
+            cure = " or raise cache_tokens" if self.max_length == self.options.cache_room else ""
+            raise PromptTooLongError(
+                f"The maximum context length is {self.max_length} tokens, answer included; the prompt has {n_prompt}.",
+                field="prompt",
+                hint=f"Shorten the prompt{cure}.",
+            )
         for field, ids in (
             ("prompt", request.prompt_ids),
             ("stop_token_ids", params.stop_token_ids),
@@ -225,13 +232,6 @@ class Engine:
                 raise RequestError(
                     f"{field} names the token {shown(wrong)}; the model has 0 to {vocab - 1}.", field=field
                 )
-        if n_prompt + min(params.max_tokens, 1) > self.max_length:
-            cure = " or raise cache_tokens" if self.max_length == self.options.cache_room else ""
-            raise PromptTooLongError(
-                f"The prompt has {n_prompt} tokens; with its answer a sequence has at most {self.max_length}.",
-                field="prompt",
-                hint=f"Shorten the prompt{cure}.",
-            )
         if params.logprobs is not None and params.logprobs > vocab:
             raise RequestError(f"logprobs is {params.logprobs}; the model has {vocab} tokens.", field="logprobs")
         if params.prompt_logprobs_from is not None and params.prompt_logprobs_from >= n_prompt:

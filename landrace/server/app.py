@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,18 +14,16 @@ from fastapi.responses import JSONResponse, Response
 
 from landrace import __version__
 from landrace.engine.sampling_params import SamplingParams
-from landrace.errors import RequestError
 from landrace.server import errors, request_id
 from landrace.server.answering import Call, ServedModel, answer
-from landrace.server.body import read_request
 from landrace.server.body_limit import BodyLimit
 from landrace.server.errors import ApiError
 from landrace.server.generation import Prompt
+from landrace.server.prompts import PromptDesk, chat_prompt, plain_prompts
 from landrace.server.replies import ChatShape, CompletionShape, Shape
 from landrace.server.request_id import RequestId
 from landrace.server.schema import ChatRequest, CompletionRequest
 from landrace.server.usage import UsageLog
-from landrace.text import Tokenizer, encode_chat
 
 _GET = ["GET", "HEAD"]
 
@@ -38,6 +36,7 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog, cors_origins:
     by_name = {model.name: model for model in models}
     engines = list({id(model.engine): model.engine for model in models}.values())
     created = int(time.time())
+    desk = PromptDesk(engines)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +47,7 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog, cors_origins:
                 started.append(engine)
             yield
         finally:
+            desk.close()
             for engine in started:
                 await engine.stop()
 
@@ -101,24 +101,21 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog, cors_origins:
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        body = await read_request(http, ChatRequest)
+        body = await desk.read(http, ChatRequest)
         model = find(body.model)
-        tokenizer = model.engine.tokenizer
-        # In a thread: a long conversation takes a while, and other calls are streaming.
-        prompt = await asyncio.to_thread(_chat_prompt, tokenizer, body)
+        prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, body))
         params = body.sampling(len(prompt.ids), model.engine.max_length)
-        shape = ChatShape(tokenizer, wants_logprobs=body.logprobs)
+        shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
         call = _call(body, model, [prompt], [params], shape)
         return await answer(call, http, usage_log)
 
     @app.post("/v1/completions")
     async def complete(http: Request) -> Response:
-        body = await read_request(http, CompletionRequest)
+        body = await desk.read(http, CompletionRequest)
         model = find(body.model)
-        tokenizer = model.engine.tokenizer
-        prompts = await asyncio.to_thread(_plain_prompts, tokenizer, body)
+        prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
         params = [body.sampling(len(prompt.ids), model.engine.max_length) for prompt in prompts]
-        shape = CompletionShape(tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
+        shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
         call = _call(body, model, prompts, params, shape)
         return await answer(call, http, usage_log)
 
@@ -133,17 +130,3 @@ def _call(
     shape: Shape,
 ) -> Call:
     return Call(model, prompts, params, body.n, shape, body.stream, body.include_usage, body.include_obfuscation)
-
-
-def _chat_prompt(tokenizer: Tokenizer, body: ChatRequest) -> Prompt:
-    try:
-        return Prompt(tuple(encode_chat(tokenizer, body.messages, **body.chat_template_kwargs)))
-    except RequestError as error:
-        raise RequestError(error.message, field="messages", hint=error.hint) from error
-
-
-def _plain_prompts(tokenizer: Tokenizer, body: CompletionRequest) -> list[Prompt]:
-    return [
-        Prompt(tuple(tokenizer.encode(prompt)), prompt) if isinstance(prompt, str) else Prompt(tuple(prompt))
-        for prompt in body.prompt
-    ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
 import re
 from typing import Any, TypeVar
@@ -12,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from landrace.server.errors import ApiError, FieldError, field_error, field_path
+from landrace.server.json_body import loads
 
 MAX_DEPTH = 64
 """Levels of lists and objects in a body."""
@@ -22,23 +21,22 @@ _NOT_AN_OBJECT = "The body must be a JSON object, sent with Content-Type: applic
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-async def read_request(http: Request, kind: type[RequestT]) -> RequestT:
-    """The call's body as a `kind`. Raises ApiError and FieldError."""
+async def read_body(http: Request) -> bytes:
+    """The bytes of the call's body. Raises ApiError where it is not sent as JSON."""
     media_type = http.headers.get("content-type", "").partition(";")[0].strip()
     # Besides being wrong, other types are what a page of another site can send without asking this server first.
     if _JSON.fullmatch(media_type) is None:
         raise ApiError(400, _NOT_AN_OBJECT, code="invalid_content_type")
-    # In a thread: a long body takes a while, and other calls are streaming.
-    return await asyncio.to_thread(parse_request, await http.body(), kind)
+    return await http.body()
 
 
 def parse_request(raw: bytes, kind: type[RequestT]) -> RequestT:
-    """As `read_request`, from the bytes of a body."""
-    return checked_request(_loads(raw), kind)
+    """The body as a `kind`. Raises ApiError and FieldError."""
+    return checked_request(loads(raw), kind)
 
 
 def checked_request(body: Any, kind: type[RequestT]) -> RequestT:
-    """As `read_request`, from what JSON says. Refuses what JSON can write but no field means."""
+    """As `parse_request`, from what the JSON says. Refuses what JSON can write but no field means."""
     if not isinstance(body, dict):
         raise ApiError(400, _NOT_AN_OBJECT, code="invalid_type")
     for name, value in body.items():
@@ -49,32 +47,6 @@ def checked_request(body: Any, kind: type[RequestT]) -> RequestT:
         return kind.model_validate(body)
     except ValidationError as error:
         raise field_error(error.errors(include_url=False)[0]) from error
-
-
-def _loads(raw: bytes) -> Any:
-    try:
-        return json.loads(raw, object_pairs_hook=_without_repeats)
-    except RecursionError as error:
-        raise _no_json("it is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise _no_json(f"{error.msg} (character {error.pos})") from error
-    except UnicodeDecodeError as error:
-        raise _no_json("it is not UTF-8") from error
-    except ValueError as error:  # Python reads no whole number of more than some thousand digits
-        raise _no_json("a number in it has too many digits") from error
-
-
-def _no_json(reason: str) -> ApiError:
-    return ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ApiError(400, f"The body gives {twice!r} twice in one object.", code="invalid_json")
-    return found
 
 
 def _check(value: Any, path: tuple[str | int, ...]) -> None:

@@ -138,6 +138,8 @@ class EngineProcess:
         """Ends the process, the hard way if it must. What is still running there is lost, so drain first."""
         ready = self.alive
         self.give_up("The server is stopping.")
+        if ready and self.tokenizer.chat_template is not None:
+            self.tokenizer.chat_template.close()  # a thread may be waiting for it
         self._outgoing.put(Stop())
         self._outgoing.put(None)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -76,6 +77,9 @@ class Stop:
     """End the process."""
 
 
+_TAKING_SECONDS = 0.02
+"""How long new requests are taken before the running ones get their next step."""
+
 ToWorker = Posted | Abort | Stop
 FromWorker = Ready | Failed | list[StepOutput]
 _log = logging.getLogger(__name__)
@@ -105,6 +109,7 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
             name: fingerprint(opened, settings.weights, settings.options, folder)
             for name, folder in ((None, None), *settings.adapters.items())
         }
+        opened.model.tokenizer.warm_up()  # it travels with what it knows
         first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, fingerprints, opened.notice)
     except LandraceError as error:
         first = Failed(error)
@@ -114,6 +119,8 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     try:
         connection.send(first)
         if isinstance(first, Ready):
+            if opened.model.tokenizer.chat_template is not None:
+                opened.model.tokenizer.chat_template.close()  # prompts are written at the other end
             _work(connection, opened.engine)
     except (EOFError, OSError):  # the other end of the pipe is gone
         return
@@ -121,7 +128,8 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
 
 def _work(connection: Connection, engine: Engine) -> None:
     while True:
-        while not engine.has_work or connection.poll():
+        step_due = time.monotonic() + _TAKING_SECONDS
+        while not engine.has_work or (time.monotonic() < step_due and connection.poll()):
             message: ToWorker = connection.recv()
             match message:
                 case Stop():

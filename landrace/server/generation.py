@@ -69,11 +69,7 @@ class Generation:
         adapter: str | None,
     ) -> None:
         """`params` belong to `prompts` one by one. Raises RequestError for more choices than could ever wait."""
-        if len(prompts) * n > engine.max_pending:
-            raise RequestError(
-                f"The call asks for {len(prompts) * n} answers; the server takes {engine.max_pending} at once.",
-                field="n",
-            )
+        check_count(engine, len(prompts) * n)
         self._engine = engine
         self._started = time.perf_counter()
         self._n = n
@@ -128,6 +124,14 @@ class Generation:
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in firsts)},
         }
+
+
+def check_count(engine: EngineProcess, n_answers: int) -> None:
+    """Raises RequestError for more answers than could ever wait."""
+    if n_answers > engine.max_pending:
+        raise RequestError(
+            f"The call asks for {n_answers} answers; the server takes {engine.max_pending} at once.", field="n"
+        )
 
 
 def _of_choice(params: SamplingParams, k: int) -> SamplingParams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shlex
 import signal
 import socket
@@ -24,6 +25,8 @@ from landrace.server.engine_process import EngineProcess
 from landrace.server.engine_worker import EngineSettings
 from landrace.server.usage import UsageLog
 
+_SWITCH_SECONDS = 0.0005
+"""How long the event loop waits for the interpreter's lock while a thread computes; it does so at every send."""
 _SLOW_CLIENT_SECONDS = 5
 """After the drain, for clients to take what is still to be sent to them."""
 
@@ -97,6 +100,9 @@ async def _serve(
         signal.signal(number, signal.getsignal(signal.SIGINT))
     # The lifespan is entered here rather than by uvicorn, so that a model that does not open is raised as it is.
     async with app.router.lifespan_context(app):
+        # What is there now stays: a collection of garbage need not look at it again while streams wait.
+        gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
         notices = dict.fromkeys(model.engine.notice for model in served if model.engine.notice)
         announce(f"http://{_shown(host)}:{listener.getsockname()[1]}", list(notices))

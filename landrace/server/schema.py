@@ -30,7 +30,7 @@ _PASSED_ON = (
     "seed",
     "ignore_eos",
 )
-_TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt"})
+_TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt", "limit"})
 
 
 class _Fields(BaseModel):

@@ -198,6 +198,10 @@ class ChatTemplate:
         }
         return self._process.render(self._name(tools), context, self._now())
 
+    def close(self) -> None:
+        """Ends the process that writes, whatever it is doing; the next `render` starts another."""
+        self._process.close()
+
     def _name(self, tools: Sequence[Any] | None) -> str:
         if tools and "tool_use" in self.sources:
             return "tool_use"

@@ -83,13 +83,16 @@ class Disguise:
         """What `write` gave, or a piece of it, with everything in place."""
         return self._code.sub(lambda code: self._texts[int(code[1])] if code[1] else chr(int(code[2])), text)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of what `write` gave, or of a piece of it: only the template's own marks are control tokens."""
+    def encode(self, text: str, *, limit: int | None = None) -> list[int]:
+        """Token ids of what `write` gave, or of a piece of it: only the template's own marks are control tokens.
+
+        Raises PromptTooLongError for more than `limit`.
+        """
         if not self._code.search(text):
-            return self._tokenizer.encode(text, add_bos=False)
+            return self._tokenizer.encode(text, add_bos=False, limit=limit)
         twin, ids, spellings = self._twin
         spelled = self._marks.sub(lambda mark: spellings[mark[0]], text)
-        return [ids.get(index, index) for index in twin.encode(self.reveal(spelled), add_bos=False)]
+        return [ids.get(index, index) for index in twin.encode(self.reveal(spelled), add_bos=False, limit=limit)]
 
     @cached_property
     def _twin(self) -> tuple[Tokenizer, dict[int, int], dict[str, str]]:

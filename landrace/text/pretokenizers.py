@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Cut:
     """One way of cutting text.
 
-    `nfc`: text is brought to Unicode NFC first. `ignore_merges`: a whole word that is a token is taken as it is.
+    `nfc`: text is brought to Unicode NFC first. `ignore_merges`: a whole word that is a token is taken as it is, a
+    property of vocabularies that come from a rank file, some of whose tokens no chain of merges makes.
     `adds_bos`: what such vocabularies do where the file does not say whether a text starts with the BOS token.
     """
 
@@ -32,7 +33,7 @@ class Cut:
 
 _SPACES = r"\s+(?!\S)|\s+"
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
 
 
 def _cl100k(digits: str) -> str:
@@ -75,10 +76,12 @@ _CASED_LETTERS = (
 
 _LLAMA3 = Cut((_cl100k(r"\p{N}{1,3}"),), ignore_merges=True, adds_bos=True)
 _GPT4 = Cut((_cl100k(r"\p{N}{1,3}"),))
+_GLM4 = Cut(_GPT4.patterns, ignore_merges=True)
 _QWEN2 = Cut((_cl100k(r"\p{N}"),), nfc=True)
 _ONE_DIGIT = Cut((_cl100k(r"\p{N}"),))
-_GPT2_CUT = Cut((_GPT2,))
-_SMOLLM = Cut((r"\p{N}", _GPT2))
+_HUNYUAN = Cut(_ONE_DIGIT.patterns, ignore_merges=True)
+_GPT2_CUT = Cut((GPT2,))
+_SMOLLM = Cut((r"\p{N}", GPT2))
 _DEEPSEEK_V3 = Cut((r"\p{N}{1,3}", _KANA_AND_HAN, _DEEPSEEK_WORDS))
 _GPT4O = Cut((_cased(r"\p{N}{1,3}", suffix=_SUFFIX + "?"),))
 _BAILING = Cut(
@@ -86,7 +89,7 @@ _BAILING = Cut(
 )
 
 CUTS: dict[str, Cut] = {
-    "default": Cut((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "default": Cut((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
@@ -96,8 +99,8 @@ CUTS: dict[str, Cut] = {
     "lfm2": _LLAMA3,
     "dbrx": _GPT4,
     "smaug-bpe": _GPT4,
-    "glm4": _GPT4,
-    "chatglm-bpe": _GPT4,
+    "glm4": _GLM4,
+    "chatglm-bpe": _GLM4,
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
     "qwen35": Cut(
@@ -106,7 +109,7 @@ CUTS: dict[str, Cut] = {
     ),
     "stablelm2": _ONE_DIGIT,
     "megrez": _ONE_DIGIT,
-    "hunyuan": _ONE_DIGIT,
+    "hunyuan": _HUNYUAN,
     "grok-2": _ONE_DIGIT,
     "solar-open": _ONE_DIGIT,
     "gpt-2": _GPT2_CUT,
@@ -124,7 +127,7 @@ CUTS: dict[str, Cut] = {
     "exaone": _SMOLLM,
     "minerva-7b": _SMOLLM,
     "command-r": Cut(_SMOLLM.patterns, nfc=True),
-    "falcon": Cut((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    "falcon": Cut((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")),
     "deepseek-llm": Cut(
         (
             r"[\r\n]",
@@ -145,7 +148,8 @@ CUTS: dict[str, Cut] = {
     "kanana2": _GPT4O,
     "tekken": Cut((_cased(r"\p{N}", suffix=""),), ignore_merges=True, adds_bos=True),
     "kimi-k2": Cut(
-        (r"\p{Han}+|" + _cased(r"\p{N}{1,3}", suffix=_SUFFIX + "?", letters=r"&&[^\p{Han}]", ending=r"[\r\n]*"),)
+        (r"\p{Han}+|" + _cased(r"\p{N}{1,3}", suffix=_SUFFIX + "?", letters=r"&&[^\p{Han}]", ending=r"[\r\n]*"),),
+        ignore_merges=True,
     ),
     "seed-coder": Cut((_SUFFIX + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|" + _SPACES,)),
     "bailingmoe": _BAILING,

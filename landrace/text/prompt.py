@@ -24,6 +24,7 @@ def chat_prompt(
     *,
     tools: Sequence[Any] | None = None,
     add_generation_prompt: bool = True,
+    limit: int | None = None,
     **variables: Any,
 ) -> ChatPrompt:
     """A conversation as the model's own chat template writes it.
@@ -31,12 +32,12 @@ def chat_prompt(
     The template writes every control token itself, BOS included, so none is added: the ids equal those of
     `transformers`' apply_chat_template. Otherwise than there, a control token spelled out in a message, a tool or a
     variable is ordinary text. Raises RequestError for bad messages, for what the template leaves out, and for a model
-    without a template.
+    without a template; PromptTooLongError for more than `limit` tokens.
     """
     disguise = Disguise(tokenizer)
     fitted = disguise.template.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
     text = disguise.write(fitted)
-    return ChatPrompt(disguise.reveal(text), disguise.encode(text))
+    return ChatPrompt(disguise.reveal(text), disguise.encode(text, limit=limit))
 
 
 def encode_chat(
@@ -45,9 +46,10 @@ def encode_chat(
     *,
     tools: Sequence[Any] | None = None,
     add_generation_prompt: bool = True,
+    limit: int | None = None,
     **variables: Any,
 ) -> list[int]:
     """The token ids of `chat_prompt`."""
     return chat_prompt(
-        tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+        tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, limit=limit, **variables
     ).token_ids

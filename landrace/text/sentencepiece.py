@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.text.bpe import added_token, bpe_model, merges_by_priority, unique_ids
-from landrace.text.tokenizer import WORD_START
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import Model
     from tokenizers.normalizers import Normalizer
 
+WORD_START = "▁"
 _NEVER = -1e6
 _USER_DEFINED = -0.1
 MAX_FILE = 64 * 1024 * 1024

@@ -75,6 +75,12 @@ class TemplateProcess:
             raise CheckpointError(f"The chat template is not valid: {reason}.", hint=_TRUST)
         raise TemplateStoppedError(f"The chat template was stopped: {reason}.", hint=_TRUST)
 
+    def close(self) -> None:
+        """Ends the process, whatever it is doing; the next rendering starts another."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def _run(self, job: bytes) -> tuple[bytes, str]:
         process = self._process or self._start()
         try:

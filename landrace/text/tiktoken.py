@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 def build_backend(
     ranks: Mapping[bytes, int], cut: Cut, control: Mapping[str, int], text: Mapping[str, int]
 ) -> Tokenizer:
-    """Byte-level BPE that merges in the order of the ranks.
+    """Byte-level BPE that merges in the order of the ranks, after taking whole words that are tokens as they are.
 
     `control` are the special tokens and `text` the other added ones, with their ids.
     """
@@ -99,4 +99,4 @@ def build_backend(
             raise CheckpointError(f"The added token {token!r} has the id or the text of another token.")
     merges = merges_by_priority(tokens, tokens)
     added = [added_token(token, special=token in control) for token in {**control, **text}]
-    return byte_level_backend({**tokens, **control, **text}, merges, cut, added)
+    return byte_level_backend({**tokens, **control, **text}, merges, replace(cut, ignore_merges=True), added)

@@ -9,15 +9,17 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from landrace.errors import CheckpointError, RequestError
+from landrace.errors import CheckpointError, PromptTooLongError, RequestError
+from landrace.text.borders import Borders
 from landrace.text.byte_level import token_to_bytes
+from landrace.text.fewest_tokens import FewestTokens
+from landrace.text.sentencepiece import WORD_START
 
 if TYPE_CHECKING:
     import tokenizers
 
     from landrace.text.chat_template import ChatTemplate
 
-WORD_START = "▁"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -86,16 +88,35 @@ class Tokenizer:
         """The added tokens that `text` spells out, in the order they appear."""
         return [index for index in self.encode(text, add_bos=False) if index in self._added]
 
-    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
+    def warm_up(self) -> None:
+        """Works out now what the first long text would have to wait for."""
+        _ = self._borders, self._fewest_tokens
+
+    def encode(
+        self, text: str, *, add_bos: bool = True, parse_special: bool = True, limit: int | None = None
+    ) -> list[int]:
         """Token ids of `text`.
 
         `add_bos` puts the model's own text start (`conventions.prefix_ids`, possibly nothing) first, unless the text
         already begins with it. With `parse_special=False` a control token spelled out in the text is encoded as
-        plain text, so that text from outside cannot forge one. Raises RequestError for text that is not Unicode.
+        plain text, so that text from outside cannot forge one.
+
+        A long text is encoded piece by piece, which takes little memory and lets other threads run. Raises
+        PromptTooLongError as soon as it is known that the text has more than `limit` tokens, if possible from its
+        length alone; RequestError for text that is not Unicode, and for more than `borders.MAX_STRETCH` characters
+        that cannot be cut.
         """
         backend = self._backend if parse_special else self._plain_backend
+        ids: list[int] = []
         try:
-            ids = backend.encode(text, add_special_tokens=False).ids
+            if limit is not None and len(text) > limit:  # else the bound is of no use
+                _check_length(self._fewest_tokens.count(text), limit)
+            for piece in (self._borders if parse_special else self._plain_borders).pieces(text):
+                # For one text `encode` would do the same, but keep the interpreter's lock.
+                encoding = backend.encode_batch_fast([piece], add_special_tokens=False)[0]
+                if limit is not None:
+                    _check_length(len(ids) + len(encoding), limit)
+                ids += encoding.ids
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(
                 "The text is not valid Unicode text.", field="prompt", hint="Send a string without lone surrogates."
@@ -149,6 +170,18 @@ class Tokenizer:
         return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_START, " ").encode("utf-8")
 
     @cached_property
+    def _borders(self) -> Borders:
+        return Borders.of(self._backend)
+
+    @cached_property
+    def _plain_borders(self) -> Borders:
+        return Borders.of(self._plain_backend)
+
+    @cached_property
+    def _fewest_tokens(self) -> FewestTokens:
+        return FewestTokens.of(self._backend)
+
+    @cached_property
     def _plain_backend(self) -> tokenizers.Tokenizer:
         """The same vocabulary, blind to control tokens."""
         plain = self._backend_with([self._added[index] for index in sorted(self._added)])
@@ -188,3 +221,12 @@ class Tokenizer:
             backend.pre_tokenizer = self._backend.pre_tokenizer
         backend.add_tokens(added)
         return backend
+
+
+def _check_length(n_tokens: int, limit: int) -> None:
+    if n_tokens > limit:
+        raise PromptTooLongError(
+            f"The maximum context length is {limit} tokens; the prompt has at least {n_tokens}.",
+            field="prompt",
+            hint="Shorten the prompt.",
+        )

@@ -106,6 +106,7 @@ class ServerProcess:
     def __init__(self, *arguments: str, ledger: Path | None = None, patience: float = SECONDS) -> None:
         """`patience`: seconds until it must answer; the more models it opens, the longer that takes."""
         recorded = [] if ledger is None else ["--ledger", str(ledger)]
+        self.arguments = arguments
         self.ledger = ledger
         self.patience = patience
         self.lines: list[str] = []

@@ -17,10 +17,10 @@ from landrace.server.usage import UsageLog
 def reply_when(failure: Exception) -> httpx.Response:
     """The reply of an application whose tokenizer raises `failure`."""
 
-    def encode(text: str) -> list[int]:
+    def encode(text: str, *, limit: int) -> list[int]:
         raise failure
 
-    engine: Any = SimpleNamespace(tokenizer=SimpleNamespace(encode=encode))
+    engine: Any = SimpleNamespace(tokenizer=SimpleNamespace(encode=encode), max_length=8, max_pending=8)
     app = create_app([ServedModel("m", engine)], UsageLog(None, name="m", command="", config={}))
 
     async def post() -> httpx.Response:

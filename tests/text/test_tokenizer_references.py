@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,79 @@ def test_smollm_vocab_and_merges_are_those_of_the_gguf(
     tokenizer = Tokenizer(backend, Conventions(Spelling.BYTE_LEVEL))
     for text in lines:
         assert tokenizer.encode(text) == smollm2.encode(text, parse_special=False)
+
+
+def whole_piece_first(ranks: dict[bytes, int], piece: bytes) -> list[int]:
+    """One word by the rule of the format: a token as it is, else bytes whose joint comes first in rank are joined."""
+    if piece in ranks:
+        return [ranks[piece]]
+    parts = [bytes([byte]) for byte in piece]
+    while len(parts) > 1:
+        order, at = min((ranks.get(a + b, len(ranks) * 2), i) for i, (a, b) in enumerate(pairwise(parts)))
+        if order == len(ranks) * 2:
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return [ranks[part] for part in parts]
+
+
+RANK_FILES = [
+    ("glm4/tokenizer.model", "glm4"),
+    ("hunyuan_a13b/hy.tiktoken", "hunyuan"),
+    ("kimi_k2/tiktoken.model", "kimi-k2"),
+    ("qwen1/qwen.tiktoken", "qwen2"),
+    ("o200k/o200k_base.tiktoken", "gpt-4o"),
+    ("llama3/tokenizer.model", "llama-bpe"),
+]
+
+
+@pytest.mark.parametrize(("file", "cut"), RANK_FILES)
+def test_a_word_that_is_a_token_of_a_rank_file_is_that_token(
+    vocabularies: Path, lines: list[str], file: str, cut: str
+) -> None:
+    ranks = own_tiktoken.read_ranks(vocabularies / file)
+    backend = own_tiktoken.build_backend(ranks, find_cut(cut), {}, {})
+    assert backend.pre_tokenizer is not None
+    tokens = [text for token in ranks if len(token) > 1 and (text := token.decode("utf-8", "ignore")).encode() == token]
+    assert len(tokens) > 90_000
+    encodings = backend.encode_batch_fast([unicodedata.normalize("NFC", text) for text in tokens])
+    one_word = [
+        text for text in tokens if (text.isalpha() and text.isascii()) or (text[0] == " " and "一" <= text[1:2] <= "龥")
+    ]
+    assert len(one_word) > 8_000
+    found = dict(zip(tokens, encodings, strict=True))
+    for text in one_word:
+        words = backend.pre_tokenizer.pre_tokenize_str(text)
+        if len(words) == 1:
+            assert found[text].ids == [ranks[text.encode()]], text
+    for text in lines[:300] + lines[-300:]:
+        text = unicodedata.normalize("NFC", text)
+        spans = [span for _, span in backend.pre_tokenizer.pre_tokenize_str(text)]
+        expected = [index for a, b in spans for index in whole_piece_first(ranks, text[a:b].encode())]
+        assert backend.encode(text).ids == expected, text
+
+
+def test_glm4_takes_words_that_no_merge_makes(vocabularies: Path) -> None:
+    tokenizer = load_tokenizer(vocabularies / "glm4")
+    text = "请 根据 参考资料 回答"
+    assert len(tokenizer.encode(text, add_bos=False)) == 5
+    tokens = [tokenizer.token_text(index) or "" for index in range(tokenizer.vocab_size)]
+    state = json.loads(tokenizer._backend.to_str())
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "glm4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if index in tokenizer.special_ids else 1 for index in range(len(tokens))],
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in state["model"]["merges"]],
+    }
+    for name in ("glm4", "chatglm-bpe"):
+        from_gguf = tokenizer_from_gguf({**metadata, "tokenizer.ggml.pre": name})
+        assert from_gguf.encode(text) == tokenizer.encode(text, add_bos=False)
+
+
+@pytest.mark.parametrize("name", ["glm4", "hunyuan_a13b", "kimi_k2"])
+def test_a_word_cannot_be_a_control_token(vocabularies: Path, name: str) -> None:
+    tokenizer = load_tokenizer(vocabularies / name)
+    for index in tokenizer.special_ids:
+        text = tokenizer.token_bytes(index).decode()
+        for forged in (text, f" {text}", f"a{text}b"):
+            assert not tokenizer.special_ids & set(tokenizer.encode(forged, add_bos=False, parse_special=False))

@@ -1,0 +1,111 @@
+"""From a body to token ids, in threads of its own, so that a long prompt never stops another call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from landrace.errors import PromptTooLongError, RequestError
+from landrace.server.body import parse_request, read_body
+from landrace.server.engine_process import EngineBusyError, EngineProcess
+from landrace.server.generation import Prompt, check_count
+from landrace.server.json_body import LONG_BODY
+from landrace.server.schema import ChatRequest, CompletionRequest
+from landrace.text import encode_chat
+
+MAX_LONG_WAITING = 16
+"""Long bodies that may wait for the thread that reads them; they lie in memory meanwhile."""
+_SHORT_THREADS = 2
+
+B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+
+
+class PromptDesk:
+    """Reads bodies and prepares the prompts of `engines`, whose templates and tokenizers may take their time: each has
+    threads of its own, and what one of them waits for keeps nobody else."""
+
+    def __init__(self, engines: Sequence[EngineProcess]) -> None:
+        self._reading = _Threads("bodies")
+        self._preparing = {id(engine): _Threads("prompts") for engine in engines}
+
+    async def read(self, http: Request, form: type[B]) -> B:
+        """The body as `form`. Raises EngineBusyError where too many long bodies wait, and what checking raises."""
+        data = await read_body(http)
+        return await self._reading.run(_is_long(data), partial(parse_request, data, form))
+
+    async def prepare(self, engine: EngineProcess, http: Request, job: Callable[[], T]) -> T:
+        """What `job` returns or raises, in a thread of `engine`; EngineBusyError as in `read`."""
+        return await self._preparing[id(engine)].run(_is_long(await http.body()), job)
+
+    def close(self) -> None:
+        """Ends the threads after what they are doing."""
+        for threads in (self._reading, *self._preparing.values()):
+            threads.close()
+
+
+class _Threads:
+    """Long jobs have one thread, which takes them in the order they came; short ones never wait for it."""
+
+    def __init__(self, name: str) -> None:
+        self._short = ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix=f"short {name}")
+        self._long = ThreadPoolExecutor(1, thread_name_prefix=f"long {name}")
+        self._long_waiting = 0
+
+    async def run(self, long: bool, job: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        if not long:
+            return await loop.run_in_executor(self._short, job)
+        if self._long_waiting == MAX_LONG_WAITING:
+            raise EngineBusyError(
+                "The server has as many long prompts waiting as it accepts.", hint="Try again shortly."
+            )
+        self._long_waiting += 1
+        try:
+            return await loop.run_in_executor(self._long, job)
+        finally:
+            self._long_waiting -= 1
+
+    def close(self) -> None:
+        for pool in (self._short, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_long(body: bytes) -> bool:
+    return len(body) >= LONG_BODY
+
+
+def chat_prompt(engine: EngineProcess, body: ChatRequest) -> Prompt:
+    """The conversation's token ids. Raises RequestError for one that cannot be written or cannot fit."""
+    try:
+        ids = encode_chat(engine.tokenizer, body.messages, limit=engine.max_length, **body.chat_template_kwargs)
+    except RequestError as error:
+        if error.field == "prompt":  # the tokenizer's word for what came as messages
+            error.field = body.prompt_field
+        raise
+    return Prompt(tuple(ids))
+
+
+def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:
+    """The token ids of every prompt. Raises RequestError for one that cannot fit, or for too many."""
+    check_count(engine, len(body.prompt) * body.n)
+    return [_plain_prompt(engine, prompt) for prompt in body.prompt]
+
+
+def _plain_prompt(engine: EngineProcess, prompt: str | list[int]) -> Prompt:
+    limit = engine.max_length
+    if isinstance(prompt, str):
+        return Prompt(tuple(engine.tokenizer.encode(prompt, limit=limit)), prompt)
+    if len(prompt) > limit:
+        raise PromptTooLongError(
+            f"The maximum context length is {limit} tokens; the prompt has {len(prompt)}.",
+            field="prompt",
+            hint="Shorten the prompt.",
+        )
+    return Prompt(tuple(prompt))
