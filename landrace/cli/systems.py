@@ -44,10 +44,24 @@ class System:
 
 
 def parse_system(text: str) -> System:
-    model, plus, adapter = text.partition("+")
-    if plus and not (model and adapter):
+    """The system that `text` names. A path may hold a `+` itself: what exists is taken first, the longest model of it."""
+    if "+" not in text or _exists(text):
+        return System(text, text, None)
+    splits = [(text[:place], text[place + 1 :]) for place, sign in enumerate(text) if sign == "+"]
+    model, adapter = next(
+        (split for split in reversed(splits) if _exists(split[0])),
+        next((split for split in splits if _exists(split[1])), splits[0]),
+    )
+    if not (model and adapter):
         raise DataError(f"{text!r} is neither a model nor MODEL+ADAPTER.", hint="Write smollm2+runs/support/adapter.")
-    return System(text, model, Path(adapter) if plus else None)
+    return System(text, model, Path(adapter))
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -161,7 +175,15 @@ def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
     )
     counted = {
         name: getattr(evaluation, name)
-        for name in ("unparsed", "capped", "errors", "prompt_tokens", "cached_prompt_tokens", "completion_tokens")
+        for name in (
+            "unparsed",
+            "refused",
+            "capped",
+            "errors",
+            "prompt_tokens",
+            "cached_prompt_tokens",
+            "completion_tokens",
+        )
     }
     details = {**counted, "wall_seconds": evaluation.wall_seconds, "concurrency": evaluation.concurrency}
     for metric, value, interval in (
