@@ -44,7 +44,7 @@ class System:
 
 
 def parse_system(text: str) -> System:
-    """The system that `text` names. A path may hold a `+` itself: what exists is taken first, the longest model of it."""
+    """The system that `text` names. A path may hold a `+`: what exists is taken first, the longest model of it."""
     if "+" not in text or _exists(text):
         return System(text, text, None)
     splits = [(text[:place], text[place + 1 :]) for place, sign in enumerate(text) if sign == "+"]

@@ -43,10 +43,11 @@ def judge_answer(task: Task, row: Row, answer: str) -> Judgement:
     """Judge generated text (every kind but choice). Never raises, and takes time linear in the answer's length."""
     language = row.language or task.language
     if task.kind == "classification":
-        reading = read_label(answer, {label: label for label in task.labels})
+        names = {label: label for label in task.labels}
+        reading = read_label(answer, names, casefold=task.normalisation.casefold)
         return _judged(reading, reading.value == row.expected[0])
     if task.kind == "option":
-        reading = read_label(answer, task.option_names(row))
+        reading = read_label(answer, task.option_names(row), casefold=task.normalisation.casefold)
         return _judged(reading, reading.value == row.expected[0])
     if task.kind == "number":
         reading = read_number(answer, language)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from landrace.evaluation import lexicon
 from landrace.evaluation.denial import Mention, not_denied
-from landrace.evaluation.folding import Folded, fold, folded, in_word, is_unspaced, joined
+from landrace.evaluation.folding import Folded, folded, in_word, is_unspaced, joined
 from landrace.evaluation.parsing import strip_decoration
 from landrace.evaluation.reading import (
     UNREAD,
@@ -33,13 +33,17 @@ MAX_LINES = 1000
 _HANGUL = re.compile(r"[\uac00-\ud7af]")
 # What may follow a label of one letter without making another word of it.
 _PARTICLE = re.compile(r"的|了|啊|です|だ|입니다|이다|요|이에요|예요|임")
+_MARKED_LINE = re.compile(r"^[^\w\n]*(\w)[^\w\s]*[).\]:]", re.MULTILINE)
+_JOINED_LETTERS = re.compile(
+    r"\w (?:or|and|oder|und|ou|et|o|y|e|или|и|ili|i|veya|ve|hoặc|và|of|en|eller|och) (\w)(?!\w)"
+)
 _PREFIX = re.compile(r"(?<!\w)(?:[وفبلک]?ال|[وفبلک]|[وف]?لل|[והבלשכמ]{1,2})$")
 _LOOKALIKES = str.maketrans("АВЕКМНОРСТХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABEKMHOPCTXABEZHIKMNOPTYX")
 
 
-def read_label(answer: str, names: Mapping[str, str]) -> Reading:
+def read_label(answer: str, names: Mapping[str, str], *, casefold: bool = True) -> Reading:
     """The label that `answer` gives. `names` maps what may be written to the label that it stands for."""
-    finder = _finder(tuple(names.items()))
+    finder = _finder(tuple(names.items()), casefold)
     answer = cleaned(answer)
     for whole in (answer, plain_text(boxed(answer) or "")):
         if (label := finder.whole(whole)) is not None:
@@ -51,6 +55,8 @@ def read_label(answer: str, names: Mapping[str, str]) -> Reading:
     named = _named(text, finder)
     if named is not None:
         return Reading(named)
+    if len(finder.marked(text.text)) > 1:
+        return UNREAD
     start = len(text.text) - len(text.text.lstrip())
     first = text.part(start, line_end(text.text, start))
     refused = refusing(text.text)
@@ -63,8 +69,6 @@ def read_label(answer: str, names: Mapping[str, str]) -> Reading:
 def _named(text: Folded, finder: _Finder) -> str | None:
     """The label that is named last: "the answer is X", "Label: X", "X is correct"."""
     mentions = finder.given(text, in_region=True)
-    if not mentions:
-        return None
     starts = [mention.start for mention in mentions]
     found: list[tuple[int, str]] = []
     for start, end in naming_regions(text.text):
@@ -74,8 +78,12 @@ def _named(text: Folded, finder: _Finder) -> str | None:
         elif (label := finder.whole(text.text[start:end])) is not None:
             found.append((start, label))
     for mention in mentions:
-        if mention.end - mention.start == 1 and lexicon.pattern(lexicon.NAMES_BEHIND).match(
-            text.text, mention.end + (text.text[mention.end : mention.end + 1] == " ")
+        if (
+            mention.end - mention.start == 1
+            and not text.text[mention.start].isdecimal()
+            and lexicon.pattern(lexicon.NAMES_BEHIND).match(
+                text.text, mention.end + (text.text[mention.end : mention.end + 1] == " ")
+            )
         ):
             found.append((mention.start, mention.label))
     return max(found)[1] if found else None
@@ -84,9 +92,11 @@ def _named(text: Folded, finder: _Finder) -> str | None:
 class _Finder:
     """Finds the labels of one task in folded text."""
 
-    def __init__(self, names: Sequence[tuple[str, str]]) -> None:
-        self._labels = {_spaced(name): label for name, label in names}
-        self._letters = {_spaced(name): name for name, _ in names if _is_letter(_spaced(name))}
+    def __init__(self, names: Sequence[tuple[str, str]], casefold: bool) -> None:
+        self._casefold = casefold
+        self._labels = {label_key(name, casefold): label for name, label in names}
+        keys = {label_key(name, casefold): name for name, _ in names}
+        self._letters = {key: name for key, name in keys.items() if _is_letter(key)}
         words = sorted(set(self._labels) - set(self._letters), key=len, reverse=True)
         self._patterns = [(re.compile("[ _-]+".join(map(re.escape, word.split(" ")))), word) for word in words]
         self._longest = max(map(len, self._labels))
@@ -96,7 +106,7 @@ class _Finder:
         """The label that the text is, but for decoration around it."""
         if len(text) > 4 * self._longest + 100:
             return None
-        plain = fold(text)
+        plain = folded(text).text.strip() if self._casefold else folded(text).cased.strip()
         found = _spaced(strip_decoration(plain))
         if self._latin and len(found) == 1:
             found = found.upper().translate(_LOOKALIKES).casefold() if not found.isascii() else found
@@ -104,12 +114,16 @@ class _Finder:
             return None
         return self._labels.get(found, self._labels.get(_spaced(plain)) if not found.isdecimal() else None)
 
+    def marked(self, text: str) -> set[str]:
+        """The one-letter labels that open a line with a list mark, as where all options are told again."""
+        return {self._labels[match[1]] for match in _MARKED_LINE.finditer(text) if match[1] in self._letters}
+
     def given(self, text: Folded, *, in_region: bool = False) -> list[Mention]:
         """The labels named and not denied, in order. `in_region` is for text where an answer is being named."""
         found: list[Mention] = []
         taken = bytearray(len(text.text))
         for pattern, word in self._patterns:
-            for match in pattern.finditer(text.text):
+            for match in pattern.finditer(text.text if self._casefold else text.cased):
                 start, end = match.span()
                 # Longest first: a place taken by one label is not free for another.
                 if not taken[start] and not taken[end - 1] and _stands_alone(text.text, start, end):
@@ -123,21 +137,32 @@ class _Finder:
         cased = text.cased.translate(_LOOKALIKES) if self._latin else text.cased
         found = []
         for letter, name in self._letters.items():
-            for match in re.finditer(f"{re.escape(letter)}|{re.escape(letter.upper())}", cased):
+            forms = (letter, letter.upper()) if self._casefold else (letter,)
+            for match in re.finditer("|".join(map(re.escape, forms)), cased):
                 at = match.start()
                 as_written = match.group() == name or not letter.islower() or match.group().isupper()
-                if _is_meant(text.text, cased, at, as_written, in_region):
+                if _is_meant(text.text, cased, at, as_written, in_region) or self._is_joined(text.text, at):
                     found.append(Mention(at, at + 1, self._labels[letter]))
         return found
 
+    def _is_joined(self, text: str, at: int) -> bool:
+        """Whether a letter opens the text as one of two: "A or B"."""
+        match = _JOINED_LETTERS.match(text, at)
+        return bool(match and not text[:at].strip() and match[1] in self._letters)
+
 
 @lru_cache(maxsize=64)
-def _finder(names: tuple[tuple[str, str], ...]) -> _Finder:
-    return _Finder(names)
+def _finder(names: tuple[tuple[str, str], ...], casefold: bool) -> _Finder:
+    return _Finder(names, casefold)
 
 
-def _spaced(text: str) -> str:
-    plain = fold(text)
+def label_key(name: str, casefold: bool = True) -> str:
+    """The form in which a label is looked for; labels with equal keys cannot be told apart."""
+    both = folded(name)
+    return _spaced((both.text if casefold else both.cased).strip())
+
+
+def _spaced(plain: str) -> str:
     return _SEPARATOR.sub(" ", plain).strip() or plain
 
 
@@ -178,5 +203,5 @@ def _is_meant(text: str, cased: str, at: int, as_written: bool, in_region: bool)
     behind = text[at + 1 : at + 9].lstrip(' *_`"') if after != "'" else "'"
     stop = not behind or behind[0] in ".,;:!?)]}|\n。，、；：！？）】-/(" or is_unspaced(behind[0])
     if opening:
-        return stop
+        return stop or bool(lexicon.pattern(lexicon.NAMES_BEHIND).match(text, at + 1 + (after == " ")))
     return stop or after == "'" or (in_region and cased[at] != "I")

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from landrace.evaluation.latex_tokens import CONSTANTS, ParseError, prepared, tokens
+from landrace.evaluation.latex_tokens import CONSTANTS, FUNCTIONS, ParseError, prepared, tokens
 
 MAX_LENGTH = 2000
 MAX_DEPTH = 40
@@ -34,7 +34,9 @@ _RELATIONS = {
 _TIMES = frozenset(["*", "\\cdot", "\\times", "\\ast"])
 _DIVIDE = frozenset(["/", "\\div"])
 _SIGNS = frozenset(["+", "-", "\\pm", "\\mp"])
+_BETWEEN = frozenset(_RELATIONS) | _SIGNS | _TIMES | _DIVIDE | {"\\cup", "\\cap", "\\setminus", "\\circ"}
 _OPENING = {"(": ")", "[": "]", "\\{": "\\}"}
+_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?: [^\W\d_]+){0,2}")
 _EMPTY = frozenset(
     ["no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions", "keine lösung"]
 )
@@ -53,6 +55,8 @@ def parse(text: str, language: str = "en") -> Node:
     """The tree of one mathematical answer. Raises ParseError for anything else."""
     if len(text) > MAX_LENGTH:
         raise ParseError("too long")
+    if _WORDS.fullmatch(text.strip()) and not set(text.split()) & (FUNCTIONS | set(CONSTANTS)):
+        return _words_node(text.strip())
     found = tokens(prepared(text, language))
     if not found:
         raise ParseError("empty")
@@ -328,9 +332,7 @@ class _Parser:
         if kind in ("number", "repeating", "letter", "constant", "function", "begin"):
             return True
         if kind == "command":
-            return (value[1:].isalpha() and value not in _RELATIONS and value not in _SIGNS | _TIMES | _DIVIDE and value not in (
-                "\\cup", "\\cap", "\\setminus", "\\circ"
-            )) or value == "\\{"  # fmt: skip
+            return value == "\\{" or (value[1:].isalpha() and value not in _BETWEEN)
         return value in ("(", "{")
 
     def _takes_joining_word(self) -> bool:

@@ -6,32 +6,10 @@ import re
 
 from landrace.evaluation.numbers import ascii_digits, decimal_comma
 
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "sqrt",
-        "abs",
-        "min",
-        "max",
-        "gcd",
-        "lcm",
-    ]
-)
+_FUNCTION_NAMES = """
+sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs min max gcd lcm
+"""
+FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 CONSTANTS = {"pi": "pi", "e": "e", "i": "i", "infty": "inf", "inf": "inf", "infinity": "inf", "oo": "inf"}
 _UNICODE = str.maketrans(
     {

@@ -53,7 +53,7 @@ DENIES_BEFORE_ITS_END = "nicht|niet|inte|ikke|ikkje|ej|not|nie|keineswegs"
 """These deny what stands before them where they end the clause: "Positiv ist das nicht."."""
 
 INTERJECTIONS = """
-no|non|nein|nee|nej|nei|não|nu|нет|ні|не|ne|nie|όχι|לא|لا|نه|không|না|ei|nem|ez|not|pas
+no|non|nein|nee|nej|nei|não|nu|нет|ні|не|ne|nie|όχι|לא|لا|نه|không|না|ei|nem
 """
 """These deny nothing when a comma follows ("No, it is positive.")."""
 
@@ -80,7 +80,7 @@ không nghi ngờ|không còn nghi ngờ|chắc chắn không sai|không chỉ|k
 """
 
 CONTRASTS = """
-but|rather|instead|however|though|although|because|since|while|whereas|it is|it's|they are|this is
+but|rather|instead|however|though|although|because|since|while|whereas
 sondern|aber|vielmehr|jedoch|doch|weil|obwohl|mais|cependant|car|parce que|sino|pero|porque|aunque
 mas|porém|senão|ma|bensì|però|perché|ci|dar|maar|utan|men|vaan|mutta|vaid|hanem
 а|но|зато|однако|але|проте|већ|али|него|nego|već|ali|ale|lecz|nýbrž|tylko
@@ -140,7 +140,8 @@ ist richtig|ist korrekt|ist die richtige|ist die antwort|stimmt|est correct|est 
 es correcta|es correcto|es la respuesta|es la correcta|está correta|é a resposta|é a correta|está correto|è corretta|
 è corretto
 верно|правильно|правилен|је тачно|је тачан|je tačno|je tačan|je točno|jest poprawna|jest poprawne|doğru|doğrudur
-είναι σωστό|είναι σωστή|είναι η σωστή|صحيح|هو الصحيح|هي الصحيحة|सही है|là đúng|ถูกต้อง|正确|正確|が正解|が正しい|맞습니다|정답
+είναι σωστό|είναι σωστή|είναι η σωστή|صحيح|هو الصحيح|هي الصحيحة|सही है|là đúng|ถูกต้อง|正确|正確|
+が正解|が正しい|맞습니다|정답
 """
 """A one-letter label or a number just before one of these is named as the answer: "B is correct."."""
 
@@ -191,7 +192,8 @@ tôi không được phép
 帮不了|不便回答|拒绝回答|作为一个ai|作为ai|作为人工智能|無法回答|無法提供|無法協助|無法幫|我無法|不便回答|恕我不能|恕难
 お答えできません|答えられません|お答えでき|回答できません|お手伝いできません|お役に立てません|対応できません|できかねます|お応えできません|
 分かりません|わかりません|知りません|できません|判断できません|ai として|aiとして
-도와드릴 수 없|도와 드릴 수 없|도울 수 없|답변할 수 없|답변드릴 수 없|답변해 드릴 수 없|대답할 수 없|답할 수 없|제공할 수 없|말씀드릴 수 없|알 수 없|모르겠|모릅니다|
+도와드릴 수 없|도와 드릴 수 없|도울 수 없|답변할 수 없|답변드릴 수 없|답변해 드릴 수 없|
+대답할 수 없|답할 수 없|제공할 수 없|말씀드릴 수 없|알 수 없|모르겠|모릅니다|
 판단할 수 없|할 수 없습니다|ai로서|어렵습니다|도움을 드릴 수 없
 """
 """The sentence that holds one of these gives no answer; an answer with nothing else is a refusal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from landrace.evaluation import lexicon
 from landrace.evaluation.folding import folded
 from landrace.evaluation.marked import Marked
 from landrace.evaluation.numbers import Number, ascii_digits, find_numbers, number_text, number_word
@@ -14,7 +15,6 @@ from landrace.evaluation.reading import Reading, boxed, cleaned, has_box, naming
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))")
 _DELIMITER = re.compile(r"\\[()\[\]]|\$\$|\*\*(?!\d)|(?<!\w)__|`")
 _MACHINE = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3})?|[-+]?\d+/0*[1-9]\d*")
-_COPULA = re.compile(r"^[\s:]*(?:(?:is|equals)\s)?\s*")
 
 
 def read_number(answer: str, language: str) -> Reading:
@@ -60,7 +60,8 @@ def _plain(text: str) -> str:
 def _in_words(text: str) -> Reading:
     """A number written in words, where the answer is nothing else or names it."""
     plain = folded(text).text
-    regions = [_COPULA.sub("", plain[start:end]) for start, end in naming_regions(plain)]
+    equals = re.compile(rf"[\s:]*(?:{lexicon.pattern(lexicon.EQUALS).pattern})?")
+    regions = [equals.sub("", plain[start:end], count=1) for start, end in naming_regions(plain)]
     for candidate in (text, *reversed(regions)):
         value = number_word(strip_decoration(candidate.strip())) if len(candidate) < 200 else None
         if value is not None:

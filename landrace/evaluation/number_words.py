@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import re
 
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_ENGLISH = {word: value for value, word in enumerate(_SMALL)} | {
-    word: 10 * value for value, word in enumerate(_TENS, start=2)
+_SMALL = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ENGLISH = {
+    **{word: value for value, word in enumerate(_SMALL.split())},
+    **{word: 10 * value for value, word in enumerate(_TENS.split(), start=2)},
 }
 _ENGLISH_UNITS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 
@@ -57,21 +40,41 @@ CHINESE_UNITS = {
     "조": 10**12,
 }
 
+CHINESE = re.compile(
+    rf"[負负]?(?:[{''.join(CHINESE_DIGITS)}\d.]|[{''.join(CHINESE_UNITS)}](?![克米瓦])(?: (?=\d[\d.]*[만천백십]))?)+"
+)
+"""Chinese, Japanese and Korean numerals, digits among them; 千克 and 千米 are units of measure."""
+
+_COMMA_CODES = """
+af az be bg bs ca cs da de el es et eu fi fr gl hr hu hy id is it ka kk lt lv mk nb nl nn no pl pt ro ru sk sl sq sr sv
+tr uk uz vi
+"""
+COMMA_LANGUAGES = frozenset(_COMMA_CODES.split())
+"""ISO 639 codes of languages whose decimal mark is the comma; regions that differ are in POINT_REGIONS."""
+_POINT_CODES = "de-ch fr-ch it-ch de-li es-mx es-us es-pr es-gt es-hn es-ni es-pa es-do es-sv"
+POINT_REGIONS = frozenset(_POINT_CODES.split())
+
 _BY_EXPONENT = {
     2: "hundred hundert сто सौ",
-    3: "thousand k tausend tsd. mille mil mila тыс. тысяч тысячи тысяча тисяч тисячі хиљада хиљаде hiljada hiljade tisuća "
-    "tisuće tys. tysiąc tysiące tysięcy tisíc bin duizend tusind tusen tuhat ezer mie mii хиляди ألف آلاف هزار אלף "
-    "हजार हज़ार হাজার ribu nghìn ngàn พัน χιλιάδες",
+    3: """
+    thousand k tausend tsd. mille mil mila тыс. тысяч тысячи тысяча тисяч тисячі хиљада хиљаде hiljada hiljade tisuća
+    tisuće tys. tysiąc tysiące tysięcy tisíc bin duizend tusind tusen tuhat ezer mie mii хиляди ألف آلاف هزار אלף हजार
+    हज़ार হাজার ribu nghìn ngàn พัน χιλιάδες
+    """,
     4: "หมื่น",
     5: "lakh lakhs लाख লাখ แสน",
-    6: "million millions million(s) mio. mio millionen milliones millón millones milhão milhões milione milioni млн. млн "
-    "миллион миллиона миллионов мільйон мільйони мільйонів милион милиона milion milioni miliona milijun milijuna mln. mln "
-    "miliony milionów milyon miljoen miljon miljoner miljoona millió milioane مليون میلیون מיליון juta triệu ล้าน "
-    "εκατομμύρια εκατομμύριο",
+    6: """
+    million millions mio. mio millionen milliones millón millones milhão milhões milione milioni млн. млн миллион
+    миллиона миллионов мільйон мільйони мільйонів милион милиона milion milioni miliona milijun milijuna mln. mln
+    miliony milionów milyon miljoen miljon miljoner miljoona millió milioane مليون میلیون מיליון juta triệu ล้าน
+    εκατομμύρια εκατομμύριο
+    """,
     7: "crore crores करोड़ কোটি",
-    9: "billion billions bn milliarde milliarden mrd. mrd milliard milliards miliardo miliardi млрд. млрд миллиард "
-    "миллиарда миллиардов мільярд мільярдів милијарда милијарде milijarda milijarde mld. mld miliard miliardy miliardów "
-    "milyar miljard miljarder milliárd miliarde مليار میلیارد מיליארד milyaran miliar tỷ tỉ δισεκατομμύρια",
+    9: """
+    billion billions bn milliarde milliarden mrd. mrd milliard milliards miliardo miliardi млрд. млрд миллиард
+    миллиарда миллиардов мільярд мільярдів милијарда милијарде milijarda milijarde mld. mld miliard miliardy
+    miliardów milyar miljard miljarder milliárd miliarde مليار میلیارد מיליארד milyaran miliar tỷ tỉ δισεκατομμύρια
+    """,
     12: "trillion trillions",
 }
 

@@ -12,100 +12,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from landrace.evaluation.number_words import CHINESE_DIGITS, CHINESE_UNITS, MAGNITUDES, english_number
+from landrace.evaluation.number_token import APOSTROPHES, MINUS, SPACES, TOKEN
+from landrace.evaluation.number_words import (
+    CHINESE,
+    CHINESE_DIGITS,
+    CHINESE_UNITS,
+    COMMA_LANGUAGES,
+    MAGNITUDES,
+    POINT_REGIONS,
+    english_number,
+)
 
 MAX_DIGITS = 1000
-COMMA_LANGUAGES = frozenset(
-    [
-        "af",
-        "az",
-        "be",
-        "bg",
-        "bs",
-        "ca",
-        "cs",
-        "da",
-        "de",
-        "el",
-        "es",
-        "et",
-        "eu",
-        "fi",
-        "fr",
-        "gl",
-        "hr",
-        "hu",
-        "hy",
-        "id",
-        "is",
-        "it",
-        "ka",
-        "kk",
-        "lt",
-        "lv",
-        "mk",
-        "nb",
-        "nl",
-        "nn",
-        "no",
-        "pl",
-        "pt",
-        "ro",
-        "ru",
-        "sk",
-        "sl",
-        "sq",
-        "sr",
-        "sv",
-        "tr",
-        "uk",
-        "uz",
-        "vi",
-    ]
-)
-"""ISO 639 codes of languages whose decimal mark is the comma; regions that differ are in POINT_REGIONS."""
-POINT_REGIONS = frozenset(
-    [
-        "de-ch",
-        "fr-ch",
-        "it-ch",
-        "de-li",
-        "es-mx",
-        "es-us",
-        "es-pr",
-        "es-gt",
-        "es-hn",
-        "es-ni",
-        "es-pa",
-        "es-do",
-        "es-sv",
-    ]
-)
-
-_SPACES = "\u00a0\u2007\u2009\u202f\u200a\u2002\u2003"
-_APOSTROPHES = "'\u2019\u02bc\u2018"
-_MINUS = "-\u2212\ufe63\uff0d"
 _SUPERSCRIPTS = {character: value for value, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-_CURRENCY = r"(?:[A-Z]{0,3}[$€£¥₹₽₩₺₫₴฿₪₦]|R\$|USD|EUR|GBP|CHF|RSD|CNY|JPY|INR|RUB|Rs\.?|zł|kr\.?)"
-_TOKEN = re.compile(
-    rf"""
-    (?P<sign>[{_MINUS}+\u2013±](?=[\d.]|{_CURRENCY}\s?\d))?
-    (?P<currency>{_CURRENCY}\s?)?
-    (?P<inner>[{_MINUS}](?=\d))?
-    (?P<body>\d(?:[\d.,_]|[{_APOSTROPHES}{_SPACES}](?=\d{{3}}(?!\d))|\ (?=\d{{3}}(?!\d))|\{{,\}}(?=\d)|\\[,\ ;:!](?=\d))*(?<![.,_])
-      |\.\d+)
-    (?P<exponent>[eE][+{_MINUS}]?\d+(?!\w)|\s?(?:×|x|\*|·|⋅|\\times|\\cdot)\s?10(?:\^\{{?[+{_MINUS}]?\d+\}}?|\*\*[+{_MINUS}]?\d+|⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?
-    (?P<power>⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+|\^\{{?[+{_MINUS}]?\d+\}}?|\*\*[+{_MINUS}]?\d+)?
-    (?P<mixed>\s?[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒]|[ ]\d+/\d+(?![\d/]))?
-    (?P<below>\s?[/⁄∕]\s?\d+(?![\d/]|[.,]\d))?
-    (?P<percent>\s?(?:\\?%|٪|％|‰|percent\b|per\ cent\b|prozent\b|pour\ cent\b|por\ ciento\b|por\ cento\b|per\ cento\b|процент\w*|posto\b|одсто\b|посто\b|procent\w*|yüzde\b|százalék\w*|प्रतिशत|퍼센트|パーセント))?
-    |(?P<vulgar>[{_MINUS}]?[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒])
-    |(?P<infinite>[{_MINUS}+]?(?:∞|\binfinity\b|\binf\b))
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+_RANGE_WORD = re.compile(r"\s(?:to|bis|à|a|até|до|do|til|till|tot)\s\d")
+_RANGE_BEFORE = re.compile(r"\d\s(?:to|bis|à|a|até|до|do|til|till|tot)\s$")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|ème|e|er|re|º|ª|-?й|-?я|-?е|-?го|\.\s?(?:platz|mal))\b|[ºª]", re.IGNORECASE)
-_CHINESE = re.compile(rf"[負负]?[{''.join(CHINESE_DIGITS)}{''.join(CHINESE_UNITS)}\d.]+")
 
 
 @dataclass(frozen=True)
@@ -138,8 +60,8 @@ def find_numbers(text: str, language: str) -> Iterator[Number]:
     """
     comma = decimal_comma(language)
     place = 0
-    while match := _TOKEN.search(text, place):
-        longer = _CHINESE.match(text, match.start()) if match["body"] else None
+    while match := TOKEN.search(text, place):
+        longer = CHINESE.match(text, match.start()) if match["body"] else None
         if longer and longer.end() > match.end("body") and longer.group()[-1] not in "0123456789.":
             yield Number(longer.start(), longer.end(), chinese_number(longer.group()))
             place = longer.end()
@@ -152,11 +74,14 @@ def find_numbers(text: str, language: str) -> Iterator[Number]:
 
 def number_word(text: str) -> Fraction | None:
     """The value of a number written in words, where `text` is nothing else: English words, Chinese numerals."""
-    value = english_number(text)
-    if value is not None:
-        return Fraction(value)
+    english = english_number(text)
+    if english is not None:
+        return Fraction(english)
     plain = text.rstrip("个個です。的 ")
-    return chinese_number(plain) if _CHINESE.fullmatch(plain) and not plain.isascii() else None
+    per_cent = plain.startswith("百分之")
+    plain = plain.removeprefix("百分之")
+    value = chinese_number(plain) if CHINESE.fullmatch(plain) and not plain.isascii() else None
+    return value / 100 if value is not None and per_cent else value
 
 
 def _ascii(character: str) -> str:
@@ -168,9 +93,9 @@ def _ascii(character: str) -> str:
 def _number(text: str, match: re.Match[str], comma: bool) -> Number | None:
     start, end = match.span()
     if match["infinite"]:
-        return Number(start, end, float("-inf") if match["infinite"][0] in _MINUS else float("inf"))
+        return Number(start, end, float("-inf") if match["infinite"][0] in MINUS else float("inf"))
     if match["vulgar"]:
-        sign = -1 if match["vulgar"][0] in _MINUS else 1
+        sign = -1 if match["vulgar"][0] in MINUS else 1
         return Number(start, end, sign * Fraction(unicodedata.numeric(match["vulgar"][-1])).limit_denominator(100))
     if not _stands(text, match):
         return None
@@ -185,9 +110,9 @@ def _number(text: str, match: re.Match[str], comma: bool) -> Number | None:
         value = None if value is None else value * magnitude_value(magnitude)
     if not magnitude and not match["percent"] and _ORDINAL.match(text, end):
         return None
-    percent = bool(match["percent"])
+    percent = bool(match["percent"] or match["hundredths"])
     if percent and value is not None:
-        value = value / (1000 if "‰" in match["percent"] else 100)
+        value = value / (1000 if "‰" in (match["percent"] or "") else 100)
     return Number(start, end, value, percent)
 
 
@@ -199,7 +124,7 @@ def magnitude_value(match: re.Match[str]) -> int:
 def _stands(text: str, match: re.Match[str]) -> bool:
     """Whether the token is a number of its own: no part of a word, a time, a date, a version, a range."""
     start, end = match.span()
-    before, after = text[max(0, start - 3) : start], text[end : end + 3]
+    before, after = text[max(0, start - 3) : start], text[end : end + 8]
     if match["sign"] in ("±",) or (match["sign"] == "–" and re.search(r"\w\s?$", before)):
         return False
     if (
@@ -213,6 +138,10 @@ def _stands(text: str, match: re.Match[str]) -> bool:
         re.search(r"[A-Za-z\u00c0-\u024f_][.]?$|\d[:/.,-]$|[<>≤≥≠^]\s?$|\d\s?[-–]\s?$", before)
         and not match["currency"]
     ):
+        return False
+    if match["minus"] and re.search(r"[\w)]\s?$", before):
+        return False
+    if _RANGE_WORD.match(after) or _RANGE_BEFORE.search(text[max(0, start - 8) : start]):
         return False
     return not re.match(r"[:.,/]\d|[-–—~]\s?[\d$€£]|\s[-–—]\s?\d|:\d|[-–]\d", after)
 
@@ -243,14 +172,14 @@ def _with_parts(value: Fraction, match: re.Match[str]) -> Fraction | None:
         if below == 0:
             return None
         value /= below
-    negative = (match["sign"] or "+") not in "+" or bool(match["inner"])
+    negative = (match["sign"] or "+") != "+" or bool(match["inner"] or match["minus"])
     return -value if negative else value
 
 
 def _integer(text: str) -> int | None:
     text = text.strip("{} ")
-    sign = -1 if text[:1] in (*_MINUS, "⁻") else 1
-    digits = text.lstrip(f"+⁻{_MINUS}")
+    sign = -1 if text[:1] in (*MINUS, "⁻") else 1
+    digits = text.lstrip(f"+⁻{MINUS}")
     digits = "".join(str(_SUPERSCRIPTS.get(item, item)) for item in digits)
     return sign * int(digits) if digits.isdecimal() and len(digits) < 7 else None
 
@@ -258,7 +187,7 @@ def _integer(text: str) -> int | None:
 def _decimal(body: str, comma: bool) -> Fraction | None:
     """The value of digits with grouping and decimal marks, None where they are no single number."""
     body = body.replace("{,}", ",")
-    grouped = re.sub(rf"[{_APOSTROPHES}{_SPACES} _]|\\[,\ ;:!]", "\0", body)
+    grouped = re.sub(rf"[{APOSTROPHES}{SPACES} _]|\\[,\ ;:!]", "\0", body)
     if len(grouped) > MAX_DIGITS:
         return None
     points, commas = grouped.count("."), grouped.count(",")
@@ -314,6 +243,9 @@ def chinese_number(text: str) -> Fraction | None:
     place = 1 if sign < 0 else 0
     while place < len(text):
         character = text[place]
+        if character == " ":
+            place += 1
+            continue
         number = re.compile(r"\d+(?:\.\d+)?").match(text, place)
         if number:
             if digit is not None or len(number.group()) > 20:

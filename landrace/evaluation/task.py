@@ -31,7 +31,8 @@ from typing import Any, Literal, get_args
 
 from landrace.errors import DataError, OptionError
 from landrace.evaluation.gold import expected_answers, is_texts, row_choices
-from landrace.evaluation.parsing import Normalisation
+from landrace.evaluation.labels import label_key
+from landrace.evaluation.parsing import Normalisation, strip_decoration
 from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256, read_jsonl
 from landrace.evaluation.template import PromptTemplate, field_text, field_texts
 
@@ -94,14 +95,17 @@ class Task:
     def _check_labels(self) -> None:
         has_choices = self.fields.choices is not None
         _check(
-            self.kind in ("choice", "option") or not has_choices, "fields.choices", "belongs to kinds choice and option"
+            self.kind in ("choice", "option") or not has_choices,
+            "fields.choices",
+            "belongs to kind choice or option only",
         )
         _check(self.kind != "option" or has_choices, "fields.choices", "must be given for kind option")
         if self.kind == "choice":
             _check(has_choices != bool(self.labels), "labels", "or fields.choices must be given, not both")
         _check(self.kind != "classification" or len(self.labels) > 1, "labels", "must name at least two labels")
-        plain = [self.normalisation.apply(label) for label in self.labels]
-        _check(all(plain), "labels", "must not hold a label that is empty once normalised")
+        applied = map(self.normalisation.apply, self.labels)
+        _check(all(applied), "labels", "must not hold a label that is empty once normalised")
+        plain = [strip_decoration(label_key(label, self.normalisation.casefold)) for label in self.labels]
         _check(len(set(plain)) == len(plain), "labels", "must differ from one another once normalised")
 
     def _check_pattern(self) -> None:
