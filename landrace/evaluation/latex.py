@@ -140,6 +140,8 @@ class _Parser:
             elif self._is_unit():
                 left = Node("unit", (left,), self._unit())
             elif self._starts_factor():
+                if self._peek()[0] in ("number", "repeating") and left.kind == "number":
+                    raise ParseError("two numbers side by side")
                 left = self._times(left, self._power())
             else:
                 return left
@@ -149,8 +151,6 @@ class _Parser:
         whole = left.kind == "number" and isinstance(left.value, Fraction) and left.value.denominator == 1
         if whole and right.kind == "quotient" and all(part.kind == "number" for part in right.parts):
             return Node("sum", (left, right))
-        if right.kind == "number" and left.kind == "number":
-            raise ParseError("two numbers side by side")
         return Node("product", (left, right))
 
     def _factor(self) -> Node:
