@@ -142,16 +142,10 @@ class _Parser:
             elif self._starts_factor():
                 if self._peek()[0] in ("number", "repeating") and left.kind == "number":
                     raise ParseError("two numbers side by side")
-                left = self._times(left, self._power())
+                is_fraction = self._value() == "\\frac"
+                left = _beside(left, self._power(), is_fraction)
             else:
                 return left
-
-    def _times(self, left: Node, right: Node) -> Node:
-        """Numbers side by side: `1\\frac{1}{2}` is a mixed number, `2x` a product."""
-        whole = left.kind == "number" and isinstance(left.value, Fraction) and left.value.denominator == 1
-        if whole and right.kind == "quotient" and all(part.kind == "number" for part in right.parts):
-            return Node("sum", (left, right))
-        return Node("product", (left, right))
 
     def _factor(self) -> Node:
         self._depth += 1
@@ -362,6 +356,14 @@ class _Parser:
     def _expect(self, value: str) -> None:
         if not self._takes(value):
             raise ParseError(f"{value} is missing")
+
+
+def _beside(left: Node, right: Node, is_fraction: bool) -> Node:
+    """Two things side by side: `1\\frac{1}{2}` is a mixed number, `2x` a product."""
+    whole = left.kind == "number" and isinstance(left.value, Fraction) and left.value.denominator == 1
+    if whole and is_fraction and right.kind == "quotient" and all(part.kind == "number" for part in right.parts):
+        return Node("sum", (left, right))
+    return Node("product", (left, right))
 
 
 def _interval(low: Node, high: Node, low_open: bool, high_open: bool) -> Node:

@@ -36,7 +36,7 @@ def test_a_task_writes_inside_of_its_folder_whatever_its_name(name: str, tmp_pat
     task = task_file(tmp_path, "task.json", name)
     out = tmp_path / "runs" / "deep" / "out"
     assert run("evaluate", "baseline", task, "--out", out).exit_code == 0
-    stored = [path for path in tmp_path.rglob("*.evaluation.json")]
+    stored = list(tmp_path.rglob("*.evaluation.json"))
     assert [path.parent.parent for path in stored] == [out]
 
 

@@ -146,7 +146,6 @@ expression = st.recursive(
 
 @given(expression, expression)
 @settings(deadline=None)
-@settings(deadline=None)
 def test_a_formula_equals_itself_however_it_is_turned(first: str, second: str) -> None:
     for one, other in (
         (f"{first}+{second}", f"{second}+{first}"),
@@ -191,7 +190,6 @@ fragment = st.sampled_from(
 
 @given(st.one_of(st.text(max_size=60), st.lists(fragment, max_size=20).map("".join)))
 @settings(deadline=None, max_examples=300)
-@settings(deadline=None)
 def test_no_answer_breaks_any_kind(answer: str) -> None:
     for task in TASKS:
         found = judged(task, answer)
