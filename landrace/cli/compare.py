@@ -31,7 +31,7 @@ def compare(
     ),
     price: Annotated[float, typer.Option(help="What this machine costs an hour, in USD.")] = 0.10,
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws the sample and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     map_columns: MapOption = None,
     weights: WeightsOption = "stored",
@@ -41,9 +41,11 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Compare models, adapters and the classical baseline on one task."""
+    from landrace.evaluation.filenames import check_distinct
     from landrace.evaluation.task import load_task
 
     parsed = [parse_system(text) for text in systems]
+    check_distinct((system.name for system in parsed), "system")
     loaded = load_task(task).with_map(parse_map(map_columns or ()))
     how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
     config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
@@ -56,9 +58,7 @@ def compare(
             record_scores(ledger, run, evaluation)
             evaluations.append(evaluation)
         with spinner("comparing"):
-            comparison = make_comparison(
-                evaluations, out_folder, price=price, seed=seed, title=f"Comparison on {loaded.name}"
-            )
+            comparison = make_comparison(evaluations, out_folder, price=price, title=f"Comparison on {loaded.name}")
     if json:
         print_json(comparison.to_dict())
         return
@@ -71,21 +71,23 @@ def make_comparison(
     folder: Path,
     *,
     price: float,
-    seed: int,
     title: str,
     losses: Sequence[tuple[int, float]] = (),
     provenance: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """The comparison, with its report page and its JSON in `folder`."""
+    """The comparison, with its report page, table, picture and JSON in `folder`."""
     import json
 
     from landrace.evaluation.compare import compare as make
-    from landrace.evaluation.report import write_report
+    from landrace.evaluation.report import accuracy_picture, write_report
+    from landrace.evaluation.tables import comparison_table, to_markdown
 
-    comparison = make(evaluations, price_per_hour=price, seed=seed)
+    comparison = make(evaluations, price_per_hour=price)
     write_report(
         folder / "report.html", comparison, evaluations, title=title, losses=losses, provenance=provenance or {}
     )
+    (folder / "comparison.md").write_text(to_markdown(comparison_table(comparison)) + "\n", encoding="utf-8")
+    (folder / "accuracy.svg").write_text(accuracy_picture(evaluations), encoding="utf-8")
     (folder / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
     return comparison
 

@@ -93,7 +93,6 @@ def demo(
                 evaluations,
                 out_folder,
                 price=price,
-                seed=seed,
                 title=f"{MODEL} on {loaded.name}, before and after tuning",
                 losses=[(report.step, report.loss) for report in result.steps],
             )

@@ -35,11 +35,13 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Measure a model on your own tasks."""
+    from landrace.evaluation.filenames import check_distinct, file_stem
     from landrace.evaluation.task import load_task
 
     parsed = parse_system(system)
     names = parse_map(map_columns or ())
     loaded = [load_task(path).with_map(names) for path in tasks]
+    check_distinct((task.name for task in loaded), "task")
     how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
     evaluations = []
     with recorded(
@@ -50,7 +52,7 @@ def evaluate(
     ):
         for task in loaded:
             evaluation = measure(parsed, task, how)
-            evaluation.save(out_folder / task.name)
+            evaluation.save(out_folder / file_stem(task.name))
             record_scores(ledger, run, evaluation)
             evaluations.append(evaluation)
         if json:
@@ -79,6 +81,7 @@ def scores_table(evaluation: Evaluation) -> Table:
         scores = ", ".join(f"{group.value} {group.accuracy:.0%}" for group in evaluation.by_group(column))
         table.add_row(f"by {column}", scores)
     table.add_row("not readable as an answer", str(evaluation.unparsed))
+    table.add_row("refused to answer", str(evaluation.refused))
     table.add_row("cut off at max_tokens", str(evaluation.capped))
     table.add_row("failed", str(evaluation.errors))
     if evaluation.tokens_per_second is not None:

@@ -50,14 +50,24 @@ class System:
 
 
 def parse_system(text: str) -> System:
-    # A path may hold a plus itself: the adapter is the folder that is there.
-    splits = [(text[:at], text[at + 1 :]) for at, mark in enumerate(text) if mark == "+"]
-    if not splits or Path(text).exists():
+    """The system that `text` names. A path may hold a `+`: what exists is taken first, the longest model of it."""
+    if "+" not in text or _exists(text):
         return System(text, text, None)
-    model, adapter = next((split for split in splits if Path(split[1]).is_dir()), splits[0])
+    splits = [(text[:place], text[place + 1 :]) for place, sign in enumerate(text) if sign == "+"]
+    model, adapter = next(
+        (split for split in reversed(splits) if _exists(split[0])),
+        next((split for split in splits if _exists(split[1])), splits[0]),
+    )
     if not (model and adapter):
         raise DataError(f"{text!r} is neither a model nor MODEL+ADAPTER.", hint="Write smollm2+runs/support/adapter.")
     return System(text, model, Path(adapter))
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -239,7 +249,15 @@ def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
     )
     counted = {
         name: getattr(evaluation, name)
-        for name in ("unparsed", "capped", "errors", "prompt_tokens", "cached_prompt_tokens", "completion_tokens")
+        for name in (
+            "unparsed",
+            "refused",
+            "capped",
+            "errors",
+            "prompt_tokens",
+            "cached_prompt_tokens",
+            "completion_tokens",
+        )
     }
     details = {**counted, "wall_seconds": evaluation.wall_seconds, "concurrency": evaluation.concurrency}
     for metric, value, interval in (

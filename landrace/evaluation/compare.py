@@ -8,14 +8,7 @@ from typing import Any
 
 from landrace.errors import OptionError
 from landrace.evaluation.results import Evaluation
-from landrace.evaluation.statistics import (
-    DEFAULT_RESAMPLES,
-    Difference,
-    Interval,
-    McNemar,
-    mcnemar,
-    paired_bootstrap,
-)
+from landrace.evaluation.statistics import Difference, Interval, McNemar, mcnemar, paired_difference
 
 DEFAULT_PRICE_PER_HOUR = 0.10
 CURRENCY = "USD"
@@ -53,6 +46,7 @@ class Entry:
     macro_f1: float | None
     macro_f1_interval: Interval | None
     raw_accuracy: float | None
+    character_accuracy: float | None
     against_first: Pair | None
     tokens_per_second: float | None
     seconds_per_answer: float
@@ -60,6 +54,7 @@ class Entry:
     cost_per_1000_correct: float | None
     training_seconds: float | None
     unparsed: int
+    refused: int
     capped: int
     errors: int
     prompt_tokens: int
@@ -100,8 +95,6 @@ def compare(
     evaluations: Sequence[Evaluation],
     *,
     price_per_hour: float = DEFAULT_PRICE_PER_HOUR,
-    seed: int = 0,
-    resamples: int = DEFAULT_RESAMPLES,
 ) -> Comparison:
     """Set evaluations of the same rows side by side; the differences and p-values are against the first.
 
@@ -113,7 +106,7 @@ def compare(
     correct = {item.model: [row.correct for row in item.rows] for item in evaluations}
     names = list(correct)
     pairs = tuple(
-        Pair(first, second, paired_bootstrap(correct[first], correct[second], seed=seed, resamples=resamples),
+        Pair(first, second, paired_difference(correct[first], correct[second]),
              mcnemar(correct[first], correct[second]))
         for index, first in enumerate(names)
         for second in names[index + 1 :]
@@ -149,6 +142,7 @@ def _entry(item: Evaluation, against_first: Pair | None, price_per_hour: float) 
         macro_f1=item.macro_f1,
         macro_f1_interval=item.macro_f1_interval,
         raw_accuracy=item.raw_accuracy,
+        character_accuracy=item.character_accuracy,
         against_first=against_first,
         tokens_per_second=item.tokens_per_second,
         seconds_per_answer=item.seconds_per_answer,
@@ -156,6 +150,7 @@ def _entry(item: Evaluation, against_first: Pair | None, price_per_hour: float) 
         cost_per_1000_correct=cost_per_1000_correct(item, price_per_hour),
         training_seconds=item.training_seconds,
         unparsed=item.unparsed,
+        refused=item.refused,
         capped=item.capped,
         errors=item.errors,
         prompt_tokens=item.prompt_tokens,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from landrace.engine import Completion, Request, SamplingParams, StepOutput
 from landrace.errors import OptionError
-from landrace.evaluation.judging import Judgement, judge_answer, judge_choices
+from landrace.evaluation.judging import Judgement, judge_answer, judge_choices, unscored
 from landrace.evaluation.results import ChoiceScore, Evaluation, RowResult
 from landrace.evaluation.rows import Row, TaskData
 from landrace.evaluation.task import Task
@@ -113,12 +113,27 @@ def _question(
     prompt = build_prompt(task, tokenizer, row)
     if task.kind != "choice":
         return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter),))
-    score = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs_from=len(prompt.token_ids))
-    requests = []
-    for number, choice in enumerate(row.choices):
-        continued = _continued(prompt, task.answer_prefix + choice, tokenizer)
-        requests.append(Request(f"row-{index}-choice-{number}", continued, score, adapter))
+    continued = [_continued(prompt, task.answer_prefix + choice, tokenizer) for choice in row.choices]
+    opened = _continued(prompt, task.answer_prefix, tokenizer) if task.answer_prefix else prompt.token_ids
+    score = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs_from=_context_length(opened, continued))
+    requests = [Request(f"row-{index}-choice-{number}", ids, score, adapter) for number, ids in enumerate(continued)]
     return _Question(row, tuple(requests))
+
+
+def _context_length(opened: tuple[int, ...], continued: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens come before the choices: those of the prompt and the answer prefix.
+
+    A token that joins the end of the prefix to the start of a choice (" Paris" behind " ") belongs to the choice, and
+    the scores of all choices begin at the same token.
+    """
+
+    def shared(ids: tuple[int, ...]) -> int:
+        pairs = zip(opened, ids, strict=False)
+        return next(
+            (place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(opened), len(ids) - 1)
+        )
+
+    return min(map(shared, continued))
 
 
 def _continued(prompt: Prompt, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -133,26 +148,30 @@ def _continued(prompt: Prompt, text: str, tokenizer: Tokenizer) -> tuple[int, ..
 def _result(task: Task, question: _Question, completions: Sequence[Completion]) -> RowResult:
     error = next((item.error.message for item in completions if item.error is not None), None)
     if task.kind == "choice":
-        return _likelihood_result(question, completions, error)
+        return _likelihood_result(task, question, completions, error)
     completion = completions[0]
-    judgement = Judgement(None, False) if error else judge_answer(task, question.row, completion.text)
+    judgement = Judgement(None, "unparsed") if error else judge_answer(task, question.row, completion.text)
     return RowResult(
-        **_shared(question, completions, error),
+        **_shared(task, question, completions, error),
         answer=completion.text,
         parsed=judgement.parsed,
         correct=judgement.correct,
+        refused=judgement.refused,
         completion_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
     )
 
 
-def _likelihood_result(question: _Question, completions: Sequence[Completion], error: str | None) -> RowResult:
+def _likelihood_result(
+    task: Task, question: _Question, completions: Sequence[Completion], error: str | None
+) -> RowResult:
     """A row of scored choices. Nothing was generated, so no finish reason and no answer tokens are reported."""
-    shared = _shared(question, completions, error)
-    if error is not None:
-        return RowResult(**shared, answer="", parsed=None, correct=False, raw_correct=False)
     row = question.row
     scores = tuple(_choice_score(choice, item) for choice, item in zip(row.choices, completions, strict=True))
+    error = error or unscored(scores)
+    shared = _shared(task, question, completions, error)
+    if error is not None:
+        return RowResult(**shared, answer="", parsed=None, correct=False, raw_correct=False)
     judgement, raw_correct = judge_choices(row, scores)
     return RowResult(
         **shared,
@@ -169,13 +188,13 @@ def _choice_score(choice: str, completion: Completion) -> ChoiceScore:
     return ChoiceScore(choice, len(completion.prompt_logprobs), total, total / len(choice.encode("utf-8")))
 
 
-def _shared(question: _Question, completions: Sequence[Completion], error: str | None) -> dict[str, Any]:
+def _shared(task: Task, question: _Question, completions: Sequence[Completion], error: str | None) -> dict[str, Any]:
     row = question.row
     return {
         "id": row.id,
         "inputs": dict(row.inputs),
         "groups": dict(row.groups),
-        "expected": row.expected[0],
+        "expected": task.answer_text(row),
         "prompt_tokens": sum(item.prompt_tokens for item in completions),
         "cached_prompt_tokens": sum(item.cached_prompt_tokens for item in completions),
         "error": error,
@@ -184,7 +203,7 @@ def _shared(question: _Question, completions: Sequence[Completion], error: str |
 
 def _sampling(task: Task, temperature: float) -> dict[str, Any]:
     if task.kind == "choice":
-        return {"decides": "log-probability per byte"}
+        return {"decides": "log-probability per byte (acc_bytes)"}
     return {"temperature": temperature, "max_tokens": task.max_tokens, "stop": list(task.stop)}
 
 

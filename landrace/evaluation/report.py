@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from landrace.evaluation.compare import CURRENCY, Comparison
-from landrace.evaluation.figures import STYLE, Bar, bar_chart, loss_curve
+from landrace.evaluation.figures import STYLE, Bar, bar_chart, loss_curve, standalone
 from landrace.evaluation.results import EXPECTED, Evaluation, GroupScore, RowResult
 from landrace.evaluation.tables import NONE, comparison_table, measures_down, seconds
 from landrace.evaluation.verdict import money, percent, verdict
@@ -97,6 +97,11 @@ def render_report(
         provenance=dict(provenance or {}),
         sources=[(item.model, _source(item)) for item in evaluations],
     )
+
+
+def accuracy_picture(evaluations: Sequence[Evaluation]) -> str:
+    """The bars of the page as the text of an .svg file."""
+    return standalone(bar_chart(_bars(evaluations)))
 
 
 def _bars(evaluations: Sequence[Evaluation]) -> list[Bar]:

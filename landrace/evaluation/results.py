@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from landrace.errors import DataError
+from landrace.evaluation.filenames import file_stem
 from landrace.evaluation.statistics import Interval, macro_f1, macro_f1_interval, wilson_interval
 
 FORMAT = 1
@@ -32,7 +33,10 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row. `parsed` is None if no answer could be read; `correct` is then False. `error` is the engine's."""
+    """One row. `parsed` is None if no answer could be read; `correct` is then False. `error` is the engine's.
+
+    `refused` says that the answer declined to answer.
+    """
 
     id: str
     inputs: Mapping[str, str]
@@ -48,6 +52,16 @@ class RowResult:
     error: str | None = None
     choices: tuple[ChoiceScore, ...] = ()
     raw_correct: bool | None = None
+    refused: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """right, wrong, unparsed, refused, or failed where the engine gave no answer."""
+        if self.error is not None:
+            return "failed"
+        if self.correct:
+            return "right"
+        return "refused" if self.refused else "unparsed" if self.parsed is None else "wrong"
 
 
 @dataclass(frozen=True)
@@ -124,13 +138,28 @@ class Evaluation:
 
     @property
     def raw_accuracy(self) -> float | None:
-        """Likelihood only: the accuracy if the plain log-probability decided instead of the one per byte."""
+        """Likelihood only: the accuracy if the plain log-probability decided (lm-eval's `acc`).
+
+        The accuracy itself is by log-probability per byte, which lm-eval calls `acc_bytes`.
+        """
         return sum(bool(row.raw_correct) for row in self.rows) / len(self.rows) if self.method == "likelihood" else None
 
     @property
+    def character_accuracy(self) -> float | None:
+        """Likelihood only: the accuracy if the log-probability per character decided (lm-eval's `acc_norm`)."""
+        if self.method != "likelihood":
+            return None
+        return sum(_best_per_character(row) == row.expected for row in self.rows) / len(self.rows)
+
+    @property
     def unparsed(self) -> int:
-        """Rows answered, but with nothing that could be read as an answer. They count as wrong."""
-        return sum(row.parsed is None and row.error is None for row in self.rows)
+        """Rows answered, but with nothing that could be read as an answer, refusals apart. They count as wrong."""
+        return sum(row.verdict == "unparsed" for row in self.rows)
+
+    @property
+    def refused(self) -> int:
+        """Rows where the model declined to answer. They count as wrong."""
+        return sum(row.verdict == "refused" for row in self.rows)
 
     @property
     def capped(self) -> int:
@@ -188,7 +217,9 @@ class Evaluation:
             "macro_f1": self.macro_f1,
             "macro_f1_95": self.macro_f1_interval and [self.macro_f1_interval.low, self.macro_f1_interval.high],
             "raw_accuracy": self.raw_accuracy,
+            "character_accuracy": self.character_accuracy,
             "unparsed": self.unparsed,
+            "refused": self.refused,
             "capped": self.capped,
             "errors": self.errors,
             "prompt_tokens": self.prompt_tokens,
@@ -203,15 +234,26 @@ class Evaluation:
         return {"format": FORMAT, **_adapter().dump_python(self, mode="json")}
 
     def save(self, folder: Path) -> Path:
-        """Write `<model>.evaluation.json` (the scores) and `<model>.rows.jsonl` (a line a row); returns the former."""
+        """Write `<model>.evaluation.json` (the scores) and `<model>.rows.jsonl` (a line a row); returns the former.
+
+        An earlier evaluation of the same model is replaced, another model's never.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         stem = file_stem(self.model)
+        if _is_of_another(folder / f"{stem}.evaluation.json", self.model):
+            stem = f"{stem}-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}"
         stored = self.to_dict()
         lines = [json.dumps(row) for row in stored.pop("rows")]
         _write(folder / f"{stem}.rows.jsonl", "".join(line + "\n" for line in lines))
         path = folder / f"{stem}.evaluation.json"
         _write(path, json.dumps({**self.summary(), **stored, "rows_file": f"{stem}.rows.jsonl"}, indent=1) + "\n")
         return path
+
+
+def _best_per_character(row: RowResult) -> str | None:
+    if not row.choices:
+        return None
+    return max(row.choices, key=lambda score: score.logprob / len(score.choice)).choice
 
 
 def by_group(rows: tuple[RowResult, ...], column: str) -> tuple[GroupScore, ...]:
@@ -262,9 +304,12 @@ def _adapter() -> TypeAdapter[Evaluation]:
     return TypeAdapter(Evaluation)
 
 
-def file_stem(name: str) -> str:
-    """A file name for a model's name: letters, digits, dot, dash and underscore only."""
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
+def _is_of_another(path: Path, model: str) -> bool:
+    """Whether the file is the stored evaluation of a model of another name."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("model", model) != model)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _read_json(path: Path, source: str) -> dict[str, Any]:

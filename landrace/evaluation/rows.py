@@ -15,13 +15,19 @@ from landrace.errors import DataError, OptionError
 
 @dataclass(frozen=True)
 class Row:
-    """One question. `inputs` are the fields that the prompt is made of, `expected` the accepted answers, best first."""
+    """One question. `inputs` are the fields that the prompt is made of, `expected` the accepted answers, best first.
+
+    `choice_names` are the letters (or other names) of an option's `choices`. `language` is that of the answer, "" if
+    the row does not say.
+    """
 
     id: str
     inputs: Mapping[str, str]
     expected: tuple[str, ...]
     groups: Mapping[str, str] = field(default_factory=dict)
     choices: tuple[str, ...] = ()
+    choice_names: tuple[str, ...] = ()
+    language: str = ""
 
 
 @dataclass(frozen=True)

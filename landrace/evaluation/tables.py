@@ -74,6 +74,10 @@ def _difference(entry: Entry) -> str:
     return f"{points(difference.value)} ({points(difference.interval.low)} to {points(difference.interval.high)})"
 
 
+def _share(value: float | None) -> str:
+    return NONE if value is None else percent(value)
+
+
 def _p_value(entry: Entry) -> str:
     return NONE if entry.against_first is None else p_value(entry.against_first.test.p_value)
 
@@ -91,7 +95,8 @@ _QUALITY: dict[str, Callable[[Entry], str]] = {
     "right": lambda entry: f"{entry.correct} of {entry.rows}",
     "accuracy (95%)": lambda entry: with_interval(entry.accuracy, entry.interval),
     "macro F1 (95%)": lambda entry: with_interval(entry.macro_f1, entry.macro_f1_interval),
-    "raw likelihood": lambda entry: NONE if entry.raw_accuracy is None else percent(entry.raw_accuracy),
+    "by plain likelihood (acc)": lambda entry: _share(entry.raw_accuracy),
+    "by likelihood per character (acc_norm)": lambda entry: _share(entry.character_accuracy),
     "points against the first (95%)": _difference,
     "McNemar p": _p_value,
 }
@@ -105,6 +110,7 @@ _SPEED: dict[str, Callable[[Entry], str]] = {
 
 _COUNTS: dict[str, Callable[[Entry], str]] = {
     "unparsed": lambda entry: str(entry.unparsed),
+    "refused": lambda entry: str(entry.refused),
     "capped": lambda entry: str(entry.capped),
     "errors": lambda entry: str(entry.errors),
 }

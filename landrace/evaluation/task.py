@@ -8,11 +8,14 @@ A task file is JSON or TOML; `data` and `train` are paths relative to it:
 
 Kinds, and when an answer is right (reasoning in <think> tags is dropped first, both sides are normalised):
 
-- classification: it is the expected label, or its first line names that label and no other;
+- classification: it gives the expected label; option: the letter or the text of the row's right option;
+- number, math: it gives an equal number or formula; set, list: the same items, in any order or in this one;
 - exact: it equals an accepted answer; contains: it contains one;
 - regex: what `pattern`'s first group captures at its last match equals an accepted answer, or what the pattern
   captures in an accepted answer that it matches;
 - choice: of the row's `choices` (or of `labels`), the expected one is the most likely continuation of the prompt.
+
+How an answer is read is stated in docs/evaluate.md.
 """
 
 from __future__ import annotations
@@ -31,14 +34,18 @@ from landrace.data import DataRow, check_values, read_table
 from landrace.data.columns import check_map
 from landrace.data.json_text import strict_loads
 from landrace.errors import DataError, OptionError
-from landrace.evaluation.parsing import Normalisation
+from landrace.evaluation.gold import expected_answers, is_texts, row_choices
+from landrace.evaluation.labels import label_key
+from landrace.evaluation.parsing import Normalisation, strip_decoration
 from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256
 from landrace.evaluation.template import PromptTemplate, field_text, field_texts
 
-Kind = Literal["classification", "exact", "regex", "contains", "choice"]
+Kind = Literal["classification", "option", "number", "math", "set", "list", "exact", "regex", "contains", "choice"]
 Mode = Literal["chat", "plain"]
 
 LABELS_FIELD = "labels"
+OPTIONS_FIELD = "choices"
+DEFAULT_LANGUAGE = "en"
 
 _HEAD_BYTES = 1 << 20
 
@@ -51,6 +58,7 @@ class Fields:
     id: str | None = None
     groups: tuple[str, ...] = ()
     choices: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,9 @@ class Task:
     """A frozen, checked description; a value that cannot be honoured is an OptionError.
 
     `{labels}` in the template stands for the task's labels, joined by ", ". `answer_prefix` opens the answer in plain
-    mode (" " after a prompt that ends in "Answer:"), in training rows and choices alike. `map` reads columns of the
-    data files under other names, old to new.
+    mode (" " after a prompt that ends in "Answer:"), in training rows and choices alike. `{choices}` of an option task
+    stands for its options, a line each. `language` (ISO 639) decides how numbers are written, where a row does not say.
+    `map` reads columns of the data files under other names, old to new.
     """
 
     name: str
@@ -73,6 +82,7 @@ class Task:
     mode: Mode = "chat"
     labels: tuple[str, ...] = ()
     pattern: str | None = None
+    language: str = DEFAULT_LANGUAGE
     answer_prefix: str = ""
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
@@ -93,12 +103,18 @@ class Task:
 
     def _check_labels(self) -> None:
         has_choices = self.fields.choices is not None
-        _check(self.kind == "choice" or not has_choices, "fields.choices", "belongs to kind choice only")
+        _check(
+            self.kind in ("choice", "option") or not has_choices,
+            "fields.choices",
+            "belongs to kind choice or option only",
+        )
+        _check(self.kind != "option" or has_choices, "fields.choices", "must be given for kind option")
         if self.kind == "choice":
             _check(has_choices != bool(self.labels), "labels", "or fields.choices must be given, not both")
         _check(self.kind != "classification" or len(self.labels) > 1, "labels", "must name at least two labels")
-        plain = [self.normalisation.apply(label) for label in self.labels]
-        _check(all(plain), "labels", "must not hold a label that is empty once normalised")
+        applied = map(self.normalisation.apply, self.labels)
+        _check(all(applied), "labels", "must not hold a label that is empty once normalised")
+        plain = [strip_decoration(label_key(label, self.normalisation.casefold)) for label in self.labels]
         _check(len(set(plain)) == len(plain), "labels", "must differ from one another once normalised")
 
     def _check_pattern(self) -> None:
@@ -121,7 +137,11 @@ class Task:
 
     @property
     def _template_fields(self) -> tuple[str, ...]:
-        return tuple(name for name in self.prompt.fields if not self._is_labels(name))
+        return tuple(name for name in self.prompt.fields if not self._is_of_task(name))
+
+    def _is_of_task(self, name: str) -> bool:
+        """Whether a place of the template is filled by the task, not by a column."""
+        return self._is_labels(name) or (name == OPTIONS_FIELD and self.kind == "option")
 
     def _is_labels(self, name: str) -> bool:
         return name == LABELS_FIELD and bool(self.labels)
@@ -140,7 +160,20 @@ class Task:
 
     def prompt_text(self, row: Row) -> str:
         """The filled template: the user's message in chat mode, the whole prompt in plain mode."""
-        return self.prompt.render({**row.inputs, LABELS_FIELD: ", ".join(self.labels)} if self.labels else row.inputs)
+        values = dict(row.inputs)
+        if self.labels:
+            values[LABELS_FIELD] = ", ".join(self.labels)
+        if self.kind == "option":
+            values[OPTIONS_FIELD] = "\n".join(map("{}. {}".format, row.choice_names, row.choices))
+        return self.prompt.render(values)
+
+    def answer_text(self, row: Row) -> str:
+        """The best accepted answer as a model would write it."""
+        return ", ".join(row.expected) if self.kind in ("set", "list") else row.expected[0]
+
+    def option_names(self, row: Row) -> dict[str, str]:
+        """What may be written for each option of a row: its text or its name, to its name."""
+        return {**dict(zip(row.choices, row.choice_names, strict=True)), **{name: name for name in row.choice_names}}
 
     def messages(self, row: Row) -> list[dict[str, str]]:
         """The chat messages up to the question (chat mode)."""
@@ -156,8 +189,8 @@ class Task:
 
     def _training_row(self, row: Row) -> dict[str, Any]:
         if self.mode == "plain":
-            return {"prompt": self.prompt_text(row), "completion": self.answer_prefix + row.expected[0]}
-        return {"messages": [*self.messages(row), {"role": "assistant", "content": row.expected[0]}]}
+            return {"prompt": self.prompt_text(row), "completion": self.answer_prefix + self.answer_text(row)}
+        return {"messages": [*self.messages(row), {"role": "assistant", "content": self.answer_text(row)}]}
 
     def with_map(self, names: Mapping[str, str]) -> Task:
         """The task with further columns under other names."""
@@ -196,47 +229,17 @@ class Task:
         return data
 
     def _row(self, values: Mapping[str, Any], where: str) -> Row:
-        choices = self._choices(values, where)
+        names, choices = row_choices(self, values, where)
+        others = tuple(name for name in self.prompt.other_names if name in values)
         return Row(
             id=field_text(self.fields.id, values, where) if self.fields.id else where.rpartition(", ")[2],
-            inputs=field_texts(self._template_fields, values, where),
-            expected=self._expected(values, choices, where),
+            inputs=field_texts((*self._template_fields, *others), values, where),
+            expected=expected_answers(self, values, names, choices, where),
             groups=field_texts(self.fields.groups, values, where),
             choices=choices,
+            choice_names=names,
+            language=field_text(self.fields.language, values, where) if self.fields.language else "",
         )
-
-    def _choices(self, values: Mapping[str, Any], where: str) -> tuple[str, ...]:
-        if self.kind != "choice":
-            return ()
-        if self.fields.choices is None:
-            return self.labels
-        found: Any = values.get(self.fields.choices)
-        if not _is_texts(found) or len(found) < 2 or len(set(found)) < len(found):
-            raise DataError(f"{where}: '{self.fields.choices}' must list at least two different, non-empty choices.")
-        return tuple(found)
-
-    def _expected(self, values: Mapping[str, Any], choices: tuple[str, ...], where: str) -> tuple[str, ...]:
-        name = self.fields.answer
-        answer = values.get(name)
-        if choices and type(answer) is int:
-            if not 0 <= answer < len(choices):
-                raise DataError(f"{where}: '{name}' is {answer}, but the choices are numbered 0 to {len(choices) - 1}.")
-            return (choices[answer],)
-        if isinstance(answer, list):
-            if self.kind in ("classification", "choice") or not _is_texts(answer) or not answer:
-                raise DataError(f"{where}: '{name}' must be one answer, or texts for exact, contains and regex.")
-            return self._readable(answer, name, where)
-        text = field_text(name, values, where)
-        allowed = choices or self.labels
-        if self.kind in ("classification", "choice") and text not in allowed:
-            raise DataError(f"{where}: '{text}' is not one of the {len(allowed)} answers allowed.")
-        return self._readable([text], name, where)
-
-    def _readable(self, answers: list[str], name: str, where: str) -> tuple[str, ...]:
-        """Accepted answers; one that normalisation leaves nothing of could never be given."""
-        if not all(map(self.normalisation.apply, answers)):
-            raise DataError(f"{where}: '{name}' holds an answer that is empty once normalised.")
-        return tuple(answers)
 
 
 def load_task(path: str | Path) -> Task:
@@ -276,7 +279,7 @@ def task_from_dict(value: Any, *, base: Path = Path(), source: str = "task") -> 
     for key in ("name", "kind", "template"):
         if key not in given:
             raise DataError(f"{source}: the key '{key}' is missing.")
-    for key in ("name", "kind", "template", "system", "mode", "pattern", "answer_prefix", "data", "train"):
+    for key in ("name", "kind", "template", "system", "mode", "pattern", "language", "answer_prefix", "data", "train"):
         _typed(given, key, str, "text", source)
     _typed(given, "max_tokens", int, "a whole number", source)
     for key in ("data", "train"):
@@ -297,7 +300,7 @@ def _check_names(value: Any, source: str) -> None:
 
 def _fields(value: Any, source: str) -> Fields:
     given = _keys(value, Fields, source)
-    for key in ("answer", "id", "choices"):
+    for key in ("answer", "id", "choices", "language"):
         _typed(given, key, str, "text", source)
     _texts(given, "groups", source)
     return Fields(**given)
@@ -327,13 +330,9 @@ def _typed(given: dict[str, Any], key: str, kind: type, words: str, source: str)
 
 def _texts(given: dict[str, Any], key: str, source: str) -> None:
     if key in given:
-        if not _is_texts(given[key]):
+        if not is_texts(given[key]):
             raise DataError(f"{source}: '{key}' must be a list of non-empty texts.")
         given[key] = tuple(given[key])
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
 
 
 def _check(holds: bool, option: str, words: str) -> None:

@@ -1,6 +1,7 @@
 """Prompt templates: `{field}` is replaced by a row's field, `{{field}}` is the literal `{field}`, nothing is executed.
 
-Any other brace stands for itself, so a template may hold a JSON example as it is. Inserted text is never scanned
+A field's name is a word, or words joined by hyphens. Whatever else stands in braces is a field where the row has one of
+that very name, and itself where not, so a template may hold a JSON example as it is. Inserted text is never scanned
 again: a row cannot pull in another field.
 """
 
@@ -14,7 +15,8 @@ from typing import Any
 
 from landrace.errors import DataError
 
-_TOKEN = re.compile(r"\{(?P<literal>\{[^\W\d]\w*\})\}|\{(?P<field>[^\W\d]\w*)\}")
+_NAME = re.compile(r"[^\W\d]\w*(?:-\w+)*")
+_TOKEN = re.compile(r"\{(?P<literal>\{(?P<name>[^{}\n]{1,200})\})\}|\{(?P<field>[^{}\n]{1,200})\}")
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,25 @@ class PromptTemplate:
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """The fields named, in the order of their first use."""
+        return tuple(name for name in self._names if _NAME.fullmatch(name))
+
+    @cached_property
+    def other_names(self) -> tuple[str, ...]:
+        """What else stands in braces: fields of rows that have one of the name."""
+        return tuple(name for name in self._names if not _NAME.fullmatch(name))
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(match["field"] for match in _TOKEN.finditer(self.text) if match["field"]))
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text with every field filled in. `values` holds them all, as `field_texts` returns them."""
+        """The text with every field filled in. `values` holds `fields`, as `field_texts` returns them."""
 
         def fill(match: re.Match[str]) -> str:
-            return values[match["field"]] if match["field"] else match["literal"]
+            if name := match["field"]:
+                return values[name] if name in values or _NAME.fullmatch(name) else match.group()
+            escaped = match["name"] in values or _NAME.fullmatch(match["name"])
+            return match["literal"] if escaped else match.group()
 
         return _TOKEN.sub(fill, self.text)
 

@@ -11,7 +11,7 @@ import pytest
 from landrace.errors import OptionError
 from landrace.evaluation.baseline import BASELINE_NAME, evaluate_baseline
 from landrace.evaluation.compare import compare, cost_per_1000_correct
-from landrace.evaluation.statistics import mcnemar, paired_bootstrap
+from landrace.evaluation.statistics import mcnemar, paired_difference
 from landrace.evaluation.tables import comparison_table, seconds, to_markdown, to_text
 from landrace.evaluation.task import Fields, Task
 from landrace.evaluation.verdict import money, p_value, verdict
@@ -33,7 +33,7 @@ def test_the_numbers_of_a_comparison(evaluation_of: Any) -> None:
     outcomes = [[row.correct for row in item.rows] for item in (base, tuned)]
     assert first.against_first is None
     assert second.against_first is not None
-    assert second.against_first.difference == paired_bootstrap(*outcomes)
+    assert second.against_first.difference == paired_difference(*outcomes)
     assert second.against_first.test == mcnemar(*outcomes)
     assert (first.accuracy, second.accuracy, second.unparsed) == (0.4, 0.8, 20)
     # 36 s at 2.00 an hour cost 0.02; for 80 right answers, so 0.25 for 1,000 of them.

@@ -137,13 +137,61 @@ def test_choice_by_likelihood_scores_the_choices_and_nothing_of_the_prompt(
     texts = [bytes(request.prompt_ids[1:]).decode() for request in engine.batches[0]]
     assert texts == ["Q: zzz\nA: b", "Q: zzz\nA: aaaa"]
     assert all(request.params.max_tokens == 0 for request in engine.batches[0])
-    assert [score.logprob for score in row.choices] == [-(32.0 + 98), -(32.0 + 4 * 97)]
-    assert [score.tokens for score in row.choices] == [2, 5]
-    assert [score.logprob_per_byte for score in row.choices] == [-130.0, -105.0]
+    # The space of the prefix (-32) is in no score.
+    assert [score.logprob for score in row.choices] == [-98.0, -4 * 97.0]
+    assert [score.tokens for score in row.choices] == [1, 4]
+    assert [score.logprob_per_byte for score in row.choices] == [-98.0, -97.0]
     assert (row.parsed, row.correct, row.raw_correct) == ("aaaa", True, False)
     assert (found.accuracy, found.raw_accuracy, found.method) == (1.0, 0.0, "likelihood")
     assert (found.capped, found.unparsed, found.completion_tokens, row.finish_reason) == (0, 0, 0, None)
     assert evaluation_from_dict(found.to_dict()) == found
+
+
+def test_the_norms_are_those_of_lm_eval(fake_engine: Any, fake_tokenizer: Any) -> None:
+    """`acc`, `acc_norm` (per character) and `acc_bytes` (per byte) choose three different answers here."""
+    task = Task("quiz", "choice", "{q}", mode="plain", fields=Fields(choices="c"))
+    # 97 in one byte; 40 + 66 in two bytes; 195 + 151 in two bytes that are one character.
+    choices = ["a", "(B", "×"]
+    data = task.from_rows([{"q": "?", "c": choices, "answer": choice} for choice in choices])
+    found = evaluate(fake_engine(lambda prompt: ""), fake_tokenizer(chat=False), task, model_name="m", data=data)
+    scores = found.rows[0].choices
+    assert [score.logprob for score in scores] == [-97.0, -106.0, -346.0]
+    assert [score.logprob_per_byte for score in scores] == [-97.0, -53.0, -173.0]
+    assert [row.correct for row in found.rows] == [False, True, False]
+    assert [row.raw_correct for row in found.rows] == [True, False, False]
+    assert (found.accuracy, found.raw_accuracy, found.character_accuracy) == (1 / 3, 1 / 3, 1 / 3)
+    assert found.summary()["character_accuracy"] == 1 / 3
+    assert found.sampling == {"decides": "log-probability per byte (acc_bytes)"}
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_fails_its_row(
+    score: float, fake_engine: Any, fake_tokenizer: Any, tmp_path: Path
+) -> None:
+    class Broken(fake_engine):  # type: ignore[misc]
+        def _outputs(self, request: Any) -> Any:
+            (output,) = super()._outputs(request)
+            broken = tuple(replace(item, logprob=score) for item in output.prompt_logprobs)
+            return [replace(output, prompt_logprobs=broken)] if request.id.startswith("row-0") else [output]
+
+    task = Task("quiz", "choice", "{q}", mode="plain", labels=("yes", "no"))
+    data = task.from_rows([{"q": "a", "answer": "yes"}, {"q": "b", "answer": "no"}])
+    found = evaluate(Broken(lambda prompt: ""), fake_tokenizer(chat=False), task, model_name="m", data=data)
+    assert (found.errors, found.rows[0].verdict, found.rows[1].verdict) == (1, "failed", "right")
+    assert "log-probability of 'yes' is" in (found.rows[0].error or "")
+    assert load_evaluation(found.save(tmp_path)) == found
+
+
+def test_refusals_are_counted_apart(fake_engine: Any, fake_tokenizer: Any, tmp_path: Path) -> None:
+    task = Task("t", "number", "{q}")
+    answers = {"a": "7", "b": "8", "c": "well", "d": "I don't know."}
+    data = task.from_rows([{"q": name, "answer": 7} for name in answers])
+    engine = fake_engine(lambda prompt: next(text for name, text in answers.items() if f"<user>{name}<" in prompt))
+    found = evaluate(engine, fake_tokenizer(), task, model_name="m", data=data)
+    assert [row.verdict for row in found.rows] == ["right", "wrong", "unparsed", "refused"]
+    assert (found.correct, found.unparsed, found.refused, found.errors) == (1, 1, 1, 0)
+    assert found.summary()["refused"] == 1
+    assert load_evaluation(found.save(tmp_path)) == found
 
 
 def test_a_choice_that_fails_fails_its_row_only(fake_engine: Any, fake_tokenizer: Any) -> None:
@@ -179,6 +227,27 @@ def test_a_model_name_cannot_leave_the_folder(fake_engine: Any, fake_tokenizer: 
     path = replace(found, model="../../Qwen/Qwen3:adapter").save(folder)
     assert path.parent == folder
     assert load_evaluation(path).model == "../../Qwen/Qwen3:adapter"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/x", "..", ".", "", " ", "a\0b", "CON", "lpt1.txt", "x" * 5000, "模型" * 300, "a/../../b", "C:\\x", "-"],
+)
+def test_any_name_is_stored_inside_the_folder(name: str, fake_engine: Any, fake_tokenizer: Any, tmp_path: Path) -> None:
+    _, found = run(fake_engine, fake_tokenizer)
+    path = replace(found, model=name).save(tmp_path / "out")
+    assert sorted(item.parent for item in tmp_path.rglob("*.*")) == [tmp_path / "out"] * 2
+    assert load_evaluation(path).model == name
+
+
+def test_two_names_that_make_one_file_name_overwrite_nothing(
+    fake_engine: Any, fake_tokenizer: Any, tmp_path: Path
+) -> None:
+    _, found = run(fake_engine, fake_tokenizer)
+    names = ["a/b", "a b", "a-b"]
+    paths = [replace(found, model=name).save(tmp_path) for name in [*names, *names]]
+    assert len(set(paths)) == 3
+    assert [load_evaluation(path).model for path in paths[:3]] == names
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from landrace.evaluation.statistics import (
     macro_f1,
     macro_f1_interval,
     mcnemar,
-    paired_bootstrap,
+    paired_difference,
+    tango_interval,
     wilson_interval,
 )
 
@@ -96,36 +97,66 @@ def test_mcnemar_of_thousands_of_rows_does_not_overflow() -> None:
     assert result.p_value == pytest.approx(stats.binomtest(9000, 18500, 0.5).pvalue, rel=1e-6)
 
 
-def test_paired_bootstrap_agrees_with_scipy_on_the_rows_themselves() -> None:
-    first, second = outcomes(120, 14, 33, 40)
-    found = paired_bootstrap(first, second, seed=3, resamples=20_000)
-    differences = np.array(second, float) - np.array(first, float)
-    reference = stats.bootstrap(
-        (differences,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(8)
-    ).confidence_interval
-    assert found.value == pytest.approx((33 - 14) / 207)
-    assert found.interval.low == pytest.approx(reference.low, abs=0.006)
-    assert found.interval.high == pytest.approx(reference.high, abs=0.006)
+def test_paired_difference_published_example() -> None:
+    """Tango's interval without correction: Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33:2850."""
+    found = tango_interval(7, 1, 21)
+    assert (round(found.low, 3), round(found.high, 3)) == (0.026, 0.517)
 
 
-def test_paired_bootstrap_repeats_with_its_seed_and_turns_round() -> None:
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.sampled_from([0.0, 1.0]))
+def test_the_bounds_of_a_paired_difference_solve_its_equation(
+    both: int, lost: int, gained: int, neither: int, continuity: float
+) -> None:
+    total = both + lost + gained + neither
+    if total == 0:
+        return
+    found = tango_interval(gained, lost, total, continuity=continuity)
+    assert -1 <= found.low <= (gained - lost) / total <= found.high <= 1
+    for bound, inside in ((found.low, 1), (found.high, -1)):
+        if abs(bound) < 1:
+            # The likelihood of (gained, lost) at a difference d, maximised over the share of lost rows by a fine grid.
+            grid = np.linspace(max(0.0, -bound), (1 - bound) / 2, 200_001)[1:-1]
+            equal = (both + neither) * np.log(1 - 2 * grid - bound)
+            share = float(grid[np.argmax(gained * np.log(grid + bound) + lost * np.log(grid) + equal)])
+            spread = math.sqrt(total * (2 * share + bound - bound * bound))
+            distance = inside * (gained - lost - total * bound) - continuity
+            assert distance == pytest.approx(1.96 * spread, rel=0.01, abs=0.02)
+
+
+def test_the_interval_leaves_out_zero_exactly_where_the_exact_test_rejects() -> None:
+    for discordant in range(61):
+        for gained in range(discordant + 1):
+            lost = discordant - gained
+            p_value, _ = binomial_half_test(min(gained, lost), discordant)
+            for equal in (0, 1, 5, 100):
+                if discordant + equal:
+                    found = paired_difference(*outcomes(equal, lost, gained, 0))
+                    excludes = found.interval.low > 0 or found.interval.high < 0
+                    assert excludes == (p_value < 0.05), (gained, lost, equal)
+
+
+def test_little_evidence_gives_a_wide_interval() -> None:
+    one = paired_difference([False], [True])
+    assert (one.value, one.interval.high) == (1, 1)
+    assert one.interval.low < -0.5
+    same = paired_difference([True] * 20, [True] * 20)
+    assert same.value == 0
+    assert same.interval.high == -same.interval.low > 0.1
+    assert macro_f1_interval(["a", "b"], ["a", "b"]) == wilson_interval(2, 2)
+    assert macro_f1_interval(["a", "b"], ["b", None]) == wilson_interval(0, 2)
+
+
+def test_a_paired_difference_turns_round() -> None:
     first, second = outcomes(50, 8, 20, 22)
-    assert paired_bootstrap(first, second, seed=5) == paired_bootstrap(first, second, seed=5)
-    few = [paired_bootstrap(first, second, seed=seed, resamples=5) for seed in range(20)]
-    assert len({item.interval.low for item in few}) > 1
-    assert paired_bootstrap(second, first).value == -paired_bootstrap(first, second).value
-
-
-def test_equal_systems_differ_by_exactly_nothing() -> None:
-    found = paired_bootstrap([True, False, True], [True, False, True])
-    assert (found.value, found.interval.low, found.interval.high) == (0, 0, 0)
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert (there.value, there.interval.low) == (-back.value, -back.interval.high)
 
 
 def test_paired_tests_refuse_rows_that_do_not_pair() -> None:
     with pytest.raises(OptionError, match="same rows"):
         mcnemar([True], [True, False])
     with pytest.raises(OptionError, match="at least one"):
-        paired_bootstrap([], [])
+        paired_difference([], [])
 
 
 label = st.sampled_from(["refund", "check_in", "退款", "prijava"])

@@ -230,14 +230,52 @@ def test_a_byte_order_mark_and_blank_lines_do_not_matter(tmp_path: Path) -> None
 
 def test_choices_of_a_row_and_answers_by_number() -> None:
     task = Task("quiz", "choice", "{q}", fields=Fields(choices="options"))
-    rows = [{"q": "1+1", "options": ["1", "2"], "answer": 1}, {"q": "2+2", "options": ["3", "4"], "answer": "4"}]
+    rows = [{"q": "1+1", "options": ["4", "2"], "answer": 1}, {"q": "2+2", "options": ["3", "4"], "answer": "4"}]
     data = task.from_rows(rows)
-    assert [(row.choices, row.expected) for row in data.rows] == [(("1", "2"), ("2",)), (("3", "4"), ("4",))]
+    assert [(row.choices, row.expected) for row in data.rows] == [(("4", "2"), ("2",)), (("3", "4"), ("4",))]
     assert task.to_training_rows(data)[0]["messages"][-1]["content"] == "2"
     bad_answers = [{"answer": value} for value in (2, -1, "5", True)]
     for bad in (*bad_answers, {"options": ["1", "1"]}, {"options": "12"}):
         with pytest.raises(DataError, match="row 1"):
             task.from_rows([{**rows[0], **bad}])
+
+
+def test_an_integer_answer_is_a_label_or_a_number_and_never_both() -> None:
+    rated = Task("t", "choice", "{q}", labels=("1", "2", "3", "4"))
+    assert rated.from_rows([{"q": "?", "answer": 1}]).rows[0].expected == ("1",)
+    named = Task("t", "choice", "{q}", labels=("bad", "good"))
+    assert named.from_rows([{"q": "?", "answer": 1}]).rows[0].expected == ("good",)
+    for kind in ("choice", "option"):
+        task = Task("t", kind, "{q}", fields=Fields(choices="options"))  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="number of one choice and the text of another"):
+            task.from_rows([{"q": "?", "options": ["1", "2", "3"], "answer": 1}])
+        agreed = task.from_rows([{"q": "?", "options": ["0", "1"], "answer": 1}]).rows[0]
+        assert agreed.expected == ("1" if kind == "choice" else "B",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "words"),
+    [
+        ("number", {"answer": "many"}, "'many', which is no number"),
+        ("number", {"answer": "1,5"}, "no number"),
+        ("math", {"answer": "\\frac{1"}, "cannot parse"),
+        ("set", {"answer": "1, 2"}, "must be a list of items"),
+        ("option", {"answer": "E", "options": ["a", "b"]}, "neither the name nor the text"),
+        ("option", {"answer": "A", "options": ["a"]}, "at least two"),
+        ("option", {"answer": "A", "options": [str(number) for number in range(27)]}, "more than 26"),
+    ],
+)
+def test_an_answer_that_could_never_be_given_is_refused(kind: Any, row: dict[str, Any], words: str) -> None:
+    fields = Fields(choices="options") if kind == "option" else Fields()
+    with pytest.raises(DataError, match="row 1") as caught:
+        Task("t", kind, "{q}", fields=fields).from_rows([{"q": "?", **row}])
+    assert words in caught.value.message
+
+
+def test_labels_that_could_not_be_told_apart_are_refused() -> None:
+    for labels in (("check_in", "check-in"), ("Straße", "STRASSE"), ("ｙｅｓ", "yes"), ("όχι", "ΟΧΙ")):
+        with pytest.raises(OptionError, match="must differ"):
+            Task("t", "classification", "{q}", labels=labels)
 
 
 def test_several_accepted_answers_and_answers_that_could_never_be_given() -> None:
@@ -280,6 +318,15 @@ def test_templates_fill_fields_and_leave_every_other_brace() -> None:
     template = PromptTemplate('{"a": {"b": {x}}} {{x}} {} { x } {0} {x.y} {имя}')
     assert template.fields == ("x", "имя")
     assert template.render({"x": "{y}", "имя": "{{x}}"}) == '{"a": {"b": {y}}} {x} {} { x } {0} {x.y} {{x}}'
+
+
+def test_any_column_can_be_named_and_a_missing_one_is_refused_by_name() -> None:
+    row = {"user-name": "Ana", "a b": "c", "x.y": "z", "answer": "1"}
+    task = Task("t", "exact", '{user-name} {a b} {x.y} {{user-name}} {{x.y}} {"k": 1} { q }')
+    (built,) = task.from_rows([row]).rows
+    assert task.prompt_text(built) == 'Ana c z {user-name} {x.y} {"k": 1} { q }'
+    with pytest.raises(DataError, match="'user-name' is missing"):
+        task.from_rows([{"answer": "1"}])
 
 
 @given(st.text(alphabet="{}xy \n", max_size=30), st.text(alphabet="{}xy", max_size=10))
