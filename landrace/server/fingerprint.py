@@ -25,12 +25,15 @@ def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adap
     bytes from the middle of each tensor, or of every k-th where there are very many. `adapter` is a folder.
     """
     template = opened.model.tokenizer.chat_template
+    spec = asdict(opened.model.decoder.spec)
+    # How long a sequence may be changes nothing but the rotary tables of some models, which stand in the layers.
+    del spec["max_length"], spec["length_limit"]
     facts = {
         "version": __version__,
         "kernels": opened.kernels,
         "held": weights,
         "cache": options.cache_dtype,
-        "spec": asdict(opened.model.decoder.spec),
+        "spec": spec,
         "template": template.sha256 if template else None,
         "weights": _sampled(opened.model.checkpoint),
         "adapter": adapter_sha256(adapter) if adapter else None,

@@ -134,12 +134,12 @@ def wide_model(tiny_model: Path, shared: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path, start_server: Any) -> Any:
-    return start_server(str(tiny_model), "--max-length", "131072")
+    return start_server(str(tiny_model), "--max-length", "131072", "--cache-tokens", "131072")
 
 
 @pytest.fixture(scope="module")
 def wide(wide_model: Path, start_server: Any) -> Any:
-    return start_server(str(wide_model), "--max-length", "131072")
+    return start_server(str(wide_model), "--max-length", "131072", "--cache-tokens", "131072")
 
 
 def checked(reply: httpx.Response, param: str, *reasons: str) -> None:

@@ -87,7 +87,7 @@ def test_an_answer_can_be_sent_back_as_it_came(served: tuple[Any, list[Path]]) -
     [
         ([{"role": "human", "content": "x"}, USER], "leaves out message 0 (role 'human')"),
         ([USER, calling("[1]", None)], "arguments of tool call 0 of message 1 are not a JSON object"),
-        ([USER, {"role": "assistant", "content": None, "refusal": "No."}], "Message 1 has a refusal"),
+        ([USER, {"role": "assistant", "content": None, "refusal": "No."}], "messages[1].refusal is not supported"),
     ],
 )
 def test_what_cannot_be_written_is_refused_by_name(
