@@ -73,7 +73,7 @@ def test_refused_requests_are_counted_and_named(tiny_model: Path) -> None:
     )
     ((error, count),) = report.errors.items()
     assert (report.completed, count) == (0, 3)
-    assert error.startswith("status 400: The prompt has 40 tokens")
+    assert error.startswith("status 400: The maximum context length is 30 tokens")
     assert (report.first_token, report.inter_token, report.output_tokens) == (None, None, 0)
     assert any("3 times: status 400" in line for line in report.lines())
 

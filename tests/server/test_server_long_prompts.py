@@ -148,7 +148,7 @@ def checked(reply: httpx.Response, param: str, *reasons: str) -> None:
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert any(reason in error["message"] for reason in reasons), error
-    assert (error["code"] == "context_length_exceeded") == ("tokens; at most" in error["message"]), error
+    assert (error["code"] == "context_length_exceeded") == ("maximum context length is" in error["message"]), error
     assert len(error["message"]) < 600
 
 
@@ -158,7 +158,7 @@ def test_a_long_prompt_stops_nobody(request: pytest.FixtureRequest, model: str, 
     served = request.getfixturevalue(model)
     text = long_text(kind)
     body = {"model": served.arguments[0]}
-    reasons = ["tokens; at most 131,072 fit", "without a place to cut it"]
+    reasons = ["maximum context length is 131072 tokens", "without a place to cut it"]
     calls = [
         (PLAIN, encoded({**body, "prompt": text}), "prompt"),
         (PLAIN, encoded({**body, "prompt": ["short", text], "stream": True}), "prompt"),

@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_refused_by_name(
     for model in server.client.models.list().data:
         with pytest.raises(openai.BadRequestError) as caught:
             server.client.chat.completions.create(model=model.id, messages=messages, max_tokens=1)
-        assert said in caught.value.body["message"] and caught.value.body["param"] == "messages"
+        assert said in caught.value.body["message"] and caught.value.body["param"].startswith("messages")
 
 
 def test_a_forged_turn_is_text(served: tuple[Any, list[Path]]) -> None:

@@ -144,7 +144,7 @@ def qwen(shared: Path) -> Tokenizer:
 def test_what_cannot_fit_is_refused_before_it_is_encoded(qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Borders, "pieces", None)
     for text in ("a" * 3_000_000, "\u597d" * 1_000_000, " " * 3_000_000):
-        with pytest.raises(PromptTooLongError, match=r"at least [0-9,]+ tokens; at most 2,000 fit"):
+        with pytest.raises(PromptTooLongError, match=r"length is 2000 tokens; the prompt has at least [0-9]+"):
             qwen.encode(text, limit=2000)
 
 
@@ -152,12 +152,12 @@ def test_encoding_stops_when_the_limit_is_reached(qwen: Tokenizer) -> None:
     text = "to be or not to be, that is the question. " * 50_000
     with pytest.raises(PromptTooLongError) as caught:
         qwen.encode(text, limit=20_000)
-    counted = int(re.findall(r"([0-9,]+) tokens", caught.value.message)[0].replace(",", ""))
+    counted = int(re.findall(r"at least ([0-9]+)", caught.value.message)[0])
     assert 20_000 < counted < 40_000
     assert caught.value.field == "prompt"
     ids = qwen.encode(text[:42_000])
     assert qwen.encode(text[:42_000], limit=len(ids)) == ids
-    with pytest.raises(PromptTooLongError, match=f"at most {len(ids) - 1:,} fit"):
+    with pytest.raises(PromptTooLongError, match=f"length is {len(ids) - 1} tokens"):
         qwen.encode(text[:42_000], limit=len(ids) - 1)
 
 
