@@ -139,7 +139,8 @@ def notice(text: str | None) -> None:
 
 
 def _say(head: str, style: str, text: str) -> None:
-    err.print(styled((head, style), " ", shown_line(text, LONGEST_MESSAGE)))
+    # In a log it is one line; on a terminal, words are not broken.
+    err.print(styled((head, style), " ", shown_line(text, LONGEST_MESSAGE)), soft_wrap=not err.is_terminal)
 
 
 def print_json(value: Any) -> None:

@@ -96,8 +96,11 @@ async def _serve(
     engines = list({id(model.engine): model.engine for model in served}.values())
     server = _Server(app, engines, drain_seconds)
     # While models open, every signal to end is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and no more than that
+        interrupt = signal.default_int_handler
     for number in _ending_signals():
-        signal.signal(number, signal.getsignal(signal.SIGINT))
+        signal.signal(number, interrupt)
     # The lifespan is entered here rather than by uvicorn, so that a model that does not open is raised as it is.
     async with app.router.lifespan_context(app):
         # What is there now stays: a collection of garbage need not look at it again while streams wait.

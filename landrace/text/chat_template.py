@@ -15,7 +15,7 @@ from typing import Any
 from landrace.errors import CheckpointError, RequestError
 from landrace.text.fitting import Fitting
 from landrace.text.messages import plain_json, plain_messages, plain_tools
-from landrace.text.outline import Mark, outline, shape, written
+from landrace.text.outline import Mark, first_unwritten, left_out, outline, shape
 from landrace.text.template_process import TemplateProcess
 
 MAX_SOURCE = 1_000_000
@@ -116,8 +116,7 @@ class ChatTemplate:
         if sketch is not None:
             missing = sketch.missing
         else:
-            marks = outline(fitted.messages, fitted.tools).marks
-            missing = next((mark for mark in marks if not written(mark, text)), None)
+            missing = first_unwritten(outline(fitted.messages, fitted.tools).marks, text)
         if missing is not None:
             raise RequestError(
                 f"The chat template leaves out {missing.name}.",
@@ -164,15 +163,13 @@ class ChatTemplate:
         text = self._try(sought.messages, sought.tools, fitted)
         if text is None:
             return None
-        for mark in sought.marks:
-            if mark.text in text:
-                continue
-            if mark.beside_call is not None:
-                newest = self._try(sought.messages[: mark.beside_call + 1], sought.tools, fitted)
-                if newest is not None and mark.text in newest:
-                    continue
-            return _Sketch(text, mark)
-        return _Sketch(text, None)
+        missing = left_out(sought.marks, text)
+        beside = next((mark for mark in missing if mark.beside_call is not None), None)
+        if beside is not None and beside.beside_call is not None:
+            newest = self._try(sought.messages[: beside.beside_call + 1], sought.tools, fitted)
+            if newest is not None and not left_out([beside], newest):  # and so for all of them
+                missing = [mark for mark in missing if mark.beside_call is None]
+        return _Sketch(text, next(iter(missing), None))
 
     def _try(
         self, messages: list[dict[str, Any]], tools: list[Any] | None, like: TemplateInput | None = None

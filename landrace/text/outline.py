@@ -9,11 +9,15 @@ wrote it while the turn was the newest (gpt-oss treats it as reasoning).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from landrace.text.messages import REASONING_FIELDS, arguments_object
+
+_SIGN = "landrace7f3a"
+_MARK = re.compile(rf"{_SIGN}\d+z")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class _Marker:
         self.marks: list[Mark] = []
 
     def mark(self, real: str, name: str, field: str = "messages", beside_call: int | None = None) -> str:
-        text = f"landrace7f3a{len(self.marks)}z"
+        text = f"{_SIGN}{len(self.marks)}z"
         self.marks.append(Mark(text, name, field, real, beside_call))
         return text
 
@@ -65,7 +69,7 @@ def outline(messages: Sequence[dict[str, Any]], tools: list[Any] | None) -> Outl
 
 def _outlined(message: dict[str, Any], index: int, marker: _Marker) -> dict[str, Any]:
     name = f"message {index} (role {message['role'][:40]!r})"
-    result = {**message, **{field: "landrace7f3a" for field in REASONING_FIELDS if message.get(field)}}
+    result = {**message, **{field: _SIGN for field in REASONING_FIELDS if message.get(field)}}
     beside = index if "tool_calls" in message else None
     content = message["content"]
     if isinstance(content, list):
@@ -123,7 +127,23 @@ def _kind(value: Any) -> Hashable:
     return None
 
 
-def written(mark: Mark, text: str) -> bool:
-    """Whether a text itself, as it is or escaped for JSON, stands in what the template wrote."""
-    real = mark.real.strip()
-    return real in text or json.dumps(real, ensure_ascii=False)[1:-1] in text
+def left_out(marks: Sequence[Mark], text: str) -> list[Mark]:
+    """The marks that do not stand in `text`."""
+    there = set(_MARK.findall(text))
+    return [mark for mark in marks if mark.text not in there]
+
+
+def first_unwritten(marks: Sequence[Mark], text: str) -> Mark | None:
+    """The first mark whose own text, as it is or escaped for JSON, does not stand in what the template wrote."""
+    behind = 0
+    for mark in marks:
+        real = mark.real.strip()
+        for form in (real, json.dumps(real, ensure_ascii=False)[1:-1]):
+            # Texts mostly stand in their order, and a long conversation is not to be searched anew for each.
+            at = text.find(form, behind)
+            if at >= 0 or form in text:
+                behind = max(behind, at)
+                break
+        else:
+            return mark
+    return None

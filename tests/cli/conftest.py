@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -141,8 +142,14 @@ def landrace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["landrace", *arguments])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+        handlers = [(number, signal.getsignal(number)) for number in numbers]
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:  # `main` leaves signals as a process at its end needs them, and later tests start others
+            for number, handler in handlers:
+                signal.signal(number, handler)
         told = capsys.readouterr()
         return int(ended.value.code or 0), told.out, told.err
 

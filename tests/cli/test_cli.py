@@ -209,7 +209,7 @@ def test_a_measurement_in_which_every_row_failed_is_an_error(smollm2_path: Path,
     common = ("--map", "ask=q", "--out", str(tmp_path / "out"))
     for arguments in (
         ("evaluate", str(smollm2_path), str(tmp_path / "task.json"), *common),
-        ("compare", str(smollm2_path), str(smollm2_path), "--task", str(tmp_path / "task.json"), *common),
+        ("compare", str(smollm2_path), "baseline", "--task", str(tmp_path / "task.json"), *common),
     ):
         done = landrace(*arguments, home=tmp_path / "home")
         assert done.returncode == 1, done.stderr

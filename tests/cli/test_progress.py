@@ -64,7 +64,7 @@ def test_waiting_threads_may_sleep_and_the_users_word_stands() -> None:
     """Read by OpenMP when PyTorch is loaded, so `main` has to say it before."""
     code = (
         "import os, sys; from landrace.cli import main as m; sys.argv = ['landrace', '--version']; "
-        "m.app = lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT')); m.main()"
+        "m.app = lambda **_: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT')); m.main()"
     )
 
     def told(**given: str) -> str:

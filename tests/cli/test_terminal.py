@@ -50,6 +50,15 @@ class Terminal:
             assert time.monotonic() < deadline, self.shown
             assert self._read(), self.shown
 
+    def wait_for_prompt(self, text: str = "> ") -> None:
+        """Reads until the chat shows `text`, its prompt at the end, and sleeps there: readline misses a signal between
+        the two, and drops what is typed."""
+        self.wait_for(text)
+        process, deadline = psutil.Process(self.pid), time.monotonic() + SECONDS
+        while process.status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
@@ -204,13 +213,13 @@ def test_streams_that_are_closed_or_full(tmp_path: Path) -> None:
 
 def test_ctrl_c_and_ctrl_d_in_a_chat(speaker: Path, tmp_path: Path) -> None:
     chat = Terminal("run", str(speaker), *GREEDY, home=tmp_path)
-    chat.wait_for("> ")
+    chat.wait_for_prompt()
     chat.type("hello\n")
-    chat.wait_for(HOSTILE_SHOWN + "\r\n> ")  # line editing drops what is typed before its prompt
+    chat.wait_for_prompt(HOSTILE_SHOWN + "\r\n> ")
     chat.type("\x04")
     assert chat.end() == 0
     chat = Terminal("run", str(speaker), home=tmp_path)
-    chat.wait_for("> ")
+    chat.wait_for_prompt()
     chat.type("\x03")
     assert chat.end() == 128 + signal.SIGINT
     assert b"Traceback" not in chat.shown
@@ -219,7 +228,7 @@ def test_ctrl_c_and_ctrl_d_in_a_chat(speaker: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_chat(number: signal.Signals, speaker: Path, tmp_path: Path) -> None:
     chat = Terminal("run", str(speaker), home=tmp_path)
-    chat.wait_for("> ")
+    chat.wait_for_prompt()
     chat.kill(number)
     assert chat.end() == 128 + number
     assert b"Traceback" not in chat.shown

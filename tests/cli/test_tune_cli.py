@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_is_said_before_the_work(
         pytest.importorskip("openai")
     code, out, told = landrace(*arguments[verb], "--out", str(folders[place]))
     assert code == 1 and out == ""
-    assert told.startswith("error: ") and "--out" in told and "step" not in told
+    assert "\nerror: " in f"\n{told}" and "--out" in told and "step" not in told
     assert (tmp_path / "taken").read_text() == "mine"
 
 
