@@ -94,8 +94,8 @@ def test_the_command_tells_of_prompts(
 ) -> None:
     prompts = PromptResult(("one question", "tools"), different, ("calls: The chat template leaves out [the call].",))
     path = PathResult("engine", 3, 0.0, 0.0, 1.0, BOUNDS["float32"])
-    made = Certificate("m", None, "trainer", "ab", None, "cd", "float32", (path,), prompts, ())
-    monkeypatch.setattr("landrace.certify.certify", lambda *_: made)
+    made = Certificate("m", None, "trainer", "ab", None, "cd", "float32", 2048, (path,), prompts, ())
+    monkeypatch.setattr("landrace.certify.certify", lambda *_, **__: made)
     result = CliRunner().invoke(app, ["certify", "m"])
     assert result.exit_code == code
     assert said in " ".join(result.output.split())

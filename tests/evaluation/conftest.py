@@ -33,7 +33,9 @@ class FakeTokenizer:
     def added_ids(self, text: str) -> list[int]:
         return []
 
-    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, add_bos: bool = True, parse_special: bool = True, limit: int | None = None
+    ) -> list[int]:
         return [256] * add_bos + list(text.encode())
 
 
