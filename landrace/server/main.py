@@ -25,6 +25,7 @@ from landrace.server.engine_process import EngineProcess
 from landrace.server.engine_worker import EngineSettings
 from landrace.server.usage import UsageLog
 
+_GARBAGE_THRESHOLDS = (10_000, 50, 100)
 _SWITCH_SECONDS = 0.0005
 """How long the event loop waits for the interpreter's lock while a thread computes; it does so at every send."""
 _SLOW_CLIENT_SECONDS = 5
@@ -103,8 +104,10 @@ async def _serve(
         signal.signal(number, interrupt)
     # The lifespan is entered here rather than by uvicorn, so that a model that does not open is raised as it is.
     async with app.router.lifespan_context(app):
-        # What is there now stays: a collection of garbage need not look at it again while streams wait.
+        # A collection of garbage stops every stream. It need not look at what is there now and stays, and it comes
+        # after thousands of new objects, not hundreds: a body of 100,000 messages has many.
         gc.freeze()
+        gc.set_threshold(*_GARBAGE_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
         notices = dict.fromkeys(model.engine.notice for model in served if model.engine.notice)

@@ -21,6 +21,8 @@ from landrace.text.template_process import TemplateProcess
 MAX_SOURCE = 1_000_000
 _MAX_OUTLINES = 256
 """Shapes of conversations whose outline is remembered."""
+_MAX_REMEMBERED = 200
+"""Messages of a conversation beyond which its shape is not met again, and not worth its memory."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class TemplateInput:
     tools: list[Any] | None
     add_generation_prompt: bool
     variables: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a template wrote. `outline`: what it writes itself around the texts of conversations of this shape; None
+    where it refuses messages with other texts."""
+
+    text: str
+    outline: str | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,8 @@ class ChatTemplate:
         **variables: Any,
     ) -> str:
         """The conversation as text. Raises what `fit` and `write` raise."""
-        return self.write(self.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables))
+        fitted = self.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
+        return self.write(fitted).text
 
     def fit(
         self,
@@ -105,8 +117,8 @@ class ChatTemplate:
         values = plain_json(variables, "the template's variables", "chat_template_kwargs")
         return TemplateInput(self._fitting.fit(plain, declared), declared, add_generation_prompt, values)
 
-    def write(self, fitted: TemplateInput) -> str:
-        """The text of a conversation from `fit`.
+    def write(self, fitted: TemplateInput) -> Written:
+        """A conversation from `fit` as the template writes it.
 
         Raises RequestError for messages that the template refuses or leaves out, and CheckpointError for a template
         that is broken or breaks its bounds.
@@ -124,15 +136,7 @@ class ChatTemplate:
                 hint="The model's template does not write it, so the model would never see it; leave it out, "
                 "or give it in a form and a place that the template writes.",
             )
-        return text
-
-    def outlined(self, fitted: TemplateInput) -> str | None:
-        """What the template itself writes around the texts of conversations of this shape.
-
-        None where it refuses messages with other texts.
-        """
-        sketch = self._sketch(fitted)
-        return None if sketch is None else sketch.text
+        return Written(text, None if sketch is None else sketch.text)
 
     @cached_property
     def around_turns(self) -> tuple[str, str]:
@@ -147,8 +151,9 @@ class ChatTemplate:
         return (pieces[1] + pieces[3], pieces[2]) if pieces else ("", "")
 
     def _sketch(self, fitted: TemplateInput) -> _Sketch | None:
-        variables = json.dumps(fitted.variables)
-        key = (shape(fitted.messages, fitted.tools), fitted.add_generation_prompt, variables)
+        if len(fitted.messages) > _MAX_REMEMBERED:
+            return self._draw(fitted)
+        key = (shape(fitted.messages, fitted.tools), fitted.add_generation_prompt, json.dumps(fitted.variables))
         with suppress(KeyError):
             return self._sketches[key]
         sketch = self._draw(fitted)

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from landrace.errors import RequestError
-from landrace.text.chat_template import ChatTemplate, TemplateInput
+from landrace.text.chat_template import ChatTemplate, TemplateInput, Written
 from landrace.text.outline import outline
 from landrace.text.tokenizer import Tokenizer
 
@@ -64,8 +64,8 @@ class Disguise:
         `reveal` gives the text as it is, `encode` its tokens. Raises what `ChatTemplate.write` raises.
         """
         hidden = self._hide(fitted)
-        text = self._written(hidden)
-        sketch = self.template.outlined(hidden)
+        written = self._written(hidden)
+        text, sketch = written.text, written.outline
         between = outline(hidden.messages, hidden.tools)
         rest = replace(hidden, messages=between.messages, tools=between.tools)
         if (
@@ -75,7 +75,7 @@ class Disguise:
         ):
             return text
         # There may be marks that the template does not write by itself. Did the ends of two texts make one?
-        guarded = self._written(self._guard(hidden))
+        guarded = self._written(self._guard(hidden)).text
         bare = self._code.sub(lambda code: code[0] if code[1] else chr(int(code[2])), guarded)
         return text if self._marks.findall(bare) == self._marks.findall(guarded) else guarded
 
@@ -100,7 +100,7 @@ class Disguise:
         twin, ids = self._tokenizer.respelled(self._spellings)
         return twin, ids, {self._tokenizer.token_text(i) or "": text for i, text in self._spellings.items()}
 
-    def _written(self, fitted: TemplateInput) -> str:
+    def _written(self, fitted: TemplateInput) -> Written:
         try:
             return self.template.write(fitted)
         except RequestError as error:
