@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from landrace.text.disguise import Disguise
+from landrace.text.messages import joined_parts
 from landrace.text.tokenizer import Tokenizer
 
 
@@ -36,8 +37,17 @@ def chat_prompt(
     """
     disguise = Disguise(tokenizer)
     fitted = disguise.template.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
+    if limit is not None:
+        tokenizer.check_length(_written_anyhow(fitted.messages), limit)
     text = disguise.write(fitted)
     return ChatPrompt(disguise.reveal(text), disguise.encode(text, limit=limit))
+
+
+def _written_anyhow(messages: Sequence[dict[str, Any]]) -> str:
+    """The texts that stand in the prompt whatever the template does to them: it may leave out thoughts of answers, and
+    white space at either end, but no question. What cannot fit by them is not worth the writing."""
+    contents = (joined_parts(message["content"] or "") for message in messages if message["role"] != "assistant")
+    return "".join([content.strip() for content in contents])
 
 
 def encode_chat(

@@ -92,6 +92,11 @@ class Tokenizer:
         """Works out now what the first long text would have to wait for."""
         _ = self._borders, self._fewest_tokens
 
+    def check_length(self, text: str, limit: int) -> None:
+        """PromptTooLongError where the length of `text` tells that it has more than `limit` tokens."""
+        if len(text) > limit:  # else the bound is of no use
+            _check_length(self._fewest_tokens.count(text), limit)
+
     def encode(
         self, text: str, *, add_bos: bool = True, parse_special: bool = True, limit: int | None = None
     ) -> list[int]:
@@ -109,8 +114,8 @@ class Tokenizer:
         backend = self._backend if parse_special else self._plain_backend
         ids: list[int] = []
         try:
-            if limit is not None and len(text) > limit:  # else the bound is of no use
-                _check_length(self._fewest_tokens.count(text), limit)
+            if limit is not None:
+                self.check_length(text, limit)
             for piece in (self._borders if parse_special else self._plain_borders).pieces(text):
                 # For one text `encode` would do the same, but keep the interpreter's lock.
                 encoding = backend.encode_batch_fast([piece], add_special_tokens=False)[0]

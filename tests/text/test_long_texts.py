@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from landrace.checkpoints.gguf_file import read_gguf
 from landrace.errors import PromptTooLongError, RequestError
-from landrace.text import Tokenizer, borders, load_tokenizer, tokenizer_from_gguf
+from landrace.text import ChatTemplate, Tokenizer, borders, encode_chat, load_tokenizer, tokenizer_from_gguf
 from landrace.text.borders import Borders
 from landrace.text.bpe import byte_level_backend
 from landrace.text.fewest_tokens import FewestTokens
@@ -146,6 +146,18 @@ def test_what_cannot_fit_is_refused_before_it_is_encoded(qwen: Tokenizer, monkey
     for text in ("a" * 3_000_000, "\u597d" * 1_000_000, " " * 3_000_000):
         with pytest.raises(PromptTooLongError, match=r"length is 2000 tokens; the prompt has at least [0-9]+"):
             qwen.encode(text, limit=2000)
+
+
+def test_a_conversation_that_cannot_fit_is_not_written(qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}")
+    monkeypatch.setattr(qwen, "chat_template", template)
+    # White space may be trimmed and thoughts left out, so neither counts before the template has written.
+    padded = [{"role": "user", "content": " " * 1_000_000 + "hi"}, {"role": "assistant", "content": "\n" * 1_000_000}]
+    assert qwen.decode(encode_chat(qwen, padded, limit=100)) == "hi"
+    monkeypatch.setattr(template, "_run", None)
+    for content in ("a" * 1_000_000, [{"type": "text", "text": "\u597d"}] * 100_000):
+        with pytest.raises(PromptTooLongError):
+            encode_chat(qwen, [{"role": "user", "content": content}], limit=100)
 
 
 def test_encoding_stops_when_the_limit_is_reached(qwen: Tokenizer) -> None:
