@@ -110,8 +110,7 @@ class EngineProcess:
         Each ends with an output that has a finish reason, or all with one EngineStoppedError; then, or to free them
         early, the caller must `release` them. Raises EngineStoppedError and EngineBusyError.
         """
-        if self._stopped is not None:
-            raise self._stopped
+        self.check_alive()
         if self.unfinished + len(requests) > self.max_pending:
             raise EngineBusyError("The server has as many requests waiting as it accepts.", hint="Try again shortly.")
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -127,10 +126,18 @@ class EngineProcess:
         for request_id in abort:
             self._outgoing.put(Abort(request_id))
 
+    def check_alive(self) -> None:
+        """Raises the EngineStoppedError that tells why it does not answer any more."""
+        if self._stopped is not None:
+            raise self._stopped
+
     def give_up(self, reason: str) -> None:
-        """Ends every unfinished request with an EngineStoppedError, and refuses new ones in the same way."""
+        """Ends every unfinished request with an EngineStoppedError, and refuses new ones in the same way; a prompt that
+        is being written is not waited for."""
         if self._stopped is None:
             self._stopped = EngineStoppedError(reason)
+            if self.tokenizer.chat_template is not None:
+                self.tokenizer.chat_template.close()
             for events in {id(events): events for events in self._queues.values()}.values():
                 events.put_nowait(self._stopped)
 
@@ -138,8 +145,6 @@ class EngineProcess:
         """Ends the process, the hard way if it must. What is still running there is lost, so drain first."""
         ready = self.alive
         self.give_up("The server is stopping.")
-        if ready and self.tokenizer.chat_template is not None:
-            self.tokenizer.chat_template.close()  # a thread may be waiting for it
         self._outgoing.put(Stop())
         self._outgoing.put(None)
         try:

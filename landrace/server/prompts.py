@@ -11,7 +11,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel
 
-from landrace.errors import PromptTooLongError, RequestError
+from landrace.errors import CheckpointError, PromptTooLongError, RequestError
 from landrace.server.body import parse_request, read_body
 from landrace.server.engine_process import EngineBusyError, EngineProcess
 from landrace.server.generation import Prompt, check_count
@@ -41,8 +41,8 @@ class PromptDesk:
         return await self._reading.run(_is_long(data), partial(parse_request, data, form))
 
     async def prepare(self, engine: EngineProcess, http: Request, job: Callable[[], T]) -> T:
-        """What `job` returns or raises, in a thread of `engine`; EngineBusyError as in `read`."""
-        return await self._preparing[id(engine)].run(_is_long(await http.body()), job)
+        """What `job` returns or raises, in a thread of `engine`; EngineBusyError as in `read`, EngineStoppedError."""
+        return await self._preparing[id(engine)].run(_is_long(await http.body()), partial(_while_alive, engine, job))
 
     def close(self) -> None:
         """Ends the threads after what they are doing."""
@@ -75,6 +75,15 @@ class _Threads:
     def close(self) -> None:
         for pool in (self._short, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _while_alive(engine: EngineProcess, job: Callable[[], T]) -> T:
+    engine.check_alive()
+    try:
+        return job()
+    except CheckpointError:
+        engine.check_alive()  # then the template was stopped with it, and is not to blame
+        raise
 
 
 def _is_long(body: bytes) -> bool:

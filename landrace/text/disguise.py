@@ -160,6 +160,8 @@ class Disguise:
 
     def _guarded_ends(self, text: str) -> str:
         starts, ends = self._pieces
+        if text[-1:] not in self._pieces_edges[0] and text[:1] not in self._pieces_edges[1]:
+            return text  # nearly every text
         longest = len(self._texts[0]) if self._texts else 0
         sizes = range(1, min(len(text) + 1, longest))
         codes = [code.span() for code in self._code.finditer(text)]
@@ -177,6 +179,12 @@ class Disguise:
         """What the texts of control tokens start with, and what they end with."""
         texts = [(text, size) for text in self._texts for size in range(1, len(text))]
         return frozenset(text[:size] for text, size in texts), frozenset(text[size:] for text, size in texts)
+
+    @cached_property
+    def _pieces_edges(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The last characters of what control tokens start with, and the first of what they end with."""
+        starts, ends = self._pieces
+        return frozenset(piece[-1] for piece in starts), frozenset(piece[0] for piece in ends)
 
 
 @lru_cache(maxsize=16)

@@ -20,7 +20,9 @@ def reply_when(failure: Exception) -> httpx.Response:
     def encode(text: str, *, limit: int) -> list[int]:
         raise failure
 
-    engine: Any = SimpleNamespace(tokenizer=SimpleNamespace(encode=encode), max_length=8, max_pending=8)
+    engine: Any = SimpleNamespace(
+        tokenizer=SimpleNamespace(encode=encode), check_alive=lambda: None, max_length=8, max_pending=8
+    )
     app = create_app([ServedModel("m", engine)], UsageLog(None, name="m", command="", config={}))
 
     async def post() -> httpx.Response:
