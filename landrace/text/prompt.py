@@ -8,7 +8,7 @@ from typing import Any
 
 from landrace.text.disguise import Disguise
 from landrace.text.messages import joined_parts
-from landrace.text.tokenizer import Tokenizer
+from landrace.text.tokenizer import Tokenizer, check_tokens
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def chat_prompt(
     disguise = Disguise(tokenizer)
     fitted = disguise.template.fit(messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
     if limit is not None:
+        check_tokens(len(fitted.messages), limit)  # a message has a token at least: the mark of its turn
         tokenizer.check_length(_written_anyhow(fitted.messages), limit)
     text = disguise.write(fitted)
     return ChatPrompt(disguise.reveal(text), disguise.encode(text, limit=limit))

@@ -95,7 +95,7 @@ class Tokenizer:
     def check_length(self, text: str, limit: int) -> None:
         """PromptTooLongError where the length of `text` tells that it has more than `limit` tokens."""
         if len(text) > limit:  # else the bound is of no use
-            _check_length(self._fewest_tokens.count(text), limit)
+            check_tokens(self._fewest_tokens.count(text), limit)
 
     def encode(
         self, text: str, *, add_bos: bool = True, parse_special: bool = True, limit: int | None = None
@@ -120,7 +120,7 @@ class Tokenizer:
                 # For one text `encode` would do the same, but keep the interpreter's lock.
                 encoding = backend.encode_batch_fast([piece], add_special_tokens=False)[0]
                 if limit is not None:
-                    _check_length(len(ids) + len(encoding), limit)
+                    check_tokens(len(ids) + len(encoding), limit)
                 ids += encoding.ids
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(
@@ -228,7 +228,8 @@ class Tokenizer:
         return backend
 
 
-def _check_length(n_tokens: int, limit: int) -> None:
+def check_tokens(n_tokens: int, limit: int) -> None:
+    """PromptTooLongError for a prompt of at least `n_tokens` tokens where at most `limit` fit."""
     if n_tokens > limit:
         raise PromptTooLongError(
             f"The maximum context length is {limit} tokens; the prompt has at least {n_tokens}.",

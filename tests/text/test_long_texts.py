@@ -158,6 +158,8 @@ def test_a_conversation_that_cannot_fit_is_not_written(qwen: Tokenizer, monkeypa
     for content in ("a" * 1_000_000, [{"type": "text", "text": "\u597d"}] * 100_000):
         with pytest.raises(PromptTooLongError):
             encode_chat(qwen, [{"role": "user", "content": content}], limit=100)
+    with pytest.raises(PromptTooLongError):
+        encode_chat(qwen, [{"role": "user", "content": "a"}] * 101, limit=100)
 
 
 def test_encoding_stops_when_the_limit_is_reached(qwen: Tokenizer) -> None:
