@@ -71,7 +71,7 @@ class ModelCost:
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
         layers = self.spec.layers
-        sizes = [layer.attention.n_kv_heads * layer.attention.head_dim for layer in layers]
+        sizes = [layer.mixer.n_kv_heads * layer.mixer.head_dim for layer in layers]
         seen = [_seen(layer, work.past) for layer in layers]
         share = sum(size * tokens for size, tokens in zip(sizes, seen, strict=True)) / sum(sizes)
         return self.matrix_bytes + work.streams * self.cache_bytes_per_token * share
@@ -93,7 +93,7 @@ def peak_gop_s(limits: MachineLimits, arithmetic: Arithmetic) -> float:
 
 def layer_weights(layer: LayerSpec, d_model: int) -> int:
     """Elements of a layer's matrices."""
-    attention = layer.attention
+    attention = layer.mixer
     projections = 2 * attention.n_heads + 2 * attention.n_kv_heads
     return d_model * (projections * attention.head_dim + 3 * layer.ffn.d_hidden)
 
@@ -134,15 +134,11 @@ def _matrices(checkpoint: Checkpoint) -> list[Any]:
 
 
 def _seen(layer: LayerSpec, past: float) -> float:
-    window = layer.attention.window
-    return past if window is None else min(past, window - 1)
+    return past - max(0.0, layer.mixer.mask.first_seen(past))
 
 
 def _attention_operations(layer: LayerSpec, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every dimension of every head."""
-    attention = layer.attention
-    if attention.window is None:
-        pairs = work.new * work.past + work.new * (work.new + 1) / 2
-    else:
-        pairs = sum(min(work.past + index + 1, attention.window) for index in range(work.new))
+    attention = layer.mixer
+    pairs = sum(_seen(layer, work.past + index) + 1 for index in range(work.new))
     return 4.0 * attention.n_heads * attention.head_dim * pairs

@@ -16,7 +16,7 @@ def describe_model(name: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(stored.path)
     tokenizer = open_tokenizer(checkpoint)
     spec = checkpoint.spec
-    attention, ffn = spec.layers[0].attention, spec.layers[0].ffn
+    attention, ffn = spec.layers[0].mixer, spec.layers[0].ffn
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     parameters = sum(_count(info.shape) for info in checkpoint.tensor_infos.values())
     template = tokenizer.chat_template

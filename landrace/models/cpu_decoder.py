@@ -33,13 +33,15 @@ from landrace.kernels.cpu.program import (
 )
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.mask import Sliding
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
+from landrace.models.ffn_spec import Dense
 from landrace.models.lora import checked_pairs
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.rope import rotary_tables
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.spec import LayerSpec, ModelSpec, Residual, Sandwich
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
@@ -81,7 +83,7 @@ class CpuDecoder:
     cache_tile = TILE
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
-        widest = max(layer.attention.head_dim for layer in spec.layers)
+        widest = max(layer.mixer.head_dim for layer in spec.layers)
         if widest > MAX_HEAD_DIM:
             raise OptionError(
                 f"The C++ kernels compute heads of at most {MAX_HEAD_DIM} channels, and this model has {widest}.",
@@ -96,7 +98,7 @@ class CpuDecoder:
         self._matrices: dict[str, PackedMatrix] = {}
         self._vectors: dict[str, PackedVector] = {}
         self._adapters: dict[int, _Adapter] = {}
-        self._ropes = list(dict.fromkeys(layer.attention.rope for layer in spec.layers if layer.attention.rope))
+        self._ropes = list(dict.fromkeys(layer.mixer.rope for layer in spec.layers if layer.mixer.rope))
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         """By index of the rope."""
         self._bound: tuple[LayerCache, ...] = ()
@@ -229,7 +231,7 @@ class CpuDecoder:
         return program
 
     def _record_attention(self, program: Program, buffers: _Buffers, index: int, layer: LayerSpec, x: int) -> None:
-        spec, name, heads = layer.attention, f"layers.{index}.self_attn", _heads(layer)
+        spec, name, heads = layer.mixer, f"layers.{index}.self_attn", _heads(layer)
         q = buffers("q", heads.n_heads * heads.head_dim)
         k, v = (buffers(kind, heads.n_kv_heads * heads.head_dim) for kind in "kv")
         out = buffers("mixed", heads.n_heads * heads.head_dim)
@@ -246,16 +248,16 @@ class CpuDecoder:
             rotary=self._ropes.index(spec.rope) if spec.rope else None,
             rotary_half=spec.rope.rotary_dim // 2 if spec.rope else 0,
             scale=spec.scale,
-            norm=spec.qk_norm,
+            norm="none" if spec.qk_norm is None else spec.qk_norm.when,
             q_norm=self._vectors.get(f"{name}.q_norm.weight"),
             k_norm=self._vectors.get(f"{name}.k_norm.weight"),
             eps=self.spec.norm_eps,
         )
-        program.attention(index, heads, q, out, window=spec.window)
-        self._record_branch_end(program, buffers, f"{name}.o_proj", out, x, "post_self_attn_layernorm")
+        program.attention(index, heads, q, out, window=spec.mask.window if isinstance(spec.mask, Sliding) else None)
+        self._record_branch_end(program, buffers, f"{name}.o_proj", out, x, "post_self_attn_layernorm", layer.residual)
 
     def _record_feed_forward(self, program: Program, buffers: _Buffers, index: int, layer: LayerSpec, x: int) -> None:
-        name, width = f"layers.{index}.mlp", layer.ffn.d_hidden
+        name, width = f"layers.{index}.mlp", _dense(layer).d_hidden
         norm = self._vectors[f"layers.{index}.post_attention_layernorm.weight"]
         hidden = buffers("hidden", width)
         gate, up = (self._part(f"{name}.{kind}_proj", hidden) for kind in ("gate", "up"))
@@ -270,15 +272,22 @@ class CpuDecoder:
         else:
             both = replace(gate, epilogue=Epilogue.SWIGLU, gated=up.matrix, gated_bias=up.bias)
             program.product("gate, up", x, [both], norm=norm, eps=self.spec.norm_eps)
-        self._record_branch_end(program, buffers, f"{name}.down_proj", hidden, x, "post_mlp_layernorm")
+        self._record_branch_end(program, buffers, f"{name}.down_proj", hidden, x, "post_mlp_layernorm", layer.residual)
 
     def _record_branch_end(
-        self, program: Program, buffers: _Buffers, projection: str, branch: int, x: int, sandwich_norm: str
+        self,
+        program: Program,
+        buffers: _Buffers,
+        projection: str,
+        branch: int,
+        x: int,
+        sandwich_norm: str,
+        residual: Residual,
     ) -> None:
         """A branch's last projection and its way into the residual stream."""
         room, _, leaf = projection.rpartition(".")
-        factor = self.spec.residual_scale
-        if self.spec.norm_placement == "sandwich":
+        factor = residual.scale
+        if isinstance(residual, Sandwich):
             out = buffers("branch", self.spec.d_model)
             program.product(leaf, branch, [self._part(projection, out)])
             self._record_adapters(program, buffers, room, branch, None, {leaf: out})
@@ -342,6 +351,11 @@ def new_cpu_cache(spec: ModelSpec, n_slots: int, dtype: torch.dtype) -> tuple[La
     return tuple(new_layer_cache(_heads(layer), n_slots, dtype) for layer in spec.layers)
 
 
+def _dense(layer: LayerSpec) -> Dense:
+    assert isinstance(layer.ffn, Dense)
+    return layer.ffn
+
+
 def _heads(layer: LayerSpec) -> Heads:
-    spec = layer.attention
+    spec = layer.mixer
     return Heads(spec.n_heads, spec.n_kv_heads, spec.head_dim)

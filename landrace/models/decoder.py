@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         """
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
-        shapes = [(n_slots, layer.attention.n_kv_heads, layer.attention.head_dim) for layer in self.spec.layers]
+        shapes = [(n_slots, layer.mixer.n_kv_heads, layer.mixer.head_dim) for layer in self.spec.layers]
         return tuple(
             LayerCache(*(torch.zeros(shape, dtype=dtype or torch.float32, device=self.device) for _ in range(2)))
             for shape in shapes

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from landrace.kernels.head_form import QkNorm
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.dense import linear, rms_norm, swiglu
 from landrace.kernels.reference.rotary import rotate
 from landrace.models.batch import ForwardBatch
+from landrace.models.ffn_spec import Dense
+from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.rope import rotary_tables
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from landrace.models.spec import LayerSpec, ModelSpec, Sandwich
 
 
 class Step:
@@ -68,7 +71,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, layer: int, spec: AttentionSpec, model: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, layer: int, spec: Gqa, model: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.layer = layer
         self.spec = spec
@@ -77,7 +80,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(model.d_model, kv_size, spec.qkv_bias, dtype)
         self.v_proj = Linear(model.d_model, kv_size, spec.qkv_bias, dtype)
         self.o_proj = Linear(q_size, model.d_model, spec.o_bias, dtype)
-        if spec.qk_norm != "none":
+        if spec.qk_norm is not None:
             self.q_norm = RMSNorm(spec.head_dim, model.norm_eps)
             self.k_norm = RMSNorm(spec.head_dim, model.norm_eps)
 
@@ -86,12 +89,12 @@ class Attention(nn.Module):
         q = self.q_proj(x, step).view(-1, spec.n_heads, spec.head_dim)
         k = self.k_proj(x, step).view(-1, spec.n_kv_heads, spec.head_dim)
         v = self.v_proj(x, step).view(-1, spec.n_kv_heads, spec.head_dim)
-        if spec.qk_norm == "before_rope":
+        if spec.qk_norm == QkNorm("before_rope"):
             q, k = self.q_norm(q), self.k_norm(k)
         if spec.rope is not None:
             cos, sin = step.rotary(spec.rope)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if spec.qk_norm == "after_rope":
+        if spec.qk_norm == QkNorm("after_rope"):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = q.to(v.dtype), k.to(v.dtype)
         cache = step.batch.cache
@@ -100,13 +103,13 @@ class Attention(nn.Module):
             keys.index_copy_(0, cache.write_slots, k.to(keys.dtype))
             values.index_copy_(0, cache.write_slots, v.to(values.dtype))
             k, v = keys, values
-        mixed = attention(q, k, v, step.attention_plan, scale=spec.scale, window=spec.window)
+        mixed = attention(q, k, v, step.attention_plan, scale=spec.scale, mask=spec.mask)
         out: Tensor = self.o_proj(mixed.flatten(1), step)
         return out
 
 
 class FeedForward(nn.Module):
-    def __init__(self, spec: FeedForwardSpec, model: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, spec: Dense, model: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.gate_proj = Linear(model.d_model, spec.d_hidden, spec.bias, dtype)
         self.up_proj = Linear(model.d_model, spec.d_hidden, spec.bias, dtype)
@@ -123,11 +126,12 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.product_dtype = product_dtype
-        self.residual_scale = model.residual_scale
-        self.sandwich = model.norm_placement == "sandwich"
+        self.residual_scale = spec.residual.scale
+        self.sandwich = isinstance(spec.residual, Sandwich)
         self.input_layernorm = RMSNorm(model.d_model, model.norm_eps)
-        self.self_attn = Attention(index, spec.attention, model, dtype)
+        self.self_attn = Attention(index, spec.mixer, model, dtype)
         self.post_attention_layernorm = RMSNorm(model.d_model, model.norm_eps)
+        assert isinstance(spec.ffn, Dense)
         self.mlp = FeedForward(spec.ffn, model, dtype)
         if self.sandwich:
             self.post_self_attn_layernorm = RMSNorm(model.d_model, model.norm_eps)

@@ -19,10 +19,13 @@ from landrace.bench.floors import (
 )
 from landrace.checkpoints import open_checkpoint
 from landrace.kernels.cpu.machine import MachineLimits
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
+from landrace.kernels.mask import Sliding
+from landrace.models.ffn_spec import Dense
+from landrace.models.mixer_spec import Gqa
+from landrace.models.spec import LayerSpec, ModelSpec
 
-WHOLE = LayerSpec(AttentionSpec(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), FeedForwardSpec(6))
-WINDOWED = replace(WHOLE, attention=replace(WHOLE.attention, window=4))
+WHOLE = LayerSpec(Gqa(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), Dense(6))
+WINDOWED = replace(WHOLE, mixer=replace(WHOLE.mixer, mask=Sliding(4)))
 SPEC = ModelSpec(vocab_size=10, d_model=4, layers=(WHOLE, WHOLE), norm_eps=1e-5, tie_embeddings=True, max_length=100)
 COST = ModelCost(SPEC, matrix_bytes=500, cache_bytes_per_token=32, arithmetic="int8")
 

@@ -10,9 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from landrace.kernels.mask import FULL, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from landrace.models.ffn_spec import Dense
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -43,10 +46,15 @@ def make_spec(*, window: int | None = None, rope: RopeSpec | None = None, max_le
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
     layers = tuple(
         LayerSpec(
-            AttentionSpec(
-                n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, window=window if index % 2 else None
+            Gqa(
+                n_heads=4,
+                n_kv_heads=2,
+                head_dim=8,
+                scale=8**-0.5,
+                rope=rope,
+                mask=FULL if window is None or index % 2 == 0 else Sliding(window),
             ),
-            FeedForwardSpec(d_hidden=48),
+            Dense(d_hidden=48),
         )
         for index in range(3)
     )

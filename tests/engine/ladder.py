@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from landrace.engine import Engine, EngineOptions, Request
-from landrace.models.spec import RopeSpec
+from landrace.models.mixer_spec import RopeSpec
 
 LONGROPE = RopeSpec(
     theta=10000.0,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from landrace.kernels.cpu.program import TILE, Heads, Rotary, StepInput, new_layer_cache
 from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.mask import FULL, Sliding
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.rotary import rotate
@@ -225,7 +226,14 @@ def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[S
         assert_near(result.q[s], turned, 1e-6 * turned.abs() + 2e-6 * case.spread, 1.0)
     starts = [sum(case.lengths[:s]) for s in range(len(q) + 1)]
     plan = plan_attention(starts, slots, CPU)
-    expected = attention(torch.cat(result.q).double(), keys, values, plan, scale=1.0, window=case.window)
+    expected = attention(
+        torch.cat(result.q).double(),
+        keys,
+        values,
+        plan,
+        scale=1.0,
+        mask=FULL if case.window is None else Sliding(case.window),
+    )
     assert_near(torch.cat(result.out), expected, 2e-5 * max(1.0, case.spread**2) * case.spread, 1.0)
     return result
 
@@ -389,7 +397,7 @@ def test_extreme_sizes(kernels: Kernels, dtype: torch.dtype, spread: float) -> N
     served = serve(kernels, "plain", 1, case, at_once(case))
     keys, values = flat(served.cache, case.heads)
     plan = plan_attention([0, 20, 27], case.slots()[0], CPU)
-    expected = attention(torch.cat(served.q).double(), keys, values, plan, scale=1.0, window=None)
+    expected = attention(torch.cat(served.q).double(), keys, values, plan, scale=1.0, mask=FULL)
     assert_near(result, expected, 2e-4 * max(spread, 1e-38), 1.0)
 
 

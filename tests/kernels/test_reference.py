@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import linear, rms_norm, swiglu
 from landrace.kernels.reference.rotary import rotate
@@ -71,6 +72,10 @@ def test_rotate_is_a_rotation_of_pairs() -> None:
     assert torch.equal(turned[..., 6:], x[..., 6:])
 
 
+def mask_of(window: int | None) -> Mask:
+    return FULL if window is None else Sliding(window)
+
+
 def naive(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
     """One sequence in float64; the last query sits at the last key."""
     n_queries, n_keys, group = q.shape[0], k.shape[0], q.shape[1] // k.shape[1]
@@ -93,7 +98,7 @@ def test_attention_of_whole_sequences(lengths: list[int], window: int | None) ->
     k = torch.randn(total, 2, 8, generator=generator, requires_grad=True)
     v = torch.randn(total, 2, 8, generator=generator, requires_grad=True)
     starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
-    result = attention(q, k, v, plan_attention(starts, None, CPU), scale=0.3, window=window)
+    result = attention(q, k, v, plan_attention(starts, None, CPU), scale=0.3, mask=mask_of(window))
     spans = list(pairwise(starts))
     expected = torch.cat([naive(q[a:b], k[a:b], v[a:b], 0.3, window) for a, b in spans])
     torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=0)
@@ -118,7 +123,7 @@ def test_attention_reads_the_cache_and_nothing_else(window: int | None) -> None:
         v[own] = torch.randn(own.numel(), 2, 8, generator=generator)
     q = torch.randn(sum(queries), 4, 8, generator=generator)
     starts = [sum(queries[:i]) for i in range(len(queries) + 1)]
-    result = attention(q, k, v, plan_attention(starts, slots, CPU), scale=0.2, window=window)
+    result = attention(q, k, v, plan_attention(starts, slots, CPU), scale=0.2, mask=mask_of(window))
     expected = torch.cat(
         [naive(q[a : a + n], k[own], v[own], 0.2, window) for a, n, own in zip(starts, queries, slots, strict=False)]
     )

@@ -12,11 +12,14 @@ import torch
 from tiny_models import tiny_spec
 from torch import Tensor
 
+from landrace.kernels.head_form import QkNorm
+from landrace.kernels.mask import Sliding
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.spec import ModelSpec, RopeSpec
+from landrace.models.mixer_spec import RopeSpec
+from landrace.models.spec import ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 
 TILE = 16
@@ -146,12 +149,10 @@ SPECS: dict[str, ModelSpec] = {
     "dynamic rope": tiny_spec(rope=DYNAMIC),
     "longrope": tiny_spec(rope=LONGROPE),
     "yarn": tiny_spec(rope=RopeSpec(1e4, 12, "yarn", factor=4.0, original_length=32, attention_factor=1.1)),
-    "no rope, a window": tiny_spec(rope=None, window=5),
-    "norms after rope": tiny_spec(qk_norm="after_rope"),
-    "sandwich, scales": replace(
-        tiny_spec(), norm_placement="sandwich", residual_scale=0.3, embed_scale=2.5, logit_divisor=3.0
-    ),
-    "residual scale": replace(tiny_spec(), residual_scale=0.3),
+    "no rope, a window": tiny_spec(rope=None, mask=Sliding(5)),
+    "norms after rope": tiny_spec(qk_norm=QkNorm("after_rope")),
+    "sandwich, scales": replace(tiny_spec(residual=Sandwich(0.3)), embed_scale=2.5, logit_divisor=3.0),
+    "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),
     "logit divisor": replace(tiny_spec(), logit_divisor=3.0),
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),

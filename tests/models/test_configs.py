@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.head_form import QkNorm
+from landrace.kernels.mask import FULL, Sliding
 from landrace.models.decoder import Decoder
 from landrace.models.families import FAMILIES, TEXT_HALVES, read_config
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import ModelSpec, Plain, Sandwich
 
 LLAMA_3_1_8B = """{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
 "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "hidden_act": "silu", "hidden_size": 4096,
@@ -153,31 +155,31 @@ def test_published_models(name: str) -> None:
     if parameters is not None:
         assert sum(math.prod(shape) for shape in shapes.values()) == parameters
     assert (len(spec.layers), spec.tie_embeddings, spec.max_length) == (layers, tied, longest)
-    attention = spec.layers[0].attention
+    attention = spec.layers[0].mixer
     assert attention.rope is not None
     assert (attention.head_dim, attention.rope.theta) == (head_dim, pytest.approx(theta))
 
 
 def test_details_of_published_models() -> None:
-    llama = read(LLAMA_3_1_8B).layers[0].attention
+    llama = read(LLAMA_3_1_8B).layers[0].mixer
     assert llama.rope is not None
     assert (llama.rope.kind, llama.rope.factor, llama.rope.original_length) == ("llama3", 8.0, 8192)
-    assert (llama.qkv_bias, llama.o_bias, llama.qk_norm, llama.scale) == (False, False, "none", 128**-0.5)
-    qwen2 = read(QWEN_2_5_05B).layers[0].attention
-    assert (qwen2.qkv_bias, qwen2.o_bias, qwen2.window) == (True, False, None)
-    assert read(QWEN3_06B).layers[0].attention.qk_norm == "before_rope"
-    assert read(HUNYUAN_05B).layers[0].attention.qk_norm == "after_rope"
+    assert (llama.qkv_bias, llama.o_bias, llama.qk_norm, llama.scale) == (False, False, None, 128**-0.5)
+    qwen2 = read(QWEN_2_5_05B).layers[0].mixer
+    assert (qwen2.qkv_bias, qwen2.o_bias, qwen2.mask) == (True, False, FULL)
+    assert read(QWEN3_06B).layers[0].mixer.qk_norm == QkNorm("before_rope")
+    assert read(HUNYUAN_05B).layers[0].mixer.qk_norm == QkNorm("after_rope")
     smollm3 = read(SMOLLM3_3B)
-    assert [n for n, layer in enumerate(smollm3.layers) if layer.attention.rope is None] == list(range(3, 36, 4))
+    assert [n for n, layer in enumerate(smollm3.layers) if layer.mixer.rope is None] == list(range(3, 36, 4))
     glm = read(GLM_4_9B_0414)
-    assert glm.norm_placement == "sandwich"
-    assert glm.layers[0].attention.rope is not None
-    assert glm.layers[0].attention.rope.rotary_dim == 64
+    assert glm.layers[0].residual == Sandwich()
+    assert glm.layers[0].mixer.rope is not None
+    assert glm.layers[0].mixer.rope.rotary_dim == 64
     minicpm = read(MINICPM4_05B)
     assert (minicpm.embed_scale, minicpm.logit_divisor) == (12, 4)
-    assert minicpm.residual_scale == pytest.approx(1.4 / 24**0.5)
-    assert minicpm.layers[0].attention.rope is not None
-    assert minicpm.layers[0].attention.rope.attention_factor == 1.0
+    assert minicpm.layers[0].residual == Plain(pytest.approx(1.4 / 24**0.5))
+    assert minicpm.layers[0].mixer.rope is not None
+    assert minicpm.layers[0].mixer.rope.attention_factor == 1.0
 
 
 def test_names_in_the_checkpoint() -> None:
@@ -320,4 +322,4 @@ def test_layer_types_must_fit() -> None:
     with pytest.raises(UnsupportedError, match="linear_attention"):
         read(QWEN_2_5_05B, layer_types=["linear_attention", *kinds[1:]])
     windows = read(QWEN_2_5_05B, use_sliding_window=True, sliding_window=64)
-    assert [layer.attention.window for layer in windows.layers] == [None] * 21 + [64] * 3
+    assert [layer.mixer.mask for layer in windows.layers] == [FULL] * 21 + [Sliding(64)] * 3

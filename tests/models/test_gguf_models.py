@@ -16,7 +16,7 @@ from landrace.models.decoder import Decoder
 from landrace.models.families import FAMILIES, read_config
 from landrace.models.families.gguf import ARCHITECTURES, config_from_gguf, gguf_sources
 from landrace.models.families.weights import Source
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import ModelSpec, Plain
 
 gguf = pytest.importorskip("gguf")
 
@@ -224,10 +224,14 @@ def test_minicpm_longrope() -> None:
     values = {"rope_factors_long.weight": [2.0] * 16, "rope_factors_short.weight": [1.0] * 16}
     data = metadata("minicpm", **{"rope.scaling.type": "longrope", "rope.scaling.original_context_length": CONTEXT})
     spec = read_config(config_from_gguf(data, tensor_names, values.__getitem__)).spec
-    rope = spec.layers[0].attention.rope
+    rope = spec.layers[0].mixer.rope
     assert rope is not None
     assert (rope.kind, rope.long_factor, rope.attention_factor) == ("longrope", (2.0,) * 16, 1.0)
-    assert (spec.embed_scale, spec.residual_scale, spec.logit_divisor) == (6.0, pytest.approx(0.7), pytest.approx(3.0))
+    assert (spec.embed_scale, spec.layers[0].residual, spec.logit_divisor) == (
+        6.0,
+        Plain(pytest.approx(0.7)),
+        pytest.approx(3.0),
+    )
 
 
 def test_refusals() -> None:

@@ -25,9 +25,11 @@ from tiny_models import (
     worst,
 )
 
+from landrace.kernels.head_form import QkNorm
+from landrace.kernels.mask import FULL, Sliding
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import ModelSpec, Plain
 
 TOLERANCE = 1e-4
 
@@ -167,26 +169,25 @@ def test_a_wrapper_around_a_wrapper(shared: Path) -> None:
 
 def _attention(spec: ModelSpec, **changes: Any) -> ModelSpec:
     layers = tuple(
-        replace(layer, attention=replace(layer.attention, **{k: v(layer) for k, v in changes.items()}))
-        for layer in spec.layers
+        replace(layer, mixer=replace(layer.mixer, **{k: v(layer) for k, v in changes.items()})) for layer in spec.layers
     )
     return replace(spec, layers=layers)
 
 
 FLIPS = {
     "norm_eps": ("llama", lambda s: replace(s, norm_eps=1e-6)),
-    "rope theta": ("llama", lambda s: _attention(s, rope=lambda at: replace(at.attention.rope, theta=1e4))),
-    "rope kind": ("llama", lambda s: _attention(s, rope=lambda at: replace(at.attention.rope, kind="default"))),
+    "rope theta": ("llama", lambda s: _attention(s, rope=lambda at: replace(at.mixer.rope, theta=1e4))),
+    "rope kind": ("llama", lambda s: _attention(s, rope=lambda at: replace(at.mixer.rope, kind="default"))),
     "rope off": ("llama", lambda s: _attention(s, rope=lambda at: None)),
-    "attention scale": ("llama", lambda s: _attention(s, scale=lambda at: at.attention.scale * 1.1)),
-    "window": ("qwen2", lambda s: _attention(s, window=lambda at: None)),
-    "window by one": ("qwen2", lambda s: _attention(s, window=lambda at: at.attention.window and 8)),
-    "qk-norm order": ("hunyuan", lambda s: _attention(s, qk_norm=lambda at: "before_rope")),
-    "qk-norm order back": ("qwen3", lambda s: _attention(s, qk_norm=lambda at: "after_rope")),
-    "rotary part": ("glm4", lambda s: _attention(s, rope=lambda at: replace(at.attention.rope, rotary_dim=16))),
-    "NoPE": ("smollm3", lambda s: _attention(s, rope=lambda at: s.layers[0].attention.rope)),
+    "attention scale": ("llama", lambda s: _attention(s, scale=lambda at: at.mixer.scale * 1.1)),
+    "window": ("qwen2", lambda s: _attention(s, mask=lambda at: FULL)),
+    "window by one": ("qwen2", lambda s: _attention(s, mask=lambda at: Sliding(8) if at.mixer.mask != FULL else FULL)),
+    "qk-norm order": ("hunyuan", lambda s: _attention(s, qk_norm=lambda at: QkNorm("before_rope"))),
+    "qk-norm order back": ("qwen3", lambda s: _attention(s, qk_norm=lambda at: QkNorm("after_rope"))),
+    "rotary part": ("glm4", lambda s: _attention(s, rope=lambda at: replace(at.mixer.rope, rotary_dim=16))),
+    "NoPE": ("smollm3", lambda s: _attention(s, rope=lambda at: s.layers[0].mixer.rope)),
     "embed_scale": ("granite", lambda s: replace(s, embed_scale=1.0)),
-    "residual_scale": ("granite", lambda s: replace(s, residual_scale=1.0)),
+    "residual_scale": ("granite", lambda s: replace(s, layers=tuple(replace(at, residual=Plain()) for at in s.layers))),
     "logit_divisor": ("granite", lambda s: replace(s, logit_divisor=1.0)),
 }
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landrace.kernels.mask import Mask
+
 _WASTE = 1.25
 """A group may hold this many times as many padded positions as real ones."""
 
@@ -39,23 +41,20 @@ class _Group:
     n_keys: int
     slots: Tensor | None
     """[G, K] cache slots of the keys; None: the keys are the packed rows themselves."""
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    masks: dict[Mask, Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None) -> Tensor:
+    def mask(self, mask: Mask) -> Tensor:
         """[G, 1, Q, K] true where a query may look: its last query is aligned with its last key."""
-        if window not in self.masks:
+        if mask not in self.masks:
             device = self.q_lengths.device
             keys = torch.arange(self.n_keys, device=device)
             queries = torch.arange(self.n_queries, device=device) + (self.k_lengths - self.q_lengths)[:, None]
-            distance = queries[:, :, None] - keys
-            seen = distance >= 0
-            if window is not None:
-                seen &= distance < window
+            seen = (keys <= queries[:, :, None]) & (keys >= mask.first_seen(queries)[:, :, None])
             # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
             padded = torch.arange(self.n_queries, device=device) >= self.q_lengths[:, None]
             seen[:, :, 0] |= padded
-            self.masks[window] = seen[:, None]
-        return self.masks[window]
+            self.masks[mask] = seen[:, None]
+        return self.masks[mask]
 
 
 @dataclass(frozen=True)
@@ -158,16 +157,16 @@ def _pad(rows: Tensor, group: _Group) -> Tensor:
     return rows.view(n_sequences, group.n_queries, *rows.shape[1:]).transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scale: float, window: int | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scale: float, mask: Mask) -> Tensor:
     """One group: q [G, heads, Q, d], k and v [G, kv_heads, K, d], result like q."""
     if group.n_queries * group.n_keys <= _SHORT:
-        return _attend_short(q, k, v, group.mask(window), scale)
-    plain_causal = fresh and (window is None or group.n_keys <= window)
+        return _attend_short(q, k, v, group.mask(mask), scale)
+    plain_causal = fresh and mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if plain_causal else group.mask(window),
+        attn_mask=None if plain_causal else group.mask(mask),
         is_causal=plain_causal,
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
@@ -185,8 +184,8 @@ def _attend_short(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -
     return torch.bmm(weights, v.reshape(n * kv_heads, n_keys, d)).view(n, heads, n_queries, d)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, scale: float, window: int | None) -> Tensor:
-    """softmax(scale * q.k) v with the causal (and window) mask; returns [T, heads, head_dim].
+def attention(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, scale: float, mask: Mask) -> Tensor:
+    """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, head_dim].
 
     q [T, heads, head_dim]. Without a cache k and v are packed rows [T, kv_heads, head_dim]; with one they are the
     layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written.
@@ -201,6 +200,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, scale: fl
             keys, values = _pad(k_parts[index], group), _pad(v_parts[index], group)
         else:
             keys, values = (x[group.slots].to(q.dtype).transpose(1, 2) for x in (k, v))
-        out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scale, window)
+        out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scale, mask)
         mixed.append(_take(out.transpose(1, 2).reshape(-1, *q.shape[1:]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.head_form import QkNorm
+from landrace.kernels.mask import FULL, Sliding
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.rope import lengths, read_rope
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
+from landrace.models.ffn_spec import Dense
+from landrace.models.mixer_spec import Gqa
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 
 def read_attention(
@@ -17,11 +20,11 @@ def read_attention(
     *,
     qkv_bias: bool = False,
     o_bias: bool = False,
-    qk_norm: Literal["none", "before_rope", "after_rope"] = "none",
+    qk_norm: QkNorm | None = None,
     scale: float | None = None,
     partial_rotary: bool = False,
     ntk_alpha: bool = False,
-) -> AttentionSpec:
+) -> Gqa:
     """Full grouped-query attention with rotary embedding. `scale` None: head_dim ** -0.5."""
     n_heads = config.size("num_attention_heads")
     n_kv_heads = config.optional_size("num_key_value_heads") or n_heads
@@ -33,7 +36,7 @@ def read_attention(
         if d_model % n_heads:
             raise CheckpointError(f"The hidden size {d_model} is not a multiple of the {n_heads} attention heads.")
         head_dim = d_model // n_heads
-    return AttentionSpec(
+    return Gqa(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
@@ -51,36 +54,33 @@ def n_layers(config: Config) -> int:
 
 def read_dense(
     config: Config,
-    attention: AttentionSpec | Sequence[AttentionSpec],
+    attention: Gqa | Sequence[Gqa],
     *,
     mlp_bias: bool = False,
     lm_head_bias: bool = False,
-    norm_placement: Literal["pre", "sandwich"] = "pre",
     embed_scale: float = 1.0,
-    residual_scale: float = 1.0,
+    residual: Residual = PLAIN,
     logit_divisor: float = 1.0,
 ) -> ModelSpec:
     """A decoder whose layers all have a gated MLP, and `attention` (one for every layer, or one for all)."""
-    each = [attention] * n_layers(config) if isinstance(attention, AttentionSpec) else attention
-    ffn = FeedForwardSpec(config.size("intermediate_size"), bias=mlp_bias)
+    each = [attention] * n_layers(config) if isinstance(attention, Gqa) else attention
+    ffn = Dense(config.size("intermediate_size"), bias=mlp_bias)
     max_length, length_limit = lengths(config, next((one.rope for one in each if one.rope is not None), None))
     return ModelSpec(
         vocab_size=config.size("vocab_size"),
         d_model=config.size("hidden_size"),
-        layers=tuple(LayerSpec(one, ffn) for one in each),
+        layers=tuple(LayerSpec(one, ffn, residual) for one in each),
         norm_eps=config.number("rms_norm_eps"),
         tie_embeddings=config.flag("tie_word_embeddings"),
         max_length=max_length,
         length_limit=length_limit,
-        norm_placement=norm_placement,
         embed_scale=embed_scale,
-        residual_scale=residual_scale,
         logit_divisor=logit_divisor,
         lm_head_bias=lm_head_bias,
     )
 
 
-def with_windows(config: Config, attention: AttentionSpec, usual: Sequence[bool]) -> list[AttentionSpec]:
+def with_windows(config: Config, attention: Gqa, usual: Sequence[bool]) -> list[Gqa]:
     """`attention` for every layer, with the sliding window in those that `layer_types` names.
 
     `usual` says which layers slide when there is no `layer_types`, should the configuration use a window at all.
@@ -98,4 +98,4 @@ def with_windows(config: Config, attention: AttentionSpec, usual: Sequence[bool]
         slides = [kind == "sliding_attention" for kind in kinds]
     if window is None and any(slides):
         raise CheckpointError("The configuration names sliding layers but uses no sliding window.")
-    return [replace(attention, window=window if one else None) for one in slides]
+    return [replace(attention, mask=Sliding(window) if one and window is not None else FULL) for one in slides]

@@ -10,7 +10,7 @@ from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config
 from landrace.models.families.dense import read_attention, read_dense
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import ModelSpec, Sandwich
 
 GLM4 = {
     "vocab_size": 151552,
@@ -82,7 +82,7 @@ def read_glm(config: Config) -> ModelSpec:
 
 def read_glm4(config: Config) -> ModelSpec:
     attention = read_attention(config, qkv_bias=config.flag("attention_bias"), partial_rotary=True)
-    return read_dense(config, attention, norm_placement="sandwich")
+    return read_dense(config, attention, residual=Sandwich())
 
 
 def read_chatglm(config: Config) -> ModelSpec:

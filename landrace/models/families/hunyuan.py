@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from landrace.kernels.head_form import QkNorm
 from landrace.models.families.config import Config
 from landrace.models.families.dense import read_attention, read_dense
 from landrace.models.families.family import Family, TextHalf
@@ -37,7 +38,7 @@ FIXED = {
 def read_hunyuan(config: Config) -> ModelSpec:
     bias = config.flag("attention_bias")
     config.require("attention_head_dim", config.get("head_dim"))
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm="after_rope", ntk_alpha=True)
+    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("after_rope"), ntk_alpha=True)
     return read_dense(config, attention)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from landrace.models.families.weights import Rotary, Source
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.spec import LayerSpec, ModelSpec, Sandwich
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Naming:
         return places
 
     def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention = layer.attention
+        attention = layer.mixer
         if not self.interleaved or name not in ("self_attn.q_proj", "self_attn.k_proj"):
             return None
         heads = attention.n_heads if name.endswith("q_proj") else attention.n_kv_heads
@@ -79,20 +79,20 @@ def _leaves(bias: bool) -> tuple[str, ...]:
 
 def _modules(layer: LayerSpec, spec: ModelSpec) -> Iterator[tuple[str, int, tuple[str, ...]]]:
     """Name, rows and parameters of each module of a decoder layer."""
-    attention, ffn = layer.attention, layer.ffn
+    attention, ffn = layer.mixer, layer.ffn
     q_rows, kv_rows = attention.n_heads * attention.head_dim, attention.n_kv_heads * attention.head_dim
     yield "input_layernorm", spec.d_model, ("weight",)
     yield "self_attn.q_proj", q_rows, _leaves(attention.qkv_bias)
     yield "self_attn.k_proj", kv_rows, _leaves(attention.qkv_bias)
     yield "self_attn.v_proj", kv_rows, _leaves(attention.qkv_bias)
     yield "self_attn.o_proj", spec.d_model, _leaves(attention.o_bias)
-    if attention.qk_norm != "none":
+    if attention.qk_norm is not None:
         yield "self_attn.q_norm", attention.head_dim, ("weight",)
         yield "self_attn.k_norm", attention.head_dim, ("weight",)
     yield "post_attention_layernorm", spec.d_model, ("weight",)
     yield "mlp.gate_proj", ffn.d_hidden, _leaves(ffn.bias)
     yield "mlp.up_proj", ffn.d_hidden, _leaves(ffn.bias)
     yield "mlp.down_proj", spec.d_model, _leaves(ffn.bias)
-    if spec.norm_placement == "sandwich":
+    if isinstance(layer.residual, Sandwich):
         yield "post_self_attn_layernorm", spec.d_model, ("weight",)
         yield "post_mlp_layernorm", spec.d_model, ("weight",)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.config import MAX_POSITIONS, Config, shown
-from landrace.models.spec import RopeSpec
+from landrace.models.mixer_spec import RopeSpec
 
 TEXT_ONLY = ("mrope_section", "mrope_interleaved", "xdrope_section")
 """How image positions share the channels; with text alone every section turns by the same position."""
