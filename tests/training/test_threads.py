@@ -89,7 +89,7 @@ def test_a_run_tells_the_threads_of_each_step(tiny_decoder, byte_tokenizer, tmp_
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
 def test_waiting_for_a_processor_is_seen():
-    """A thread of ours that never sleeps, on a processor that another process wants as well; it is asked while it lives,
+    """A thread of ours that never sleeps, on a processor that another process wants as well; asked while it lives,
     as the threads of a step do."""
     import os
 
