@@ -27,9 +27,9 @@ class CacheView:
 
 @dataclass(frozen=True)
 class AdapterRows:
-    """The packed rows that use one adapter. `rows` None: all of them."""
+    """The packed rows that use the adapter in `place`. `rows` None: all of them."""
 
-    slot: int
+    place: int
     rows: Tensor | None
 
 

@@ -1,0 +1,91 @@
+"""Named weights: what a block declares and what operations take.
+
+A holder knows its shape and its part in the model; `Decoder` tells it its name. The parameters lie on the meta device
+until a checkpoint is loaded, and stay there where other kernels hold the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Weights(nn.Module):
+    """Parameters that an operation takes together. Holders are not called: an `Ops` reads them."""
+
+    name: str
+    """Where it lies in the decoder, such as `layers.0.self_attn.q_proj`."""
+
+
+class Table(Weights):
+    """Rows by token, [vocabulary, d_model]."""
+
+    def __init__(self, n_rows: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        # Not nn.Embedding: its initialisation on the meta device loads a second's worth of torch's compiler.
+        self.weight = _parameter(n_rows, width, dtype=dtype)
+
+
+class Linear(Weights):
+    """y = x W^T + b, with W [n_out, n_in]."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = _parameter(n_out, n_in, dtype=dtype)
+        self.bias = _parameter(n_out) if bias else None
+
+
+class Norm(Weights):
+    """The weight of an RMS norm, [size]."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = _parameter(size)
+
+
+class Vector(Weights):
+    """One number for each of `size` things, kept in float32."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = _parameter(size)
+
+
+class Experts(Weights):
+    """A linear layer for each expert: W [n_experts, n_out, n_in] and b [n_experts, n_out]."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, n_experts: int, n_in: int, n_out: int, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = _parameter(n_experts, n_out, n_in, dtype=dtype)
+        self.bias = _parameter(n_experts, n_out) if bias else None
+
+
+def name_weights(tree: nn.Module) -> None:
+    """Tells every holder in `tree` its name."""
+    for name, module in tree.named_modules():
+        if isinstance(module, Weights):
+            module.name = name
+
+
+def _parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
+
+
+def adaptable(tree: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The weight shapes, [out, in] or [experts, out, in], of the layers' linear weights whose last name is in
+    `targets`, by name."""
+    return {
+        name: tuple(module.weight.shape)
+        for name, module in tree.named_modules()
+        if isinstance(module, (Linear, Experts)) and name.startswith("layers.") and name.rpartition(".")[2] in targets
+    }
+
+
+def as_parameter(tensor: Tensor) -> nn.Parameter:
+    """The same memory as a parameter that is not trained."""
+    return nn.Parameter(tensor, requires_grad=False)

@@ -1,0 +1,120 @@
+"""`ReferenceOps`: the operations of one step in PyTorch, differentiable, on any device. The oracle of other backends.
+
+The residual stream, norms and rotations are float32; within a branch, products and what passes between them are
+`product_dtype`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from landrace.kernels.activation import Activation
+from landrace.kernels.reference.attention import attention, plan_attention
+from landrace.kernels.reference.dense import linear, rms_norm, swiglu
+from landrace.kernels.reference.rotary import rotate
+from landrace.models.adapters import AdapterBank
+from landrace.models.batch import ForwardBatch
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.params import Linear, Norm, Table
+from landrace.models.rope import rotary_tables
+
+Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""From the wanted rows' normalised hidden states [R, d_model], and the function that makes float32 logits of such rows,
+to what the forward pass returns."""
+
+
+class ReferenceOps:
+    """See `Ops`. `reduce`: what the head returns instead of logits."""
+
+    def __init__(
+        self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
+    ) -> None:
+        self._batch = batch
+        self._adapters = [(rows.rows, adapters[rows.place]) for rows in batch.adapters]
+        self._product_dtype = product_dtype
+        self._reduce = reduce
+        slots = batch.cache.sequence_slots if batch.cache is not None else None
+        self._attention_plan = plan_attention(batch.starts, slots, batch.token_ids.device)
+        self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+
+    def embed(self, table: Table, factor: float) -> Tensor:
+        rows = F.embedding(self._batch.token_ids, table.weight).float()
+        return rows if factor == 1.0 else rows * factor
+
+    def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
+        x = self._normed(x, norm)
+        return [self._linear(x, weight) for weight in weights]
+
+    def gated(self, x: Tensor, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> Tensor:
+        x = self._normed(x, norm)
+        return swiglu(self._linear(x, gate), self._linear(x, up))
+
+    def add_linear(self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0) -> Tensor:
+        branch = self._linear(x, weight)
+        if into is None:
+            return branch if factor == 1.0 else factor * branch
+        return torch.add(into, branch, alpha=factor)
+
+    def add_norm(self, into: Tensor, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return torch.add(into, rms_norm(x, norm.weight, norm.eps), alpha=factor)
+
+    def keep(
+        self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        q = q.view(-1, spec.n_heads, spec.head_dim)
+        k, v = (x.view(-1, spec.n_kv_heads, spec.head_dim) for x in (k, v))
+        before = norms is not None and spec.qk_norm is not None and spec.qk_norm.when == "before_rope"
+        if norms is not None and before:
+            q, k = (rms_norm(x, norm.weight, norm.eps) for x, norm in zip((q, k), norms, strict=True))
+        if spec.rope is not None:
+            cos, sin = self._tables(spec.rope)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if norms is not None and not before:
+            q, k = (rms_norm(x, norm.weight, norm.eps) for x, norm in zip((q, k), norms, strict=True))
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        view = self._batch.cache
+        if view is not None:
+            keys, values = view.layers[cache].keys, view.layers[cache].values
+            keys.index_copy_(0, view.write_slots, k.to(keys.dtype))
+            values.index_copy_(0, view.write_slots, v.to(values.dtype))
+            k, v = keys, values
+        return q, (k, v)
+
+    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
+        return attention(q, *past, self._attention_plan, scale=spec.scale, mask=spec.mask).flatten(1)
+
+    def head(self, x: Tensor, weight: Linear | Table, norm: Norm, divisor: float) -> Tensor:
+        if self._batch.logit_rows is not None:
+            x = x.index_select(0, self._batch.logit_rows)
+        hidden = rms_norm(x, norm.weight, norm.eps)
+        bias = weight.bias if isinstance(weight, Linear) else None
+
+        def logits(rows: Tensor) -> Tensor:
+            y = linear(rows.to(self._product_dtype), weight.weight, bias).float()
+            return y if divisor == 1.0 else y / divisor
+
+        return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
+
+    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
+        return x if norm is None else rms_norm(x, norm.weight, norm.eps).to(self._product_dtype)
+
+    def _linear(self, x: Tensor, weight: Linear) -> Tensor:
+        y = linear(x, weight.weight, weight.bias)
+        for rows, adapter in self._adapters:
+            pair = adapter.pairs.get(weight.name)
+            if pair is None:
+                continue
+            a, b = pair
+            low = linear(x if rows is None else x.index_select(0, rows), a, None) * adapter.scale
+            up = b.to(low.dtype).t()
+            y = torch.addmm(y, low, up) if rows is None else y.index_add(0, rows, low @ up)
+        return y
+
+    def _tables(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
+        if rope not in self._rotary:
+            self._rotary[rope] = rotary_tables(rope, self._batch.positions)
+        return self._rotary[rope]
