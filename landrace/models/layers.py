@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from landrace.kernels.head_form import QkNorm
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.dense import linear, rms_norm, swiglu
+from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.rotary import rotate
 from landrace.models.batch import ForwardBatch
 from landrace.models.ffn_spec import Dense
@@ -116,7 +116,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(spec.d_hidden, model.d_model, spec.bias, dtype)
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        out: Tensor = self.down_proj(swiglu(self.gate_proj(x, step), self.up_proj(x, step)), step)
+        out: Tensor = self.down_proj(gated(self.gate_proj(x, step), self.up_proj(x, step)), step)
         return out
 
 
