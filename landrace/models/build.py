@@ -7,8 +7,8 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from landrace.errors import UnsupportedError
 from landrace.models.ffn.dense import DenseBlock
+from landrace.models.ffn.moe import MoeBlock
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gqa, Mixer
 from landrace.models.mixers.gqa import GqaBlock
@@ -29,6 +29,6 @@ def ffn_block(spec: Ffn, model: ModelSpec, dtype: torch.dtype) -> nn.Module:
         case Dense():
             return DenseBlock(spec, model.d_model, dtype)
         case Moe():
-            raise UnsupportedError("Mixtures of experts are not implemented.")
+            return MoeBlock(spec, model.d_model, model.vocab_size, dtype)
         case _:
             assert_never(spec)

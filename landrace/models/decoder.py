@@ -82,7 +82,7 @@ class Decoder(nn.Module):
                     f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
                     f"{list(parameter.shape)}."
                 )
-            if not tensor.is_floating_point():
+            if tensor.is_floating_point() != parameter.is_floating_point():
                 raise CheckpointError(f"The tensor {name!r} holds {tensor.dtype}, not floating-point weights.")
             path, _, leaf = name.rpartition(".")
             weight = tensor.detach().to(device=device, dtype=parameter.dtype)

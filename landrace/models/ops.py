@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from landrace.kernels.activation import Activation
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa
-from landrace.models.params import Linear, Norm, Table
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
 
 X = TypeVar("X")
 
@@ -26,6 +28,10 @@ class Ops(Protocol[X]):
         """factor * the rows of the step's tokens."""
         ...
 
+    def norm(self, x: X, norm: Norm) -> X:
+        """norm(x), in float32."""
+        ...
+
     def linears(self, x: X, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[X]:
         """x W^T + b of each."""
         ...
@@ -34,23 +40,40 @@ class Ops(Protocol[X]):
         """activation(x gate^T, x up^T)."""
         ...
 
-    def add_linear(self, into: X | None, x: X, weight: Linear, factor: float = 1.0) -> X:
-        """into + factor * (x W^T + b)."""
+    def add_linear(self, into: X | None, x: X, weight: Linear, factor: float = 1.0, *, gate: X | None = None) -> X:
+        """into + factor * (x W^T + b), times sigmoid(gate [T, 1]) if there is one."""
         ...
 
     def add_norm(self, into: X, x: X, norm: Norm, factor: float) -> X:
         """into + factor * norm(x)."""
         ...
 
-    def keep(self, spec: Gqa, cache: int, q: X, k: X, v: X, norms: tuple[Norm, Norm] | None) -> tuple[X, Any]:
-        """Normalises and rotates the heads of q and k as `spec` says and writes k and v to the layer's cache.
+    def keep(
+        self, spec: Gqa, cache: int, q: X, k: X, v: X, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[X, Any]:
+        """Normalises and rotates the heads of q and k as `spec` says and writes k and v to the layer's cache. `norms`:
+        the weights, where the norm has any.
 
         Returns the queries, and what `attend` needs to find the sequence's keys and values.
         """
         ...
 
-    def attend(self, spec: Gqa, q: X, past: Any) -> X:
+    def attend(self, spec: Gqa, q: X, past: Any, sinks: Vector | None) -> X:
         """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * head_dim]."""
+        ...
+
+    def gate_heads(self, spec: Gqa, x: X, gate: X) -> X:
+        """Each head of x times sigmoid of its own gate [T, n_heads]."""
+        ...
+
+    def route(self, x: X, weights: RouterWeights, router: Router) -> Any:
+        """Which experts each row goes to, and what they are worth, for `experts`. In float32."""
+        ...
+
+    def experts(
+        self, into: X | None, x: X, routing: Any, gate: Experts, up: Experts, down: Experts, spec: Moe, factor: float
+    ) -> X:
+        """into + factor * the sum of what a row's experts make of it, each times its worth, in order of expert."""
         ...
 
     def head(self, x: X, weight: Linear | Table, norm: Norm, divisor: float) -> X:

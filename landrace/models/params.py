@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from landrace.kernels.router import Router
+
 
 class Weights(nn.Module):
     """Parameters that an operation takes together. Holders are not called: an `Ops` reads them."""
@@ -55,14 +57,32 @@ class Vector(Weights):
 
 
 class Experts(Weights):
-    """A linear layer for each expert: W [n_experts, n_out, n_in] and b [n_experts, n_out]."""
+    """A linear layer for each expert: W [n_experts, n_out, n_in] and b [n_experts, n_out]. `share`: how much of it one
+    token uses."""
 
     bias: nn.Parameter | None
 
-    def __init__(self, n_experts: int, n_in: int, n_out: int, bias: bool, dtype: torch.dtype) -> None:
+    def __init__(self, n_experts: int, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, share: float) -> None:
         super().__init__()
+        self.share = share
         self.weight = _parameter(n_experts, n_out, n_in, dtype=dtype)
         self.bias = _parameter(n_experts, n_out) if bias else None
+
+
+class RouterWeights(Weights):
+    """What a router of a mixture of experts learns, in float32: W [n_experts, n_in], biases of the logits and of the
+    choice [n_experts], and a table of experts by token [vocabulary, top_k] of whole numbers."""
+
+    bias: nn.Parameter | None
+    choice_bias: nn.Parameter | None
+    table: nn.Parameter | None
+
+    def __init__(self, router: Router, n_experts: int, n_in: int, vocab_size: int) -> None:
+        super().__init__()
+        self.weight = _parameter(n_experts, n_in)
+        self.bias = _parameter(n_experts) if router.bias else None
+        self.choice_bias = _parameter(n_experts) if router.choice_bias else None
+        self.table = _parameter(vocab_size, router.top_k, dtype=torch.int64) if router.by_token else None
 
 
 def name_weights(tree: nn.Module) -> None:

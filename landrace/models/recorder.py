@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from landrace.errors import UnsupportedError
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Program
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
-from landrace.kernels.mask import Sliding
+from landrace.kernels.mask import Chunked, Sliding
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
-from landrace.models.params import Linear, Norm, Table
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Recorder:
         self._program.embedding(matrix, factor, x)
         return x
 
+    def norm(self, x: int, norm: Norm) -> int:
+        out = self._buffer("normed", self._vector(norm).size)
+        self._program.norm(x, self._vector(norm), norm.eps, out)
+        return out
+
     def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
         parts = [self._part(weight, _leaf(weight)) for weight in weights]
         self._program.product(", ".join(map(_leaf, weights)), x, parts, **self._normed(norm))
@@ -68,7 +76,11 @@ class Recorder:
             self._program.product(name, x, [both], **self._normed(norm))
         return hidden.out
 
-    def add_linear(self, into: int | None, x: int, weight: Linear, factor: float = 1.0) -> int:
+    def add_linear(
+        self, into: int | None, x: int, weight: Linear, factor: float = 1.0, *, gate: int | None = None
+    ) -> int:
+        if gate is not None:
+            raise _lacking("gated shared experts")
         part = self._part(weight, "branch") if into is None else self._part(weight, into)
         part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor)
         self._program.product(_leaf(weight), x, [part])
@@ -80,6 +92,8 @@ class Recorder:
         return into
 
     def keep(self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None) -> tuple[int, int]:
+        if spec.temperature is not None or (spec.qk_norm and (spec.qk_norm.kind, spec.qk_norm.over) != ("rms", "head")):
+            raise _lacking("these norms of heads")
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
         self._program.rope(
             cache,
@@ -93,15 +107,36 @@ class Recorder:
             norm="none" if spec.qk_norm is None else spec.qk_norm.when,
             q_norm=q_norm,
             k_norm=k_norm,
-            eps=0.0 if norms is None else norms[0].eps,
+            eps=eps,
         )
         return q, cache
 
-    def attend(self, spec: Gqa, q: int, past: int) -> int:
+    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
+        if sinks is not None or spec.alibi or isinstance(spec.mask, Chunked):
+            raise _lacking("this attention")
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
         window = spec.mask.window if isinstance(spec.mask, Sliding) else None
         self._program.attention(past, heads_of(spec), q, out, window=window)
         return out
+
+    def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
+        raise _lacking("gates of heads")
+
+    def route(self, x: int, weights: RouterWeights, router: Router) -> int:
+        raise _lacking("mixtures of experts")
+
+    def experts(
+        self,
+        into: int | None,
+        x: int,
+        routing: int,
+        gate: Experts,
+        up: Experts,
+        down: Experts,
+        spec: Moe,
+        factor: float,
+    ) -> int:
+        raise _lacking("mixtures of experts")
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
         part = Part(self._matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
@@ -143,6 +178,10 @@ class Recorder:
         if (purpose, width) not in self._buffers:
             self._buffers[purpose, width] = self._program.buffer(width)
         return self._buffers[purpose, width]
+
+
+def _lacking(what: str) -> UnsupportedError:
+    return UnsupportedError(f"The C++ kernels do not compute {what}.", hint="Choose the reference kernels.")
 
 
 def _leaf(weight: Linear) -> str:

@@ -14,12 +14,17 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.reference.attention import attention, plan_attention
-from landrace.kernels.reference.dense import linear, rms_norm, swiglu
+from landrace.kernels.reference.dense import gated, linear, rms_norm
+from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
+from landrace.kernels.reference.heads import alibi_slopes, gated_heads, normed, temperature
 from landrace.kernels.reference.rotary import rotate
+from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.router import Router
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
+from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
-from landrace.models.params import Linear, Norm, Table
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
 from landrace.models.rope import rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -45,36 +50,45 @@ class ReferenceOps:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
         return rows if factor == 1.0 else rows * factor
 
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return rms_norm(x, norm.weight, norm.eps)
+
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
         return [self._linear(x, weight) for weight in weights]
 
     def gated(self, x: Tensor, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> Tensor:
         x = self._normed(x, norm)
-        return swiglu(self._linear(x, gate), self._linear(x, up))
+        return gated(self._linear(x, gate), self._linear(x, up), activation)
 
-    def add_linear(self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0) -> Tensor:
+    def add_linear(
+        self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0, *, gate: Tensor | None = None
+    ) -> Tensor:
         branch = self._linear(x, weight)
-        if into is None:
-            return branch if factor == 1.0 else factor * branch
-        return torch.add(into, branch, alpha=factor)
+        return _added(into, branch if gate is None else branch * gate.sigmoid(), factor)
 
     def add_norm(self, into: Tensor, x: Tensor, norm: Norm, factor: float) -> Tensor:
         return torch.add(into, rms_norm(x, norm.weight, norm.eps), alpha=factor)
 
     def keep(
-        self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None
+        self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         q = q.view(-1, spec.n_heads, spec.head_dim)
         k, v = (x.view(-1, spec.n_kv_heads, spec.head_dim) for x in (k, v))
-        before = norms is not None and spec.qk_norm is not None and spec.qk_norm.when == "before_rope"
-        if norms is not None and before:
-            q, k = (rms_norm(x, norm.weight, norm.eps) for x, norm in zip((q, k), norms, strict=True))
+        weights = (None, None) if norms is None else (norms[0].weight, norms[1].weight)
+
+        def norm(when: str) -> None:
+            nonlocal q, k
+            if spec.qk_norm is not None and spec.qk_norm.when == when:
+                q, k = normed(q, weights[0], spec.qk_norm, eps), normed(k, weights[1], spec.qk_norm, eps)
+
+        norm("before_rope")
         if spec.rope is not None:
             cos, sin = self._tables(spec.rope)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if norms is not None and not before:
-            q, k = (rms_norm(x, norm.weight, norm.eps) for x, norm in zip((q, k), norms, strict=True))
+        norm("after_rope")
+        if spec.temperature is not None:
+            q = q * temperature(self._batch.positions, spec.temperature)[:, None, None]
         q, k = q.to(v.dtype), k.to(v.dtype)
         view = self._batch.cache
         if view is not None:
@@ -84,8 +98,39 @@ class ReferenceOps:
             k, v = keys, values
         return q, (k, v)
 
-    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
-        return attention(q, *past, self._attention_plan, scale=spec.scale, mask=spec.mask).flatten(1)
+    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
+        slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
+        own = None if sinks is None else sinks.weight
+        mixed = attention(q, *past, self._attention_plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        return mixed.flatten(1)
+
+    def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
+        return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
+
+    def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
+        logits = linear(x.float(), weights.weight, weights.bias)
+        chosen = None if weights.table is None else weights.table[self._batch.token_ids]
+        return route(logits, router, choice_bias=weights.choice_bias, chosen=chosen)
+
+    def experts(
+        self,
+        into: Tensor | None,
+        x: Tensor,
+        routing: Routing,
+        gate: Experts,
+        up: Experts,
+        down: Experts,
+        spec: Moe,
+        factor: float,
+    ) -> Tensor:
+        branch = experts(
+            x.to(self._product_dtype),
+            routing,
+            *map(self._projection, (gate, up, down)),
+            activation=spec.activation,
+            weight_on_input=spec.weight_on_input,
+        )
+        return _added(into, branch, factor)
 
     def head(self, x: Tensor, weight: Linear | Table, norm: Norm, divisor: float) -> Tensor:
         if self._batch.logit_rows is not None:
@@ -100,7 +145,15 @@ class ReferenceOps:
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
 
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
-        return x if norm is None else rms_norm(x, norm.weight, norm.eps).to(self._product_dtype)
+        return (x if norm is None else rms_norm(x, norm.weight, norm.eps)).to(self._product_dtype)
+
+    def _projection(self, weight: Experts) -> ExpertProjection:
+        adapters = [
+            ExpertAdapter(rows, *adapter.pairs[weight.name], adapter.scale)
+            for rows, adapter in self._adapters
+            if weight.name in adapter.pairs
+        ]
+        return ExpertProjection(weight.weight, weight.bias, adapters)
 
     def _linear(self, x: Tensor, weight: Linear) -> Tensor:
         y = linear(x, weight.weight, weight.bias)
@@ -118,3 +171,9 @@ class ReferenceOps:
         if rope not in self._rotary:
             self._rotary[rope] = rotary_tables(rope, self._batch.positions)
         return self._rotary[rope]
+
+
+def _added(into: Tensor | None, branch: Tensor, factor: float) -> Tensor:
+    if into is None:
+        return branch if factor == 1.0 else factor * branch
+    return torch.add(into, branch, alpha=factor)

@@ -18,7 +18,7 @@ class DenseBlock(nn.Module):
         self.up_proj = Linear(d_model, spec.d_hidden, spec.bias, dtype)
         self.down_proj = Linear(spec.d_hidden, d_model, spec.bias, dtype)
 
-    def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float) -> X:
-        """into + factor * down(activation(gate(norm(x)), up(norm(x))))."""
+    def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float, gate: X | None = None) -> X:
+        """into + factor * down(activation(gate(norm(x)), up(norm(x)))), times sigmoid(gate [T, 1]) if there is one."""
         hidden = ops.gated(x, self.gate_proj, self.up_proj, self.spec.activation, norm=norm)
-        return ops.add_linear(into, hidden, self.down_proj, factor)
+        return ops.add_linear(into, hidden, self.down_proj, factor, gate=gate)
