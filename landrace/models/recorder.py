@@ -91,7 +91,9 @@ class Recorder:
         self._program.norm(x, self._vector(norm), norm.eps, into, add=factor)
         return into
 
-    def keep(self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None) -> tuple[int, int]:
+    def keep(
+        self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[int, int]:
         if spec.temperature is not None or (spec.qk_norm and (spec.qk_norm.kind, spec.qk_norm.over) != ("rms", "head")):
             raise _lacking("these norms of heads")
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
