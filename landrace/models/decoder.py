@@ -49,7 +49,7 @@ class Decoder(nn.Module):
             self.norm = Norm(spec.d_model, spec.norm_eps)
             self.lm_head = None
             if not spec.tie_embeddings:
-                self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype)
+                self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
         name_weights(self)
         self.eval()
 

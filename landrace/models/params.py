@@ -6,10 +6,15 @@ until a checkpoint is loaded, and stay there where other kernels hold the weight
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
 from landrace.kernels.router import Router
+
+Role = Literal["table", "linear", "experts", "norm", "vector", "router"]
+Split = Literal["out", "in", "experts"]
 
 
 class Weights(nn.Module):
@@ -17,10 +22,18 @@ class Weights(nn.Module):
 
     name: str
     """Where it lies in the decoder, such as `layers.0.self_attn.q_proj`."""
+    role: ClassVar[Role]
+    split: Split | None = None
+    """How processors that share a layer would cut its weight: by its outputs, its inputs or its experts; None: each
+    would hold all of it."""
+    share = 1.0
+    """How much of it one token uses."""
 
 
 class Table(Weights):
     """Rows by token, [vocabulary, d_model]."""
+
+    role = "table"
 
     def __init__(self, n_rows: int, width: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -31,16 +44,20 @@ class Table(Weights):
 class Linear(Weights):
     """y = x W^T + b, with W [n_out, n_in]."""
 
+    role = "linear"
     bias: nn.Parameter | None
 
-    def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype) -> None:
+    def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, split: Split | None = None) -> None:
         super().__init__()
+        self.split = split
         self.weight = _parameter(n_out, n_in, dtype=dtype)
         self.bias = _parameter(n_out) if bias else None
 
 
 class Norm(Weights):
     """The weight of an RMS norm, [size]."""
+
+    role = "norm"
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -51,15 +68,18 @@ class Norm(Weights):
 class Vector(Weights):
     """One number for each of `size` things, kept in float32."""
 
+    role = "vector"
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = _parameter(size)
 
 
 class Experts(Weights):
-    """A linear layer for each expert: W [n_experts, n_out, n_in] and b [n_experts, n_out]. `share`: how much of it one
-    token uses."""
+    """A linear layer for each expert: W [n_experts, n_out, n_in] and b [n_experts, n_out]."""
 
+    role = "experts"
+    split = "experts"
     bias: nn.Parameter | None
 
     def __init__(self, n_experts: int, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, share: float) -> None:
@@ -73,6 +93,7 @@ class RouterWeights(Weights):
     """What a router of a mixture of experts learns, in float32: W [n_experts, n_in], biases of the logits and of the
     choice [n_experts], and a table of experts by token [vocabulary, top_k] of whole numbers."""
 
+    role = "router"
     bias: nn.Parameter | None
     choice_bias: nn.Parameter | None
     table: nn.Parameter | None

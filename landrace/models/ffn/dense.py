@@ -14,9 +14,9 @@ class DenseBlock(nn.Module):
     def __init__(self, spec: Dense, d_model: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.spec = spec
-        self.gate_proj = Linear(d_model, spec.d_hidden, spec.bias, dtype)
-        self.up_proj = Linear(d_model, spec.d_hidden, spec.bias, dtype)
-        self.down_proj = Linear(spec.d_hidden, d_model, spec.bias, dtype)
+        self.gate_proj = Linear(d_model, spec.d_hidden, spec.bias, dtype, "out")
+        self.up_proj = Linear(d_model, spec.d_hidden, spec.bias, dtype, "out")
+        self.down_proj = Linear(spec.d_hidden, d_model, spec.bias, dtype, "in")
 
     def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float, gate: X | None = None) -> X:
         """into + factor * down(activation(gate(norm(x)), up(norm(x)))), times sigmoid(gate [T, 1]) if there is one."""

@@ -22,12 +22,12 @@ class GqaBlock(nn.Module):
         if spec.q_rank is not None:
             self.q_a_proj = Linear(d_model, spec.q_rank, False, dtype)
             self.q_a_norm = Norm(spec.q_rank, eps)
-        self.q_proj = Linear(spec.q_rank or d_model, q_size, spec.qkv_bias, dtype)
-        self.k_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype)
-        self.v_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype)
-        self.o_proj = Linear(q_size, d_model, spec.o_bias, dtype)
+        self.q_proj = Linear(spec.q_rank or d_model, q_size, spec.qkv_bias, dtype, "out")
+        self.k_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype, "out")
+        self.v_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype, "out")
+        self.o_proj = Linear(q_size, d_model, spec.o_bias, dtype, "in")
         if spec.head_gate:
-            self.g_proj = Linear(d_model, spec.n_heads, False, dtype)
+            self.g_proj = Linear(d_model, spec.n_heads, False, dtype, "out")
         if spec.qk_norm is not None and spec.qk_norm.kind == "rms":
             over_all = spec.qk_norm.over == "all_heads"
             self.q_norm = Norm(q_size if over_all else spec.head_dim, eps)
