@@ -142,9 +142,8 @@ class CpuDecoder:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or
-        int8; None: `cache_dtype`."""
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
         return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
@@ -204,7 +203,9 @@ class CpuDecoder:
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // TILE) * TILE
-        return CacheView(self.new_cache(first, torch.float32), torch.cat(slots), tuple(slots))
+        n_groups = len(self.spec.cache_groups)
+        layers = self.new_cache([first] * n_groups, torch.float32)
+        return CacheView.whole(layers, n_groups, torch.cat(slots), tuple(slots))
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -341,14 +342,15 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: int, dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if n_slots % TILE:
+    if any(n % TILE for n in n_slots):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {n_slots} are not whole tiles.",
+            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
             hint=f"Choose a block_size that {TILE} divides.",
         )
-    return tuple(new_layer_cache(_heads(layer), n_slots, dtype) for layer in spec.layers)
+    slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
+    return tuple(new_layer_cache(_heads(layer), slots[index], dtype) for index, layer in enumerate(spec.layers))
 
 
 def _dense(layer: LayerSpec) -> Dense:

@@ -26,8 +26,16 @@ class Step:
 
     def __init__(self, batch: ForwardBatch) -> None:
         self.batch = batch
-        slots = batch.cache.sequence_slots if batch.cache is not None else None
-        self.attention_plan: AttentionPlan = plan_attention(batch.starts, slots, batch.token_ids.device)
+        device = batch.token_ids.device
+        self.attention_plans: list[AttentionPlan] = (
+            [plan_attention(batch.starts, None, device)]
+            if batch.cache is None
+            else [
+                plan_attention(batch.starts, group.sequence_slots, device, group.first_positions)
+                for group in batch.cache.groups
+            ]
+        )
+        """By cache group; without a cache there is one for all."""
         self._tables: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
 
     def rotary(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
@@ -75,6 +83,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.spec = spec
+        self.group = next(g for g, group in enumerate(model.cache_groups) if layer in group.layers)
         q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
         self.q_proj = Linear(model.d_model, q_size, spec.qkv_bias, dtype)
         self.k_proj = Linear(model.d_model, kv_size, spec.qkv_bias, dtype)
@@ -100,10 +109,12 @@ class Attention(nn.Module):
         cache = step.batch.cache
         if cache is not None:
             keys, values = cache.layers[self.layer].keys, cache.layers[self.layer].values
-            keys.index_copy_(0, cache.write_slots, k.to(keys.dtype))
-            values.index_copy_(0, cache.write_slots, v.to(values.dtype))
+            write_slots = cache.groups[self.group].write_slots
+            keys.index_copy_(0, write_slots, k.to(keys.dtype))
+            values.index_copy_(0, write_slots, v.to(values.dtype))
             k, v = keys, values
-        mixed = attention(q, k, v, step.attention_plan, scale=spec.scale, mask=spec.mask)
+        plan = step.attention_plans[0 if cache is None else self.group]
+        mixed = attention(q, k, v, plan, scale=spec.scale, mask=spec.mask)
         out: Tensor = self.o_proj(mixed.flatten(1), step)
         return out
 

@@ -37,6 +37,8 @@ class _Group:
     """[G]."""
     k_lengths: Tensor
     """[G]."""
+    k_firsts: Tensor
+    """[G]: the position of each sequence's first key."""
     n_queries: int
     n_keys: int
     slots: Tensor | None
@@ -47,9 +49,10 @@ class _Group:
         """[G, 1, Q, K] true where a query may look: its last query is aligned with its last key."""
         if mask not in self.masks:
             device = self.q_lengths.device
-            keys = torch.arange(self.n_keys, device=device)
-            queries = torch.arange(self.n_queries, device=device) + (self.k_lengths - self.q_lengths)[:, None]
-            seen = (keys <= queries[:, :, None]) & (keys >= mask.first_seen(queries)[:, :, None])
+            keys = (torch.arange(self.n_keys, device=device) + self.k_firsts[:, None])[:, None]
+            first_queries = self.k_firsts + self.k_lengths - self.q_lengths
+            queries = (torch.arange(self.n_queries, device=device) + first_queries[:, None])[:, :, None]
+            seen = (keys <= queries) & (keys >= mask.first_seen(queries))
             # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
             padded = torch.arange(self.n_queries, device=device) >= self.q_lengths[:, None]
             seen[:, :, 0] |= padded
@@ -71,9 +74,13 @@ class AttentionPlan:
 
 
 def plan_attention(
-    starts: Sequence[int], sequence_slots: Sequence[Tensor] | None, device: torch.device
+    starts: Sequence[int],
+    sequence_slots: Sequence[Tensor] | None,
+    device: torch.device,
+    first_positions: Sequence[int] | None = None,
 ) -> AttentionPlan:
-    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]."""
+    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]: those
+    of its positions from first_positions[s] on (None: from 0)."""
     q_lengths = [end - start for start, end in pairwise(starts)]
     k_lengths = q_lengths if sequence_slots is None else [slots.numel() for slots in sequence_slots]
     by_length = sorted(range(len(q_lengths)), key=lambda s: (q_lengths[s], k_lengths[s]))
@@ -90,7 +97,10 @@ def plan_attention(
             memberships.append([s])
             area, widest = own, k_lengths[s]
     memberships = sorted(sorted(members) for members in memberships)
-    groups = tuple(_make_group(members, q_lengths, k_lengths, sequence_slots, device) for members in memberships)
+    k_firsts = [0] * len(k_lengths) if first_positions is None else first_positions
+    groups = tuple(
+        _make_group(members, q_lengths, k_lengths, k_firsts, sequence_slots, device) for members in memberships
+    )
     sequence = [s for members in memberships for s in members]
     if sequence == sorted(sequence):
         return AttentionPlan(groups, order=None, inverse=None, fresh=sequence_slots is None)
@@ -103,6 +113,7 @@ def _make_group(
     members: list[int],
     q_lengths: list[int],
     k_lengths: list[int],
+    k_firsts: Sequence[int],
     sequence_slots: Sequence[Tensor] | None,
     device: torch.device,
 ) -> _Group:
@@ -123,6 +134,7 @@ def _make_group(
         places=places,
         q_lengths=torch.tensor([q_lengths[s] for s in members], device=device),
         k_lengths=torch.tensor([k_lengths[s] for s in members], device=device),
+        k_firsts=torch.tensor([k_firsts[s] for s in members], device=device),
         n_queries=n_queries,
         n_keys=n_keys,
         slots=slots,
