@@ -126,7 +126,8 @@ def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> int:
 
 def _matrices(checkpoint: Checkpoint) -> list[Any]:
     tied = checkpoint.spec.tie_embeddings
-    names = {source.tensor for name, source in checkpoint.sources.items() if tied or name != EMBEDDING}
+    sources = (source for name, source in checkpoint.sources.items() if tied or name != EMBEDDING)
+    names = {tensor for source in sources for tensor in source.tensors}
     found = [checkpoint.tensor_infos[name] for name in sorted(names) if len(checkpoint.tensor_infos[name].shape) == 2]
     if not found:
         raise UnsupportedError(f"{checkpoint.path} has no matrices to measure.")

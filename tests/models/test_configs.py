@@ -196,9 +196,9 @@ def test_names_in_the_checkpoint() -> None:
 def test_prefixes_follow_the_file() -> None:
     """Embedding models drop `model.`; files written by state dict keep a wrapper's own names."""
     config = json.loads(QWEN3_06B)
-    assert read_config(config, ["embed_tokens.weight"]).sources["norm.weight"].tensor == "norm.weight"
+    assert read_config(config, {"embed_tokens.weight": (151936, 1024)}).sources["norm.weight"].tensor == "norm.weight"
     assert read_config(config).sources["norm.weight"].tensor == "model.norm.weight"
-    wrapped = read_config(json.loads(QWEN2_VL_2B), ["model.language_model.embed_tokens.weight"])
+    wrapped = read_config(json.loads(QWEN2_VL_2B), {"model.language_model.embed_tokens.weight": (151936, 1536)})
     assert wrapped.sources["norm.weight"].tensor == "model.language_model.norm.weight"
 
 

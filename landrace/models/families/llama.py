@@ -159,7 +159,7 @@ FAMILIES: Mapping[str, Family] = {
             "tie_word_embeddings": True,
             "use_bias": False,
         },
-        naming=Naming(interleaved=True),
+        namings=(Naming(interleaved=True),),
         fixed={"compression_ratio": 1.0},
     ),
 }
