@@ -105,8 +105,7 @@ class _Mixed:
     def _fill(self, names: set[str]) -> None:
         info = self._info
         made = {
-            name: torch.empty(self._sources[name].part_shape(info.shape), dtype=PLAIN[info.dtype])
-            for name in names
+            name: torch.empty(self._sources[name].part_shape(info.shape), dtype=PLAIN[info.dtype]) for name in names
         }
         for expert in range(info.shape[0]) if self._by_expert else (None,):
             stored = (info if expert is None else info.entry(expert)).load()

@@ -12,16 +12,35 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import glm, hunyuan, llama, qwen
-from landrace.models.families.config import Config, shown
+from landrace.models.families import (
+    baichuan,
+    ernie_moe,
+    glm,
+    glm_moe,
+    gpt_oss,
+    hunyuan,
+    hunyuan_moe,
+    llama,
+    llama4,
+    minimax,
+    qwen,
+    qwen_moe,
+    step,
+    step3,
+)
+from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
 from landrace.models.families.parameters import parameters
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
-FAMILIES: Mapping[str, Family] = {**llama.FAMILIES, **qwen.FAMILIES, **glm.FAMILIES, **hunyuan.FAMILIES}
-TEXT_HALVES: Mapping[str, TextHalf] = {**qwen.TEXT_HALVES, **glm.TEXT_HALVES, **hunyuan.TEXT_HALVES}
+_FILES = (
+    *(llama, qwen, glm, hunyuan, baichuan),
+    *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
+)
+FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
+TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}
 
 BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
 
@@ -51,7 +70,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     text, halves = _text_config(config)
     kind = text["model_type"]
     family = FAMILIES[kind]
-    reader = Config(text, family.defaults)
+    reader = Config(with_aliases(text, family.aliases), family.defaults)
     spec = family.read(reader)
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)

@@ -21,6 +21,8 @@ class Family:
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
     namings: tuple[Naming, ...] = (Naming(),)
     """How its checkpoints may name their tensors: the hub's way first, which is also how they are written."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()
     """Regexes (whole name) of tensors that carry nothing for the logits."""
     no_effect: tuple[str, ...] = ()

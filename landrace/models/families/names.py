@@ -10,7 +10,7 @@ from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
-NORMS = ("norm.weight", "layernorm.weight")
+NORM = "norm.weight"
 
 ONE_BY_ONE: Mapping[str, str] = {EXPERTS: "mlp.experts.{}"}
 """A tensor for each expert, as most hub files have them."""
@@ -47,8 +47,8 @@ class Naming:
     """Whether q and k rows are stored for the interleaved rotary layout."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
-    unit_head: bool = False
-    """Whether the output head's rows are divided by their lengths."""
+    unit_head: int | None = None
+    """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
 
     def prefix(self, tensor_names: Collection[str] = ()) -> tuple[str, str]:
         """The pair of `prefixes` under which a file with these tensors keeps its embedding; the first if none fits."""
@@ -72,7 +72,8 @@ class Naming:
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
             else:
-                form: Form = "unit_rows" if self.unit_head and leaf == "weight" else "plain"
+                unit = leaf == "weight" and spec.vocab_size == self.unit_head
+                form: Form = "unit_rows" if unit else "plain"
                 found[name] = Source(f"{head}{self.head}.{leaf}", form=form)
         for n, (shapes, layer) in enumerate(zip(layers, spec.layers, strict=True)):
             before = body + self.layer.format(n)
@@ -89,10 +90,13 @@ class Naming:
             if "{}" in theirs:
                 yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
             elif expert:
-                yield name, Source(tensor, rows, step=step, per_expert=rows is not None or transposed, transposed=transposed)
+                yield (
+                    name,
+                    Source(tensor, rows, step=step, per_expert=rows is not None or transposed, transposed=transposed),
+                )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
-            elif name.endswith(NORMS):
+            elif name.endswith(NORM):
                 yield name, self._norm(tensor)
             else:
                 yield name, Source(tensor, rows, self._rotary(name, layer), step, transposed=transposed)

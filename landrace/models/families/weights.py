@@ -146,8 +146,8 @@ class Source:
             return values.float() + 1.0
         if self.form == "unit_rows":
             out = torch.empty_like(values)
-            for some, normal in zip(values.split(UNIT_ROWS), out.split(UNIT_ROWS), strict=True):
-                normal.copy_(F.normalize(some.float(), dim=-1))
+            for at in range(0, len(values), UNIT_ROWS):
+                out[at : at + UNIT_ROWS] = F.normalize(values[at : at + UNIT_ROWS].float(), dim=-1)
             return out
         return values
 
