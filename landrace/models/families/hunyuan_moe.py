@@ -27,6 +27,7 @@ HY3 = {
     "head_dim": 128,
     "max_position_embeddings": 131072,
     "rms_norm_eps": 1e-5,
+    "rope_theta": 11_158_840.0,
     "num_experts": 192,
     "num_experts_per_tok": 8,
     "num_shared_experts": 1,
