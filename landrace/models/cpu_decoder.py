@@ -7,8 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -16,7 +15,15 @@ from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.program import MAX_HEAD_DIM, TILE, Program, Rotary, StepInput, new_layer_cache
+from landrace.kernels.cpu.program import (
+    MAX_HEAD_DIM,
+    TILE,
+    Program,
+    Rotary,
+    StepInput,
+    new_layer_cache,
+    one_torch_thread,
+)
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
@@ -31,17 +38,6 @@ from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class CpuDecoder:
@@ -100,7 +96,7 @@ class CpuDecoder:
         vectors = [t.shape[0] for t in tensors.values() if len(t.shape) == 1]
         self._memory = WeightMemory(self._native, self._pool, total_bytes(self._native, matrices, vectors))
         # In the order of use, so that a step reads memory from front to back.
-        with _one_torch_thread():
+        with one_torch_thread():
             for name in expected:
                 tensor = tensors[name]
                 if len(tensor.shape) == 2:
@@ -115,9 +111,8 @@ class CpuDecoder:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or
-        int8; None: `cache_dtype`."""
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
         return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
@@ -158,13 +153,13 @@ class CpuDecoder:
                 list(range(batch.token_ids.numel())) if adapter.rows is None else adapter.rows.tolist()
             )
         logit_rows = batch.logit_rows
-        n_positions = max([slots.numel() for slots in cache.sequence_slots], default=0)
+        n_positions = max([slots.numel() for slots in cache.groups[0].sequence_slots], default=0)
         return StepInput(
             token_ids=batch.token_ids,
             positions=batch.positions,
             starts=batch.starts,
-            slots=cache.sequence_slots,
-            write_slots=cache.write_slots,
+            slots=cache.groups[0].sequence_slots,
+            write_slots=cache.groups[0].write_slots,
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
@@ -176,7 +171,9 @@ class CpuDecoder:
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // TILE) * TILE
-        return CacheView(self.new_cache(first, torch.float32), torch.cat(slots), tuple(slots))
+        n_groups = len(self.spec.cache_groups)
+        layers = self.new_cache([first] * n_groups, torch.float32)
+        return CacheView.whole(layers, n_groups, torch.cat(slots), tuple(slots))
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -212,11 +209,12 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: int, dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if n_slots % TILE:
+    if any(n % TILE for n in n_slots):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {n_slots} are not whole tiles.",
+            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
             hint=f"Choose a block_size that {TILE} divides.",
         )
-    return tuple(new_layer_cache(heads_of(layer.mixer), n_slots, dtype) for layer in spec.layers)
+    slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
+    return tuple(new_layer_cache(heads_of(layer.mixer), slots[n], dtype) for n, layer in enumerate(spec.layers))
