@@ -15,6 +15,7 @@ from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Pa
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
+from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.packed_weights import PackedWeights
@@ -37,12 +38,14 @@ class Recorder:
         program: Program,
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
+        cache_groups: Sequence[Paged],
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
         self._program = program
         self._weights = weights
         self._adapters = adapters
+        self._cache_groups = list(cache_groups)
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
@@ -112,6 +115,7 @@ class Recorder:
             k_norm=k_norm,
             eps=eps,
             temperature=spec.temperature,
+            group=self._cache_groups.index(spec.cache),
         )
         return q, cache
 

@@ -22,7 +22,7 @@ from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import LayerCache, untouched_zeros
+from landrace.kernels.layer_cache import GroupView, LayerCache, untouched_zeros
 from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
 
 TILE = 16
@@ -127,10 +127,8 @@ class StepInput:
     """[T]: consecutive within a sequence."""
     starts: Sequence[int]
     """S + 1 row indices: sequence s owns rows starts[s] to starts[s + 1]."""
-    slots: Sequence[Tensor]
-    """One a sequence: the cache slots of its positions from 0 to its last row's."""
-    write_slots: Tensor
-    """[T]."""
+    groups: Sequence[GroupView]
+    """By cache group. Blocks are whole tiles: first positions are multiples of sixteen."""
     logit_rows: Tensor
     """[R]."""
     rotary: Sequence[Rotary] = ()
@@ -146,7 +144,8 @@ class Program:
         self._pool = pool
         self._program = native.Program(pool, isa)
         self._heads: list[Heads] = []
-        """By layer."""
+        """By layer, like the cache groups."""
+        self._groups: list[int] = []
         self._rotary_halves: list[int] = []
         """By table of angles."""
         self._calls: list[Callable[[StepInput], None]] = []
@@ -230,12 +229,13 @@ class Program:
         k_norm: PackedVector | None = None,
         eps: float = 0.0,
         temperature: Temperature | None = None,
+        group: int = 0,
     ) -> None:
         """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale` and by what `temperature`
         says for its position, and writes k and v to the cache.
 
         Channel i of a head turns with channel i + rotary_half. `norm` takes the weights q_norm and k_norm unless it is
-        l2.
+        l2. `group`: the cache group of the layer, one of `StepInput.groups`.
         """
         if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
             raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
@@ -249,8 +249,10 @@ class Program:
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
             norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
             eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
+            group=group,
         )  # fmt: skip
         self._heads.append(heads)
+        self._groups.append(group)
         if rotary == len(self._rotary_halves):
             self._rotary_halves.append(rotary_half)
 
@@ -285,9 +287,11 @@ class Program:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
         if len(layers) != len(self._heads):
             raise ValueError(f"The program has {len(self._heads)} layers of attention, the cache {len(layers)}.")
-        sizes = {cache.keys.shape[0] * TILE for cache in layers}
-        if len(sizes) > 1:
-            raise ValueError(f"The layers of a cache have one number of slots, not {sorted(sizes)}.")
+        for group in set(self._groups):
+            own = [cache for cache, other in zip(layers, self._groups, strict=True) if other == group]
+            sizes = {cache.keys.shape[0] * TILE for cache in own}
+            if len(sizes) > 1:
+                raise ValueError(f"The layers of a cache group have one number of slots, not {sorted(sizes)}.")
         for layer, cache in enumerate(layers):
             heads, n_slots = self._heads[layer], cache.keys.shape[0] * TILE
             like = new_layer_cache(heads, 2 * TILE, cache.keys.dtype)
@@ -350,17 +354,24 @@ class Program:
         n_rows, n_sequences = step.token_ids.numel(), len(step.starts) - 1
         _check(step.token_ids, torch.int64, (n_rows,), "token_ids")
         _check(step.positions, torch.int64, (n_rows,), "positions")
-        _check(step.write_slots, torch.int64, (n_rows,), "write_slots")
         _check(step.logit_rows, torch.int64, (step.logit_rows.numel(),), "logit_rows")
-        if len(step.slots) != n_sequences or step.starts[0] != 0 or step.starts[-1] != n_rows:
-            raise ValueError(
-                f"{n_rows} rows, {n_sequences} sequences and {len(step.slots)} lists of slots do not match."
-            )
-        addresses, counts = array("Q"), array("q")
-        for slots in step.slots:
-            _check(slots, torch.int64, (slots.numel(),), "slots")
-            addresses.append(slots.data_ptr())
-            counts.append(slots.numel())
+        if step.starts[0] != 0 or step.starts[-1] != n_rows:
+            raise ValueError(f"{n_rows} rows do not go from {step.starts[0]} to {step.starts[-1]}.")
+        groups, kept = [], []
+        for group in step.groups:
+            addresses, counts, firsts = array("Q"), array("q"), array("q", group.first_positions)
+            if not len(group.sequence_slots) == len(firsts) == n_sequences:
+                raise ValueError(
+                    f"{n_sequences} sequences and {len(group.sequence_slots)} lists of slots do not match."
+                )
+            for slots in group.sequence_slots:
+                _check(slots, torch.int64, (slots.numel(),), "slots")
+                addresses.append(slots.data_ptr())
+                counts.append(slots.numel())
+            _check(group.write_slots, torch.int64, (n_rows,), "write_slots")
+            numbers = (addresses, counts, firsts)
+            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr()))
+            kept.append(numbers)
         if len(step.rotary) != len(self._rotary_halves):
             raise ValueError(f"The program turns by {len(self._rotary_halves)} tables, not {len(step.rotary)}.")
         tables = []
@@ -371,16 +382,14 @@ class Program:
             _check(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
             tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
         starts = array("q", step.starts)
-        self._kept_step = (starts, addresses, counts)
+        self._kept_step = (starts, kept)
         return self._native.Step(
             n_rows=n_rows,
             token_ids=step.token_ids.data_ptr(),
             positions=step.positions.data_ptr(),
             n_sequences=n_sequences,
             starts=starts.buffer_info()[0],
-            slots=addresses.buffer_info()[0],
-            slot_counts=counts.buffer_info()[0],
-            write_slots=step.write_slots.data_ptr(),
+            groups=groups,
             n_logit_rows=step.logit_rows.numel(),
             logit_rows=step.logit_rows.data_ptr(),
             rotary=tables,
