@@ -328,7 +328,7 @@ def test_a_window_has_room_for_all_who_run(
 ) -> None:
     """Where a window's pool is smaller than `cache_tokens`, nobody is pre-empted on its account."""
     draw = Random(seed)
-    options = EngineOptions(block_size, 2000, max_running + spare, max_running)
+    options = EngineOptions(block_size, 400, max_running + spare, max_running)
     simulation = Simulation(options, (FULL, mask))
     assert simulation.pages[1].group.pool.n_blocks < options.n_blocks
     for _ in range(20):
