@@ -153,8 +153,9 @@ class Config:
 
     def finish(self, no_effect: Iterable[str] = (), fixed: Mapping[str, Any] | None = None) -> None:
         """Refuses every key that was not read and is not known to be without effect."""
-        for key, allowed in {**FIXED, **(fixed or {})}.items():
-            if key not in self._used:
+        own = fixed or {}
+        for key, allowed in {**FIXED, **own}.items():
+            if key in own or key not in self._used:
                 self.require(key, *(allowed if isinstance(allowed, tuple) else (allowed,)))
         patterns = [re.compile(pattern) for pattern in (*NO_EFFECT, *no_effect)]
         for key, value in self._values.items():
