@@ -23,8 +23,10 @@ class Router:
     """Added to the scores for the choice alone; the chosen are worth their own scores (DeepSeek-V3)."""
     renorm: bool = False
     """The scores of the chosen are divided by their sum."""
-    renorm_floor: float = 1e-20
-    """The sum is at least this large (ERNIE) or has this added to it (others); both keep 0 from being divided by 0."""
+    renorm_floor: float = 0.0
+    """The sum counts as at least this much (ERNIE)."""
+    renorm_added: float = 1e-20
+    """Added to the sum, so that 0 is not divided by 0 (DeepSeek-V3)."""
     scale: float = 1.0
     """Factor on what the chosen are worth."""
     n_groups: int = 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from landrace.bench.floors import ModelCost
+from landrace.bench.floors import MatrixBytes, ModelCost
 from landrace.bench.fresh_process import measure_fresh
 from landrace.bench.measure import Bench, measure_decode, measure_first_token, measure_prefill
 from landrace.bench.ours import Ours
@@ -111,7 +111,7 @@ def test_rows_have_figures_and_limits(ours: Ours, machine: MachineLimits) -> Non
 def bench_of(runners: dict[str, Runner], machine: MachineLimits, pairs: int) -> Bench:
     ours = runners["landrace"]
     assert isinstance(ours, Ours)
-    cost = ModelCost(ours.checkpoint.spec, ours.weight_bytes, ours.cache_bytes_per_token, "float32")
+    cost = ModelCost(ours.checkpoint.spec, MatrixBytes(ours.weight_bytes), ours.cache_bytes_per_token, "float32")
     return Bench(runners, cost, machine, pairs)
 
 

@@ -18,7 +18,6 @@ from landrace.engine import Completion, Engine, EngineOptions, Request, Sampling
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import attach_adapter
 from landrace.models.lora_spec import LoraSpec
 
 RUNGS = {
@@ -145,7 +144,7 @@ def test_ladder_with_adapters_mixed_in_one_batch(
     expected = []
     for request in requests:
         decoder = tiny_decoder()
-        slot = attach_adapter(decoder, *adapters[request.adapter]) if request.adapter else None
+        slot = decoder.add_adapter(*adapters[request.adapter]) if request.adapter else None
         expected.append(oracle(decoder, naive_logits, request, slot))
     assert expected[-1][0] != expected[-2][0] != expected[-3][0]
     for options in RUNGS.values():

@@ -16,9 +16,10 @@ from landrace.errors import CheckpointError
 from landrace.kernels.head_form import QkNorm
 from landrace.kernels.mask import FULL, Sliding
 from landrace.models.batch import ForwardBatch
-from landrace.models.decoder import Decoder, Step
+from landrace.models.decoder import Decoder
 from landrace.models.families.names import Naming
 from landrace.models.mixer_spec import RopeSpec
+from landrace.models.reference_ops import ReferenceOps
 from landrace.models.spec import PLAIN, Sandwich
 
 
@@ -46,10 +47,11 @@ def test_windows_against_an_explicit_mask(window: int) -> None:
     spec = tiny_spec(mask=Sliding(window), rope=None)
     decoder = random_decoder(spec)
     x = torch.randn(30, spec.d_model, generator=torch.Generator().manual_seed(0))
-    step = Step(ForwardBatch.packed([[1] * 17, [1] * 13]))
+    batch = ForwardBatch.packed([[1] * 17, [1] * 13])
+    ops = ReferenceOps(batch, spec.cache_groups, decoder.adapters, torch.float32, None)
     attention = decoder.layers[0].self_attn
     with torch.no_grad():
-        ours = attention(x, step)
+        ours = attention(x, ops, None, None, 1.0)
         parts = [_by_hand(attention, part, window) for part in x.split([17, 13])]
     torch.testing.assert_close(ours, torch.cat(parts), rtol=1e-5, atol=1e-5)
 

@@ -89,7 +89,8 @@ def test_a_run_tells_the_threads_of_each_step(tiny_decoder, byte_tokenizer, tmp_
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
 def test_waiting_for_a_processor_is_seen():
-    """Two threads of ours that never sleep, on one processor that another process wants as well."""
+    """A thread of ours that never sleeps, on a processor that another process wants as well; asked while it lives,
+    as the threads of a step do."""
     import os
 
     allowed = os.sched_getaffinity(0)
@@ -103,10 +104,21 @@ def test_waiting_for_a_processor_is_seen():
         other.stdout.readline()
         os.sched_setaffinity(0, only)
         begun, before = time.monotonic(), waited_seconds()
-        spinner = threading.Thread(target=lambda: [None for _ in iter(lambda: time.monotonic() < begun + 1, False)])
+        spun, asked = threading.Event(), threading.Event()
+
+        def spin() -> None:
+            while time.monotonic() < begun + 1:
+                pass
+            spun.set()
+            asked.wait()
+
+        spinner = threading.Thread(target=spin)
         spinner.start()
+        spun.wait()
+        waited = waited_seconds() - before
+        asked.set()
         spinner.join()
-        assert waited_seconds() - before > 0.1
+        assert waited > 0.1
     finally:
         os.sched_setaffinity(0, allowed)
         other.kill()

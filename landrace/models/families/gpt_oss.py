@@ -43,6 +43,7 @@ GPT_OSS = {
     "swiglu_limit": 7.0,
 }
 NAMING = Naming(
+    renamed={"self_attn.sinks.weight": "self_attn.sinks"},
     # Gates and ups take turns, and a matrix is stored the other way round.
     fused={
         **JOINT,

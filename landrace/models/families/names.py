@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from landrace.models.families.parameters import parameters
+from landrace.models.declared import declared
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -62,7 +62,7 @@ class Naming:
         body, head = self.prefix(tensor_names)
         found: dict[str, Source] = {}
         layers: list[dict[str, Shape]] = [{} for _ in spec.layers]
-        for name, shape in parameters(spec):
+        for name, shape in ((param.name, param.shape) for param in declared(spec)):
             first, _, leaf = name.partition(".")
             if first == "layers":
                 number, _, inner = leaf.partition(".")

@@ -46,11 +46,9 @@ PADDED = ("layer_types", "mlp_layer_types", "swiglu_limits", "swiglu_limits_shar
           "partial_rotary_factors")  # fmt: skip
 """Lists that published files extend over the layers that guess further tokens."""
 
-GATE = {"self_attn.gate_proj": "self_attn.g_proj"}
 NAMINGS = (
     Naming(
         renamed={
-            **GATE,
             "mlp.router": "moe.gate",
             "mlp.router.choice_bias": "moe.router_bias",
             "mlp.experts": "moe",
@@ -60,7 +58,6 @@ NAMINGS = (
     ),
     Naming(
         renamed={
-            **GATE,
             "mlp.router": "mlp.gate",
             "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
             "mlp.shared_expert": "mlp.shared_experts",

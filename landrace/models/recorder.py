@@ -1,0 +1,195 @@
+"""`Recorder`: the operations of `Ops`, recorded as a program of the C++ kernels.
+
+Rows are numbers of buffers. Buffers of one purpose and width are shared by all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from landrace.errors import UnsupportedError
+from landrace.kernels.activation import Activation
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Program
+from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
+from landrace.kernels.mask import Chunked, Sliding
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+
+
+@dataclass(frozen=True)
+class PackedAdapter:
+    """A LoRA adapter's matrices, packed: see `Adapter`."""
+
+    scale: float
+    pairs: Mapping[str, tuple[PackedMatrix, PackedMatrix]]
+
+
+class Recorder:
+    """See `Ops`. Looks weights up by their names."""
+
+    def __init__(
+        self,
+        program: Program,
+        matrices: Mapping[str, PackedMatrix],
+        vectors: Mapping[str, PackedVector],
+        adapters: Mapping[int, PackedAdapter],
+    ) -> None:
+        self.ropes: list[RopeSpec] = []
+        """The tables that a step must bring, in order."""
+        self._program = program
+        self._matrices = matrices
+        self._vectors = vectors
+        self._adapters = adapters
+        self._buffers: dict[tuple[str, int], int] = {}
+
+    def embed(self, table: Table, factor: float) -> int:
+        matrix = self._matrices[f"{table.name}.weight"]
+        x = self._buffer("stream", matrix.n_in)
+        self._program.embedding(matrix, factor, x)
+        return x
+
+    def norm(self, x: int, norm: Norm) -> int:
+        out = self._buffer("normed", self._vector(norm).size)
+        self._program.norm(x, self._vector(norm), norm.eps, out)
+        return out
+
+    def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
+        parts = [self._part(weight, _leaf(weight)) for weight in weights]
+        self._program.product(", ".join(map(_leaf, weights)), x, parts, **self._normed(norm))
+        for weight, part in zip(weights, parts, strict=True):
+            self._adapt(x, weight, part.out, norm=norm)
+        return [part.out for part in parts]
+
+    def gated(self, x: int, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> int:
+        name = f"{_leaf(gate)}, {_leaf(up)}"
+        hidden = self._part(gate, "hidden")
+        if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
+            gate_out, up_out = self.linears(x, [gate, up], norm=norm)
+            self._program.swiglu(gate_out, up_out, hidden.out)
+        else:
+            other = self._part(up, "hidden")
+            both = replace(hidden, epilogue=Epilogue.SWIGLU, gated=other.matrix, gated_bias=other.bias)
+            self._program.product(name, x, [both], **self._normed(norm))
+        return hidden.out
+
+    def add_linear(
+        self, into: int | None, x: int, weight: Linear, factor: float = 1.0, *, gate: int | None = None
+    ) -> int:
+        if gate is not None:
+            raise _lacking("gated shared experts")
+        part = self._part(weight, "branch") if into is None else self._part(weight, into)
+        part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor)
+        self._program.product(_leaf(weight), x, [part])
+        self._adapt(x, weight, part.out, factor=factor)
+        return part.out
+
+    def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:
+        self._program.norm(x, self._vector(norm), norm.eps, into, add=factor)
+        return into
+
+    def keep(
+        self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[int, int]:
+        if spec.temperature is not None or (spec.qk_norm and (spec.qk_norm.kind, spec.qk_norm.over) != ("rms", "head")):
+            raise _lacking("these norms of heads")
+        q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
+        self._program.rope(
+            cache,
+            heads_of(spec),
+            q,
+            k,
+            v,
+            rotary=None if spec.rope is None else self._rotary(spec.rope),
+            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            scale=spec.scale,
+            norm="none" if spec.qk_norm is None else spec.qk_norm.when,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+        )
+        return q, cache
+
+    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
+        if sinks is not None or spec.alibi or isinstance(spec.mask, Chunked):
+            raise _lacking("this attention")
+        out = self._buffer("mixed", spec.n_heads * spec.head_dim)
+        window = spec.mask.window if isinstance(spec.mask, Sliding) else None
+        self._program.attention(past, heads_of(spec), q, out, window=window)
+        return out
+
+    def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
+        raise _lacking("gates of heads")
+
+    def route(self, x: int, weights: RouterWeights, router: Router) -> int:
+        raise _lacking("mixtures of experts")
+
+    def experts(
+        self,
+        into: int | None,
+        x: int,
+        routing: int,
+        gate: Experts,
+        up: Experts,
+        down: Experts,
+        spec: Moe,
+        factor: float,
+    ) -> int:
+        raise _lacking("mixtures of experts")
+
+    def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
+        part = Part(self._matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
+        self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
+        return LOGITS
+
+    def _adapt(self, x: int, weight: Linear, out: int, *, norm: Norm | None = None, factor: float = 1.0) -> None:
+        """out = out + factor * scale * B A x, for the rows of each adapter."""
+        for place, adapter in self._adapters.items():
+            pair = adapter.pairs.get(weight.name)
+            if pair is None:
+                continue
+            a, b = pair
+            low = self._buffer("low", a.n_out)
+            self._program.product("adapter", x, [Part(a, low)], **self._normed(norm), rows=place, gather=True)
+            part = Part(b, out, epilogue=Epilogue.ADD, factor=factor * adapter.scale)
+            self._program.product("adapter", low, [part], rows=place, scatter=True)
+
+    def _part(self, weight: Linear, out: str | int) -> Part:
+        """`out`: a buffer, or the purpose of one."""
+        matrix = self._matrices[f"{weight.name}.weight"]
+        return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
+
+    def _bias(self, weight: Linear | Table) -> PackedVector | None:
+        return self._vectors.get(f"{weight.name}.bias")
+
+    def _vector(self, norm: Norm) -> PackedVector:
+        return self._vectors[f"{norm.name}.weight"]
+
+    def _normed(self, norm: Norm | None) -> dict[str, Any]:
+        return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
+
+    def _rotary(self, rope: RopeSpec) -> int:
+        if rope not in self.ropes:
+            self.ropes.append(rope)
+        return self.ropes.index(rope)
+
+    def _buffer(self, purpose: str, width: int) -> int:
+        if (purpose, width) not in self._buffers:
+            self._buffers[purpose, width] = self._program.buffer(width)
+        return self._buffers[purpose, width]
+
+
+def _lacking(what: str) -> UnsupportedError:
+    return UnsupportedError(f"The C++ kernels do not compute {what}.", hint="Choose the reference kernels.")
+
+
+def _leaf(weight: Linear) -> str:
+    return weight.name.rpartition(".")[2]
+
+
+def heads_of(spec: Gqa) -> Heads:
+    """The shape that the kernels and the cache need."""
+    return Heads(spec.n_heads, spec.n_kv_heads, spec.head_dim)
