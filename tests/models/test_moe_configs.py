@@ -4,7 +4,6 @@ own loaded modules."""
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +23,8 @@ from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.kernels.router import Router
+from landrace.models.declared import count, declared
 from landrace.models.families import FamilyModel, read_config
-from landrace.models.families.parameters import parameters
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
@@ -75,7 +74,6 @@ def decoder_of(model: Any) -> Any:
 
 
 ATTENTION = {
-    "self_attn.gate_proj": "g_proj",
     "self_attn.q_norm": ("q_norm", "query_layernorm"),
     "self_attn.k_norm": ("k_norm", "key_layernorm"),
 }
@@ -124,6 +122,8 @@ def module_weight(model: Any, kind: str, name: str, spec: ModelSpec) -> Tensor:
     _, number, inner = name.split(".", 2)
     layer, facts = decoder.layers[int(number)], spec.layers[int(number)].mixer
     module, _, leaf = inner.rpartition(".")
+    if module == "self_attn.sinks":
+        return find(layer, module)
     if not inner.startswith("mlp."):
         for ours, theirs in ATTENTION.items():
             if module == ours:
@@ -159,8 +159,8 @@ def check_files(model: Any, kind: str, config: Mapping[str, Any], tensors: Mappi
     assert [name for name in left_over if not any(re.fullmatch(one, name) for one in ours.ignorable)] == []
     assert used <= tensors.keys()
     again = {name: torch.full_like(tensors[name], -7) for name in used}
-    for name, shape in parameters(ours.spec):
-        source = ours.sources[name]
+    for param in declared(ours.spec):
+        name, shape, source = param.name, param.shape, ours.sources[param.name]
         value = source.take(tensors)
         assert tuple(value.shape) == shape == source.shape({k: tuple(v.shape) for k, v in tensors.items()}), name
         assert torch.equal(value, module_weight(model, kind, name, ours.spec)), name
@@ -184,8 +184,8 @@ def test_files_of_transformers(kind: str, variant: str, configs: dict[str, Any],
     if configs[kind]["auto_class"] == "AutoModelForCausalLM":
         # transformers does not count these biases of the router, save ERNIE's.
         left_out = () if kind == "ernie4_5_moe" else ("choice_bias",)
-        counted = [shape for name, shape in parameters(hub.spec) if not name.endswith(tuple(left_out))]
-        assert sum(map(math.prod, counted)) == entry["params"]
+        counted = [param.size for param in declared(hub.spec) if not param.name.endswith(tuple(left_out))]
+        assert sum(counted) == entry["params"]
 
 
 def test_every_shared_variant_is_in_the_list(configs: dict[str, Any]) -> None:
@@ -369,7 +369,8 @@ def test_impossible_numbers_are_refused(kind: str, changes: dict[str, Any], conf
 def test_published_models(name: str) -> None:
     published = PUBLISHED[name]
     spec = read_config(published.config).spec
-    assert sum(math.prod(shape) for _, shape in parameters(spec)) == published.total
+    counts = count(spec)
+    assert (counts.total, counts.active) == (published.total, published.active)
     if published.config["model_type"] in ("gpt_oss", "minimax_m2"):
         method = {"gpt_oss": "mxfp4", "minimax_m2": "fp8"}[published.config["model_type"]]
         with pytest.raises(UnsupportedError, match=method):
