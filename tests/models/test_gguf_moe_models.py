@@ -29,6 +29,10 @@ gguf = pytest.importorskip("gguf")
 
 EPS = 2.0**-8
 """A number that a file's float32 keeps as it is."""
+STEP_ROPE = {
+    "rope_type": "llama3", "rope_theta": 5e6, "partial_rotary_factor": 0.5, "factor": 2.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 32.0, "original_max_position_embeddings": 131072,
+}  # fmt: skip
 SHARED = {
     "qwen2moe": ("qwen2_moe", {"mlp_only_layers": []}),
     "qwen3moe": ("qwen3_moe", {"mlp_only_layers": []}),
@@ -39,13 +43,18 @@ SHARED = {
     "minimax-m2": ("minimax_m2", {}),
     "gpt-oss": ("gpt_oss", {"swiglu_limit": 7.0}),
     "llama4": ("llama4_text", {"attention_chunk_size": 8192, "floor_scale": 8192, "interleave_moe_layer_step": 2}),
-}
+    "step35": ("step3p7", {"rope_parameters": {"full_attention": STEP_ROPE, "sliding_attention": {
+        "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}}),
+}  # fmt: skip
 
 
 def model_of(architecture: str, shared: Path) -> Any:
     kind, changes = SHARED[architecture]
     entry = json.loads((shared / "families" / "tiny_configs.json").read_text())[kind]
-    return reference(kind, {**entry["kwargs"], "rms_norm_eps": EPS, **changes})
+    kwargs, changes = entry["kwargs"], {"rms_norm_eps": EPS, **changes}
+    if "text_config" in kwargs:
+        return reference(kind, {**kwargs, "text_config": {**kwargs["text_config"], **changes}}, entry["model_class"])
+    return reference(kind, {**kwargs, **changes})
 
 
 def metadata(architecture: str, spec: ModelSpec, **changes: Any) -> dict[str, Any]:
@@ -94,6 +103,14 @@ def metadata(architecture: str, spec: ModelSpec, **changes: Any) -> dict[str, An
             "rope.scaling.original_context_length": 64, "context_length": 256,
         },
         "llama4": {"interleave_moe_layer_step": 2},
+        "step35": {
+            **sigmoid, "attention.head_count": [4, 6, 6, 6], "attention.head_count_kv": [2] * 4,
+            "attention.sliding_window": 8, "attention.sliding_window_pattern": [False, True, True, True],
+            "rope.dimension_count": 16, "rope.freq_base_swa": 1e4, "expert_shared_feed_forward_length": shared,
+            "expert_weights_scale": experts.router.scale, "expert_weights_norm": True, "moe_every_n_layers": 1,
+            "leading_dense_block_count": 1, "swiglu_clamp_exp": [0.0, 0.0, 0.0, 1.0],
+            "swiglu_clamp_shexp": [0.0, 0.0, 0.0, 1.0],
+        },
     }.get(architecture, {})  # fmt: skip
     own |= changes
     found = {"general.architecture": architecture, "tokenizer.ggml.model": "no_vocab"}
@@ -117,12 +134,24 @@ def laid_out(architecture: str, decoder: Decoder, spec: ModelSpec) -> dict[str, 
     return {name: tensor.squeeze().numpy() for name, tensor in stored.items()}
 
 
+def step_factors() -> list[float]:
+    """As the converter writes them, as if all of a head of 16 rotated."""
+    found = []
+    for i in range(8):
+        turns = 131072 / (2 * np.pi * 5e6 ** (i / 8))
+        blend = (turns - 1) / 31
+        found.append(1.0 if turns > 32 else 2.0 if turns < 1 else 1 / ((1 - blend) / 2 + blend))
+    return found
+
+
 @pytest.mark.parametrize("architecture", SHARED)
 def test_a_file_is_the_model_it_was_made_of(architecture: str, shared: Path, tmp_path: Path) -> None:
     model, decoder = load(*save(model_of(architecture, shared), tmp_path / "hub"))
     data, tensors = metadata(architecture, model.spec), laid_out(architecture, decoder, model.spec)
     known = known_names(architecture)
     assert [name for name in tensors if not any(one.fullmatch(name) for one in known)] == []
+    if architecture == "step35":
+        tensors["rope_freqs.weight"] = np.array(step_factors(), dtype=np.float32)
     if architecture == "glm4moe":
         tensors["blk.4.nextn.eh_proj.weight"] = np.zeros((4, 8), dtype=np.float32)
     write(tmp_path / "tiny.gguf", data, tensors)
@@ -169,8 +198,9 @@ def test_experts_stay_in_their_blocks(shared: Path, tmp_path: Path) -> None:
         assert torch.equal(experts.values(), expected.view(experts.shape))
 
 
-# gpt-oss: llama.cpp rounds the bounds of its rotary scaling, which the model does not.
-@pytest.mark.parametrize("architecture", [name for name in SHARED if name != "gpt-oss"])
+# gpt-oss: llama.cpp rounds the bounds of its rotary scaling, which the model does not. Step-3.5: the factors in the file
+# are those of a head that rotates whole.
+@pytest.mark.parametrize("architecture", [name for name in SHARED if name not in ("gpt-oss", "step35")])
 def test_files_against_llama_cpp(architecture: str, shared: Path, tmp_path: Path) -> None:
     model, decoder = load(*save(model_of(architecture, shared), tmp_path / "hub"))
     changes = {"nextn_predict_layers": None, "block_count": 4} if architecture == "glm4moe" else {}
@@ -220,6 +250,8 @@ REFUSED = [
     ("minimax-m2", {"expert_gating_func": 1}),
     ("llama4", {"attention.sliding_window": 0}),
     ("glm4moe", {"something_new": 1}),
+    ("step35", {"attention.head_count": [4, 6, 6, 8]}),
+    ("step35", {"moe_every_n_layers": 2}),
 ]
 
 

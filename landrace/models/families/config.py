@@ -65,6 +65,9 @@ class Config:
         other._used = self._used
         return other
 
+    def was_read(self, key: str) -> bool:
+        return key in self._used
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
 

@@ -15,6 +15,7 @@ from landrace.errors import UnsupportedError
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.gguf_moe import EXPERTS
 from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
+from landrace.models.families.gguf_step import flattened, step_rope
 from landrace.models.families.names import Naming, shapes_of
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
@@ -116,6 +117,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "minimax-m2": Architecture("minimax_m2"),
     "gpt-oss": Architecture("gpt_oss", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", ATTENTION),)),
     "llama4": Architecture("llama4_text", interleaved=True),
+    "step35": Architecture(
+        "step3p5", renamed=(("self_attn.g_proj", "attn_gate"),), flags=(("attention_bias", ATTENTION),)
+    ),
 }
 
 
@@ -130,6 +134,8 @@ def config_from_gguf(
     name = metadata.get("general.architecture")
     architecture = _architecture(name)
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
+    if architecture.model_type == "step3p5":
+        own = flattened(own)
     keys = Config(own, where="The GGUF metadata")
     experts = EXPERTS.get(architecture.model_type)
     if experts is None:
@@ -170,13 +176,14 @@ def config_from_gguf(
         config["model_max_length"] = config.pop("max_position_embeddings")
     if experts is not None:
         config |= experts(keys, tensor_names, config)
-    rope = gguf_rope(keys, config, architecture.model_type, tensor_names, read_tensor)
+    rope_of = step_rope if architecture.model_type == "step3p5" else gguf_rope
+    rope = rope_of(keys, config, architecture.model_type, tensor_names, read_tensor)
     if architecture.model_type == "gpt_oss" and "rope_scaling" in rope:
         rope["rope_scaling"] |= {"truncate": False}  # The model's own, whatever llama.cpp rounds.
     config |= rope
     fixed: dict[str, Any] = {"attention.causal": True, "use_parallel_residual": False}
-    if experts is None:
-        fixed |= {"nextn_predict_layers": 0, "attention.sliding_window": 0}
+    unless_read = ("nextn_predict_layers", "attention.sliding_window", "leading_dense_block_count")
+    fixed |= {key: 0 for key in unless_read if not keys.was_read(key)}
     keys.finish(no_effect=(r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",), fixed=fixed)
     return config
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from landrace.models.families.config import MAX_LAYERS, Config
+from landrace.models.families.gguf_step import SLIDING_HEADS
 
 SOFTMAX, SIGMOID = 1, 2
 
@@ -105,6 +106,24 @@ def llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
     }
 
 
+def step3p5(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    keys.require("moe_every_n_layers", 1)
+    keys.require("expert_weights_norm", True)
+    count, pattern = config["num_hidden_layers"], keys.get("attention.sliding_window_pattern")
+    dense = _first(keys, "leading_dense_block_count")
+    return {
+        **_counts(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", SIGMOID),
+        "share_expert_dim": keys.size("expert_shared_feed_forward_length"),
+        "moe_router_scaling_factor": keys.optional_number("expert_weights_scale") or 1.0,
+        "sliding_window": keys.size("attention.sliding_window"),
+        "num_sliding_attention_heads": keys.size(SLIDING_HEADS),
+        "layer_types": ["sliding_attention" if slides else "full_attention" for slides in pattern],
+        "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
+        "swiglu_limits": keys.per_layer("swiglu_clamp_exp", count),
+        "swiglu_limits_shared": keys.per_layer("swiglu_clamp_shexp", count),
+    }
+
+
 EXPERTS: Mapping[str, ReadExperts] = {
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
@@ -114,5 +133,6 @@ EXPERTS: Mapping[str, ReadExperts] = {
     "minimax_m2": minimax_m2,
     "gpt_oss": gpt_oss,
     "llama4_text": llama4,
+    "step3p5": step3p5,
 }
 """By the `model_type` that reads the file."""

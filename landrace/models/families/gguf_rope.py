@@ -11,6 +11,9 @@ from landrace.models.families.config import MAX_POSITIONS, Config, shown
 
 ReadTensor = Callable[[str], Sequence[float]]
 
+Bounds = tuple[float, float, int]
+LLAMA_BOUNDS: tuple[Bounds, ...] = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
+"""`low_freq_factor`, `high_freq_factor` and original length of Llama 3.1 to 4, and of Llama 4 Scout."""
 ALWAYS_PARTIAL = ("glm4", "glm4_moe")
 """Types whose configuration says how much of a head rotates even where it is all of it."""
 
@@ -38,7 +41,7 @@ def gguf_rope(
     if "rope_freqs.weight" in tensor_names:
         if scaling is not None:
             raise UnsupportedError("The GGUF file has both a rotary scaling and rotary factors.")
-        scaling = _llama3_scaling(_values("rope_freqs.weight", read_tensor), theta, rotary_dim)
+        scaling = llama3_scaling(tensor_values("rope_freqs.weight", read_tensor), theta, rotary_dim)
     if scaling is not None:
         found["rope_scaling"] = scaling
     return found
@@ -71,44 +74,49 @@ def _scaling(keys: Config, tensor_names: Collection[str], read_tensor: ReadTenso
     if kind == "longrope":
         return {
             "rope_type": "longrope",
-            "short_factor": list(_values("rope_factors_short.weight", read_tensor)),
-            "long_factor": list(_values("rope_factors_long.weight", read_tensor)),
+            "short_factor": list(tensor_values("rope_factors_short.weight", read_tensor)),
+            "long_factor": list(tensor_values("rope_factors_long.weight", read_tensor)),
             "original_max_position_embeddings": original or keys.size("context_length", MAX_POSITIONS),
             "attention_factor": magnitude,
         }
     raise UnsupportedError(f"Rotary scaling of the kind {shown(kind)} with these settings is not implemented for GGUF.")
 
 
-def _values(tensor: str, read_tensor: ReadTensor | None) -> tuple[float, ...]:
+def tensor_values(tensor: str, read_tensor: ReadTensor | None) -> tuple[float, ...]:
     if read_tensor is None:
         raise UnsupportedError(f"The GGUF file keeps its rotary scaling in {tensor!r}, which was not read.")
     return tuple(float(value) for value in read_tensor(tensor))
 
 
-def _llama3_scaling(factors: Sequence[float], theta: float, rotary_dim: int) -> dict[str, Any]:
+def llama3_scaling(
+    factors: Sequence[float], theta: float, rotary_dim: int, known: Sequence[Bounds] = LLAMA_BOUNDS
+) -> dict[str, Any]:
     """The `rope_scaling` whose factors these are: the longest waves are slowed by all of `factor`, and the bounds are
-    those of every Llama since 3.1."""
+    among those of published models."""
     factor = max(factors, default=1.0)
-    expected = [_llama3_factor(theta ** (2 * i / rotary_dim), factor) for i in range(rotary_dim // 2) if factor >= 1]
-    if len(factors) != len(expected) or any(
-        not math.isclose(one, other, rel_tol=1e-3) for one, other in zip(factors, expected, strict=True)
-    ):
-        raise UnsupportedError("The GGUF file has rotary factors that are not Llama 3's.")
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
+    wavelengths = [theta ** (2 * i / rotary_dim) for i in range(rotary_dim // 2)]
+    for low, high, original in known:
+        expected = [_llama3_factor(original / (2 * math.pi * wave), factor, low, high) for wave in wavelengths]
+        if factor >= 1 and len(factors) == len(expected) and _close(factors, expected):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }
+    raise UnsupportedError("The GGUF file has rotary factors that are not Llama 3's.")
 
 
-def _llama3_factor(wavelength: float, factor: float) -> float:
-    """What a wave of 2 pi `wavelength` tokens is slowed by, with bounds 1 and 4 over 8192 tokens."""
-    turns = 8192 / (2 * math.pi * wavelength)
-    if turns >= 4:
+def _close(some: Sequence[float], others: Sequence[float]) -> bool:
+    return all(math.isclose(one, other, rel_tol=1e-3) for one, other in zip(some, others, strict=True))
+
+
+def _llama3_factor(turns: float, factor: float, low: float, high: float) -> float:
+    """What a wave that turns so many times over the original length is slowed by."""
+    if turns >= high:
         return 1.0
-    if turns <= 1:
+    if turns <= low:
         return factor
-    blend = (turns - 1) / 3
+    blend = (turns - low) / (high - low)
     return 1 / ((1 - blend) / factor + blend)
