@@ -167,7 +167,7 @@ def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bo
             [
                 Part(one, stored_at, packed_bias),
                 Part(one, added_at, packed_bias, Epilogue.ADD, factor),
-                Part(one, gated_at, packed_bias, Epilogue.GATED, gated=two, gated_bias=packed_other_bias),
+                Part(one, gated_at, packed_bias, Epilogue.GATE, gated=two, gated_bias=packed_other_bias),
                 Part(two, other_at, packed_other_bias),
             ],
             norm=kernels.vector(weight) if normed else None,
@@ -202,8 +202,8 @@ def test_activations(kernels: Kernels, isa: str, kind: str, activation: Activati
     program = kernels.program(isa)
     at, gate, up, alone, within = program.buffer(64), *(program.buffer(37) for _ in range(4))
     program.product("both", at, [Part(matrix, out) for matrix, out in zip(matrices, (gate, up), strict=True)])
-    program.gated(gate, up, alone, activation)
-    part = Part(matrices[0], within, epilogue=Epilogue.GATED, gated=matrices[1], activation=activation)
+    program.gate(gate, up, alone, activation)
+    part = Part(matrices[0], within, epilogue=Epilogue.GATE, gated=matrices[1], activation=activation)
     program.product("gated", at, [part])
     program.write(at, x)
     program.run(plain_step(14), 2)
@@ -223,7 +223,7 @@ def test_activations_of_extremes(kernels: Kernels, activation: Activation) -> No
     def compute(isa: str, threads: int) -> Tensor:
         program = kernels.program(isa)
         gate_at, up_at, out = (program.buffer(n) for _ in range(3))
-        program.gated(gate_at, up_at, out, activation)
+        program.gate(gate_at, up_at, out, activation)
         program.write(gate_at, gate.contiguous())
         program.write(up_at, up.contiguous())
         program.run(plain_step(n), threads)

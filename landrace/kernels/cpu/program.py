@@ -43,7 +43,7 @@ class Epilogue(StrEnum):
     """out = factor * y."""
     ADD = "add"
     """out = out + factor * y."""
-    GATED = "gated"
+    GATE = "gate"
     """out = activation(y, the gated matrix's y)."""
 
 
@@ -82,9 +82,6 @@ class Part:
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
     activation: Activation = SWIGLU
-
-    def fields(self) -> dict[str, object]:
-        return {**vars(self), **_activation(self.activation)}
 
 
 def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -184,9 +181,9 @@ class Program:
         """out = norm(x), or with `add` out = out + add * norm(x)."""
         self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
 
-    def gated(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
+    def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
         """out = activation(gate, up)."""
-        self.add("gated", gate=gate, up=up, out=out, **_activation(activation))
+        self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
 
     def gate_heads(self, x: int, gate: int, out: int) -> None:
         """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads]."""
@@ -209,7 +206,7 @@ class Program:
         `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
         `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
-        records = [part.fields() for part in parts]
+        records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
         )
@@ -398,10 +395,6 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _activation(activation: Activation) -> dict[str, Any]:
-    return {"activation": activation.kind, "limit": activation.limit, "alpha": activation.alpha}
 
 
 def _lies_in_steps_of(tensor: Tensor, stride: tuple[int, ...]) -> bool:
