@@ -17,6 +17,7 @@ from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
 
 
@@ -34,20 +35,18 @@ class Recorder:
     def __init__(
         self,
         program: Program,
-        matrices: Mapping[str, PackedMatrix],
-        vectors: Mapping[str, PackedVector],
+        weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
         self._program = program
-        self._matrices = matrices
-        self._vectors = vectors
+        self._weights = weights
         self._adapters = adapters
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
-        matrix = self._matrices[f"{table.name}.weight"]
+        matrix = self._weights.matrices[f"{table.name}.weight"]
         x = self._buffer("stream", matrix.n_in)
         self._program.embedding(matrix, factor, x)
         return x
@@ -146,7 +145,7 @@ class Recorder:
         raise _lacking("mixtures of experts")
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
-        part = Part(self._matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
+        part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
         self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
         return LOGITS
 
@@ -173,14 +172,14 @@ class Recorder:
 
     def _part(self, weight: Linear, out: str | int) -> Part:
         """`out`: a buffer, or the purpose of one."""
-        matrix = self._matrices[f"{weight.name}.weight"]
+        matrix = self._weights.matrices[f"{weight.name}.weight"]
         return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
 
     def _bias(self, weight: Linear | Table) -> PackedVector | None:
-        return self._vectors.get(f"{weight.name}.bias")
+        return self._weights.vectors.get(f"{weight.name}.bias")
 
     def _vector(self, weight: Norm | Vector) -> PackedVector:
-        return self._vectors[f"{weight.name}.weight"]
+        return self._weights.vectors[f"{weight.name}.weight"]
 
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
