@@ -11,7 +11,8 @@ from typing import Any
 
 from landrace.errors import UnsupportedError
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Program
+from landrace.kernels.cpu.cache import Heads
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router

@@ -12,7 +12,8 @@ import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Rotary, StepInput, new_layer_cache
+from landrace.kernels.cpu.cache import Heads, new_layer_cache
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Rotary, StepInput
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import LayerCache
