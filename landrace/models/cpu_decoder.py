@@ -16,15 +16,8 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.program import (
-    MAX_HEAD_DIM,
-    TILE,
-    Program,
-    Rotary,
-    StepInput,
-    new_layer_cache,
-    one_torch_thread,
-)
+from landrace.kernels.cpu.cache import MAX_HEAD_DIM, TILE, new_layer_cache
+from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule

@@ -11,7 +11,8 @@ from typing import Any
 
 from landrace.errors import UnsupportedError
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Program
+from landrace.kernels.cpu.cache import Heads
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
@@ -71,15 +72,11 @@ class Recorder:
         hidden = self._part(gate, "hidden")
         if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
             gate_out, up_out = self.linears(x, [gate, up], norm=norm)
-            self._program.gated(gate_out, up_out, hidden.out, activation)
+            self._program.gate(gate_out, up_out, hidden.out, activation)
         else:
             other = self._part(up, "hidden")
             both = replace(
-                hidden,
-                epilogue=Epilogue.GATED,
-                gated=other.matrix,
-                gated_bias=other.bias,
-                activation=activation,
+                hidden, epilogue=Epilogue.GATE, gated=other.matrix, gated_bias=other.bias, activation=activation
             )
             self._program.product(name, x, [both], **self._normed(norm))
         return hidden.out

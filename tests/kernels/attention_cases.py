@@ -11,7 +11,8 @@ import torch
 from cpu_steps import Kernels, assert_near
 from torch import Tensor
 
-from landrace.kernels.cpu.program import TILE, Heads, Rotary, StepInput, new_layer_cache
+from landrace.kernels.cpu.cache import TILE, Heads, new_layer_cache
+from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import FULL, Mask
