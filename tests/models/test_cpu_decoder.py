@@ -333,7 +333,7 @@ def test_what_it_cannot_do_is_refused(extension: ModuleType) -> None:
         ours.new_cache(17)
     with pytest.raises((ValueError, OptionError), match="float64"):
         ours.new_cache(16, torch.float64)
-    with pytest.raises(ValueError, match="no kernels for mmx"):
+    with pytest.raises(ValueError, match="no instruction set mmx"):
         on_cpu(extension, decoder, isa="mmx")
     with pytest.raises(IndexError, match="token 110 is not one of 110"):
         ours(ForwardBatch.packed([[3, 110]]))

@@ -1,0 +1,44 @@
+#include "step.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace landrace {
+
+void expect_within(int64_t value, int64_t end, const char* what) {
+    if (value < 0 || value >= end) throw std::out_of_range(std::string(what) + " " + std::to_string(value) + " is not one of " + std::to_string(end));
+}
+
+void check_rows(const Step& step) {
+    for (const RotaryTable& table : step.rotary)
+        for (int i = 0; i < step.n_rows; ++i) expect_within(table.rows[i], table.n_table_rows, "row of the angles");
+    for (int i = 0; i < step.n_logit_rows; ++i) expect_within(step.logit_rows[i], step.n_rows, "row");
+    for (const auto& rows : step.adapter_rows) {
+        if (rows.size() > static_cast<size_t>(step.n_rows)) throw std::out_of_range("an adapter has more rows than the step");
+        for (const int32_t row : rows) expect_within(row, step.n_rows, "row");
+    }
+}
+
+void check_sequences(const Step& step, int64_t n_slots) {
+    for (int s = 0; s < step.n_sequences; ++s) {
+        const int64_t begin = step.starts[s], end = step.starts[s + 1];
+        if (begin > end || end > step.n_rows) throw std::out_of_range("sequences do not lie in the step's rows");
+        if (begin == end) continue;
+        const int64_t last = step.positions[end - 1];
+        expect_within(last, step.slot_counts[s], "position");
+        const int64_t* slots = step.slots[s];
+        for (int64_t position = 0; position <= last; ++position) {
+            const int64_t inner = position % kTile;
+            expect_within(slots[position], n_slots, "cache slot");
+            if (slots[position] != slots[position - inner] + inner || slots[position - inner] % kTile)
+                throw std::out_of_range("cache blocks are not whole tiles of sixteen");
+        }
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t position = last - (end - 1 - i);
+            if (position < 0 || step.positions[i] != position) throw std::out_of_range("positions do not follow one another");
+            if (step.write_slots[i] != slots[position]) throw std::out_of_range("a row is written to another position's slot");
+        }
+    }
+}
+
+}  // namespace landrace
