@@ -32,7 +32,7 @@ SIZES = {
 }
 EXPERTS = {**SIZES, "intermediate_size": 256, "moe_intermediate_size": 256, "num_experts": 16}
 # Rows that are no whole blocks of 256, as gpt-oss has them: the quantiser takes types with smaller blocks there.
-ODD_ROWS = {**SIZES, "hidden_size": 288, "intermediate_size": 288, "num_local_experts": 8, "sliding_window": 8}
+ODD_ROWS = {**SIZES, "hidden_size": 288, "intermediate_size": 288, "num_local_experts": 16, "sliding_window": 8}
 
 
 def tiny(name: str, sizes: dict[str, int], *kinds: str) -> make_models.Shape:
