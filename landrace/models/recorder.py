@@ -69,10 +69,12 @@ class Recorder:
         hidden = self._part(gate, "hidden")
         if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
             gate_out, up_out = self.linears(x, [gate, up], norm=norm)
-            self._program.swiglu(gate_out, up_out, hidden.out)
+            self._program.gate(gate_out, up_out, hidden.out, activation)
         else:
             other = self._part(up, "hidden")
-            both = replace(hidden, epilogue=Epilogue.SWIGLU, gated=other.matrix, gated_bias=other.bias)
+            both = replace(
+                hidden, epilogue=Epilogue.GATE, gated=other.matrix, gated_bias=other.bias, activation=activation
+            )
             self._program.product(name, x, [both], **self._normed(norm))
         return hidden.out
 

@@ -159,7 +159,7 @@ def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bo
             [
                 Part(one, stored_at, packed_bias),
                 Part(one, added_at, packed_bias, Epilogue.ADD, factor),
-                Part(one, gated_at, packed_bias, Epilogue.SWIGLU, gated=two, gated_bias=packed_other_bias),
+                Part(one, gated_at, packed_bias, Epilogue.GATE, gated=two, gated_bias=packed_other_bias),
                 Part(two, other_at, packed_other_bias),
             ],
             norm=kernels.vector(weight) if normed else None,

@@ -179,10 +179,10 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "no such rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], rows=-3),
     "a short bias": lambda p: p.program.product("", p.wide, [Part(p.square, p.wide, p.vector)]),
     "a short norm": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], norm=p.vector),
-    "half a gate": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, epilogue=Epilogue.SWIGLU)]),
+    "half a gate": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, epilogue=Epilogue.GATE)]),
     "a gate for nothing": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, gated=p.matrix)]),
     "gates of two shapes": lambda p: p.program.product(
-        "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.SWIGLU, gated=p.matrix)]
+        "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.GATE, gated=p.matrix)]
     ),
     "gathering all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], gather=True),
     "scattering logit rows": lambda p: p.program.product(
@@ -199,8 +199,8 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "an embedding of another width": lambda p: p.program.embedding(p.square, 1.0, p.narrow),
     "a norm of another width": lambda p: p.program.norm(p.wide, p.vector, 1e-5, p.wide),
     "a norm to another width": lambda p: p.program.norm(p.narrow, p.vector, 1e-5, p.wide),
-    "gates of two widths": lambda p: p.program.swiglu(p.wide, p.narrow, p.wide),
-    "gates of no buffer": lambda p: p.program.swiglu(-1, p.narrow, p.narrow),
+    "gates of two widths": lambda p: p.program.gate(p.wide, p.narrow, p.wide),
+    "gates of no buffer": lambda p: p.program.gate(-1, p.narrow, p.narrow),
     "heads that do not share": lambda p: Heads(3, 2, 16),
     "no heads": lambda p: Heads(0, 1, 16),
     "heads too wide": lambda p: Heads(1, 1, 513),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 
+from landrace.kernels.activation import SWIGLU
 from landrace.kernels.cpu.program import CACHE_TYPES, Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import KINDS
 
@@ -84,7 +85,7 @@ def test_fields_of_records_are_checked_too(kernels: Kernels) -> None:
         ({**good, "factor": "much"}, "product.parts: the field factor must be of the kind number, not 'much'"),
         (
             {**good, "epilogue": "lost"},
-            "product.parts: the field epilogue must be one of store, add, swiglu",
+            "product.parts: the field epilogue must be one of store, add, gate",
         ),
         ({**good, "colour": 1}, "product.parts has no field colour"),
         ({key: value for key, value in good.items() if key != "out"}, "product.parts needs the field out"),
@@ -96,8 +97,8 @@ def test_fields_of_records_are_checked_too(kernels: Kernels) -> None:
 def test_operations_say_what_does_not_go_together(kernels: Kernels) -> None:
     program = kernels.program("plain")
     x, y = program.buffer(16), program.buffer(8)
-    with pytest.raises(ValueError, match=r"^swiglu \(gate 3\): buffer 1 does not have rows of 16 values$"):
-        program.add("swiglu", name="gate 3", gate=x, up=y, out=x)
+    with pytest.raises(ValueError, match=r"^gate \(gate 3\): buffer 1 does not have rows of 16 values$"):
+        program.add("gate", name="gate 3", gate=x, up=y, out=x, activation=[vars(SWIGLU)])
     with pytest.raises(ValueError, match="There is no operation convolution"):
         program.add("convolution", x=x)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.layer_cache import LayerCache, untouched_zeros
@@ -40,8 +41,8 @@ class Epilogue(StrEnum):
     """out = factor * y."""
     ADD = "add"
     """out = out + factor * y."""
-    SWIGLU = "swiglu"
-    """out = silu(y) * (the gated matrix's y)."""
+    GATE = "gate"
+    """out = activation(y, the gated matrix's y)."""
 
 
 HeadNorm = Literal["none", "before_rope", "after_rope"]
@@ -79,6 +80,7 @@ class Part:
     factor: float = 1.0
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
+    activation: Activation = SWIGLU
 
 
 def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -178,9 +180,9 @@ class Program:
         """out = norm(x), or with `add` out = out + add * norm(x)."""
         self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
 
-    def swiglu(self, gate: int, up: int, out: int) -> None:
-        """out = silu(gate) * up."""
-        self.add("swiglu", gate=gate, up=up, out=out)
+    def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
+        """out = activation(gate, up)."""
+        self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
 
     def product(
         self,
@@ -199,7 +201,7 @@ class Program:
         `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
         `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
-        records = [vars(part) for part in parts]
+        records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
         )

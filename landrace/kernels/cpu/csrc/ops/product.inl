@@ -10,15 +10,13 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// Pieces a thread should find, so that one that is late or slow costs little.
-constexpr int kPiecesPerThread = 6;
-
 class ProductOperation final : public Operation {
     struct Part {
         Matrix matrix, gated;
         bool is_gated;
         Vector bias, gated_bias;
         Epilogue epilogue;
+        Activation activation;
         float factor;
         int out;
     };
@@ -27,7 +25,7 @@ class ProductOperation final : public Operation {
         matrix_field("matrix"),           buffer_field("out"),
         optional(vector_field("bias")),   choice_field("epilogue", kEpilogues),
         number_field("factor"),           optional(matrix_field("gated")),
-        optional(vector_field("gated_bias")),
+        optional(vector_field("gated_bias")), optional(activation_field()),
     };
 
 public:
@@ -46,7 +44,7 @@ public:
         if (norm_.data) workspace.expect(x_, norm_.size);
         if ((gather_ && rows_ == kAllRows) || (scatter_ && rows_ < 0)) throw std::invalid_argument("there are no places to gather from or scatter to");
         for (const Fields& part : parts) add(part, workspace);
-        prepared_.widen(n_in_);
+        prepared_.widen(n_in_, forms_);
         own_rows_.widen(n_in_);
     }
 
@@ -61,7 +59,7 @@ public:
             return own;
         });
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
-        const int together = std::max(1, n_tiles_ / (c.threads * kPiecesPerThread));
+        const int together = pieces_together(c, n_tiles_);
         c.share(thread, ceil_div(n_tiles_, together) * n_blocks, [&](int piece) {
             const int first = piece % n_blocks * kRowsPerTask;
             const int begin = piece / n_blocks * together;
@@ -73,12 +71,12 @@ private:
     void add(const Fields& fields, Workspace& workspace) {
         const Part part{
             fields.matrix("matrix"), fields.matrix("gated"), fields.has("gated"), fields.vector("bias"), fields.vector("gated_bias"),
-            fields.choice<Epilogue>("epilogue"), fields.number("factor"), fields.buffer("out"),
+            fields.choice<Epilogue>("epilogue"), activation_of(fields), fields.number("factor"), fields.buffer("out"),
         };
         const Matrix& matrix = part.matrix;
         if (matrix.n_in != n_in_)
             throw std::invalid_argument("a matrix with " + std::to_string(matrix.n_in) + " inputs cannot take rows of " + std::to_string(n_in_) + " values");
-        if (part.is_gated != (part.epilogue == Epilogue::swiglu)) throw std::invalid_argument("a second matrix goes with swiglu, and swiglu with a second matrix");
+        if (part.is_gated != (part.epilogue == Epilogue::gate)) throw std::invalid_argument("a second matrix goes with a gate, and a gate with a second matrix");
         if (part.is_gated && (part.gated.n_in != n_in_ || part.gated.n_out != matrix.n_out))
             throw std::invalid_argument("two matrices of different shapes cannot gate one another");
         for (const Vector& bias : {part.bias, part.gated_bias})
@@ -114,6 +112,7 @@ private:
             job.bias = part.bias.data;
             job.gated_bias = part.gated_bias.data;
             job.epilogue = part.epilogue;
+            job.activation = part.activation;
             job.factor = part.factor;
             job.out = part.out == kLogits ? c.step.logits : c.workspace.rows(part.out);
             job.out_stride = part.matrix.n_out;
