@@ -36,11 +36,12 @@ public:
     };
 
     bool serves() const { return true; }
-    void widen(const Routing& routing, int n_in, int n_hidden, const Forms& forms, const Forms& hidden_forms) {
+    void widen(const Routing& routing, int n_in, int n_hidden, int n_out, const Forms& forms, const Forms& hidden_forms) {
         top_k_ = std::max(top_k_, routing.top_k());
         n_experts_ = std::max(n_experts_, routing.n_experts());
         n_in_ = std::max(n_in_, n_in);
         n_hidden_ = std::max(n_hidden_, n_hidden);
+        n_out_ = std::max(n_out_, n_out);
         forms_.add(forms);
         hidden_forms_.add(hidden_forms);
     }
@@ -56,6 +57,9 @@ public:
         prepared_.reserve(n_places, width, hidden_forms_);
         if (static_cast<int>(gathered_.size()) < threads) gathered_.resize(static_cast<size_t>(threads));
         for (Prepared& own : gathered_) own.reserve(kRowsPerTask, static_cast<size_t>(n_in_), forms_);
+        sums_.resize(std::max(sums_.size(), static_cast<size_t>(threads)));
+        const auto n_sums = static_cast<size_t>(n_rows) * static_cast<size_t>(kTile * pieces_together(threads, ceil_div(n_out_, kTile)));
+        for (auto& own : sums_) own.resize(std::max(own.size(), n_sums));
         if (!lows_.empty() && ups_.size() < n_places * width) ups_.resize(n_places * width);
         for (Low& low : lows_) {
             const auto rank = static_cast<size_t>(low.rank);
@@ -64,6 +68,7 @@ public:
         }
     }
 
+    float* sums(int thread) { return sums_[static_cast<size_t>(thread)].data(); }
     float* hidden() { return hidden_.data(); }
     /// Where gate and up are apart, as adapters need them.
     float* ups() { return ups_.data(); }
@@ -72,8 +77,9 @@ public:
     Low& low(size_t index) { return lows_[index]; }
 
 private:
-    int top_k_ = 0, n_experts_ = 0, n_in_ = 0, n_hidden_ = 0;
+    int top_k_ = 0, n_experts_ = 0, n_in_ = 0, n_hidden_ = 0, n_out_ = 0;
     Forms forms_, hidden_forms_;
+    std::vector<std::vector<float>> sums_;
     std::vector<float> hidden_, ups_;
     Prepared prepared_;
     std::vector<Prepared> gathered_;

@@ -13,7 +13,7 @@ namespace LANDRACE_ISA {
 /// Pieces a thread should find, so that one that is late or slow costs little.
 constexpr int kPiecesPerThread = 6;
 /// So many of `n` equal pieces of work at a time are enough pieces for all threads.
-inline int pieces_together(const Context& c, int n) { return std::max(1, n / (c.threads * kPiecesPerThread)); }
+inline int pieces_together(int threads, int n) { return std::max(1, n / (threads * kPiecesPerThread)); }
 
 /// A row for each thread, as wide as the widest that was asked for.
 class ThreadRows final : public State {

@@ -75,7 +75,7 @@ public:
         for (const Fields& adapter : fields.records("adapters")) add_adapter(adapter);
         all_forms_.add(forms_);
         prepared_.widen(n_in_, all_forms_);
-        rows_.widen(routing_, n_in_, n_hidden_, all_forms_, hidden_forms_);
+        rows_.widen(routing_, n_in_, n_hidden_, n_out_, all_forms_, hidden_forms_);
         for (const Adapter& adapter : adapters_) rows_.widen_low(adapter.index, adapter.a[0].n_out, adapter.b_forms);
     }
 
@@ -166,7 +166,7 @@ private:
     void hide(const Context& c, int thread, const Rows& x) {
         const auto& blocks = routing_.blocks();
         const int n_blocks = static_cast<int>(blocks.size()), n_tiles = ceil_div(n_hidden_, kTile);
-        const int n_ranges = ceil_div(n_tiles, std::min(n_tiles, pieces_together(c, n_blocks * n_tiles)));
+        const int n_ranges = ceil_div(n_tiles, std::min(n_tiles, pieces_together(c.threads, n_blocks * n_tiles)));
         int last = -1;
         Rows input{};
         c.share(thread, n_blocks * n_ranges, [&](int piece) {
@@ -180,36 +180,38 @@ private:
 
     /// Tiles [begin, end) of a block's hidden values.
     void hide(const Routing::Block& block, const Rows& input, int begin, int end) {
-        const auto adapted = [&](const Adapter& adapter) { return adapter.projection != Which::down && uses(adapter, block); };
-        const bool apart = std::any_of(adapters_.begin(), adapters_.end(), adapted);
         const Projection &gate = expert(block).gate, &up = expert(block).up;
-        const int64_t at = static_cast<int64_t>(block.first_place) * n_hidden_;
-        float *hidden = rows_.hidden() + at, *ups = apart ? rows_.ups() + at : nullptr;
-        Product job{};
-        job.matrix = &gate.matrix;
-        job.bias = gate.bias.data;
-        job.factor = 1.0f;
-        job.input_factors = weight_on_input_ ? routing_.worth() + block.first_place : nullptr;
-        job.out = hidden;
-        job.out_stride = n_hidden_;
-        if (!apart) {
+        const int64_t at = static_cast<int64_t>(block.first_place) * n_hidden_ + begin * kTile;
+        const auto job_of = [&](const Projection& projection, const Matrix& matrix, float* out) {
+            Product job{};
+            job.matrix = &matrix;
+            job.bias = projection.bias.data ? projection.bias.data + begin * kTile : nullptr;
+            job.factor = 1.0f;
+            job.input_factors = weight_on_input_ ? routing_.worth() + block.first_place : nullptr;
+            job.out = out + at;
+            job.out_stride = n_hidden_;
+            return job;
+        };
+        const Matrix gates = gate.matrix.from_tile(begin), ups = up.matrix.from_tile(begin);
+        Product job = job_of(gate, gates, rows_.hidden());
+        const auto adapted = [&](const Adapter& adapter) { return adapter.projection != Which::down && uses(adapter, block); };
+        if (std::none_of(adapters_.begin(), adapters_.end(), adapted)) {
             job.epilogue = Epilogue::gate;
-            job.gated = &up.matrix;
-            job.gated_bias = up.bias.data;
+            job.gated = &ups;
+            job.gated_bias = up.bias.data ? up.bias.data + begin * kTile : nullptr;
             job.activation = activation_;
-            return product(job, input, 0, block.n_rows, begin, end);
+            return product(job, input, 0, block.n_rows, 0, end - begin);
         }
-        product(job, input, 0, block.n_rows, begin, end);
-        job.matrix = &up.matrix;
-        job.bias = up.bias.data;
-        job.out = ups;
-        product(job, input, 0, block.n_rows, begin, end);
+        // Adapters add to gate and up, so these are kept apart first.
+        const Product other = job_of(up, ups, rows_.ups());
+        product(job, input, 0, block.n_rows, 0, end - begin);
+        product(other, input, 0, block.n_rows, 0, end - begin);
         for (const Adapter& adapter : adapters_)
-            if (adapter.projection != Which::down) raise(adapter, block, 1.0f, job.input_factors, adapter.projection == Which::gate ? hidden : ups, n_hidden_, begin, end);
-        const int first = begin * kTile, width = std::min(n_hidden_, end * kTile) - first;
+            if (adapter.projection != Which::down) raise(adapter, block, adapter.projection == Which::gate ? job : other, begin, end);
+        const int width = std::min(n_hidden_, end * kTile) - begin * kTile;
         for (int i = 0; i < block.n_rows; ++i) {
-            const int64_t row = static_cast<int64_t>(i) * n_hidden_ + first;
-            gate_row(hidden + row, ups + row, width, activation_, hidden + row);
+            float* hidden = job.out + i * job.out_stride;
+            gate_row(hidden, other.out + i * other.out_stride, width, activation_, hidden);
         }
     }
 
@@ -224,29 +226,38 @@ private:
     }
 
     void add_up(const Context& c, int thread) {
-        const int n_tiles = ceil_div(n_out_, kTile), together = pieces_together(c, n_tiles);
+        const int n_tiles = ceil_div(n_out_, kTile), together = pieces_together(c.threads, n_tiles);
         c.share(thread, ceil_div(n_tiles, together), [&](int piece) {
             const int begin = piece * together, end = std::min(n_tiles, begin + together);
-            if (!add_) {
-                const int first = begin * kTile, width = std::min(n_out_, end * kTile) - first;
-                for (int row = 0; row < c.step.n_rows; ++row) std::fill_n(c.row(out_, row) + first, width, 0.0f);
+            const int first = begin * kTile, width = std::min(n_out_, end * kTile) - first;
+            // Rows are visited once for each of their experts. Side by side they stay in the cache.
+            float* sums = rows_.sums(thread);
+            for (int row = 0; row < c.step.n_rows; ++row) {
+                float* own = sums + static_cast<int64_t>(row) * width;
+                if (add_) std::copy_n(c.row(out_, row) + first, width, own);
+                else std::fill_n(own, width, 0.0f);
             }
-            for (const Routing::Block& block : routing_.blocks()) {
-                const Projection& down = expert(block).down;
-                Product job{};
-                job.matrix = &down.matrix;
-                job.bias = down.bias.data;
-                job.epilogue = Epilogue::add;
-                job.factor = factor_;
-                job.row_factors = weight_on_input_ ? nullptr : routing_.worth() + block.first_place;
-                job.out = c.workspace.rows(out_);
-                job.out_stride = n_out_;
-                job.out_rows = routing_.rows() + block.first_place;
-                product(job, rows_.prepared().rows(n_hidden_, block.first_place), 0, block.n_rows, begin, end);
-                for (const Adapter& adapter : adapters_)
-                    if (adapter.projection == Which::down) raise(adapter, block, factor_, job.row_factors, job.out, n_out_, begin, end);
-            }
+            for (const Routing::Block& block : routing_.blocks()) add_up(block, begin, end, sums, width);
+            for (int row = 0; row < c.step.n_rows; ++row) std::copy_n(sums + static_cast<int64_t>(row) * width, width, c.row(out_, row) + first);
         });
+    }
+
+    /// Tiles [begin, end) of a block's results, added to the sums [n_rows, width] of these outputs.
+    void add_up(const Routing::Block& block, int begin, int end, float* sums, int width) {
+        const Projection& down = expert(block).down;
+        const Matrix matrix = down.matrix.from_tile(begin);
+        Product job{};
+        job.matrix = &matrix;
+        job.bias = down.bias.data ? down.bias.data + begin * kTile : nullptr;
+        job.epilogue = Epilogue::add;
+        job.factor = factor_;
+        job.row_factors = weight_on_input_ ? nullptr : routing_.worth() + block.first_place;
+        job.out = sums;
+        job.out_stride = width;
+        job.out_rows = routing_.rows() + block.first_place;
+        product(job, rows_.prepared().rows(n_hidden_, block.first_place), 0, block.n_rows, 0, end - begin);
+        for (const Adapter& adapter : adapters_)
+            if (adapter.projection == Which::down) raise(adapter, block, job, begin, end);
     }
 
     /// Whether a row of the block uses the adapter.
@@ -268,27 +279,21 @@ private:
         for (int i = 0; i < block.n_rows; ++i) low.prepared.put(job.out + static_cast<int64_t>(i) * a.n_out, a.n_out, block.first_place + i, adapter.b_forms);
     }
 
-    /// Adds tiles [begin, end) of factor * B (A x) to the rows of the block that use the adapter: hidden rows lie one after
-    /// another, rows of the output have places of their own.
-    void raise(
-        const Adapter& adapter, const Routing::Block& block, float factor, const float* row_factors, float* out, int64_t stride, int begin, int end
-    ) {
+    /// Adds B A x for tiles [begin, end) of the block's rows that use the adapter to where `to`, the job of the projection
+    /// itself, puts the first of these tiles.
+    void raise(const Adapter& adapter, const Routing::Block& block, const Product& to, int begin, int end) {
         if (!uses(adapter, block)) return;
         int32_t targets[kRowsPerTask];
-        for (int i = 0; i < block.n_rows; ++i) {
-            const int32_t row = routing_.rows()[block.first_place + i];
-            targets[i] = !users_.uses(adapter.slot, row) ? -1 : adapter.projection == Which::down ? row : i;
-        }
-        const Matrix& b = adapter.b[static_cast<size_t>(block.expert)];
-        Product job{};
+        for (int i = 0; i < block.n_rows; ++i)
+            targets[i] = !users_.uses(adapter.slot, routing_.rows()[block.first_place + i]) ? -1 : to.out_rows ? to.out_rows[i] : i;
+        const Matrix b = adapter.b[static_cast<size_t>(block.expert)].from_tile(begin);
+        Product job = to;
         job.matrix = &b;
+        job.bias = nullptr;
         job.epilogue = Epilogue::add;
-        job.factor = factor * adapter.factor;
-        job.row_factors = row_factors;
-        job.out = out;
-        job.out_stride = stride;
+        job.factor = to.factor * adapter.factor;
         job.out_rows = targets;
-        product(job, rows_.low(adapter.index).prepared.rows(b.n_in, block.first_place), 0, block.n_rows, begin, end);
+        product(job, rows_.low(adapter.index).prepared.rows(b.n_in, block.first_place), 0, block.n_rows, 0, end - begin);
     }
 
     int x_, n_in_, out_, n_out_;

@@ -59,7 +59,7 @@ public:
             return own;
         });
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
-        const int together = pieces_together(c, n_tiles_);
+        const int together = pieces_together(c.threads, n_tiles_);
         c.share(thread, ceil_div(n_tiles_, together) * n_blocks, [&](int piece) {
             const int first = piece % n_blocks * kRowsPerTask;
             const int begin = piece / n_blocks * together;
