@@ -11,18 +11,35 @@ from landrace.kernels.layer_cache import LayerCache
 
 
 @dataclass(frozen=True)
-class CacheView:
-    """Where this step's keys and values go, and where each sequence's past lies.
+class GroupView:
+    """Where this step's rows go in the layers of one group, and where each sequence's past lies there.
 
-    A slot is a row of the flat cache: `block * block_size + offset`.
+    A slot is a row of a layer's flat cache: `block * block_size + offset`.
     """
 
-    layers: tuple[LayerCache, ...]
-    """What the decoder's `new_cache` made."""
     write_slots: Tensor
     """[T] int64: the slot each packed row writes."""
     sequence_slots: tuple[Tensor, ...]
-    """One int64 tensor a sequence: the slots of its positions 0 .. end of this step, in order."""
+    """One int64 tensor a sequence: the slots of its positions from its first one here to its last of this step."""
+    first_positions: tuple[int, ...]
+    """By sequence: the first position whose slot is there. No row of this step sees one before it."""
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """The cache as one step sees it."""
+
+    layers: tuple[LayerCache, ...]
+    """What the decoder's `new_cache` made."""
+    groups: tuple[GroupView, ...]
+    """In the order of `ModelSpec.cache_groups`."""
+
+    @staticmethod
+    def whole(
+        layers: tuple[LayerCache, ...], n_groups: int, write_slots: Tensor, sequence_slots: tuple[Tensor, ...]
+    ) -> CacheView:
+        """The same slots in every group, of all positions from 0 on."""
+        return CacheView(layers, (GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots)),) * n_groups)
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,14 @@ def naive_logits(decoder: CpuDecoder, tokens: Sequence[int], dtype: torch.dtype,
     """Logits [T, vocab] of one whole sequence in a cache that nobody used before."""
     n = len(tokens)
     slots = torch.arange(n)
+    n_groups = len(decoder.spec.cache_groups)
+    layers = decoder.new_cache([-(-n // 16) * 16] * n_groups, dtype)
     return decoder(
         ForwardBatch(
             token_ids=torch.tensor(tokens),
             positions=slots,
             starts=(0, n),
-            cache=CacheView(decoder.new_cache(-(-n // 16) * 16, dtype), slots, (slots,)),
+            cache=CacheView.whole(layers, n_groups, slots, (slots,)),
             adapters=() if slot is None else (AdapterRows(slot, None),),
         )
     )

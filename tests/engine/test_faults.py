@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from landrace.engine.block_pool import BlockPool
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.engine import answers as answers_module
 from landrace.engine import engine as engine_module
 from landrace.engine import sampler as sampler_module
 from landrace.engine import scheduler as scheduler_module
-from landrace.engine.block_pool import BlockPool
 from landrace.engine.cache import KVCache
 from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler

@@ -12,7 +12,6 @@ import pytest
 import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 
-from landrace.kernels.activation import SWIGLU
 from landrace.kernels.cpu.program import CACHE_TYPES, Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import KINDS
 
@@ -44,7 +43,7 @@ BAD: dict[str, tuple[object, ...]] = {
     "flag": (1, 0.0),
     "choice": ("nothing of the kind", 0),
     "matrix": (torch.ones(2, 2), 0),
-    "vector": (torch.ones(2), 0),
+    "vector": (torch.ones(2).double(), torch.ones(2, 2), torch.ones(4)[::2], 0),
     "records": (0, [1], {"matrix": 1}),
 }
 
@@ -98,7 +97,7 @@ def test_operations_say_what_does_not_go_together(kernels: Kernels) -> None:
     program = kernels.program("plain")
     x, y = program.buffer(16), program.buffer(8)
     with pytest.raises(ValueError, match=r"^gate \(gate 3\): buffer 1 does not have rows of 16 values$"):
-        program.add("gate", name="gate 3", gate=x, up=y, out=x, activation=[vars(SWIGLU)])
+        program.add("gate", name="gate 3", gate=x, up=y, out=x)
     with pytest.raises(ValueError, match="There is no operation convolution"):
         program.add("convolution", x=x)
 

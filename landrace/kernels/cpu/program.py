@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from torch import Tensor
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
+from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import LayerCache, untouched_zeros
+from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
 
 TILE = 16
 """Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
@@ -43,9 +45,6 @@ class Epilogue(StrEnum):
     """out = out + factor * y."""
     GATE = "gate"
     """out = activation(y, the gated matrix's y)."""
-
-
-HeadNorm = Literal["none", "before_rope", "after_rope"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,8 @@ class Part:
     bias: PackedVector | None = None
     epilogue: Epilogue = Epilogue.STORE
     factor: float = 1.0
+    row_gate: int | None = None
+    """A buffer of width 1: y is multiplied by the sigmoid of the row's number there."""
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
     activation: Activation = SWIGLU
@@ -184,6 +185,10 @@ class Program:
         """out = activation(gate, up)."""
         self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
 
+    def gate_heads(self, x: int, gate: int, out: int) -> None:
+        """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads]."""
+        self.add("gate_heads", x=x, gate=gate, out=out)
+
     def product(
         self,
         name: str,
@@ -217,16 +222,20 @@ class Program:
         rotary: int | None,
         rotary_half: int = 0,
         scale: float = 1.0,
-        norm: HeadNorm = "none",
+        norm: QkNorm | None = None,
         q_norm: PackedVector | None = None,
         k_norm: PackedVector | None = None,
         eps: float = 0.0,
+        temperature: Temperature | None = None,
     ) -> None:
-        """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale`, and writes k and v to the
-        cache.
+        """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale` and by what `temperature`
+        says for its position, and writes k and v to the cache.
 
-        Channel i of a head turns with channel i + rotary_half. `norm` is an RMS norm over each head.
+        Channel i of a head turns with channel i + rotary_half. `norm` takes the weights q_norm and k_norm unless it is
+        l2.
         """
+        if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
+            raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
         if rotary is not None and not 0 <= rotary <= len(self._rotary_halves):
             raise ValueError(f"Tables are numbered in order: the next is {len(self._rotary_halves)}, not {rotary}.")
         if (rotary is None) != (rotary_half == 0):
@@ -235,17 +244,39 @@ class Program:
             raise ValueError("One table of angles serves rotations of one size.")
         self.add(
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
-            norm=norm, q_norm=q_norm, k_norm=k_norm, eps=eps,
+            norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
+            eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
         )  # fmt: skip
         self._heads.append(heads)
         if rotary == len(self._rotary_halves):
             self._rotary_halves.append(rotary_half)
 
-    def attention(self, layer: int, heads: Heads, q: int, out: int, *, window: int | None) -> None:
-        """out = softmax(q k) v over the sequence's cached positions up to the row's own, at most `window` of them."""
-        if window is not None and window < 1:
-            raise ValueError(f"A window holds at least one position, not {window}.")
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, window=window)
+    def attention(
+        self,
+        layer: int,
+        heads: Heads,
+        q: int,
+        out: int,
+        *,
+        mask: Mask = FULL,
+        sinks: PackedVector | None = None,
+        slopes: Tensor | None = None,
+    ) -> None:
+        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
+
+        sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
+        (position of the key - position of the row), added to the head's scores.
+        """
+        match mask:
+            case Full():
+                kind, extent = "full", 0
+            case Sliding(extent):
+                kind = "sliding"
+            case Chunked(extent):
+                kind = "chunked"
+        self.add(
+            "attention", layer=layer, **vars(heads), q=q, out=out, mask=kind, extent=extent, sinks=sinks, slopes=slopes
+        )
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""

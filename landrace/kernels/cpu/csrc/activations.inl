@@ -9,7 +9,7 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// x / sqrt(mean(x^2) + eps) * weight. Sums in sixteen lanes, added in one fixed tree.
+/// x / sqrt(mean(x^2) + eps) * weight; a null weight is one of ones. Sums in sixteen lanes, added in one fixed tree.
 inline void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
     Floats squares = all(0.0f);
     const int whole = n / kLanes * kLanes;
@@ -22,10 +22,14 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
         squares = fma(v, v, squares);
     }
     const Floats inverse = all(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + eps));
-    for (int i = 0; i < whole; i += kLanes) store(out + i, mul(mul(load(x + i), inverse), load(weight + i)));
+    for (int i = 0; i < whole; i += kLanes) {
+        const Floats scaled = mul(load(x + i), inverse);
+        store(out + i, weight ? mul(scaled, load(weight + i)) : scaled);
+    }
     if (whole < n) {
         const int rest = n - whole;
-        store_some(out + whole, mul(mul(load_some(x + whole, rest), inverse), load_some(weight + whole, rest)), rest);
+        const Floats scaled = mul(load_some(x + whole, rest), inverse);
+        store_some(out + whole, weight ? mul(scaled, load_some(weight + whole, rest)) : scaled, rest);
     }
 }
 
@@ -95,6 +99,15 @@ inline void pair_up(const float* x, int n, uint32_t* pairs) {
         for (int j = 0; j < now; j += 2)
             pairs[static_cast<int64_t>(i + j) / 2 * kPanel] = rounded[j] | static_cast<uint32_t>(rounded[j + 1]) << 16;
     }
+}
+
+/// 1 / (1 + e^-x).
+inline Floats sigmoid(Floats x) { return div(all(1.0f), add(all(1.0f), exp(sub(all(0.0f), x)))); }
+
+inline float sigmoid(float x) {
+    float lanes[kLanes];
+    store(lanes, sigmoid(all(x)));
+    return lanes[0];
 }
 
 /// x * sigmoid(alpha * x).

@@ -15,14 +15,14 @@ constexpr int kPiecesPerThread = 6;
 /// So many of `n` equal pieces of work at a time are enough pieces for all threads.
 inline int pieces_together(int threads, int n) { return std::max(1, n / (threads * kPiecesPerThread)); }
 
-/// A row for each thread, as wide as the widest that was asked for.
+/// A row for each thread, as wide as the widest that was asked for, and with room for a number for each of the step's rows.
 class ThreadRows final : public State {
 public:
     bool serves() const { return true; }
     void widen(int width) { widest_ = std::max(widest_, width); }
-    void reserve(int, int threads) override {
+    void reserve(int n_rows, int threads) override {
         if (static_cast<int>(rows_.size()) < threads) rows_.resize(static_cast<size_t>(threads));
-        for (auto& row : rows_) row.resize(static_cast<size_t>(widest_));
+        for (auto& row : rows_) row.resize(std::max(row.size(), static_cast<size_t>(std::max(widest_, n_rows))));
     }
     float* of(int thread) { return rows_[static_cast<size_t>(thread)].data(); }
 

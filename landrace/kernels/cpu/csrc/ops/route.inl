@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "activations.inl"
 #include "operation.h"
 #include "routing.h"
-#include "vec.h"
 
 namespace landrace {
 namespace LANDRACE_ISA {
@@ -53,7 +53,7 @@ inline void softmax(float* values, int n) {
 }
 
 inline void sigmoid(float* values, int n) {
-    for_vectors(values, n, [](Floats x) { return div(all(1.0f), add(all(1.0f), exp(sub(all(0.0f), x)))); });
+    for_vectors(values, n, [](Floats x) { return sigmoid(x); });
 }
 
 inline void sqrt_softplus(float* values, int n) {
