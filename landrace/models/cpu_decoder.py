@@ -178,15 +178,23 @@ class CpuDecoder:
 
     def _pack(self, adapter: Adapter) -> PackedAdapter:
         """The adapter in memory of its own, which its matrices hold."""
-        matrices = [matrix.detach() for pair in adapter.pairs.values() for matrix in pair]
-        shapes = [(*as_rows(matrix)[1:], *matrix.shape) for matrix in matrices]
-        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, shapes, ()))
+        shapes = [
+            (matrix.numel() // matrix.shape[-1], *matrix.shape) for pair in adapter.pairs.values() for matrix in pair
+        ]
+        sizes = [("F32", *shape[-2:]) for n_rows, *shape in shapes for _ in range(n_rows // shape[-2])]
+        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, sizes, ()))
 
         def pack(matrix: Tensor) -> PackedMatrix:
             rows, block_type = as_rows(matrix.detach())
             return memory.matrix(rows, block_type, matrix.shape[1])
 
-        return PackedAdapter(adapter.scale, {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items()})
+        pairs = {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items() if a.dim() == 2}
+        expert_pairs = {
+            name: ([pack(one) for one in a], [pack(one) for one in b])
+            for name, (a, b) in adapter.pairs.items()
+            if a.dim() == 3
+        }
+        return PackedAdapter(adapter.scale, pairs, expert_pairs)
 
 
 def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:

@@ -11,9 +11,6 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// Pieces a thread should find, so that one that is late or slow costs little.
-constexpr int kPiecesPerThread = 6;
-
 class ProductOperation final : public Operation {
     struct Part {
         Matrix matrix, gated;
@@ -50,7 +47,7 @@ public:
         if (norm_.data) workspace.expect(x_, norm_.size);
         if ((gather_ && rows_ == kAllRows) || (scatter_ && rows_ < 0)) throw std::invalid_argument("there are no places to gather from or scatter to");
         for (const Fields& part : parts) add(part, workspace);
-        prepared_.widen(n_in_);
+        prepared_.widen(n_in_, forms_);
         own_rows_.widen(n_in_);
     }
 
@@ -65,7 +62,7 @@ public:
             return own;
         });
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
-        const int together = std::max(1, n_tiles_ / (c.threads * kPiecesPerThread));
+        const int together = pieces_together(c.threads, n_tiles_);
         c.share(thread, ceil_div(n_tiles_, together) * n_blocks, [&](int piece) {
             const int first = piece % n_blocks * kRowsPerTask;
             const int begin = piece / n_blocks * together;
