@@ -198,8 +198,8 @@ def test_experts_stay_in_their_blocks(shared: Path, tmp_path: Path) -> None:
         assert torch.equal(experts.values(), expected.view(experts.shape))
 
 
-# gpt-oss: llama.cpp rounds the bounds of its rotary scaling, which the model does not. Step-3.5: the factors in the file
-# are those of a head that rotates whole.
+# gpt-oss: llama.cpp rounds the bounds of its rotary scaling, which the model does not. Step-3.5: the factors in the
+# file are those of a head that rotates whole.
 @pytest.mark.parametrize("architecture", [name for name in SHARED if name not in ("gpt-oss", "step35")])
 def test_files_against_llama_cpp(architecture: str, shared: Path, tmp_path: Path) -> None:
     model, decoder = load(*save(model_of(architecture, shared), tmp_path / "hub"))
