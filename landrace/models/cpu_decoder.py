@@ -7,41 +7,39 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from landrace.errors import CheckpointError, OptionError
+from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.program import MAX_HEAD_DIM, TILE, Program, Rotary, StepInput, new_layer_cache
-from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
+from landrace.kernels.cpu.program import (
+    MAX_HEAD_DIM,
+    TILE,
+    Program,
+    Rotary,
+    StepInput,
+    new_layer_cache,
+    one_torch_thread,
+)
+from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import Adapter, adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import RopeSpec
+from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import PackedAdapter, Recorder, heads_of
 from landrace.models.rope import rotary_tables
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class CpuDecoder:
@@ -68,8 +66,6 @@ class CpuDecoder:
         self._native = native
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
-        self._matrices: dict[str, PackedMatrix] = {}
-        self._vectors: dict[str, PackedVector] = {}
         self._adapters: dict[int, PackedAdapter] = {}
         self._ropes: list[RopeSpec] = []
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
@@ -80,34 +76,13 @@ class CpuDecoder:
     @property
     def cache_dtype(self) -> torch.dtype:
         """The cache's type where nothing else is asked for."""
-        return cache_dtype_beside(matrix.block_type for matrix in self._matrices.values())
+        return cache_dtype_beside(self._weights.block_types)
 
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
-        expected = self._tree.expected_shapes()
-        for name, tensor in tensors.items():
-            if name not in expected:
-                raise CheckpointError(f"The model has no place for the tensor {name!r}.")
-            if tensor.shape != expected[name]:
-                raise CheckpointError(
-                    f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
-                    f"{list(expected[name])}."
-                )
-        if missing := [name for name in expected if name not in tensors]:
-            some = ", ".join(missing[:5])
-            raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
-        matrices = [(t.block_type, *t.shape) for t in tensors.values() if len(t.shape) == 2]
-        vectors = [t.shape[0] for t in tensors.values() if len(t.shape) == 1]
-        self._memory = WeightMemory(self._native, self._pool, total_bytes(self._native, matrices, vectors))
-        # In the order of use, so that a step reads memory from front to back.
-        with _one_torch_thread():
-            for name in expected:
-                tensor = tensors[name]
-                if len(tensor.shape) == 2:
-                    self._matrices[name] = self._memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
-                else:
-                    self._vectors[name] = self._memory.vector(tensor.values())
-        self.weight_bytes = self._memory.used_bytes
+        with one_torch_thread():
+            self._weights = PackedWeights(self._native, self._pool, params_of(self._tree), tensors)
+        self.weight_bytes = self._weights.used_bytes
         self._program = self._record()
         return self
 
@@ -162,7 +137,7 @@ class CpuDecoder:
             token_ids=batch.token_ids,
             positions=batch.positions,
             starts=batch.starts,
-            groups=tuple(cache.groups.values()),
+            groups=cache.groups,
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
@@ -174,10 +149,9 @@ class CpuDecoder:
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // TILE) * TILE
-        groups = self.spec.cache_groups
-        return CacheView.whole(
-            self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
-        )
+        n_groups = len(self.spec.cache_groups)
+        layers = self.new_cache([first] * n_groups, torch.float32)
+        return CacheView.whole(layers, n_groups, torch.cat(slots), tuple(slots))
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -189,8 +163,7 @@ class CpuDecoder:
     def _record(self) -> Program:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
-        groups = [group.spec for group in self.spec.cache_groups]
-        recorder = Recorder(program, self._matrices, self._vectors, self._adapters, groups)
+        recorder = Recorder(program, self._weights, self._adapters, self.spec.cache_groups)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self._bound = ()
@@ -222,5 +195,4 @@ def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -
             hint=f"Choose a block_size that {TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    shapes = [heads_of(layer.mixer) for layer in spec.layers]
-    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))
+    return tuple(new_layer_cache(heads_of(layer.mixer), slots[n], dtype) for n, layer in enumerate(spec.layers))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  a mutation is a line
 """Small mistakes in the bookkeeping, put in on purpose: the random workloads must catch every one."""
 
 from __future__ import annotations

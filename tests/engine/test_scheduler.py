@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import KINDS, Simulation, crowd, masks_of
+from simulation import KINDS, Simulation, crowd, kinds_of
 
 from landrace.engine.cache.pool import BlockPool, chain_hash, root_hash
 from landrace.engine.options import EngineOptions
@@ -30,7 +30,7 @@ options = st.builds(
     spare=st.integers(0, 18),
     prefix_cache=st.booleans(),
 )
-models = st.builds(lambda seed, kind: masks_of(Random(seed))[kind], st.integers(0, 99), st.sampled_from(KINDS))
+models = st.builds(lambda seed, kind: kinds_of(Random(seed))[kind], st.integers(0, 99), st.sampled_from(KINDS))
 
 
 @settings(max_examples=300, deadline=None)

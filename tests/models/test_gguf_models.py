@@ -94,7 +94,7 @@ def weights_for(spec: ModelSpec, sources: dict[str, Source], decoder: Decoder) -
         source = sources[name]
         if source.tensor not in stored:
             stored[source.tensor] = torch.zeros(rows[source.tensor], *tensor.shape[1:])
-        source.put(stored[source.tensor], tensor)
+        source.put(stored, tensor)
     return {name: tensor.numpy() for name, tensor in stored.items()}
 
 
@@ -283,7 +283,9 @@ def test_smollm2_equals_transformers(smollm2_path: Path) -> None:
     def values(tensor: str) -> torch.Tensor:
         return torch.from_numpy(gguf.dequantize(stored[tensor].data, stored[tensor].tensor_type))
 
-    decoder = Decoder(spec).load((name, source.take(values(source.tensor))) for name, source in sources.items())
+    decoder = Decoder(spec).load(
+        (name, source.take({source.tensor: values(source.tensor)})) for name, source in sources.items()
+    )
     model = transformers.AutoModelForCausalLM.from_pretrained(
         smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32
     )

@@ -51,9 +51,9 @@ def save(model: Any, folder: Path, **options: Any) -> tuple[dict[str, Any], dict
 
 
 def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[FamilyModel, Decoder]:
-    model = read_config(config, tensors)
+    model = read_config(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     decoder = Decoder(model.spec)
-    return model, decoder.load((name, source.take(tensors[source.tensor])) for name, source in model.sources.items())
+    return model, decoder.load((name, source.take(tensors)) for name, source in model.sources.items())
 
 
 def opened_for(decoder: Decoder, length: int) -> Decoder:
@@ -107,7 +107,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             starts=tuple(starts),
             cache=CacheView.whole(
                 tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
-                decoder.spec.cache_groups,
+                len(decoder.spec.cache_groups),
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
             ),

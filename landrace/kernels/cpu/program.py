@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
+from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache, untouched_zeros
+from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
 
 TILE = 16
 """Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
@@ -40,11 +43,8 @@ class Epilogue(StrEnum):
     """out = factor * y."""
     ADD = "add"
     """out = out + factor * y."""
-    SWIGLU = "swiglu"
-    """out = silu(y) * (the gated matrix's y)."""
-
-
-HeadNorm = Literal["none", "before_rope", "after_rope"]
+    GATED = "gated"
+    """out = activation(y, the gated matrix's y)."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,14 @@ class Part:
     bias: PackedVector | None = None
     epilogue: Epilogue = Epilogue.STORE
     factor: float = 1.0
+    row_gate: int | None = None
+    """A buffer of width 1: y is multiplied by the sigmoid of the row's number there."""
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
+    activation: Activation = SWIGLU
+
+    def fields(self) -> dict[str, object]:
+        return {**vars(self), **_activation(self.activation)}
 
 
 def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -177,9 +183,13 @@ class Program:
         """out = norm(x), or with `add` out = out + add * norm(x)."""
         self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
 
-    def swiglu(self, gate: int, up: int, out: int) -> None:
-        """out = silu(gate) * up."""
-        self.add("swiglu", gate=gate, up=up, out=out)
+    def gated(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
+        """out = activation(gate, up)."""
+        self.add("gated", gate=gate, up=up, out=out, **_activation(activation))
+
+    def gate_heads(self, x: int, gate: int, out: int) -> None:
+        """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads]."""
+        self.add("gate_heads", x=x, gate=gate, out=out)
 
     def product(
         self,
@@ -198,7 +208,7 @@ class Program:
         `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
         `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
-        records = [vars(part) for part in parts]
+        records = [part.fields() for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
         )
@@ -214,18 +224,21 @@ class Program:
         rotary: int | None,
         rotary_half: int = 0,
         scale: float = 1.0,
-        norm: HeadNorm = "none",
+        norm: QkNorm | None = None,
         q_norm: PackedVector | None = None,
         k_norm: PackedVector | None = None,
         eps: float = 0.0,
+        temperature: Temperature | None = None,
         group: int = 0,
     ) -> None:
-        """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale`, and writes k and v to the
-        cache.
+        """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale` and by what `temperature`
+        says for its position, and writes k and v to the cache.
 
-        Channel i of a head turns with channel i + rotary_half. `norm` is an RMS norm over each head. `group`: the
-        cache group of the layer, one of `StepInput.groups`.
+        Channel i of a head turns with channel i + rotary_half. `norm` takes the weights q_norm and k_norm unless it is
+        l2. `group`: the cache group of the layer, one of `StepInput.groups`.
         """
+        if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
+            raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
         if rotary is not None and not 0 <= rotary <= len(self._rotary_halves):
             raise ValueError(f"Tables are numbered in order: the next is {len(self._rotary_halves)}, not {rotary}.")
         if (rotary is None) != (rotary_half == 0):
@@ -234,18 +247,41 @@ class Program:
             raise ValueError("One table of angles serves rotations of one size.")
         self.add(
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
-            norm=norm, q_norm=q_norm, k_norm=k_norm, eps=eps, group=group,
+            norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
+            eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
+            group=group,
         )  # fmt: skip
         self._heads.append(heads)
         self._groups.append(group)
         if rotary == len(self._rotary_halves):
             self._rotary_halves.append(rotary_half)
 
-    def attention(self, layer: int, heads: Heads, q: int, out: int, *, window: int | None) -> None:
-        """out = softmax(q k) v over the sequence's cached positions up to the row's own, at most `window` of them."""
-        if window is not None and window < 1:
-            raise ValueError(f"A window holds at least one position, not {window}.")
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, window=window)
+    def attention(
+        self,
+        layer: int,
+        heads: Heads,
+        q: int,
+        out: int,
+        *,
+        mask: Mask = FULL,
+        sinks: PackedVector | None = None,
+        slopes: Tensor | None = None,
+    ) -> None:
+        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
+
+        sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
+        (position of the key - position of the row), added to the head's scores.
+        """
+        match mask:
+            case Full():
+                kind, extent = "full", 0
+            case Sliding(extent):
+                kind = "sliding"
+            case Chunked(extent):
+                kind = "chunked"
+        self.add(
+            "attention", layer=layer, **vars(heads), q=q, out=out, mask=kind, extent=extent, sinks=sinks, slopes=slopes
+        )
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
@@ -371,6 +407,10 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _activation(activation: Activation) -> dict[str, Any]:
+    return {"activation": activation.kind, "limit": activation.limit, "alpha": activation.alpha}
 
 
 def _lies_in_steps_of(tensor: Tensor, stride: tuple[int, ...]) -> bool:

@@ -9,7 +9,7 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// x / sqrt(mean(x^2) + eps) * weight. Sums in sixteen lanes, added in one fixed tree.
+/// x / sqrt(mean(x^2) + eps) * weight; a null weight is one of ones. Sums in sixteen lanes, added in one fixed tree.
 inline void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
     Floats squares = all(0.0f);
     const int whole = n / kLanes * kLanes;
@@ -22,10 +22,14 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
         squares = fma(v, v, squares);
     }
     const Floats inverse = all(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + eps));
-    for (int i = 0; i < whole; i += kLanes) store(out + i, mul(mul(load(x + i), inverse), load(weight + i)));
+    for (int i = 0; i < whole; i += kLanes) {
+        const Floats scaled = mul(load(x + i), inverse);
+        store(out + i, weight ? mul(scaled, load(weight + i)) : scaled);
+    }
     if (whole < n) {
         const int rest = n - whole;
-        store_some(out + whole, mul(mul(load_some(x + whole, rest), inverse), load_some(weight + whole, rest)), rest);
+        const Floats scaled = mul(load_some(x + whole, rest), inverse);
+        store_some(out + whole, weight ? mul(scaled, load_some(weight + whole, rest)) : scaled, rest);
     }
 }
 
@@ -97,9 +101,33 @@ inline void pair_up(const float* x, int n, uint32_t* pairs) {
     }
 }
 
-/// silu(gate) * up.
-inline Floats gated(Floats gate, Floats up) {
-    return mul(div(gate, add(all(1.0f), exp(sub(all(0.0f), gate)))), up);
+/// 1 / (1 + e^-x).
+inline Floats sigmoid(Floats x) { return div(all(1.0f), add(all(1.0f), exp(sub(all(0.0f), x)))); }
+
+inline float sigmoid(float x) {
+    float lanes[kLanes];
+    store(lanes, sigmoid(all(x)));
+    return lanes[0];
+}
+
+/// x * sigmoid(factor * x).
+inline Floats silu(Floats x, Floats factor) { return div(x, add(all(1.0f), exp(sub(all(0.0f), mul(factor, x))))); }
+inline Floats silu(Floats x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), x)))); }
+
+/// NaN stays NaN.
+inline Floats at_most(float limit, Floats x) { return min(all(limit), x); }
+inline Floats clamped(float limit, Floats x) { return max(all(-limit), at_most(limit, x)); }
+
+/// A gate and an up as one.
+inline Floats gated(const Activation& activation, Floats gate, Floats up) {
+    const float limit = activation.limit;
+    switch (activation.kind) {
+        case Activation::Kind::clamp_before: return mul(silu(at_most(limit, gate)), clamped(limit, up));
+        case Activation::Kind::clamp_after: return mul(at_most(limit, silu(gate)), clamped(limit, up));
+        case Activation::Kind::oai: return mul(silu(at_most(limit, gate), all(activation.alpha)), add(clamped(limit, up), all(1.0f)));
+        case Activation::Kind::swiglu: break;
+    }
+    return mul(silu(gate), up);
 }
 
 /// out += factor * x.

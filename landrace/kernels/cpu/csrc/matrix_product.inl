@@ -39,7 +39,7 @@ inline void tiles_product(Kind kind, const uint8_t* const* tiles, const Rows& ro
     });
 }
 
-/// y (and, for swiglu, the second matrix's) [n_rows, 16] of one tile to where the job wants them.
+/// y (and, for gated, the second matrix's) [n_rows, 16] of one tile to where the job wants them.
 inline void deliver(const Product& job, int tile, int first, int n_rows, const float* y, const float* other) {
     const int column = tile * kTile;
     const int width = job.matrix->n_out - column < kTile ? job.matrix->n_out - column : kTile;
@@ -50,14 +50,15 @@ inline void deliver(const Product& job, int tile, int first, int n_rows, const f
         float* at = job.out + row * job.out_stride + column;
         Floats value = load(y + r * kTile);
         if (job.bias) value = add(value, bias);
-        if (job.epilogue == Epilogue::swiglu) {
+        const Floats factor = all(job.row_factors ? job.factor * job.row_factors[r] : job.factor);
+        if (job.epilogue == Epilogue::gated) {
             Floats up = load(other + r * kTile);
             if (job.gated_bias) up = add(up, other_bias);
-            value = gated(value, up);
+            value = gated(job.activation, value, up);
         } else if (job.epilogue == Epilogue::add) {
-            value = fma(all(job.factor), value, width == kTile ? load(at) : load_some(at, width));
+            value = fma(factor, value, width == kTile ? load(at) : load_some(at, width));
         } else {
-            value = mul(all(job.factor), value);
+            value = mul(factor, value);
         }
         if (width == kTile) store(at, value);
         else store_some(at, value, width);
@@ -70,7 +71,7 @@ inline void product(const Product& job, const Rows& rows, int first, int n_rows,
     alignas(64) float y[2][kRowsPerTask * kTile];
     float* const out[2] = {y[0], y[1]};
     const Matrix& matrix = *job.matrix;
-    const bool with_gate = job.epilogue == Epilogue::swiglu;
+    const bool with_gate = job.epilogue == Epilogue::gated;
     for (int tile = first_tile; tile < end_tile;) {
         // The second tile: of the gated matrix, or the next one of the same.
         const bool has_second = with_gate || tile + 1 < end_tile;

@@ -51,20 +51,32 @@ struct Rows {
 
 /// What becomes of a product's rows.
 enum class Epilogue : int {
-    store,   // out = factor * y
-    add,     // out += factor * y
-    swiglu,  // out = silu(y of the first matrix) * (y of the second)
+    store,  // out = factor * y
+    add,    // out += factor * y
+    gated,  // out = activation(y of the first matrix, y of the second)
 };
 /// What Python calls them, in order.
-constexpr const char* kEpilogues[] = {"store", "add", "swiglu"};
+constexpr const char* kEpilogues[] = {"store", "add", "gated"};
+
+/// How a gate and an up become one: see landrace/kernels/activation.py.
+struct Activation {
+    enum class Kind : int { swiglu, clamp_before, clamp_after, oai };
+    Kind kind;
+    float limit;
+    float alpha;
+};
+/// What Python calls the kinds, in order.
+constexpr const char* kActivations[] = {"swiglu", "clamp_before", "clamp_after", "oai"};
 
 struct Product {
     const Matrix* matrix;
-    const Matrix* gated;        // swiglu: the second matrix
+    const Matrix* gated;        // gated: the second matrix
     const float* bias;          // [n_out] or null
     const float* gated_bias;
     Epilogue epilogue;
+    Activation activation;
     float factor;
+    const float* row_factors;   // times these, for each row of the call; null: ones
     float* out;                 // [rows, out_stride]
     int64_t out_stride;
     const int32_t* out_rows;    // row of `out` for each input row; null: the same

@@ -1,9 +1,11 @@
-// Rows, normalised first where there is a norm, times every part's matrix, and what becomes of each result.
+// Rows, normalised first where there is a norm, times every part's matrix, and what becomes of each result. A part with a
+// `row_gate` is multiplied by the sigmoid of the one number that the row has there.
 //
 // `rows` says how many rows and which: with `gather` they are taken from their places in `x`, with `scatter` put into their
 // places in the output; otherwise they lie densely.
 #pragma once
 
+#include "activation_fields.h"
 #include "matrix_product.inl"
 #include "prepared_rows.inl"
 
@@ -19,15 +21,19 @@ class ProductOperation final : public Operation {
         bool is_gated;
         Vector bias, gated_bias;
         Epilogue epilogue;
+        Activation activation;
         float factor;
-        int out;
+        bool has_row_gate;
+        int row_gate, out;
     };
 
     static constexpr Field kPartSchema[] = {
         matrix_field("matrix"),           buffer_field("out"),
         optional(vector_field("bias")),   choice_field("epilogue", kEpilogues),
-        number_field("factor"),           optional(matrix_field("gated")),
-        optional(vector_field("gated_bias")),
+        number_field("factor"),           optional(buffer_field("row_gate")),
+        optional(matrix_field("gated")),  optional(vector_field("gated_bias")),
+        kActivationField,                 kLimitField,
+        kAlphaField,
     };
 
 public:
@@ -73,12 +79,15 @@ private:
     void add(const Fields& fields, Workspace& workspace) {
         const Part part{
             fields.matrix("matrix"), fields.matrix("gated"), fields.has("gated"), fields.vector("bias"), fields.vector("gated_bias"),
-            fields.choice<Epilogue>("epilogue"), fields.number("factor"), fields.buffer("out"),
+            fields.choice<Epilogue>("epilogue"), activation_of(fields), fields.number("factor"), fields.has("row_gate"),
+            fields.buffer("row_gate"), fields.buffer("out"),
         };
         const Matrix& matrix = part.matrix;
         if (matrix.n_in != n_in_)
             throw std::invalid_argument("a matrix with " + std::to_string(matrix.n_in) + " inputs cannot take rows of " + std::to_string(n_in_) + " values");
-        if (part.is_gated != (part.epilogue == Epilogue::swiglu)) throw std::invalid_argument("a second matrix goes with swiglu, and swiglu with a second matrix");
+        if (part.is_gated != (part.epilogue == Epilogue::gated)) throw std::invalid_argument("gated goes with a second matrix, and a second matrix with gated");
+        if (part.has_row_gate) workspace.expect(part.row_gate, 1);
+        if (part.has_row_gate && (part.is_gated || rows_ == kLogitRows)) throw std::invalid_argument("a row's gate is for sums of rows of the step");
         if (part.is_gated && (part.gated.n_in != n_in_ || part.gated.n_out != matrix.n_out))
             throw std::invalid_argument("two matrices of different shapes cannot gate one another");
         for (const Vector& bias : {part.bias, part.gated_bias})
@@ -114,7 +123,13 @@ private:
             job.bias = part.bias.data;
             job.gated_bias = part.gated_bias.data;
             job.epilogue = part.epilogue;
+            job.activation = part.activation;
             job.factor = part.factor;
+            float factors[kRowsPerTask];
+            if (part.has_row_gate) {
+                for (int i = 0; i < n_rows; ++i) factors[i] = sigmoid(*c.row(part.row_gate, rows_ < 0 ? first + i : place(c.step, first + i)));
+                job.row_factors = factors;
+            }
             job.out = part.out == kLogits ? c.step.logits : c.workspace.rows(part.out);
             job.out_stride = part.matrix.n_out;
             job.out_rows = scatter_ ? c.step.adapter_rows[static_cast<size_t>(rows_)].data() : nullptr;
