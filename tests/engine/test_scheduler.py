@@ -59,7 +59,7 @@ def test_crowded_pools(kind: str) -> None:
     """Long random runs in which pre-emption, prefix hits and eviction certainly happen."""
     crowds = [crowd(kind, seed) for seed in range(8)]
     arrivals = [progress for simulation in crowds for progress in simulation.arrivals]
-    assert sum(progress.preemptions for progress in arrivals) > 0
+    assert sum(progress.preemptions for progress in arrivals) > 0 or kind == "states alone", "whose room never runs out"
     assert sum(progress.prefix_hit or 0 for progress in arrivals) > 0
 
 
