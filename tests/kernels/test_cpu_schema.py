@@ -12,7 +12,8 @@ import pytest
 import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 
-from landrace.kernels.cpu.program import CACHE_TYPES, Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.cache import CACHE_TYPES
+from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import KINDS
 
 
