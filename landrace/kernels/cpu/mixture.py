@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
@@ -50,23 +47,20 @@ def route(
     router: Router,
     *,
     choice_bias: PackedVector | None = None,
-    table: Tensor | None = None,
+    table: PackedVector | None = None,
 ) -> Routing:
     """Records the choice of each row's experts by the logits in a buffer of n_experts values (see `Router`).
 
-    choice_bias [n_experts] where the router has one; table [vocabulary, top_k], the experts' numbers of each token,
-    where they are chosen by token. ValueError for a table or a bias too many or missing, for groups that do not fit and
-    for a table that does not name different experts.
+    choice_bias [n_experts] where the router has one; table [vocabulary * top_k], the experts' numbers of each token,
+    where they are chosen by token. ValueError for what does not fit.
     """
     if (choice_bias is not None) != router.choice_bias or (table is not None) != router.by_token:
         raise ValueError("A router has the choice's bias and the table that its record says, and no others.")
-    if table is not None and (table.dim() != 2 or table.shape[1] != router.top_k):
-        raise ValueError(f"A table has {router.top_k} experts for each token, not the shape {list(table.shape)}.")
     program.add(
         "route", logits=logits, top_k=router.top_k, score=router.score, renorm=router.renorm,
         renorm_floor=router.renorm_floor, renorm_added=router.renorm_added, scale=router.scale,
         n_groups=router.n_groups, top_groups=router.top_groups, group_score=router.group_score,
-        choice_bias=choice_bias, table=None if table is None else table.to("cpu", torch.float32).flatten(),
+        choice_bias=choice_bias, table=table,
     )  # fmt: skip
     return Routing(logits, router.top_k)
 
