@@ -1,4 +1,4 @@
-# ruff: noqa: E501  a mutation is a line
+# ruff: noqa: E501  mutated lines are quoted whole
 """Small mistakes in the bookkeeping, put in on purpose: the random workloads must catch every one."""
 
 from __future__ import annotations

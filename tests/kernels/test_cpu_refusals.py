@@ -12,8 +12,8 @@ import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Rotary, StepInput, new_layer_cache
+from landrace.kernels.cpu.cache import Heads, new_layer_cache
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Rotary, StepInput
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
@@ -209,10 +209,10 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "no such rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], rows=-3),
     "a short bias": lambda p: p.program.product("", p.wide, [Part(p.square, p.wide, p.vector)]),
     "a short norm": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], norm=p.vector),
-    "half a gate": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, epilogue=Epilogue.GATED)]),
+    "half a gate": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, epilogue=Epilogue.GATE)]),
     "a gate for nothing": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, gated=p.matrix)]),
     "gates of two shapes": lambda p: p.program.product(
-        "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.GATED, gated=p.matrix)]
+        "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.GATE, gated=p.matrix)]
     ),
     "gathering all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], gather=True),
     "scattering logit rows": lambda p: p.program.product(
@@ -229,8 +229,8 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "an embedding of another width": lambda p: p.program.embedding(p.square, 1.0, p.narrow),
     "a norm of another width": lambda p: p.program.norm(p.wide, p.vector, 1e-5, p.wide),
     "a norm to another width": lambda p: p.program.norm(p.narrow, p.vector, 1e-5, p.wide),
-    "gates of two widths": lambda p: p.program.gated(p.wide, p.narrow, p.wide),
-    "gates of no buffer": lambda p: p.program.gated(-1, p.narrow, p.narrow),
+    "gates of two widths": lambda p: p.program.gate(p.wide, p.narrow, p.wide),
+    "gates of no buffer": lambda p: p.program.gate(-1, p.narrow, p.narrow),
     "heads that do not share": lambda p: Heads(3, 2, 16),
     "no heads": lambda p: Heads(0, 1, 16),
     "heads too wide": lambda p: Heads(1, 1, 513),
@@ -274,7 +274,6 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "a temperature of no positions": lambda p: p.program.rope(
         0, HEADS, p.wide, p.narrow, p.narrow, rotary=None, temperature=Temperature(0.1, 0)
     ),
-    "a limit of nothing": lambda p: p.program.gated(p.wide, p.wide, p.wide, Activation("oai", limit=0.0)),
     "a wide gate of rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, row_gate=p.wide)]),
     "gates of half a head": lambda p: p.program.gate_heads(p.wide, p.program.buffer(3), p.wide),
     "an empty chunk": lambda p: p.attended.attention(0, HEADS, p.wide, p.wide, mask=Chunked(0)),
