@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
-from landrace.models.families.gguf import IGNORABLE, config_from_gguf, gguf_sources
+from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
+from landrace.models.families.names import shapes_of
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -109,8 +110,24 @@ def _open_gguf(path: Path) -> Checkpoint:
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     spec = read_config(config).spec
     sources = gguf_sources(spec, file.metadata["general.architecture"])
-    _check_names(path, sources, file.tensors, IGNORABLE)
-    return Checkpoint(path, "gguf", config, spec, sources, file.tensors, file.metadata)
+    _check_names(path, sources, file.tensors, gguf_ignorable(config))
+    return Checkpoint(path, "gguf", config, spec, sources, _with_ones(sources, file.tensors, spec), file.metadata)
+
+
+def _with_ones(
+    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], spec: ModelSpec
+) -> dict[str, TensorInfo]:
+    """The tensors with axes of length 1 as the parameters have them: converters keep some and drop others."""
+    found = dict(infos)
+    for name, shape in shapes_of(spec).items():
+        info = infos[sources[name].tensor]
+        if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
+            found[info.name] = replace(info, shape=shape)
+    return found
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def _numbers(path: Path, infos: Mapping[str, TensorInfo], name: str) -> list[float]:

@@ -85,7 +85,7 @@ def build_batch(
 
 
 def _predictions(progress: Progress) -> tuple[range, int]:
-    """The prompt tokens this step scores, and how many new ones it samples; the row of position p predicts p + 1."""
+    """The prompt tokens this step scores, and how many new ones it samples: the row of position p predicts p + 1's."""
     end = progress.cached + progress.scheduled
     scored = range(max(progress.scored, progress.cached + 1), min(len(progress.request.prompt_ids), end + 1))
     return scored, int(end == progress.held and progress.request.params.max_tokens > 0)

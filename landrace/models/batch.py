@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from landrace.kernels.layer_cache import GroupView as GroupView
 from landrace.kernels.layer_cache import LayerCache
-
-
-@dataclass(frozen=True)
-class GroupView:
-    """Where this step's rows go in the layers of one group, and where each sequence's past lies there.
-
-    A slot is a row of a layer's flat cache: `block * block_size + offset`.
-    """
-
-    write_slots: Tensor
-    """[T] int64: the slot each packed row writes."""
-    sequence_slots: tuple[Tensor, ...]
-    """One int64 tensor a sequence: the slots of its positions from its first one here to its last of this step."""
-    first_positions: tuple[int, ...]
-    """By sequence: the first position whose slot is there. No row of this step sees one before it."""
+from landrace.models.cache_spec import CacheGroup, Paged
 
 
 @dataclass(frozen=True)
@@ -31,15 +19,19 @@ class CacheView:
 
     layers: tuple[LayerCache, ...]
     """What the decoder's `new_cache` made."""
-    groups: tuple[GroupView, ...]
-    """In the order of `ModelSpec.cache_groups`."""
+    groups: Mapping[Paged, GroupView]
+    """By what its layers keep, in the order of `ModelSpec.cache_groups`."""
 
     @staticmethod
     def whole(
-        layers: tuple[LayerCache, ...], n_groups: int, write_slots: Tensor, sequence_slots: tuple[Tensor, ...]
+        layers: tuple[LayerCache, ...],
+        groups: Iterable[CacheGroup],
+        write_slots: Tensor,
+        sequence_slots: Sequence[Tensor],
     ) -> CacheView:
         """The same slots in every group, of all positions from 0 on."""
-        return CacheView(layers, (GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots)),) * n_groups)
+        view = GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots))
+        return CacheView(layers, {group.spec: view for group in groups})
 
 
 @dataclass(frozen=True)

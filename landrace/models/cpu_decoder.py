@@ -7,7 +7,8 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -15,15 +16,8 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.program import (
-    MAX_HEAD_DIM,
-    TILE,
-    Program,
-    Rotary,
-    StepInput,
-    new_layer_cache,
-    one_torch_thread,
-)
+from landrace.kernels.cpu.cache import MAX_HEAD_DIM, TILE, new_layer_cache
+from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
@@ -40,6 +34,17 @@ from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class CpuDecoder:
@@ -132,13 +137,12 @@ class CpuDecoder:
                 list(range(batch.token_ids.numel())) if adapter.rows is None else adapter.rows.tolist()
             )
         logit_rows = batch.logit_rows
-        n_positions = max([slots.numel() for slots in cache.groups[0].sequence_slots], default=0)
+        n_positions = int(batch.positions.max()) + 1 if batch.positions.numel() else 0
         return StepInput(
             token_ids=batch.token_ids,
             positions=batch.positions,
             starts=batch.starts,
-            slots=cache.groups[0].sequence_slots,
-            write_slots=cache.groups[0].write_slots,
+            groups=tuple(cache.groups.values()),
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
@@ -150,9 +154,10 @@ class CpuDecoder:
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // TILE) * TILE
-        n_groups = len(self.spec.cache_groups)
-        layers = self.new_cache([first] * n_groups, torch.float32)
-        return CacheView.whole(layers, n_groups, torch.cat(slots), tuple(slots))
+        groups = self.spec.cache_groups
+        return CacheView.whole(
+            self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
+        )
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -164,7 +169,8 @@ class CpuDecoder:
     def _record(self) -> Program:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
-        recorder = Recorder(program, self._weights, self._adapters)
+        groups = [group.spec for group in self.spec.cache_groups]
+        recorder = Recorder(program, self._weights, self._adapters, groups)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self._bound = ()
@@ -172,15 +178,23 @@ class CpuDecoder:
 
     def _pack(self, adapter: Adapter) -> PackedAdapter:
         """The adapter in memory of its own, which its matrices hold."""
-        matrices = [matrix.detach() for pair in adapter.pairs.values() for matrix in pair]
-        shapes = [(*as_rows(matrix)[1:], *matrix.shape) for matrix in matrices]
-        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, shapes, ()))
+        shapes = [
+            (matrix.numel() // matrix.shape[-1], *matrix.shape) for pair in adapter.pairs.values() for matrix in pair
+        ]
+        sizes = [("F32", *shape[-2:]) for n_rows, *shape in shapes for _ in range(n_rows // shape[-2])]
+        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, sizes, ()))
 
         def pack(matrix: Tensor) -> PackedMatrix:
             rows, block_type = as_rows(matrix.detach())
             return memory.matrix(rows, block_type, matrix.shape[1])
 
-        return PackedAdapter(adapter.scale, {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items()})
+        pairs = {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items() if a.dim() == 2}
+        expert_pairs = {
+            name: ([pack(one) for one in a], [pack(one) for one in b])
+            for name, (a, b) in adapter.pairs.items()
+            if a.dim() == 3
+        }
+        return PackedAdapter(adapter.scale, pairs, expert_pairs)
 
 
 def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
@@ -196,4 +210,5 @@ def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -
             hint=f"Choose a block_size that {TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    return tuple(new_layer_cache(heads_of(layer.mixer), slots[n], dtype) for n, layer in enumerate(spec.layers))
+    shapes = [heads_of(layer.mixer) for layer in spec.layers]
+    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))

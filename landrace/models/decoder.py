@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
     def forward(self, batch: ForwardBatch, *, reduce: Reduce | None = None) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""
-        return self.compute(ReferenceOps(batch, self.spec.cache_groups, self.adapters, self.product_dtype, reduce))
+        return self.compute(ReferenceOps(batch, self.adapters, self.product_dtype, reduce))
 
     def compute(self, ops: Ops[X]) -> X:
         """The forward pass, for any backend."""

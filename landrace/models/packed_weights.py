@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from landrace.errors import CheckpointError
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, total_bytes
@@ -28,8 +27,6 @@ class PackedWeights:
         self.vectors: dict[str, PackedVector] = {}
         self.expert_matrices: dict[str, tuple[PackedMatrix, ...]] = {}
         self.expert_vectors: dict[str, tuple[PackedVector, ...]] = {}
-        self.tables: dict[str, Tensor] = {}
-        """Whole numbers by token."""
         # In the order of use, so that a step reads memory from front to back.
         found = list(_matched(params, tensors))
         sizes = [size for param, tensor in found for size in _matrix_sizes(param, tensor)]
@@ -51,7 +48,7 @@ class PackedWeights:
     def _pack(self, param: Param, tensor: StoredTensor) -> None:
         name, n_in, memory = param.name, param.shape[-1], self._memory
         if _is_number_table(param):
-            self.tables[name] = tensor.values().long()
+            self.vectors[name] = memory.vector(tensor.values().flatten())
         elif param.role == "experts" and len(param.shape) == 3:
             experts = torch.split(tensor.read(), param.shape[1])
             self.expert_matrices[name] = tuple(memory.matrix(rows, tensor.block_type, n_in) for rows in experts)
@@ -99,6 +96,8 @@ def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, in
 
 
 def _vector_lengths(param: Param) -> list[int]:
+    if _is_number_table(param):
+        return [param.size]
     if param.role == "experts" and len(param.shape) == 2:
         return [param.shape[1]] * param.shape[0]
     return [param.shape[0]] if len(param.shape) == 1 else []

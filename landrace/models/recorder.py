@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from landrace.errors import UnsupportedError
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Program
+from landrace.kernels.cpu import mixture
+from landrace.kernels.cpu.cache import Heads
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
+from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.packed_weights import PackedWeights
@@ -27,6 +29,8 @@ class PackedAdapter:
 
     scale: float
     pairs: Mapping[str, tuple[PackedMatrix, PackedMatrix]]
+    expert_pairs: Mapping[str, tuple[Sequence[PackedMatrix], Sequence[PackedMatrix]]]
+    """A and B of each expert."""
 
 
 class Recorder:
@@ -37,12 +41,14 @@ class Recorder:
         program: Program,
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
+        cache_groups: Sequence[Paged],
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
         self._program = program
         self._weights = weights
         self._adapters = adapters
+        self._cache_groups = list(cache_groups)
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
@@ -68,15 +74,11 @@ class Recorder:
         hidden = self._part(gate, "hidden")
         if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
             gate_out, up_out = self.linears(x, [gate, up], norm=norm)
-            self._program.gated(gate_out, up_out, hidden.out, activation)
+            self._program.gate(gate_out, up_out, hidden.out, activation)
         else:
             other = self._part(up, "hidden")
             both = replace(
-                hidden,
-                epilogue=Epilogue.GATED,
-                gated=other.matrix,
-                gated_bias=other.bias,
-                activation=activation,
+                hidden, epilogue=Epilogue.GATE, gated=other.matrix, gated_bias=other.bias, activation=activation
             )
             self._program.product(name, x, [both], **self._normed(norm))
         return hidden.out
@@ -112,6 +114,7 @@ class Recorder:
             k_norm=k_norm,
             eps=eps,
             temperature=spec.temperature,
+            group=self._cache_groups.index(spec.cache),
         )
         return q, cache
 
@@ -132,21 +135,39 @@ class Recorder:
         self._program.gate_heads(x, gate, x)
         return x
 
-    def route(self, x: int, weights: RouterWeights, router: Router) -> int:
-        raise _lacking("mixtures of experts")
+    def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
+        logits = self._part(weights, "router")
+        self._program.product("router", x, [logits])
+        vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
+        choice_bias, table = vectors
+        return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
 
     def experts(
         self,
         into: int | None,
         x: int,
-        routing: int,
+        routing: mixture.Routing,
         gate: Experts,
         up: Experts,
         down: Experts,
         spec: Moe,
         factor: float,
     ) -> int:
-        raise _lacking("mixtures of experts")
+        projections = [self._projection(weight) for weight in (gate, up, down)]
+        out = self._buffer("branch", projections[2].matrices[0].n_out) if into is None else into
+        mixture.experts(
+            self._program,
+            "experts",
+            x,
+            routing,
+            *projections,
+            activation=spec.activation,
+            weight_on_input=spec.weight_on_input,
+            out=out,
+            add=into is not None,
+            factor=factor,
+        )
+        return out
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
         part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
@@ -174,12 +195,21 @@ class Recorder:
             part = Part(b, out, epilogue=Epilogue.ADD, factor=factor * adapter.scale, row_gate=gate)
             self._program.product("adapter", low, [part], rows=place, scatter=True)
 
-    def _part(self, weight: Linear, out: str | int) -> Part:
+    def _projection(self, weight: Experts) -> mixture.ExpertProjection:
+        adapters = [
+            mixture.ExpertAdapter(place, *adapter.expert_pairs[weight.name], adapter.scale)
+            for place, adapter in self._adapters.items()
+            if weight.name in adapter.expert_pairs
+        ]
+        matrices = self._weights.expert_matrices[f"{weight.name}.weight"]
+        return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
+
+    def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
         """`out`: a buffer, or the purpose of one."""
         matrix = self._weights.matrices[f"{weight.name}.weight"]
         return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
 
-    def _bias(self, weight: Linear | Table) -> PackedVector | None:
+    def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
         return self._weights.vectors.get(f"{weight.name}.bias")
 
     def _vector(self, weight: Norm | Vector) -> PackedVector:
@@ -197,10 +227,6 @@ class Recorder:
         if (purpose, width) not in self._buffers:
             self._buffers[purpose, width] = self._program.buffer(width)
         return self._buffers[purpose, width]
-
-
-def _lacking(what: str) -> UnsupportedError:
-    return UnsupportedError(f"The C++ kernels do not compute {what}.", hint="Choose the reference kernels.")
 
 
 def _leaf(weight: Linear) -> str:

@@ -22,7 +22,7 @@ from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.router import Router
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
-from landrace.models.cache_spec import CacheGroup
+from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
@@ -33,27 +33,18 @@ Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 to what the forward pass returns."""
 
 
-Past = tuple[Tensor, Tensor, AttentionPlan]
-"""Keys, values, and where each sequence's lie in them."""
-
-
 class ReferenceOps:
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     def __init__(
-        self,
-        batch: ForwardBatch,
-        groups: Sequence[CacheGroup],
-        adapters: AdapterBank,
-        product_dtype: torch.dtype,
-        reduce: Reduce | None,
+        self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
     ) -> None:
         self._batch = batch
         self._adapters = [(rows.rows, adapters[rows.place]) for rows in batch.adapters]
         self._product_dtype = product_dtype
         self._reduce = reduce
-        self._group_of = {cache: number for number, group in enumerate(groups) for cache in group.layers}
-        self._plans = _attention_plans(batch)
+        self._attention_plans: dict[Paged | None, AttentionPlan] = {}
+        """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
 
     def embed(self, table: Table, factor: float) -> Tensor:
@@ -82,7 +73,7 @@ class ReferenceOps:
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
-    ) -> tuple[Tensor, Past]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         q = q.view(-1, spec.n_heads, spec.head_dim)
         k, v = (x.view(-1, spec.n_kv_heads, spec.head_dim) for x in (k, v))
         weights = (None, None) if norms is None else (norms[0].weight, norms[1].weight)
@@ -101,18 +92,19 @@ class ReferenceOps:
             q = q * temperature(self._batch.positions, spec.temperature)[:, None, None]
         q, k = q.to(v.dtype), k.to(v.dtype)
         view = self._batch.cache
-        if view is None:
-            return q, (k, v, self._plans[0])
-        group = self._group_of[cache]
-        keys, values, write_slots = view.layers[cache].keys, view.layers[cache].values, view.groups[group].write_slots
-        keys.index_copy_(0, write_slots, k.to(keys.dtype))
-        values.index_copy_(0, write_slots, v.to(values.dtype))
-        return q, (keys, values, self._plans[group])
+        if view is not None:
+            keys, values = view.layers[cache].keys, view.layers[cache].values
+            write_slots = view.groups[spec.cache].write_slots
+            keys.index_copy_(0, write_slots, k.to(keys.dtype))
+            values.index_copy_(0, write_slots, v.to(values.dtype))
+            k, v = keys, values
+        return q, (k, v)
 
-    def attend(self, spec: Gqa, q: Tensor, past: Past, sinks: Vector | None) -> Tensor:
+    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
         slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
         own = None if sinks is None else sinks.weight
-        mixed = attention(q, *past, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        plan = self._attention_plan(spec.cache)
+        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
         return mixed.flatten(1)
 
     def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
@@ -155,6 +147,18 @@ class ReferenceOps:
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
 
+    def _attention_plan(self, kept: Paged) -> AttentionPlan:
+        batch, device = self._batch, self._batch.token_ids.device
+        key = None if batch.cache is None else kept
+        if key not in self._attention_plans:
+            if batch.cache is None:
+                self._attention_plans[key] = plan_attention(batch.starts, None, device)
+            else:
+                view = batch.cache.groups[kept]
+                plan = plan_attention(batch.starts, view.sequence_slots, device, view.first_positions)
+                self._attention_plans[key] = plan
+        return self._attention_plans[key]
+
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         return (x if norm is None else rms_norm(x, norm.weight, norm.eps)).to(self._product_dtype)
 
@@ -188,14 +192,3 @@ def _added(into: Tensor | None, branch: Tensor, factor: float) -> Tensor:
     if into is None:
         return branch if factor == 1.0 else factor * branch
     return torch.add(into, branch, alpha=factor)
-
-
-def _attention_plans(batch: ForwardBatch) -> list[AttentionPlan]:
-    """By cache group; without a cache there is one for all."""
-    device = batch.token_ids.device
-    if batch.cache is None:
-        return [plan_attention(batch.starts, None, device)]
-    return [
-        plan_attention(batch.starts, group.sequence_slots, device, group.first_positions)
-        for group in batch.cache.groups
-    ]

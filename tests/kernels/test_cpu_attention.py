@@ -13,7 +13,7 @@ from attention_cases import CACHES, CPU, Case, at_once, at_random, check, flat, 
 from cpu_steps import Kernels, assert_near, assert_same
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Heads
+from landrace.kernels.cpu.cache import Heads
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import FULL, Chunked, Mask, Sliding
 from landrace.kernels.reference.attention import attention, plan_attention

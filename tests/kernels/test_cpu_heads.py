@@ -11,7 +11,7 @@ from attention_cases import CACHES, Case, at_once, at_random, check, one_by_one,
 from cpu_steps import Kernels, assert_near, plain_step, poison
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Heads
+from landrace.kernels.cpu.cache import Heads
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.kernels.reference.heads import gated_heads

@@ -18,15 +18,15 @@ from cpu_steps import (
     expected_product,
     plain_step,
     poison,
+    rows_of,
     stored_matrix,
 )
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
 from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part
 from landrace.kernels.cpu.weights import KINDS
 from landrace.kernels.reference.blocks import BLOCKS, dequantize
-from landrace.kernels.reference.dense import gated, rms_norm
+from landrace.kernels.reference.dense import rms_norm
 
 ROWS = (0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 37, 96, 97, 200)
 
@@ -38,12 +38,6 @@ def shapes(kind: str) -> tuple[tuple[int, int], ...]:
     if kind.endswith("K"):
         return ((17, 256), (40, 512))
     return ((1, 32), (40, 64), (17, 96), (33, 576))
-
-
-def rows_of(n: int, width: int, seed: int = 1) -> Tensor:
-    """Rows of mixed sizes."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, width, generator=generator) * torch.rand(n, 1, generator=generator).mul(6).sub(3).exp()
 
 
 class OneProduct:
@@ -135,13 +129,6 @@ def test_blocks_that_another_program_made(kernels: Kernels, isa: str, kind: str)
     assert_near(result, seen @ theirs.t(), seen.abs() @ theirs.abs().t())
 
 
-ACTIVATIONS = [
-    Activation(),
-    Activation("clamp_before", limit=0.7),
-    Activation("clamp_after", limit=0.5),
-    Activation("oai", limit=0.6, alpha=1.702),
-    Activation("clamp_before"),
-]
 KIND_PAIRS = [("Q4_0", "Q8_0"), ("F32", "Q4_1"), ("BF16", "F16"), ("Q6_K", "Q4_K"), ("Q5_K", "F32")]
 
 
@@ -167,7 +154,7 @@ def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bo
             [
                 Part(one, stored_at, packed_bias),
                 Part(one, added_at, packed_bias, Epilogue.ADD, factor),
-                Part(one, gated_at, packed_bias, Epilogue.GATED, gated=two, gated_bias=packed_other_bias),
+                Part(one, gated_at, packed_bias, Epilogue.GATE, gated=two, gated_bias=packed_other_bias),
                 Part(two, other_at, packed_other_bias),
             ],
             norm=kernels.vector(weight) if normed else None,
@@ -190,76 +177,6 @@ def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bo
         bound = (size * y2.abs() * 1.1 + silu.abs() * size2) * tolerance + 1e-6 * (silu * y2).abs()
         assert_near(program.read(gated_at, n_rows), silu * y2, bound, 1.0)
         assert program.read(gated_at, n_rows + 1)[n_rows].isnan().all()
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
-@pytest.mark.parametrize("kind", ["F32", "Q4_0"])
-def test_activations(kernels: Kernels, isa: str, kind: str, activation: Activation) -> None:
-    """In a product and by themselves: the same bits, and near the reference."""
-    all_stored = [stored_matrix(kind, 37, 64, seed) for seed in (1, 2)]
-    matrices = [kernels.matrix(stored, kind, 64) for stored in all_stored]
-    x = rows_of(14, 64)
-    program = kernels.program(isa)
-    at, gate, up, alone, within = program.buffer(64), *(program.buffer(37) for _ in range(4))
-    program.product("both", at, [Part(matrix, out) for matrix, out in zip(matrices, (gate, up), strict=True)])
-    program.gated(gate, up, alone, activation)
-    part = Part(matrices[0], within, epilogue=Epilogue.GATED, gated=matrices[1], activation=activation)
-    program.product("gated", at, [part])
-    program.write(at, x)
-    program.run(plain_step(14), 2)
-    expected = gated(program.read(gate, 14).double(), program.read(up, 14).double(), activation)
-    # Rounding alpha * gate moves its exponential by as much as it is large.
-    assert_near(program.read(alone, 14), expected, expected.abs() + 1e-20, 4e-6)
-    assert torch.equal(program.read(within, 14), program.read(alone, 14))
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
-def test_activations_of_extremes(kernels: Kernels, activation: Activation) -> None:
-    """What is no number stays none, and limits hold what is infinite."""
-    extremes = torch.tensor([0.0, -0.0, 0.3, -0.3, 0.7, -0.7, 5.0, -5.0, 90.0, -90.0, 1e30, -1e30, math.inf, -math.inf])
-    n = len(extremes) + 1
-    gate, up = torch.cartesian_prod(*[torch.cat((extremes, torch.tensor([math.nan])))] * 2).view(n, n, 2).unbind(-1)
-
-    def compute(isa: str, threads: int) -> Tensor:
-        program = kernels.program(isa)
-        gate_at, up_at, out = (program.buffer(n) for _ in range(3))
-        program.gated(gate_at, up_at, out, activation)
-        program.write(gate_at, gate.contiguous())
-        program.write(up_at, up.contiguous())
-        program.run(plain_step(n), threads)
-        return program.read(out, n)
-
-    result, expected = kernels.same_everywhere(compute), gated(gate.double(), up.double(), activation)
-    assert result[gate.isnan() | up.isnan()].isnan().all()
-    near = expected.isfinite() & (expected.abs() < 3e38)
-    # e^-88 is the least that a sigmoid is.
-    least = 1e-37 * (1 + gate.double().abs().clamp(max=1e38)) * (1 + up.double().abs().clamp(max=1e38))
-    assert_near(result[near], expected[near], 1e-6 * expected[near].abs() + least[near], 1.0)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_gates_of_rows(kernels: Kernels, isa: str, threads: int) -> None:
-    """Each row's sum times the sigmoid of its own number; rows of an adapter find theirs at their own places."""
-    n, factor = 101, 0.6
-    stored = stored_matrix("Q8_0", 33, 64)
-    matrix = kernels.matrix(stored, "Q8_0", 64)
-    x, before, gate = rows_of(n, 64), rows_of(n, 33, 2), rows_of(n, 1, 3)
-    for rows in (None, [100, 3, 50, 51, 0]):
-        program = kernels.program(isa)
-        at, out, gate_at = program.buffer(64), program.buffer(33), program.buffer(1)
-        part = Part(matrix, out, epilogue=Epilogue.ADD, factor=factor, row_gate=gate_at)
-        places = {} if rows is None else {"rows": 0, "scatter": True}
-        program.product("gated rows", at, [part], **places)
-        program.write(at, x)
-        program.write(out, before)
-        program.write(gate_at, gate)
-        program.run(plain_step(n, adapter_rows=[rows or []]), threads)
-        chosen = torch.arange(n) if rows is None else torch.tensor(rows)
-        y, size = expected_product(x[: len(chosen)], stored, "Q8_0")
-        expected, bound = before.double(), before.abs().double()
-        expected[chosen] += factor * gate[chosen].double().sigmoid() * y
-        bound[chosen] += size
-        assert_near(program.read(out, n), expected, bound)
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -57,8 +57,7 @@ def stepped(
     n_tiles = [-(-len(ids) // TILE) for ids in sequences]
     tiles = torch.randperm(sum(n_tiles), generator=torch.Generator().manual_seed(5)).split(n_tiles)
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
-    n_groups = len(decoder.spec.cache_groups)
-    layers = decoder.new_cache([sum(n_tiles) * TILE] * n_groups, dtype)
+    layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
         for tensor in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
             if tensor is not None:
@@ -78,7 +77,7 @@ def stepped(
             starts=tuple(starts),
             cache=CacheView.whole(
                 layers,
-                n_groups,
+                decoder.spec.cache_groups,
                 torch.cat([slots[s][first:end] for s, first, end in step]),
                 tuple(slots[s][:end] for s, _, end in step),
             ),

@@ -48,7 +48,7 @@ def test_windows_against_an_explicit_mask(window: int) -> None:
     decoder = random_decoder(spec)
     x = torch.randn(30, spec.d_model, generator=torch.Generator().manual_seed(0))
     batch = ForwardBatch.packed([[1] * 17, [1] * 13])
-    ops = ReferenceOps(batch, spec.cache_groups, decoder.adapters, torch.float32, None)
+    ops = ReferenceOps(batch, decoder.adapters, torch.float32, None)
     attention = decoder.layers[0].self_attn
     with torch.no_grad():
         ours = attention(x, ops, None, None, 1.0)

@@ -107,7 +107,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             starts=tuple(starts),
             cache=CacheView.whole(
                 tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
-                len(decoder.spec.cache_groups),
+                decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
             ),

@@ -43,10 +43,12 @@ class CacheMemory:
                 f"There is no memory for a cache of {max(n_slots)} tokens.",
                 hint="Lower cache_tokens, or max_running where layers see a window.",
             ) from error
-        slots_of = {
-            layer: n for group, n in zip(decoder.spec.cache_groups, n_slots, strict=True) for layer in group.layers
-        }
-        self.bytes_per_token = sum(layer.nbytes / slots_of[index] for index, layer in enumerate(self.layers))
+        groups = decoder.spec.cache_groups
+        self.bytes_per_token: float = sum(
+            self.layers[layer].nbytes / n for group, n in zip(groups, n_slots, strict=True) for layer in group.layers
+        )
+        """Of one token in all layers."""
+        self._specs = [group.spec for group in groups]
         self.device = decoder.device
         self.in_main_memory = self.device.type == "cpu"
         self._block_size = block_size
@@ -67,13 +69,13 @@ class CacheMemory:
         self, tables: Sequence[Sequence[BlockTable]], ends: Sequence[int], write_slots: Sequence[Tensor]
     ) -> CacheView:
         """What a step sees of the cache: `tables` by sequence and group, `ends` by sequence, `write_slots` by group."""
-        groups = []
-        for group, slots in enumerate(write_slots):
+        groups = {}
+        for group, (spec, slots) in enumerate(zip(self._specs, write_slots, strict=True)):
             own = [of_sequence[group] for of_sequence in tables]
             firsts = tuple(table.first * self._block_size for table in own)
             seen = (self._slots(table)[first:end] for table, first, end in zip(own, firsts, ends, strict=True))
-            groups.append(GroupView(slots, tuple(seen), firsts))
-        return CacheView(self.layers, tuple(groups))
+            groups[spec] = GroupView(slots, tuple(seen), firsts)
+        return CacheView(self.layers, groups)
 
     def _slots(self, table: BlockTable) -> Tensor:
         """int64: the slot of each position before the table's end, of those that it holds.

@@ -32,7 +32,7 @@ class PagedGroup:
     """A pool of blocks under one mask.
 
     Where a position sees all of its past, a newcomer gets blocks for all its tokens, so that its prompt never runs dry.
-    Under a window it takes them from step to step, as it gives others back.
+    Under a window it takes them from step to step, for what that step computes, as it gives others back.
     """
 
     def __init__(self, spec: Paged, n_blocks: int, block_size: int) -> None:
@@ -79,7 +79,7 @@ class PagedGroup:
         return end
 
     def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int) -> None:
-        for index in range(before // self._size, min(cached // self._size, len(hashes))):
+        for index in range(before // self._size, len(hashes)):
             self.pool.publish(table.block_at(index), hashes[index])
         unseen = self._first_seen(cached) - table.first
         if unseen > 0:
@@ -103,7 +103,7 @@ class PagedGroup:
 
     def _reserved(self, length: int, held: int) -> int:
         """The end of what a newcomer takes at once."""
-        return held if self.spec.reach is None else length + 1
+        return held if self.spec.reach is None else length
 
     def _first_seen(self, position: int) -> int:
         """The first block that a token at `position`, or a later one, sees."""

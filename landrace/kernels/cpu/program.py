@@ -19,16 +19,13 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
+from landrace.kernels.cpu.cache import CACHE_TYPES, TILE, Heads, check_layer_cache
+from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import LayerCache, untouched_zeros
+from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
-
-TILE = 16
-"""Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
-MAX_HEAD_DIM = 512
-CACHE_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
 
 ALL_ROWS = -1
 LOGIT_ROWS = -2
@@ -43,28 +40,8 @@ class Epilogue(StrEnum):
     """out = factor * y."""
     ADD = "add"
     """out = out + factor * y."""
-    GATED = "gated"
+    GATE = "gate"
     """out = activation(y, the gated matrix's y)."""
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Grouped-query attention's shape."""
-
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.head_dim <= MAX_HEAD_DIM:
-            raise ValueError(f"Heads have 1 to {MAX_HEAD_DIM} channels, not {self.head_dim}.")
-        if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} heads of keys evenly.")
-
-    @property
-    def padded_dim(self) -> int:
-        """Channels of a value in the cache."""
-        return -(-self.head_dim // TILE) * TILE
 
 
 @dataclass(frozen=True)
@@ -82,28 +59,6 @@ class Part:
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
     activation: Activation = SWIGLU
-
-    def fields(self) -> dict[str, object]:
-        return {**vars(self), **_activation(self.activation)}
-
-
-def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values
-    [16, padded head_dim].
-
-    So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16, padded head_dim] are
-    two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both. ValueError when the
-    slots are no whole tiles or the type is not one of the cache's.
-    """
-    if n_slots % TILE or n_slots < 0:
-        raise ValueError(f"{n_slots} cache slots are not whole tiles of {TILE}.")
-    if dtype not in CACHE_TYPES:
-        raise ValueError(f"The cache holds {', '.join(map(str, CACHE_TYPES))}, not {dtype}.")
-    shape = (n_slots // TILE, heads.n_kv_heads)
-    tiles = untouched_zeros((*shape, heads.head_dim + heads.padded_dim, TILE), dtype)
-    keys, values = tiles[:, :, : heads.head_dim], tiles[:, :, heads.head_dim :]
-    scales = [untouched_zeros((*shape, TILE), torch.float32) if dtype == torch.int8 else None for _ in range(2)]
-    return LayerCache(keys, values.view(*shape, TILE, heads.padded_dim), *scales)
 
 
 @dataclass(frozen=True)
@@ -127,10 +82,8 @@ class StepInput:
     """[T]: consecutive within a sequence."""
     starts: Sequence[int]
     """S + 1 row indices: sequence s owns rows starts[s] to starts[s + 1]."""
-    slots: Sequence[Tensor]
-    """One a sequence: the cache slots of its positions from 0 to its last row's."""
-    write_slots: Tensor
-    """[T]."""
+    groups: Sequence[GroupView]
+    """By cache group. Blocks are whole tiles: first positions are multiples of sixteen."""
     logit_rows: Tensor
     """[R]."""
     rotary: Sequence[Rotary] = ()
@@ -146,7 +99,8 @@ class Program:
         self._pool = pool
         self._program = native.Program(pool, isa)
         self._heads: list[Heads] = []
-        """By layer."""
+        """By layer, like the cache groups."""
+        self._groups: list[int] = []
         self._rotary_halves: list[int] = []
         """By table of angles."""
         self._calls: list[Callable[[StepInput], None]] = []
@@ -184,9 +138,9 @@ class Program:
         """out = norm(x), or with `add` out = out + add * norm(x)."""
         self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
 
-    def gated(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
+    def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
         """out = activation(gate, up)."""
-        self.add("gated", gate=gate, up=up, out=out, **_activation(activation))
+        self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
 
     def gate_heads(self, x: int, gate: int, out: int) -> None:
         """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads]."""
@@ -209,7 +163,7 @@ class Program:
         `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
         `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
-        records = [part.fields() for part in parts]
+        records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
         )
@@ -230,12 +184,13 @@ class Program:
         k_norm: PackedVector | None = None,
         eps: float = 0.0,
         temperature: Temperature | None = None,
+        group: int = 0,
     ) -> None:
         """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale` and by what `temperature`
         says for its position, and writes k and v to the cache.
 
         Channel i of a head turns with channel i + rotary_half. `norm` takes the weights q_norm and k_norm unless it is
-        l2.
+        l2. `group`: the cache group of the layer, one of `StepInput.groups`.
         """
         if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
             raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
@@ -249,8 +204,10 @@ class Program:
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
             norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
             eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
+            group=group,
         )  # fmt: skip
         self._heads.append(heads)
+        self._groups.append(group)
         if rotary == len(self._rotary_halves):
             self._rotary_halves.append(rotary_half)
 
@@ -285,24 +242,13 @@ class Program:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
         if len(layers) != len(self._heads):
             raise ValueError(f"The program has {len(self._heads)} layers of attention, the cache {len(layers)}.")
-        sizes = {cache.keys.shape[0] * TILE for cache in layers}
-        if len(sizes) > 1:
-            raise ValueError(f"The layers of a cache have one number of slots, not {sorted(sizes)}.")
+        for group in set(self._groups):
+            own = [cache for cache, other in zip(layers, self._groups, strict=True) if other == group]
+            sizes = {cache.keys.shape[0] * TILE for cache in own}
+            if len(sizes) > 1:
+                raise ValueError(f"The layers of a cache group have one number of slots, not {sorted(sizes)}.")
         for layer, cache in enumerate(layers):
-            heads, n_slots = self._heads[layer], cache.keys.shape[0] * TILE
-            like = new_layer_cache(heads, 2 * TILE, cache.keys.dtype)
-            for name in ("keys", "values", "key_scales", "value_scales"):
-                tensor, expected = getattr(cache, name), getattr(like, name)
-                if (tensor is None) != (expected is None):
-                    raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8.")
-                if tensor is not None:
-                    shape = (n_slots // TILE, *expected.shape[1:])
-                    _check(tensor, expected.dtype, shape, f"a cache's {name}", expected.stride())
-            if (
-                n_slots
-                and cache.values.data_ptr() - cache.keys.data_ptr() != like.values.data_ptr() - like.keys.data_ptr()
-            ):
-                raise ValueError("A cache's values lie behind its keys, as new_layer_cache makes them.")
+            n_slots = check_layer_cache(cache, self._heads[layer])
             self._program.bind_cache(
                 layer, CACHE_TYPES[cache.keys.dtype], cache.keys.data_ptr(),
                 0 if cache.key_scales is None else cache.key_scales.data_ptr(),
@@ -334,7 +280,7 @@ class Program:
 
     def write(self, buffer: int, rows: Tensor) -> None:
         """Puts rows, float32 [n, width], into a buffer, where the next step finds them."""
-        _check(rows, torch.float32, (*rows.shape[:1], self.view(buffer, 0).shape[1]), "rows")
+        check_tensor(rows, torch.float32, (*rows.shape[:1], self.view(buffer, 0).shape[1]), "rows")
         self.view(buffer, rows.shape[0]).copy_(rows)
 
     def read(self, buffer: int, n_rows: int) -> Tensor:
@@ -348,39 +294,44 @@ class Program:
     def _step(self, step: StepInput, logits: Tensor) -> Any:
         """The kernels' own view of a step."""
         n_rows, n_sequences = step.token_ids.numel(), len(step.starts) - 1
-        _check(step.token_ids, torch.int64, (n_rows,), "token_ids")
-        _check(step.positions, torch.int64, (n_rows,), "positions")
-        _check(step.write_slots, torch.int64, (n_rows,), "write_slots")
-        _check(step.logit_rows, torch.int64, (step.logit_rows.numel(),), "logit_rows")
-        if len(step.slots) != n_sequences or step.starts[0] != 0 or step.starts[-1] != n_rows:
-            raise ValueError(
-                f"{n_rows} rows, {n_sequences} sequences and {len(step.slots)} lists of slots do not match."
-            )
-        addresses, counts = array("Q"), array("q")
-        for slots in step.slots:
-            _check(slots, torch.int64, (slots.numel(),), "slots")
-            addresses.append(slots.data_ptr())
-            counts.append(slots.numel())
+        check_tensor(step.token_ids, torch.int64, (n_rows,), "token_ids")
+        check_tensor(step.positions, torch.int64, (n_rows,), "positions")
+        check_tensor(step.logit_rows, torch.int64, (step.logit_rows.numel(),), "logit_rows")
+        if step.starts[0] != 0 or step.starts[-1] != n_rows:
+            raise ValueError(f"{n_rows} rows do not go from {step.starts[0]} to {step.starts[-1]}.")
+        groups, kept = [], []
+        for group in step.groups:
+            addresses, counts, firsts = array("Q"), array("q"), array("q", group.first_positions)
+            if not len(group.sequence_slots) == len(firsts) == n_sequences:
+                raise ValueError(
+                    f"{n_sequences} sequences and {len(group.sequence_slots)} lists of slots do not match."
+                )
+            for slots in group.sequence_slots:
+                check_tensor(slots, torch.int64, (slots.numel(),), "slots")
+                addresses.append(slots.data_ptr())
+                counts.append(slots.numel())
+            check_tensor(group.write_slots, torch.int64, (n_rows,), "write_slots")
+            numbers = (addresses, counts, firsts)
+            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr()))
+            kept.append(numbers)
         if len(step.rotary) != len(self._rotary_halves):
             raise ValueError(f"The program turns by {len(self._rotary_halves)} tables, not {len(step.rotary)}.")
         tables = []
         for index, rotary in enumerate(step.rotary):
             shape = (rotary.cos.shape[0], self._rotary_halves[index])
-            _check(rotary.cos, torch.float32, shape, "cos")
-            _check(rotary.sin, torch.float32, shape, "sin")
-            _check(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
+            check_tensor(rotary.cos, torch.float32, shape, "cos")
+            check_tensor(rotary.sin, torch.float32, shape, "sin")
+            check_tensor(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
             tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
         starts = array("q", step.starts)
-        self._kept_step = (starts, addresses, counts)
+        self._kept_step = (starts, kept)
         return self._native.Step(
             n_rows=n_rows,
             token_ids=step.token_ids.data_ptr(),
             positions=step.positions.data_ptr(),
             n_sequences=n_sequences,
             starts=starts.buffer_info()[0],
-            slots=addresses.buffer_info()[0],
-            slot_counts=counts.buffer_info()[0],
-            write_slots=step.write_slots.data_ptr(),
+            groups=groups,
             n_logit_rows=step.logit_rows.numel(),
             logit_rows=step.logit_rows.data_ptr(),
             rotary=tables,
@@ -398,25 +349,3 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _activation(activation: Activation) -> dict[str, Any]:
-    return {"activation": activation.kind, "limit": activation.limit, "alpha": activation.alpha}
-
-
-def _lies_in_steps_of(tensor: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether these are the tensor's strides, as far as they matter: where a dimension has one element they do not."""
-    steps = zip(tensor.shape, tensor.stride(), stride, strict=True)
-    return tensor.numel() == 0 or all(size == 1 or ours == theirs for size, ours, theirs in steps)
-
-
-def _check(
-    tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str, stride: tuple[int, ...] | None = None
-) -> None:
-    """`stride`: of each dimension, in elements; None: contiguous."""
-    fits = tensor.dtype == dtype and tensor.shape == shape and tensor.is_cpu
-    if not fits or not (tensor.is_contiguous() if stride is None else _lies_in_steps_of(tensor, stride)):
-        layout = "contiguous" if stride is None else f"of strides {list(stride)}"
-        raise ValueError(
-            f"{name} must be {dtype} {list(shape)}, {layout}, in main memory, not {tensor.dtype} {list(tensor.shape)}."
-        )

@@ -50,25 +50,22 @@ class _Group:
     masks: dict[Mask, Tensor] = field(default_factory=dict)
 
     def positions(self, begin: int, end: int) -> Tensor:
-        """[G, end - begin] of the queries from begin to end: the last query is aligned with the last key."""
-        first = self.k_firsts + self.k_lengths - self.q_lengths
-        return torch.arange(begin, end, device=first.device) + first[:, None]
-
-    @property
-    def keys(self) -> Tensor:
-        """[G, 1, K] positions."""
-        return (torch.arange(self.n_keys, device=self.k_firsts.device) + self.k_firsts[:, None])[:, None]
+        """[G, end - begin] of the queries from begin to end, counted from the sequence's first key: the last query is
+        aligned with the last key."""
+        return torch.arange(begin, end, device=self.k_lengths.device) + (self.k_lengths - self.q_lengths)[:, None]
 
     def distances(self, begin: int, end: int) -> Tensor:
         """[G, end - begin, K] position of the key less that of the query."""
-        return self.keys - self.positions(begin, end)[:, :, None]
+        return torch.arange(self.n_keys, device=self.k_lengths.device) - self.positions(begin, end)[:, :, None]
 
     def seen(self, mask: Mask, begin: int, end: int) -> Tensor:
         """[G, 1, end - begin, K] true where a query may look."""
-        queries = self.positions(begin, end)[:, :, None]
-        seen = (self.keys <= queries) & (self.keys >= mask.first_seen(queries))
+        queries, firsts = self.positions(begin, end), self.k_firsts[:, None]
+        keys = torch.arange(self.n_keys, device=queries.device)
+        first_seen = mask.first_seen(queries + firsts) - firsts
+        seen = (keys <= queries[:, :, None]) & (keys >= first_seen[:, :, None])
         # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
-        seen[:, :, 0] |= torch.arange(begin, end, device=queries.device) >= self.q_lengths[:, None]
+        seen[:, :, 0] |= queries >= self.k_lengths[:, None]
         return seen[:, None]
 
     def mask(self, mask: Mask) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.declared import declared
 from landrace.models.families import (
     baichuan,
     ernie_moe,
@@ -31,7 +30,7 @@ from landrace.models.families import (
 )
 from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
-from landrace.models.families.names import Naming
+from landrace.models.families.names import Naming, shapes_of
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
@@ -93,8 +92,8 @@ def _best_naming(
     namings: Sequence[Naming], spec: ModelSpec, stored: Mapping[str, Shape]
 ) -> tuple[Naming, dict[str, Source]]:
     """The way of naming that the file's tensors fit, or fit best."""
-    found = [(naming, naming.sources(spec, stored)) for naming in namings]
-    shapes = {param.name: param.shape for param in declared(spec)}
+    shapes = shapes_of(spec)
+    found = [(naming, naming.sources(spec, shapes, stored)) for naming in namings]
     return min(found, key=lambda pair: sum(not _fits(source, shapes[name], stored) for name, source in pair[1].items()))
 
 

@@ -65,6 +65,9 @@ class Config:
         other._used = self._used
         return other
 
+    def was_read(self, key: str) -> bool:
+        return key in self._used
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
@@ -153,8 +156,9 @@ class Config:
 
     def finish(self, no_effect: Iterable[str] = (), fixed: Mapping[str, Any] | None = None) -> None:
         """Refuses every key that was not read and is not known to be without effect."""
-        for key, allowed in {**FIXED, **(fixed or {})}.items():
-            if key not in self._used:
+        own = fixed or {}
+        for key, allowed in {**FIXED, **own}.items():
+            if key in own or key not in self._used:
                 self.require(key, *(allowed if isinstance(allowed, tuple) else (allowed,)))
         patterns = [re.compile(pattern) for pattern in (*NO_EFFECT, *no_effect)]
         for key, value in self._values.items():

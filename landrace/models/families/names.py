@@ -22,6 +22,11 @@ JOINT: Mapping[str, tuple[str, ...]] = {
 them, and writes them when it is told to keep its own names."""
 
 
+def shapes_of(spec: ModelSpec) -> dict[str, Shape]:
+    """Every parameter of `Decoder(spec)`, by name."""
+    return {param.name: param.shape for param in declared(spec)}
+
+
 @dataclass(frozen=True)
 class Naming:
     """How one kind of checkpoint names its tensors. The defaults are Llama's, which the decoder uses too."""
@@ -57,12 +62,14 @@ class Naming:
                 return body, head
         return self.prefixes[0]
 
-    def sources(self, spec: ModelSpec, tensor_names: Collection[str] = ()) -> dict[str, Source]:
-        """A `Source` for every parameter of `Decoder(spec)`, by the parameter's name."""
+    def sources(
+        self, spec: ModelSpec, parameters: Mapping[str, Shape], tensor_names: Collection[str] = ()
+    ) -> dict[str, Source]:
+        """A `Source` for each of `parameters`, by name: those of `Decoder(spec)`, with their shapes."""
         body, head = self.prefix(tensor_names)
         found: dict[str, Source] = {}
         layers: list[dict[str, Shape]] = [{} for _ in spec.layers]
-        for name, shape in ((param.name, param.shape) for param in declared(spec)):
+        for name, shape in parameters.items():
             first, _, leaf = name.partition(".")
             if first == "layers":
                 number, _, inner = leaf.partition(".")

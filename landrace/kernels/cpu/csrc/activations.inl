@@ -110,24 +110,29 @@ inline float sigmoid(float x) {
     return lanes[0];
 }
 
-/// x * sigmoid(factor * x).
-inline Floats silu(Floats x, Floats factor) { return div(x, add(all(1.0f), exp(sub(all(0.0f), mul(factor, x))))); }
-inline Floats silu(Floats x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), x)))); }
-
-/// NaN stays NaN.
-inline Floats at_most(float limit, Floats x) { return min(all(limit), x); }
-inline Floats clamped(float limit, Floats x) { return max(all(-limit), at_most(limit, x)); }
+/// x * sigmoid(alpha * x).
+inline Floats swish(Floats x, Floats alpha_x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), alpha_x)))); }
 
 /// A gate and an up as one.
-inline Floats gated(const Activation& activation, Floats gate, Floats up) {
-    const float limit = activation.limit;
-    switch (activation.kind) {
-        case Activation::Kind::clamp_before: return mul(silu(at_most(limit, gate)), clamped(limit, up));
-        case Activation::Kind::clamp_after: return mul(at_most(limit, silu(gate)), clamped(limit, up));
-        case Activation::Kind::oai: return mul(silu(at_most(limit, gate), all(activation.alpha)), add(clamped(limit, up), all(1.0f)));
-        case Activation::Kind::swiglu: break;
+inline Floats gated(Floats gate, Floats up, const Activation& activation) {
+    if (activation.kind == ActivationKind::swiglu) return mul(swish(gate, gate), up);
+    // What is no number stays so: min and max return their second operand then.
+    const Floats limit = all(activation.limit);
+    up = max(all(-activation.limit), min(limit, up));
+    if (activation.kind == ActivationKind::clamp_after) return mul(min(limit, swish(gate, gate)), up);
+    gate = min(limit, gate);
+    if (activation.kind == ActivationKind::clamp_before) return mul(swish(gate, gate), up);
+    return mul(swish(gate, mul(all(activation.alpha), gate)), add(up, all(1.0f)));
+}
+
+/// n values of each.
+inline void gate_row(const float* gate, const float* up, int n, const Activation& activation, float* out) {
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, gated(load(gate + i), load(up + i), activation));
+    if (i < n) {
+        const int rest = n - i;
+        store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest), activation), rest);
     }
-    return mul(silu(gate), up);
 }
 
 /// out += factor * x.

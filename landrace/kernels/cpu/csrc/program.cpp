@@ -51,6 +51,7 @@ void Program::add(const std::string& operation, std::string name, const Fields& 
 
 void Program::prepare(const Step& step, int threads) {
     if (threads < 1 || threads > pool_.size()) throw std::out_of_range("the pool does not have that many threads");
+    workspace_.check(step);
     for (const Recorded& recorded : operations_) recorded.operation->check(step);
     workspace_.prepare(step, threads);
 }

@@ -89,8 +89,8 @@ void bind_program(nb::module_& m) {
 
     nb::class_<Step>(m, "Step").def(
         "__init__",
-        [](Step* self, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts, Address slots, Address slot_counts,
-           Address write_slots, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
+        [](Step* self, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts,
+           const std::vector<std::tuple<Address, Address, Address, Address>>& groups, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
            std::vector<std::vector<int32_t>> adapter_rows, Address logits) {
             Step* step = new (self) Step{};
             step->n_rows = n_rows;
@@ -98,9 +98,8 @@ void bind_program(nb::module_& m) {
             step->positions = at<const int64_t>(positions);
             step->n_sequences = n_sequences;
             step->starts = at<const int64_t>(starts);
-            step->slots = at<const int64_t* const>(slots);
-            step->slot_counts = at<const int64_t>(slot_counts);
-            step->write_slots = at<const int64_t>(write_slots);
+            for (const auto& [slots, counts, first_positions, write_slots] : groups)
+                step->groups.push_back({at<const int64_t* const>(slots), at<const int64_t>(counts), at<const int64_t>(first_positions), at<const int64_t>(write_slots)});
             step->n_logit_rows = n_logit_rows;
             step->logit_rows = at<const int64_t>(logit_rows);
             for (const auto& [cos, sin, rows, n_table_rows] : rotary)
@@ -108,8 +107,7 @@ void bind_program(nb::module_& m) {
             step->adapter_rows = std::move(adapter_rows);
             step->logits = at<float>(logits);
         },
-        nb::kw_only(), nb::arg("n_rows"), nb::arg("token_ids"), nb::arg("positions"), nb::arg("n_sequences"), nb::arg("starts"), nb::arg("slots"),
-        nb::arg("slot_counts"), nb::arg("write_slots"), nb::arg("n_logit_rows"), nb::arg("logit_rows"), nb::arg("rotary"), nb::arg("adapter_rows"),
+        nb::kw_only(), nb::arg("n_rows"), nb::arg("token_ids"), nb::arg("positions"), nb::arg("n_sequences"), nb::arg("starts"), nb::arg("groups"), nb::arg("n_logit_rows"), nb::arg("logit_rows"), nb::arg("rotary"), nb::arg("adapter_rows"),
         nb::arg("logits"));
 
     nb::class_<Program>(m, "Program")

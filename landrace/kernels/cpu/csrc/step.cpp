@@ -19,24 +19,34 @@ void check_rows(const Step& step) {
     }
 }
 
-void check_sequences(const Step& step, int64_t n_slots) {
+void check_sequences(const Step& step) {
     for (int s = 0; s < step.n_sequences; ++s) {
         const int64_t begin = step.starts[s], end = step.starts[s + 1];
         if (begin > end || end > step.n_rows) throw std::out_of_range("sequences do not lie in the step's rows");
+        if (begin < end && step.positions[end - 1] < 0) throw std::out_of_range("a position is negative");
+        for (int64_t i = begin; i < end; ++i)
+            if (step.positions[i] < 0 || step.positions[i] != step.positions[end - 1] - (end - 1 - i))
+                throw std::out_of_range("positions do not follow one another");
+    }
+}
+
+void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots) {
+    for (int s = 0; s < step.n_sequences; ++s) {
+        const int64_t begin = step.starts[s], end = step.starts[s + 1], first = group.first_positions[s];
         if (begin == end) continue;
+        if (first < 0 || first % kTile) throw std::out_of_range("position " + std::to_string(first) + " does not begin a tile");
         const int64_t last = step.positions[end - 1];
-        expect_within(last, step.slot_counts[s], "position");
-        const int64_t* slots = step.slots[s];
-        for (int64_t position = 0; position <= last; ++position) {
+        expect_within(last - first, group.counts[s], "position");
+        const int64_t* slots = group.by_position(s);
+        for (int64_t position = first; position <= last; ++position) {
             const int64_t inner = position % kTile;
             expect_within(slots[position], n_slots, "cache slot");
             if (slots[position] != slots[position - inner] + inner || slots[position - inner] % kTile)
                 throw std::out_of_range("cache blocks are not whole tiles of sixteen");
         }
         for (int64_t i = begin; i < end; ++i) {
-            const int64_t position = last - (end - 1 - i);
-            if (position < 0 || step.positions[i] != position) throw std::out_of_range("positions do not follow one another");
-            if (step.write_slots[i] != slots[position]) throw std::out_of_range("a row is written to another position's slot");
+            expect_within(step.positions[i] - first, group.counts[s], "position");
+            if (group.write_slots[i] != slots[step.positions[i]]) throw std::out_of_range("a row is written to another position's slot");
         }
     }
 }

@@ -19,6 +19,17 @@ struct RotaryTable {
     int64_t n_table_rows;
 };
 
+/// Where the layers of one cache group keep each sequence's positions.
+struct CacheSlots {
+    const int64_t* const* slots;  // by sequence: the slots of its positions from first_positions[s] on
+    const int64_t* counts;        // by sequence: how many
+    const int64_t* first_positions;
+    const int64_t* write_slots;   // [n_rows]
+
+    /// Of a sequence, by position: the first ones are not there.
+    const int64_t* by_position(int sequence) const { return slots[sequence] - first_positions[sequence]; }
+};
+
 /// All addresses stay the caller's.
 struct Step {
     int n_rows;
@@ -26,9 +37,7 @@ struct Step {
     const int64_t* positions;          // [n_rows]
     int n_sequences;
     const int64_t* starts;             // [n_sequences + 1]
-    const int64_t* const* slots;       // one array a sequence: the cache slots of its positions
-    const int64_t* slot_counts;        // [n_sequences]: how many each array holds
-    const int64_t* write_slots;        // [n_rows]
+    std::vector<CacheSlots> groups;    // by cache group
     const int64_t* logit_rows;         // [n_logit_rows]
     int n_logit_rows;
     std::vector<RotaryTable> rotary;
@@ -48,8 +57,10 @@ void expect_within(int64_t value, int64_t end, const char* what);
 /// Throws std::out_of_range for a row or angle that does not exist.
 void check_rows(const Step& step);
 
-/// Throws std::out_of_range unless every sequence's positions follow one another and have slots, in whole tiles, of a cache
-/// of `n_slots`.
-void check_sequences(const Step& step, int64_t n_slots);
+/// Throws std::out_of_range unless every sequence's positions follow one another.
+void check_sequences(const Step& step);
+
+/// Throws std::out_of_range unless the positions of checked sequences have slots, in whole tiles, of a cache of `n_slots`.
+void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots);
 
 }  // namespace landrace

@@ -34,19 +34,23 @@ void Workspace::store_logits(int vocabulary) {
     vocabulary_ = vocabulary;
 }
 
-void Workspace::write_layer(int layer, const HeadShape& shape) {
+void Workspace::write_layer(int layer, const HeadShape& shape, int group) {
     if (layer != static_cast<int>(layers_.size()))
         throw std::invalid_argument("layers are recorded in order: the next is " + std::to_string(layers_.size()) + ", not " + std::to_string(layer));
-    layers_.push_back(shape);
+    if (group < 0 || group > static_cast<int>(n_slots_.size()))
+        throw std::invalid_argument("cache groups are numbered in order: the next is " + std::to_string(n_slots_.size()) + ", not " + std::to_string(group));
+    if (group == static_cast<int>(n_slots_.size())) n_slots_.push_back(0);
+    layers_.push_back({shape, group});
 }
 
-void Workspace::read_layer(int layer, const HeadShape& shape) const {
-    if (layer < 0 || layer >= static_cast<int>(layers_.size()) || !(layers_[static_cast<size_t>(layer)] == shape))
+int Workspace::read_layer(int layer, const HeadShape& shape) const {
+    if (layer < 0 || layer >= static_cast<int>(layers_.size()) || !(layers_[static_cast<size_t>(layer)].shape == shape))
         throw std::invalid_argument("no keys of these heads are written to layer " + std::to_string(layer));
+    return layers_[static_cast<size_t>(layer)].group;
 }
 
 void Workspace::bind_cache(int layer, LayerCache cache, int64_t n_slots) {
-    n_slots_ = n_slots;
+    n_slots_[static_cast<size_t>(layers_[static_cast<size_t>(layer)].group)] = n_slots;
     if (static_cast<int>(caches_.size()) <= layer) caches_.resize(static_cast<size_t>(layer) + 1);
     caches_[static_cast<size_t>(layer)] = cache;
 }
@@ -63,10 +67,16 @@ void Workspace::reserve(int at_least, int threads) {
     for (const auto& state : states_) state->reserve(n_rows, threads);
 }
 
-void Workspace::prepare(const Step& step, int threads) {
+void Workspace::check(const Step& step) const {
     if (caches_.size() < layers_.size()) throw std::out_of_range("no cache is bound");
     check_rows(step);
-    if (!layers_.empty()) check_sequences(step, n_slots_);
+    if (layers_.empty()) return;
+    if (step.groups.size() != n_slots_.size()) throw std::out_of_range("a step has other cache groups than the program");
+    check_sequences(step);
+    for (size_t group = 0; group < n_slots_.size(); ++group) check_slots(step, step.groups[group], n_slots_[group]);
+}
+
+void Workspace::prepare(const Step& step, int threads) {
     reserve(std::max(step.n_rows, step.n_logit_rows), threads);
     for (const auto& state : states_) state->prepare(step, threads);
 }

@@ -53,26 +53,32 @@ public:
         return state;
     }
 
-    /// Says that keys and values of a layer are written; layers are numbered in order. Throws std::invalid_argument.
-    void write_layer(int layer, const HeadShape& shape);
-    /// Says that they are read. Throws std::invalid_argument unless such heads are written.
-    void read_layer(int layer, const HeadShape& shape) const;
+    /// Says that keys and values of a layer of a cache group are written; layers are numbered in order. Throws
+    /// std::invalid_argument.
+    void write_layer(int layer, const HeadShape& shape, int group);
+    /// Says that they are read. Returns the layer's group. Throws std::invalid_argument unless such heads are written.
+    int read_layer(int layer, const HeadShape& shape) const;
     void bind_cache(int layer, LayerCache cache, int64_t n_slots);
     const LayerCache& cache(int layer) const { return caches_[static_cast<size_t>(layer)]; }
 
     /// Makes room for `n_rows` rows in every buffer; what is in them stays.
     void reserve(int n_rows, int threads);
-    /// Before a step: checks it and makes room for it. Throws std::out_of_range for a row, slot or angle that does not exist,
-    /// or when no cache is bound.
+    /// Throws std::out_of_range for a row, slot or angle that does not exist, or when no cache is bound.
+    void check(const Step& step) const;
+    /// Makes room for a step that was checked.
     void prepare(const Step& step, int threads);
 
 private:
     std::vector<int> widths_;
     std::vector<std::vector<float>> buffers_;
     std::vector<std::unique_ptr<State>> states_;
-    std::vector<HeadShape> layers_;
+    struct Layer {
+        HeadShape shape;
+        int group;
+    };
+    std::vector<Layer> layers_;
     std::vector<LayerCache> caches_;
-    int64_t n_slots_ = 0;
+    std::vector<int64_t> n_slots_;  // by cache group
     int vocabulary_ = 0;
     int capacity_ = 0;
 };

@@ -107,7 +107,16 @@ public:
             if (each.data && each.size != shape_.n_heads) throw std::invalid_argument("there is a sink or a slope for every head, or none");
         workspace.expect(q_, shape_.n_heads * shape_.head_dim);
         workspace.expect(out_, shape_.n_heads * shape_.head_dim);
-        workspace.read_layer(layer_, shape_);
+        group_ = static_cast<size_t>(workspace.read_layer(layer_, shape_));
+    }
+
+    void check(const Step& step) const override {
+        for (int s = 0; s < step.n_sequences; ++s) {
+            if (step.starts[s] == step.starts[s + 1]) continue;
+            const int64_t position = step.positions[step.starts[s]];
+            const int64_t oldest = mask_.first_seen(position);
+            if (oldest < step.groups[group_].first_positions[s]) throw std::out_of_range("position " + std::to_string(oldest) + " is seen and not there");
+        }
     }
 
     void run(const Context& c, int thread) override {
@@ -139,7 +148,7 @@ private:
         AttendJob job{};
         job.shape = shape_;
         job.cache = c.workspace.cache(layer_);
-        job.slots = c.step.slots[task.sequence];
+        job.slots = c.step.groups[group_].by_position(task.sequence);
         job.mask = mask_;
         job.sinks = sinks_.data;
         job.slopes = slopes_.data;
@@ -153,6 +162,7 @@ private:
     }
 
     int layer_;
+    size_t group_;
     HeadShape shape_;
     int q_, out_;
     Mask mask_;

@@ -5,15 +5,11 @@
 // places in the output; otherwise they lie densely.
 #pragma once
 
-#include "activation_fields.h"
 #include "matrix_product.inl"
 #include "prepared_rows.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
-
-/// Pieces a thread should find, so that one that is late or slow costs little.
-constexpr int kPiecesPerThread = 6;
 
 class ProductOperation final : public Operation {
     struct Part {
@@ -32,8 +28,7 @@ class ProductOperation final : public Operation {
         optional(vector_field("bias")),   choice_field("epilogue", kEpilogues),
         number_field("factor"),           optional(buffer_field("row_gate")),
         optional(matrix_field("gated")),  optional(vector_field("gated_bias")),
-        kActivationField,                 kLimitField,
-        kAlphaField,
+        optional(activation_field()),
     };
 
 public:
@@ -52,7 +47,7 @@ public:
         if (norm_.data) workspace.expect(x_, norm_.size);
         if ((gather_ && rows_ == kAllRows) || (scatter_ && rows_ < 0)) throw std::invalid_argument("there are no places to gather from or scatter to");
         for (const Fields& part : parts) add(part, workspace);
-        prepared_.widen(n_in_);
+        prepared_.widen(n_in_, forms_);
         own_rows_.widen(n_in_);
     }
 
@@ -67,11 +62,11 @@ public:
             return own;
         });
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
-        const int together = std::max(1, n_tiles_ / (c.threads * kPiecesPerThread));
+        const int together = pieces_together(c.threads, n_tiles_);
         c.share(thread, ceil_div(n_tiles_, together) * n_blocks, [&](int piece) {
             const int first = piece % n_blocks * kRowsPerTask;
             const int begin = piece / n_blocks * together;
-            compute(c, input, first, std::min(kRowsPerTask, n_rows - first), begin, std::min(n_tiles_, begin + together));
+            compute(c, thread, input, first, std::min(kRowsPerTask, n_rows - first), begin, std::min(n_tiles_, begin + together));
         });
     }
 
@@ -85,7 +80,7 @@ private:
         const Matrix& matrix = part.matrix;
         if (matrix.n_in != n_in_)
             throw std::invalid_argument("a matrix with " + std::to_string(matrix.n_in) + " inputs cannot take rows of " + std::to_string(n_in_) + " values");
-        if (part.is_gated != (part.epilogue == Epilogue::gated)) throw std::invalid_argument("gated goes with a second matrix, and a second matrix with gated");
+        if (part.is_gated != (part.epilogue == Epilogue::gate)) throw std::invalid_argument("a second matrix goes with a gate, and a gate with a second matrix");
         if (part.has_row_gate) workspace.expect(part.row_gate, 1);
         if (part.has_row_gate && (part.is_gated || rows_ == kLogitRows)) throw std::invalid_argument("a row's gate is for sums of rows of the step");
         if (part.is_gated && (part.gated.n_in != n_in_ || part.gated.n_out != matrix.n_out))
@@ -110,7 +105,7 @@ private:
     }
 
     /// Rows [first, first + n_rows) times tiles [begin, end), counted through all parts.
-    void compute(const Context& c, const Rows& input, int first, int n_rows, int begin, int end) const {
+    void compute(const Context& c, int thread, const Rows& input, int first, int n_rows, int begin, int end) const {
         int passed = 0;
         for (const Part& part : parts_) {
             const int tiles = part.matrix.n_tiles();
@@ -125,9 +120,10 @@ private:
             job.epilogue = part.epilogue;
             job.activation = part.activation;
             job.factor = part.factor;
-            float factors[kRowsPerTask];
             if (part.has_row_gate) {
-                for (int i = 0; i < n_rows; ++i) factors[i] = sigmoid(*c.row(part.row_gate, rows_ < 0 ? first + i : place(c.step, first + i)));
+                // Rows are prepared, so the thread's own row is free.
+                float* factors = own_rows_.of(thread);
+                for (int row = first; row < first + n_rows; ++row) factors[row] = sigmoid(*c.row(part.row_gate, rows_ < 0 ? row : place(c.step, row)));
                 job.row_factors = factors;
             }
             job.out = part.out == kLogits ? c.step.logits : c.workspace.rows(part.out);

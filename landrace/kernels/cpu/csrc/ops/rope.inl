@@ -169,11 +169,12 @@ public:
         buffer_field("q"), buffer_field("k"), buffer_field("v"), optional(integer_field("rotary")), optional(integer_field("rotary_half")),
         number_field("scale"), optional(choice_field("norm", kHeadNorms)), optional(flag_field("over_all_heads")), optional(vector_field("q_norm")),
         optional(vector_field("k_norm")), optional(number_field("eps")), optional(number_field("temperature")), optional(integer_field("floor")),
+        optional(integer_field("group")),
     };
 
     Rope(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), rotary_(static_cast<size_t>(fields.integer("rotary"))),
-          q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")) {
+          group_(static_cast<size_t>(fields.integer("group"))), q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")) {
         job_.shape = head_shape(fields);
         job_.norm = fields.choice<HeadNorm>("norm");
         job_.over_all_heads = fields.flag("over_all_heads");
@@ -193,7 +194,7 @@ public:
         if (job_.floor < 0 || (job_.floor == 0) != !fields.has("temperature")) throw std::invalid_argument("a temperature needs a floor of at least 1");
         expect_norm(fields.vector("q_norm"), s.n_heads);
         expect_norm(fields.vector("k_norm"), s.n_kv_heads);
-        workspace.write_layer(layer_, s);
+        workspace.write_layer(layer_, s, static_cast<int>(fields.integer("group")));
     }
 
     void check(const Step& step) const override {
@@ -212,7 +213,7 @@ public:
         now.k = c.workspace.rows(k_);
         now.v = c.workspace.rows(v_);
         now.positions = c.step.positions;
-        now.write_slots = c.step.write_slots;
+        now.write_slots = c.step.groups[group_].write_slots;
         now.cache = c.workspace.cache(layer_);
         c.share(thread, c.step.n_rows, [&](int row) { rope(now, row); });
     }
@@ -224,7 +225,7 @@ private:
     }
 
     int layer_;
-    size_t rotary_;
+    size_t rotary_, group_;
     int q_, k_, v_;
     RopeJob job_{};
 };
