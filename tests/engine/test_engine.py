@@ -39,7 +39,7 @@ class Script:
         self.line_of_slot: dict[int, int] = {}
 
     def __call__(self, batch: ForwardBatch) -> torch.Tensor:
-        (view,) = batch.cache.groups.values()
+        (view,) = batch.cache.groups
         starts = [int(slots[0]) for slots in view.sequence_slots]
         for sequence, first_slot in enumerate(starts):
             row = batch.starts[sequence]

@@ -32,6 +32,8 @@ from landrace.kernels.reference.routing import route as reference_route
 from landrace.kernels.router import Router
 
 E, K = 9, 3
+MOST_ROWS = 104
+"""More than any step here has."""
 ROUTER = Router(K, renorm=True)
 OAI = Activation("oai", limit=3.0, alpha=1.7)
 
@@ -86,7 +88,7 @@ class Native:
         )  # fmt: skip
         # What is left over from steps before is NaN.
         poison(program, {self.x: mixture.width, self.logits: E, self.into: mixture.width})
-        program.run(plain_step(POISONED_ROWS), 2)
+        program.run(plain_step(MOST_ROWS), 2)
 
     def __call__(
         self, x: Tensor, logits: Tensor, before: Tensor, threads: int = 1, users: Sequence[Sequence[int]] = ()
@@ -191,13 +193,13 @@ def test_mixtures(kernels: Kernels, isa: str, mixture: Mixture) -> None:
 def test_a_row_is_the_same_in_every_batch(kernels: Kernels, name: str) -> None:
     """Alone, at any place among others, with any number of threads, in any instruction set: to the bit."""
     mixture = MIXTURES[name]
-    x, logits, before = inputs(mixture, 150)
+    x, logits, before = inputs(mixture, 70)
 
     def compute(isa: str, threads: int) -> Tensor:
         native = Native(kernels, isa, mixture)
         together = native(x, logits, before, threads)
         draw = random.Random(threads)
-        for n in (1, 1, 1, 2, 3, 4, 5, 9, 17, 100):
+        for n in (1, 1, 1, 2, 3, 5, 9, 50):
             chosen = torch.tensor(draw.sample(range(len(x)), n))
             assert torch.equal(native(x[chosen], logits[chosen], before[chosen], threads), together[chosen]), (isa, n)
         return together
@@ -237,8 +239,7 @@ def one_by_one(
 @pytest.mark.parametrize("name", ["F32", "BF16", "Q4_0", "Q6_K", "mixed kinds", "biases", "oai"])
 def test_experts_equal_single_products(kernels: Kernels, name: str) -> None:
     """To the bit. Every choice is worth the same, so that the bits of the router's softmax do not matter."""
-    mixture = replace(MIXTURES[name], router=Router(K, scale=0.3, renorm=True, renorm_floor=1e30, score="sigmoid"))
-    mixture = replace(mixture, router=Router(K, score="softmax_of_chosen"))
+    mixture = replace(MIXTURES[name], router=Router(K, "softmax_of_chosen"))
     x, logits, before = inputs(mixture, 30)
     routing = routing_of(mixture, logits)
     equal = torch.full_like(logits, -50.0).scatter(1, routing.experts, 1.0)
@@ -252,11 +253,11 @@ def test_experts_equal_single_products(kernels: Kernels, name: str) -> None:
 def test_uneven_experts(kernels: Kernels, name: str) -> None:
     """One expert gets all rows, more than a task takes; two get all; each gets one."""
     mixture = replace(MIXTURES[name], router=Router(2, "softmax_of_chosen"))
-    x, _, before = inputs(mixture, 130)
-    uneven = torch.zeros(130, E)
+    x, _, before = inputs(mixture, 100)
+    uneven = torch.zeros(100, E)
     uneven[:, 4] = 9.0
-    uneven[:, 7] = torch.where(torch.arange(130) % 50 == 0, 5.0, -5.0)
-    spread = torch.nn.functional.one_hot(torch.arange(130) % E, E) * 5.0
+    uneven[:, 7] = torch.where(torch.arange(100) % 50 == 0, 5.0, -5.0)
+    spread = torch.nn.functional.one_hot(torch.arange(100) % E, E) * 5.0
     for logits in (uneven, -uneven, spread):
         total, size = expected(mixture, x, logits, before)
 
@@ -357,15 +358,16 @@ def test_adapters(kernels: Kernels, isa: str, mixture: Mixture, users: list[list
     assert_near(result, total, size, 1e-3)
 
 
-@pytest.mark.parametrize("mixture", ADAPTED.values(), ids=ADAPTED)
-def test_an_adapters_row_is_the_same_in_every_batch(kernels: Kernels, mixture: Mixture) -> None:
+@pytest.mark.parametrize("name", ["Q4_0", "on input"])
+def test_an_adapters_row_is_the_same_in_every_batch(kernels: Kernels, name: str) -> None:
+    mixture = ADAPTED[name]
     x, logits, before = inputs(mixture, 40)
     users = USERS["some rows"]
 
     def compute(isa: str, threads: int) -> Tensor:
         native = Native(kernels, isa, mixture, adapted=True)
         together = native(x, logits, before, threads, users)
-        for rows in ([0], [1], [5], [8], [39, 3], [0, 1, 2, 3, 4, 5], list(range(39, -1, -1))):
+        for rows in ([0], [5], [8], [39, 3, 0], list(range(39, -1, -1))):
             own = [[rows.index(row) for row in used if row in rows] for used in users]
             assert torch.equal(native(x[rows], logits[rows], before[rows], threads, own), together[rows])
         return together

@@ -52,7 +52,7 @@ def route(
     """Records the choice of each row's experts by the logits in a buffer of n_experts values (see `Router`).
 
     choice_bias [n_experts] where the router has one; table [vocabulary * top_k], the experts' numbers of each token,
-    where they are chosen by token.
+    where they are chosen by token. ValueError for what does not fit.
     """
     if (choice_bias is not None) != router.choice_bias or (table is not None) != router.by_token:
         raise ValueError("A router has the choice's bias and the table that its record says, and no others.")

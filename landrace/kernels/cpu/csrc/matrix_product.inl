@@ -66,6 +66,14 @@ inline void deliver(const Product& job, int tile, int first, int n_rows, const f
     }
 }
 
+/// Asks for the memory that a tile will be added to.
+inline void fetch_sums(const Product& job, int tile, int first, int n_rows) {
+    for (int r = first; r < first + n_rows; ++r) {
+        const int64_t row = job.out_rows ? job.out_rows[r] : r;
+        if (row >= 0) prefetch(job.out + row * job.out_stride + tile * kTile);
+    }
+}
+
 /// Rows [first, first + n_rows) (at most kRowsPerTask, the first of them the first of a panel) times tiles
 /// [first_tile, end_tile), into the epilogue.
 inline void product(const Product& job, const Rows& rows, int first, int n_rows, int first_tile, int end_tile) {
@@ -78,6 +86,10 @@ inline void product(const Product& job, const Rows& rows, int first, int n_rows,
         const bool has_second = with_gate || tile + 1 < end_tile;
         const Matrix& other = with_gate ? *job.gated : matrix;
         const uint8_t* const tiles[2] = {matrix.tile(tile), other.tile(with_gate ? tile : tile + 1)};
+        if (job.epilogue == Epilogue::add) {
+            fetch_sums(job, tile, first, n_rows);
+            if (has_second) fetch_sums(job, tile + 1, first, n_rows);
+        }
         if (kFloatTiles == 2 && has_second && other.kind == matrix.kind) {
             tiles_product<kFloatTiles>(matrix.kind, tiles, rows, first, n_rows, out);
         } else {
