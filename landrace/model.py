@@ -195,11 +195,12 @@ def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
     """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
     type they are kept in. Reads no weights."""
     device = default_device()
+    slots = [TILE] * len(checkpoint.spec.cache_groups)
     if _choose_kernels("auto", device)[0] is None:
-        layers = Decoder(checkpoint.spec).new_cache(TILE)
+        layers = Decoder(checkpoint.spec).new_cache(slots)
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(checkpoint.spec, TILE, cache_dtype_beside(matrices))
+        layers = new_cpu_cache(checkpoint.spec, slots, cache_dtype_beside(matrices))
     return sum(layer.nbytes for layer in layers) / TILE, layers[0].keys.dtype
 
 

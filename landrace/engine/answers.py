@@ -20,10 +20,10 @@ from landrace.models.sampling import NOT_FINITE
 class Answer:
     """What a step's logits say to one request."""
 
-    token: int | None
-    """The next one; None where the step samples none."""
+    tokens: tuple[int, ...]
+    """The next ones; none where the step samples none."""
     logprobs: tuple[TokenLogprob, ...]
-    """Of that token, if they are wanted."""
+    """Of those tokens, if they are wanted."""
     scores: tuple[TokenLogprob, ...]
     """Of prompt tokens."""
     error: RequestError | None = None
@@ -37,7 +37,7 @@ def answers(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows],
         return _read(logits, lives, wanted, choose)
     except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
         if len(lives) == 1:
-            return [Answer(None, (), (), StepError.of(cause, "choose this request's token"))]
+            return [Answer((), (), (), StepError.of(cause, "choose this request's token"))]
     return [
         answers(logits[rows.rows.start : rows.rows.stop], [live], [rows.alone], choose)[0]
         for live, rows in zip(lives, wanted, strict=True)
@@ -49,8 +49,7 @@ def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], c
     states: list[SamplingState | None] = []
     for live, rows in zip(lives, wanted, strict=True):
         states += [None] * len(rows.scored)
-        if rows.samples:
-            states.append(live.sampling)
+        states += [live.sampling] * rows.n_sampled
     tokens = choose_tokens(logits, states, choose)
     healthy = [NOT_FINITE not in tokens[rows.rows.start : rows.rows.stop] for rows in wanted]
     sound = [pair for pair, fine in zip(zip(lives, wanted, strict=True), healthy, strict=True) if fine]
@@ -59,17 +58,16 @@ def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], c
     for live, rows, fine in zip(lives, wanted, healthy, strict=True):
         if not fine:
             error = RequestError("The model's logits are not finite numbers for this request.")
-            told.append(Answer(None, (), (), error))
+            told.append(Answer((), (), (), error))
             continue
-        token = tokens[rows.rows[-1]] if rows.samples else None
         scores = tuple(islice(logprobs, len(rows.scored)))
-        chosen = () if token is None or live.request.params.logprobs is None else (next(logprobs),)
-        told.append(Answer(token, chosen, scores))
+        chosen = tuple(islice(logprobs, 0 if live.request.params.logprobs is None else rows.n_sampled))
+        told.append(Answer(_sampled(rows, tokens), chosen, scores))
     return told
 
 
 def _logprobs(logits: Tensor, healthy: Sequence[tuple[Live, WantedRows]], tokens: Sequence[int]) -> list[TokenLogprob]:
-    """What each request wants to know, request by request: its scored prompt tokens, then its new token."""
+    """What each request wants to know, request by request: its scored prompt tokens, then its new tokens."""
     rows: list[int] = []
     ids: list[int] = []
     n_top: list[int] = []
@@ -78,9 +76,14 @@ def _logprobs(logits: Tensor, healthy: Sequence[tuple[Live, WantedRows]], tokens
         if n is None and not wanted.scored:
             continue
         told = [request.prompt_ids[index] for index in wanted.scored]
-        if wanted.samples and n is not None:
-            told.append(tokens[wanted.rows[-1]])
+        if n is not None:
+            told += _sampled(wanted, tokens)
         rows += wanted.rows[: len(told)]
         ids += told
         n_top += [n or 0] * len(told)
     return token_logprobs(logits[rows], ids, n_top) if rows else []
+
+
+def _sampled(wanted: WantedRows, tokens: Sequence[int]) -> tuple[int, ...]:
+    """Of one request's rows, the tokens chosen from those that predict new ones."""
+    return tuple(tokens[wanted.rows.stop - wanted.n_sampled : wanted.rows.stop])

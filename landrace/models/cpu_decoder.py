@@ -115,9 +115,8 @@ class CpuDecoder:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens (a multiple of 16) in float32, float16, bfloat16 or
-        int8; None: `cache_dtype`."""
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
         return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
@@ -158,13 +157,12 @@ class CpuDecoder:
                 list(range(batch.token_ids.numel())) if adapter.rows is None else adapter.rows.tolist()
             )
         logit_rows = batch.logit_rows
-        n_positions = max([slots.numel() for slots in cache.sequence_slots], default=0)
+        n_positions = int(batch.positions.max()) + 1 if batch.positions.numel() else 0
         return StepInput(
             token_ids=batch.token_ids,
             positions=batch.positions,
             starts=batch.starts,
-            slots=cache.sequence_slots,
-            write_slots=cache.write_slots,
+            groups=tuple(cache.groups.values()),
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
@@ -176,7 +174,10 @@ class CpuDecoder:
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // TILE) * TILE
-        return CacheView(self.new_cache(first, torch.float32), torch.cat(slots), tuple(slots))
+        groups = self.spec.cache_groups
+        return CacheView.whole(
+            self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
+        )
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -188,7 +189,8 @@ class CpuDecoder:
     def _record(self) -> Program:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
-        recorder = Recorder(program, self._matrices, self._vectors, self._adapters)
+        groups = [group.spec for group in self.spec.cache_groups]
+        recorder = Recorder(program, self._matrices, self._vectors, self._adapters, groups)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self._bound = ()
@@ -212,11 +214,13 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: int, dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if n_slots % TILE:
+    if any(n % TILE for n in n_slots):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {n_slots} are not whole tiles.",
+            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
             hint=f"Choose a block_size that {TILE} divides.",
         )
-    return tuple(new_layer_cache(heads_of(layer.mixer), n_slots, dtype) for layer in spec.layers)
+    slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
+    shapes = [heads_of(layer.mixer) for layer in spec.layers]
+    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))

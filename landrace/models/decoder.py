@@ -92,14 +92,16 @@ class Decoder(nn.Module):
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens, so that no row ever holds what was there before.
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """Zeroed memory, so that no row ever holds what was there before: see `ServingDecoder`.
 
         `dtype` is float32 (None: the same) or bfloat16; OptionError for another.
         """
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
-        shapes = [(n_slots, layer.mixer.n_kv_heads, layer.mixer.head_dim) for layer in self.spec.layers]
+        slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
+        mixers = [layer.mixer for layer in self.spec.layers]
+        shapes = [(slots[index], mixer.n_kv_heads, mixer.head_dim) for index, mixer in enumerate(mixers)]
         return tuple(
             LayerCache(*(torch.zeros(shape, dtype=dtype or torch.float32, device=self.device) for _ in range(2)))
             for shape in shapes

@@ -7,6 +7,7 @@ from typing import Literal
 
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import FULL, Mask
+from landrace.models.cache_spec import Paged
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
 
@@ -67,6 +68,11 @@ class Gqa:
     temperature: Temperature | None = None
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
+
+    @property
+    def cache(self) -> Paged:
+        """What the layer keeps between steps: keys and values."""
+        return Paged(self.mask)
 
 
 Mixer = Gqa

@@ -15,6 +15,7 @@ from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Pa
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.kernels.router import Router
+from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
@@ -37,6 +38,7 @@ class Recorder:
         matrices: Mapping[str, PackedMatrix],
         vectors: Mapping[str, PackedVector],
         adapters: Mapping[int, PackedAdapter],
+        cache_groups: Sequence[Paged],
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
@@ -44,6 +46,7 @@ class Recorder:
         self._matrices = matrices
         self._vectors = vectors
         self._adapters = adapters
+        self._cache_groups = list(cache_groups)
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
@@ -110,6 +113,7 @@ class Recorder:
             q_norm=q_norm,
             k_norm=k_norm,
             eps=eps,
+            group=self._cache_groups.index(spec.cache),
         )
         return q, cache
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.reference.attention import attention, plan_attention
+from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, gated_heads, normed, temperature
@@ -22,6 +22,7 @@ from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.router import Router
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
+from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
@@ -42,8 +43,8 @@ class ReferenceOps:
         self._adapters = [(rows.rows, adapters[rows.place]) for rows in batch.adapters]
         self._product_dtype = product_dtype
         self._reduce = reduce
-        slots = batch.cache.sequence_slots if batch.cache is not None else None
-        self._attention_plan = plan_attention(batch.starts, slots, batch.token_ids.device)
+        self._attention_plans: dict[Paged | None, AttentionPlan] = {}
+        """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
 
     def embed(self, table: Table, factor: float) -> Tensor:
@@ -93,15 +94,17 @@ class ReferenceOps:
         view = self._batch.cache
         if view is not None:
             keys, values = view.layers[cache].keys, view.layers[cache].values
-            keys.index_copy_(0, view.write_slots, k.to(keys.dtype))
-            values.index_copy_(0, view.write_slots, v.to(values.dtype))
+            write_slots = view.groups[spec.cache].write_slots
+            keys.index_copy_(0, write_slots, k.to(keys.dtype))
+            values.index_copy_(0, write_slots, v.to(values.dtype))
             k, v = keys, values
         return q, (k, v)
 
     def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
         slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
         own = None if sinks is None else sinks.weight
-        mixed = attention(q, *past, self._attention_plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        plan = self._attention_plan(spec.cache)
+        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
         return mixed.flatten(1)
 
     def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
@@ -143,6 +146,18 @@ class ReferenceOps:
             return y if divisor == 1.0 else y / divisor
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
+
+    def _attention_plan(self, kept: Paged) -> AttentionPlan:
+        batch, device = self._batch, self._batch.token_ids.device
+        key = None if batch.cache is None else kept
+        if key not in self._attention_plans:
+            if batch.cache is None:
+                self._attention_plans[key] = plan_attention(batch.starts, None, device)
+            else:
+                view = batch.cache.groups[kept]
+                plan = plan_attention(batch.starts, view.sequence_slots, device, view.first_positions)
+                self._attention_plans[key] = plan
+        return self._attention_plans[key]
 
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         return (x if norm is None else rms_norm(x, norm.weight, norm.eps)).to(self._product_dtype)

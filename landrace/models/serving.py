@@ -32,8 +32,9 @@ class ServingDecoder(Protocol):
         """Memory that the weights take."""
         ...
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens; None: the decoder's own choice of type."""
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """Zeroed memory for keys and values: by group of `spec.cache_groups`, those of so many tokens in each of its
+        layers. `dtype` None: the decoder's own choice of type."""
         ...
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:

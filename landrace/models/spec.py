@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from landrace.errors import OptionError
+from landrace.models.cache_spec import CacheGroup, group_layers
 from landrace.models.ffn_spec import Ffn
 from landrace.models.mixer_spec import Mixer
 
@@ -52,6 +53,11 @@ class ModelSpec:
     embed_scale: float = 1.0
     logit_divisor: float = 1.0
     lm_head_bias: bool = False
+
+    @property
+    def cache_groups(self) -> tuple[CacheGroup, ...]:
+        """Layers that keep the same positions, and which those are."""
+        return group_layers(layer.mixer.cache for layer in self.layers)
 
     @property
     def trained_length(self) -> int | None:

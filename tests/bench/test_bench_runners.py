@@ -28,16 +28,16 @@ VOCAB = 256
 @pytest.fixture
 def scheduled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """The tokens of each request, for every step any engine computes."""
-    from landrace.engine.scheduler import Scheduler, Step
+    from landrace.engine.scheduler import Plan, Scheduler
 
     steps: list[list[int]] = []
     plan = Scheduler.schedule
 
-    def watched(self: Scheduler) -> Step:
-        step = plan(self)
-        if step.requests:
-            steps.append([request.scheduled for request in step.requests])
-        return step
+    def watched(self: Scheduler) -> Plan:
+        planned = plan(self)
+        if planned.work:
+            steps.append([progress.scheduled for progress in planned.work])
+        return planned
 
     monkeypatch.setattr(Scheduler, "schedule", watched)
     yield steps

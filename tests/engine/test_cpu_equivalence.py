@@ -74,13 +74,14 @@ def make_requests(adapters: Sequence[str | None] = (None,), **params: object) ->
 def naive_logits(decoder: CpuDecoder, tokens: Sequence[int], dtype: torch.dtype, slot: int | None) -> torch.Tensor:
     """Logits [T, vocab] of one whole sequence in a cache that nobody used before."""
     n = len(tokens)
-    slots = torch.arange(n)
+    slots, groups = torch.arange(n), decoder.spec.cache_groups
+    layers = decoder.new_cache([-(-n // 16) * 16] * len(groups), dtype)
     return decoder(
         ForwardBatch(
             token_ids=torch.tensor(tokens),
             positions=slots,
             starts=(0, n),
-            cache=CacheView(decoder.new_cache(-(-n // 16) * 16, dtype), slots, (slots,)),
+            cache=CacheView.whole(layers, groups, slots, (slots,)),
             adapters=() if slot is None else (AdapterRows(slot, None),),
         )
     )

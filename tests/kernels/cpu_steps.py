@@ -125,8 +125,7 @@ def plain_step(
         token_ids=torch.zeros(n_rows, dtype=torch.long) if token_ids is None else token_ids,
         positions=torch.arange(n_rows),
         starts=(0, n_rows),
-        slots=(torch.arange(max(n_rows, 1)),),
-        write_slots=torch.arange(n_rows),
+        groups=(),
         logit_rows=torch.tensor(logit_rows, dtype=torch.long),
         adapter_rows=adapter_rows,
     )

@@ -13,7 +13,7 @@ from cpu_steps import Kernels, assert_near, assert_same
 from torch import Tensor
 
 from landrace.kernels.cpu.program import TILE, Heads, Rotary, StepInput, new_layer_cache
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import FULL, Sliding
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import rms_norm
@@ -155,13 +155,20 @@ def serve(
         for buffer, whole in ((q_at, q), (k_at, k), (v_at, v)):
             program.write(buffer, torch.cat([whole[s][first:end].flatten(1) for s, first, end in step]))
         positions = torch.cat([torch.arange(first, end) for _, first, end in step])
+        # What lies before the window has no slots any more.
+        firsts = [max(0, first + 1 - case.window) // 16 * 16 if case.window else 0 for _, first, _ in step]
         program.run(
             StepInput(
                 token_ids=torch.zeros(n_rows, dtype=torch.long),
                 positions=positions,
                 starts=starts,
-                slots=[slots[s][: max(end, 1)] for s, _, end in step],
-                write_slots=torch.cat([slots[s][first:end] for s, first, end in step]),
+                groups=[
+                    GroupView(
+                        torch.cat([slots[s][first:end] for s, first, end in step]),
+                        [slots[s][oldest : max(end, 1)] for (s, _, end), oldest in zip(step, firsts, strict=True)],
+                        firsts,
+                    )
+                ],
                 logit_rows=torch.empty(0, dtype=torch.long),
                 rotary=[Rotary(cos, sin, positions)] if case.half else [],
             ),

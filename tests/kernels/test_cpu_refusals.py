@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Rotary, StepInput, new_layer_cache
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import GroupView, LayerCache
 
 # Until the kernels refuse these, some of them end the interpreter.
 HEADS = Heads(2, 1, 16)
@@ -37,12 +37,13 @@ class Attended:
 
     def run(self, n: int = 4, threads: int = 2, **changes: Any) -> Tensor:
         rows = torch.arange(n)
+        slots = changes.pop("slots", (rows,))
+        view = GroupView(changes.pop("write_slots", rows), slots, changes.pop("firsts", (0,) * len(slots)))
         step = StepInput(
             token_ids=torch.zeros(n, dtype=torch.long),
             positions=rows,
             starts=(0, n),
-            slots=(rows,),
-            write_slots=rows,
+            groups=(view,),
             logit_rows=torch.empty(0, dtype=torch.long),
             rotary=(Rotary(torch.ones(32, 8), torch.zeros(32, 8), rows),),
         )
@@ -86,6 +87,18 @@ STEPS: dict[str, Callable[[Attended], Any]] = {
     "writing past the cache": lambda a: a.run(write_slots=ids(0, 1, 2, 64)),
     "writing before the cache": lambda a: a.run(write_slots=ids(-1, 1, 2, 3)),
     "writing elsewhere than is read": lambda a: a.run(write_slots=ids(16, 17, 18, 19)),
+    "fewer slots than sequences": lambda a: a.run(slots=()),
+    "fewer first positions than sequences": lambda a: a.run(firsts=()),
+    "a first position that is no tile's": lambda a: a.run(
+        1, positions=ids(20), slots=(ids(*range(4, 21)),), firsts=(4,)
+    ),
+    "a negative first position": lambda a: a.run(slots=(torch.arange(20),), firsts=(-16,)),
+    "a row before the first position": lambda a: a.run(slots=(torch.arange(32),), firsts=(16,)),
+    "a past that is seen and not there": lambda a: a.run(
+        1, positions=ids(20), slots=(torch.arange(5),), firsts=(16,), write_slots=ids(4)
+    ),
+    "no groups": lambda a: a.run(groups=()),
+    "too many groups": lambda a: a.run(groups=(GroupView(torch.arange(4), (torch.arange(4),), (0,)),) * 2),
     "too few starts": lambda a: a.run(starts=(0,)),
     "no starts": lambda a: a.run(starts=()),
     "starts past the rows": lambda a: a.run(starts=(0, 9, 4), slots=(torch.arange(9),) * 2),
@@ -141,6 +154,17 @@ def test_caches_of_the_wrong_shape_are_refused(kernels: Kernels, name: str) -> N
     attended = Attended(kernels, bind=False)
     with pytest.raises(ValueError, match="cache"):
         attended.program.bind_cache(CACHES[name](attended.cache))
+
+
+def test_groups_are_numbered_in_order(kernels: Kernels) -> None:
+    program = kernels.program("plain")
+    q, k, v = program.buffer(32), program.buffer(16), program.buffer(16)
+    for wrong in (1, -1):
+        with pytest.raises(ValueError, match="the next is 0"):
+            program.rope(0, HEADS, q, k, v, rotary=None, group=wrong)
+    for layer, group in enumerate((0, 1, 0)):
+        program.rope(layer, HEADS, q, k, v, rotary=None, group=group)
+    program.bind_cache([new_layer_cache(HEADS, n, torch.float32) for n in (16, 64, 16)])
 
 
 def test_layers_of_different_sizes_are_refused(kernels: Kernels) -> None:

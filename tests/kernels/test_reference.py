@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.mask import FULL, Mask, Sliding
+from landrace.kernels.mask import FULL, Chunked, Mask, Sliding
 from landrace.kernels.reference import attention as attention_module
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import gated, linear, rms_norm
@@ -202,3 +202,21 @@ def test_sinks_of_gpt_oss() -> None:
     packed = (x[0].transpose(0, 1) for x in (q, k, v))
     ours = attention(*packed, plan_attention([0, 9], None, CPU), scale=0.3, mask=FULL, sinks=sinks)
     torch.testing.assert_close(ours, theirs[0])
+
+
+@pytest.mark.parametrize("mask", [Sliding(1), Sliding(9), Chunked(7), Chunked(64)])
+def test_attention_does_not_need_what_no_row_sees(mask: Mask) -> None:
+    """Keys from a first position on give what all of them give, and the others may hold NaN."""
+    generator = torch.Generator().manual_seed(3)
+    queries, keys = [1, 3, 1, 130, 20], [12, 3, 1, 150, 90]
+    slots = list(torch.randperm(sum(keys), generator=generator).split(keys))
+    k, v, q = (torch.randn(n, heads, 8, generator=generator) for n, heads in ((256, 2), (256, 2), (sum(queries), 4)))
+    starts = [sum(queries[:i]) for i in range(len(queries) + 1)]
+    whole = attention(q, k, v, plan_attention(starts, slots, CPU), scale=0.2, mask=mask)
+    firsts = [max(0, mask.first_seen(n - own)) // 4 * 4 for n, own in zip(keys, queries, strict=True)]
+    assert any(firsts)
+    for own, first in zip(slots, firsts, strict=True):
+        k[own[:first]] = v[own[:first]] = math.nan
+    seen = [own[first:] for own, first in zip(slots, firsts, strict=True)]
+    result = attention(q, k, v, plan_attention(starts, seen, CPU, firsts), scale=0.2, mask=mask)
+    torch.testing.assert_close(result, whole, atol=1e-5, rtol=0)

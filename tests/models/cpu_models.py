@@ -55,7 +55,7 @@ def stepped(
     n_tiles = [-(-len(ids) // TILE) for ids in sequences]
     tiles = torch.randperm(sum(n_tiles), generator=torch.Generator().manual_seed(5)).split(n_tiles)
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
-    layers = decoder.new_cache(sum(n_tiles) * TILE, dtype)
+    layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
         for tensor in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
             if tensor is not None:
@@ -73,8 +73,9 @@ def stepped(
             token_ids=torch.tensor([t for s, first, end in step for t in sequences[s][first:end]]),
             positions=torch.tensor([p for _, first, end in step for p in range(first, end)]),
             starts=tuple(starts),
-            cache=CacheView(
+            cache=CacheView.whole(
                 layers,
+                decoder.spec.cache_groups,
                 torch.cat([slots[s][first:end] for s, first, end in step]),
                 tuple(slots[s][:end] for s, _, end in step),
             ),

@@ -330,10 +330,10 @@ def test_what_it_cannot_do_is_refused(extension: ModuleType) -> None:
     decoder = random_decoder(tiny_spec())
     ours = on_cpu(extension, decoder)
     with pytest.raises(OptionError, match="tiles of 16 tokens, and 17"):
-        ours.new_cache(17)
+        ours.new_cache([17])
     with pytest.raises((ValueError, OptionError), match="float64"):
-        ours.new_cache(16, torch.float64)
-    with pytest.raises(ValueError, match="no kernels for mmx"):
+        ours.new_cache([16], torch.float64)
+    with pytest.raises(ValueError, match="no instruction set mmx"):
         on_cpu(extension, decoder, isa="mmx")
     with pytest.raises(IndexError, match="token 110 is not one of 110"):
         ours(ForwardBatch.packed([[3, 110]]))
@@ -348,4 +348,4 @@ def test_the_cache_is_as_exact_as_the_weights(extension: ModuleType) -> None:
     for weights, dtype in kinds.items():
         ours = on_cpu(extension, decoder, weights)
         assert ours.cache_dtype == dtype
-        assert ours.new_cache(16)[0].keys.dtype == dtype
+        assert ours.new_cache([16])[0].keys.dtype == dtype

@@ -105,8 +105,9 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             token_ids=torch.tensor([t for s, first, last in spans for t in sequences[s][first:last]]),
             positions=torch.tensor([p for _, first, last in spans for p in range(first, last)]),
             starts=tuple(starts),
-            cache=CacheView(
+            cache=CacheView.whole(
                 tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
+                decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
             ),

@@ -41,6 +41,8 @@ class _Group:
     """[G]."""
     k_lengths: Tensor
     """[G]."""
+    k_firsts: Tensor
+    """[G]: the position of each sequence's first key."""
     n_queries: int
     n_keys: int
     slots: Tensor | None
@@ -48,7 +50,8 @@ class _Group:
     masks: dict[Mask, Tensor] = field(default_factory=dict)
 
     def positions(self, begin: int, end: int) -> Tensor:
-        """[G, end - begin] of the queries from begin to end: the last query is aligned with the last key."""
+        """[G, end - begin] of the queries from begin to end, counted from the sequence's first key: the last query is
+        aligned with the last key."""
         return torch.arange(begin, end, device=self.k_lengths.device) + (self.k_lengths - self.q_lengths)[:, None]
 
     def distances(self, begin: int, end: int) -> Tensor:
@@ -57,9 +60,10 @@ class _Group:
 
     def seen(self, mask: Mask, begin: int, end: int) -> Tensor:
         """[G, 1, end - begin, K] true where a query may look."""
-        queries = self.positions(begin, end)
+        queries, firsts = self.positions(begin, end), self.k_firsts[:, None]
         keys = torch.arange(self.n_keys, device=queries.device)
-        seen = (keys <= queries[:, :, None]) & (keys >= mask.first_seen(queries)[:, :, None])
+        first_seen = mask.first_seen(queries + firsts) - firsts
+        seen = (keys <= queries[:, :, None]) & (keys >= first_seen[:, :, None])
         # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
         seen[:, :, 0] |= queries >= self.k_lengths[:, None]
         return seen[:, None]
@@ -85,9 +89,13 @@ class AttentionPlan:
 
 
 def plan_attention(
-    starts: Sequence[int], sequence_slots: Sequence[Tensor] | None, device: torch.device
+    starts: Sequence[int],
+    sequence_slots: Sequence[Tensor] | None,
+    device: torch.device,
+    first_positions: Sequence[int] | None = None,
 ) -> AttentionPlan:
-    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]."""
+    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]: those
+    of its positions from first_positions[s] on (None: from 0)."""
     q_lengths = [end - start for start, end in pairwise(starts)]
     k_lengths = q_lengths if sequence_slots is None else [slots.numel() for slots in sequence_slots]
     by_length = sorted(range(len(q_lengths)), key=lambda s: (q_lengths[s], k_lengths[s]))
@@ -104,7 +112,10 @@ def plan_attention(
             memberships.append([s])
             area, widest = own, k_lengths[s]
     memberships = sorted(sorted(members) for members in memberships)
-    groups = tuple(_make_group(members, q_lengths, k_lengths, sequence_slots, device) for members in memberships)
+    k_firsts = [0] * len(k_lengths) if first_positions is None else first_positions
+    groups = tuple(
+        _make_group(members, q_lengths, k_lengths, k_firsts, sequence_slots, device) for members in memberships
+    )
     sequence = [s for members in memberships for s in members]
     if sequence == sorted(sequence):
         return AttentionPlan(groups, order=None, inverse=None, fresh=sequence_slots is None)
@@ -117,6 +128,7 @@ def _make_group(
     members: list[int],
     q_lengths: list[int],
     k_lengths: list[int],
+    k_firsts: Sequence[int],
     sequence_slots: Sequence[Tensor] | None,
     device: torch.device,
 ) -> _Group:
@@ -137,6 +149,7 @@ def _make_group(
         places=places,
         q_lengths=torch.tensor([q_lengths[s] for s in members], device=device),
         k_lengths=torch.tensor([k_lengths[s] for s in members], device=device),
+        k_firsts=torch.tensor([k_firsts[s] for s in members], device=device),
         n_queries=n_queries,
         n_keys=n_keys,
         slots=slots,

@@ -1,7 +1,7 @@
 // Norms, activation functions, and rows quantised to signed bytes.
 #pragma once
 
-#include "types.h"
+#include "product.h"
 #include "vec.h"
 
 #include <limits>
@@ -100,15 +100,6 @@ inline void pair_up(const float* x, int n, uint32_t* pairs) {
 /// silu(gate) * up.
 inline Floats gated(Floats gate, Floats up) {
     return mul(div(gate, add(all(1.0f), exp(sub(all(0.0f), gate)))), up);
-}
-
-inline void swiglu(const float* gate, const float* up, int64_t n, float* out) {
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
-    if (i < n) {
-        const int rest = static_cast<int>(n - i);
-        store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest)), rest);
-    }
 }
 
 /// out += factor * x.

@@ -1,4 +1,4 @@
-#include "cpu_features.h"
+#include "instruction_sets.h"
 
 #include <cstdint>
 #include <cstring>
@@ -10,6 +10,17 @@
 #endif
 
 namespace landrace {
+
+// Token choice and quantisation gain nothing from what the larger sets add.
+#define LANDRACE_DECLARE_OPERATIONS(set) namespace set { Span<const Registration* const> operations(); }
+#define LANDRACE_DECLARE_REST(set) namespace set { ChooseRow row_chooser(); Quantisers quantisers(); }
+
+LANDRACE_DECLARE_OPERATIONS(plain) LANDRACE_DECLARE_REST(plain)
+LANDRACE_DECLARE_OPERATIONS(avx2) LANDRACE_DECLARE_REST(avx2)
+LANDRACE_DECLARE_OPERATIONS(avx2_vnni)
+LANDRACE_DECLARE_OPERATIONS(avx512) LANDRACE_DECLARE_REST(avx512)
+LANDRACE_DECLARE_OPERATIONS(avx512_bf16)
+
 namespace {
 
 struct Features {
@@ -67,48 +78,39 @@ Features detect() { return Features{}; }
     return found;
 }
 
-std::vector<Isa> list_isas() {
-    std::vector<Isa> isas{Isa::plain};
+std::vector<InstructionSet> list_sets() {
+    std::vector<InstructionSet> sets;
+    const auto add = [&](bool supported, const InstructionSet& set) {
+        if (supported) sets.push_back(set);
+    };
+    add(true, {"plain", plain::operations, plain::row_chooser, plain::quantisers, &machine_plain});
 #ifdef LANDRACE_HAVE_AVX2
-    if (features().avx2) isas.push_back(Isa::avx2);
+    add(features().avx2, {"avx2", avx2::operations, avx2::row_chooser, avx2::quantisers, &machine_avx2});
 #endif
 #ifdef LANDRACE_HAVE_AVX2_VNNI
-    if (features().avx2_vnni) isas.push_back(Isa::avx2_vnni);
+    add(features().avx2_vnni, {"avx2_vnni", avx2_vnni::operations, avx2::row_chooser, avx2::quantisers, &machine_avx2_vnni});
 #endif
 #ifdef LANDRACE_HAVE_AVX512
-    if (features().avx512) isas.push_back(Isa::avx512);
+    add(features().avx512, {"avx512", avx512::operations, avx512::row_chooser, avx512::quantisers, &machine_avx512});
 #endif
 #ifdef LANDRACE_HAVE_AVX512_BF16
-    if (features().avx512_bf16) isas.push_back(Isa::avx512_bf16);
+    add(features().avx512_bf16, {"avx512_bf16", avx512_bf16::operations, avx512::row_chooser, avx512::quantisers, &machine_avx512_bf16});
 #endif
-    return isas;
+    return sets;
 }
 
 }  // namespace
 
-const char* isa_name(Isa isa) {
-    switch (isa) {
-        case Isa::avx2: return "avx2";
-        case Isa::avx2_vnni: return "avx2_vnni";
-        case Isa::avx512: return "avx512";
-        case Isa::avx512_bf16: return "avx512_bf16";
-        case Isa::plain: break;
-    }
-    return "plain";
+const std::vector<InstructionSet>& instruction_sets() {
+    static const std::vector<InstructionSet> sets = list_sets();
+    return sets;
 }
 
-const std::vector<Isa>& available_isas() {
-    static const std::vector<Isa> isas = list_isas();
-    return isas;
+const InstructionSet& instruction_set(const std::string& name) {
+    for (const InstructionSet& set : instruction_sets())
+        if (name == set.name) return set;
+    throw std::invalid_argument("this build or processor has no instruction set " + name);
 }
-
-Isa isa_named(const std::string& name, const char* refusal) {
-    for (const Isa isa : available_isas())
-        if (name == isa_name(isa)) return isa;
-    throw std::invalid_argument(refusal + (" " + name));
-}
-
-Isa best_isa() { return available_isas().back(); }
 
 std::string processor_name() {
 #ifdef LANDRACE_ASK_X86

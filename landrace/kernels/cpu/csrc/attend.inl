@@ -6,10 +6,34 @@
 #pragma once
 
 #include "activations.inl"
-#include "rope.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
+
+/// Keys attended to at a time; partial results are merged in this rhythm wherever a sequence is cut.
+constexpr int kKeysPerChunk = 256;
+/// Query rows times heads that one pass over the keys serves.
+constexpr int kRowsAttending = 12;
+
+/// Query rows of one sequence and heads of one key-value head that attend together.
+struct AttendJob {
+    HeadShape shape;
+    LayerCache cache;
+    const int64_t* slots;  // of the sequence's positions; every aligned sixteen positions are sixteen aligned slots
+    int window;            // 0: all of the past
+    int first_head;
+    int n_heads;           // n_rows * n_heads <= kRowsAttending
+    int n_rows;
+    int64_t first_position;  // of the first query row; the next ones follow
+    const float* q;          // the first row, [rows, shape.n_heads * head_dim]
+    float* out;              // likewise
+};
+
+/// Running softmax of one query row and head: its greatest score and the sum of its weights. Nothing seen yet: -inf, 0.
+struct Partial {
+    float greatest;
+    float total;
+};
 
 template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t element) {
     if constexpr (type == CacheType::f32) return load(reinterpret_cast<const float*>(at) + element);

@@ -17,12 +17,14 @@ def root_hash(*facts: object) -> bytes:
     return blake2b(repr(facts).encode(), digest_size=32).digest()
 
 
-def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """Hash of a full block: its own tokens and, through `parent`, all that came before.
+def chain_hash(parent: bytes, tokens: Sequence[int], extra: bytes = b"") -> bytes:
+    """Hash of a full block: its own tokens and, through `parent`, all that came before. `extra`: what else decides what
+    the block holds, a picture behind its placeholder tokens for instance.
 
     Cryptographic, since a collision would hand one user the cache of another.
     """
-    return blake2b(array("q", tokens).tobytes(), digest_size=32, key=parent).digest()
+    # All blocks have one length, so where the tokens end and `extra` begins is never in doubt.
+    return blake2b(array("q", tokens).tobytes() + extra, digest_size=32, key=parent).digest()
 
 
 class BlockPool:
@@ -84,6 +86,12 @@ class BlockPool:
         if digest not in self.block_of:
             self.hash_of[block] = digest
             self.block_of[digest] = block
+
+    def withdraw(self, digest: bytes) -> None:
+        """Stops offering what a digest names, if anything."""
+        block = self.block_of.get(digest)
+        if block is not None:
+            self.forget(block)
 
     def forget(self, block: int) -> None:
         """Stops offering a block, if it was."""

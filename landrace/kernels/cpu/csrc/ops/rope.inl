@@ -1,0 +1,194 @@
+// Rotation of queries and keys, head norms, and the way of keys and values into the cache.
+#pragma once
+
+#include <stdexcept>
+
+#include "activations.inl"
+#include "operation.h"
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+enum class HeadNorm : int { none, before_rope, after_rope };
+/// What Python calls them, in order.
+constexpr const char* kHeadNorms[] = {"none", "before_rope", "after_rope"};
+
+/// Rotation, head norms, and the way into the cache, for rows of one layer.
+struct RopeJob {
+    HeadShape shape;
+    HeadNorm norm;
+    const float* q_norm;  // [head_dim]
+    const float* k_norm;
+    float eps;
+    int rotary_half;              // channels i and i + rotary_half turn together; 0: no rotation
+    const float* cos;             // [table rows, rotary_half]
+    const float* sin;
+    const int64_t* table_rows;    // [rows]
+    float* q;                     // [rows, n_heads * head_dim], rotated in place and multiplied by `scale`
+    const float* k;               // [rows, n_kv_heads * head_dim]
+    const float* v;
+    float scale;
+    const int64_t* write_slots;   // [rows]
+    LayerCache cache;
+};
+
+/// Turns channels i and i + half of one head by the table's angles; the rest stay.
+inline void rotate(float* head, const float* cos, const float* sin, int half) {
+    int i = 0;
+    for (; i + kLanes <= half; i += kLanes) {
+        const Floats c = load(cos + i), s = load(sin + i), a = load(head + i), b = load(head + half + i);
+        store(head + i, fnma(b, s, mul(a, c)));
+        store(head + half + i, fma(a, s, mul(b, c)));
+    }
+    if (i < half) {
+        const int n = half - i;
+        const Floats c = load_some(cos + i, n), s = load_some(sin + i, n);
+        const Floats a = load_some(head + i, n), b = load_some(head + half + i, n);
+        store_some(head + i, fnma(b, s, mul(a, c)), n);
+        store_some(head + half + i, fma(a, s, mul(b, c)), n);
+    }
+}
+
+inline void turn(const RopeJob& job, int64_t row, const float* norm, float* head) {
+    const int d = job.shape.head_dim;
+    if (job.norm == HeadNorm::before_rope) rms_norm(head, norm, job.eps, d, head);
+    if (job.rotary_half) {
+        const int64_t at = job.table_rows[row] * job.rotary_half;
+        rotate(head, job.cos + at, job.sin + at, job.rotary_half);
+    }
+    if (job.norm == HeadNorm::after_rope) rms_norm(head, norm, job.eps, d, head);
+}
+
+/// Scale that maps the greatest magnitude of x to 127; the inverse is 0 where everything is 0. NaN where x is no number.
+inline float int8_scale(const float* x, int n, float& inverse) {
+    float greatest_magnitude = 0.0f;
+    bool number = true;
+    for (int i = 0; i < n; ++i) {
+        const float m = std::fabs(x[i]);
+        number = number && m <= 3.40282347e38f;
+        greatest_magnitude = m > greatest_magnitude ? m : greatest_magnitude;
+    }
+    inverse = number && greatest_magnitude >= 1e-30f ? 127.0f / greatest_magnitude : 0.0f;
+    if (!number) return std::numeric_limits<float>::quiet_NaN();
+    return greatest_magnitude >= 1e-30f ? greatest_magnitude / 127.0f : 0.0f;
+}
+
+/// One head's channels in an element type, `stride` elements apart.
+inline void store_head(CacheType type, const float* x, int n, float inverse, uint8_t* at, int64_t stride) {
+    if (type == CacheType::f32) {
+        float* out = reinterpret_cast<float*>(at);
+        for (int i = 0; i < n; ++i) out[i * stride] = x[i];
+    } else if (type != CacheType::i8) {
+        uint16_t* out = reinterpret_cast<uint16_t*>(at);
+        uint16_t lanes[kLanes];
+        for (int i = 0; i < n; i += kLanes) {
+            const int now = n - i < kLanes ? n - i : kLanes;
+            const Floats values = load_some(x + i, now);
+            if (type == CacheType::bf16) store_bfloat(lanes, values);
+            // What is finite stays finite; x * 0 makes NaN of what is not.
+            else store_half(lanes, fma(values, all(0.0f), min(all(65504.0f), max(all(-65504.0f), values))));
+            for (int j = 0; j < now; ++j) out[(i + j) * stride] = lanes[j];
+        }
+    } else {
+        int8_t* out = reinterpret_cast<int8_t*>(at);
+        int8_t lanes[kLanes];
+        for (int i = 0; i < n; i += kLanes) {
+            const int now = n - i < kLanes ? n - i : kLanes;
+            store_i8(lanes, round_to_int(inverse == 0.0f ? all(0.0f) : mul(load_some(x + i, now), all(inverse))));
+            for (int j = 0; j < now; ++j) out[(i + j) * stride] = lanes[j];
+        }
+    }
+}
+
+/// Queries of a row are turned and scaled in place, its keys and values go to the cache.
+inline void rope(const RopeJob& job, int64_t row) {
+    const HeadShape& s = job.shape;
+    const LayerCache& cache = job.cache;
+    const int64_t size = element_bytes(cache.type);
+    alignas(64) float head[kMaxHeadDim];
+    float* q = job.q + row * s.n_heads * s.head_dim;
+    for (int h = 0; h < s.n_heads; ++h) turn(job, row, job.q_norm, q + h * s.head_dim);
+    const int n_q = s.n_heads * s.head_dim;
+    for (int i = 0; i < n_q; i += kLanes) {
+        const int now = n_q - i < kLanes ? n_q - i : kLanes;
+        store_some(q + i, mul(load_some(q + i, now), all(job.scale)), now);
+    }
+    const int64_t slot = job.write_slots[row], lane = slot % kTile;
+    for (int h = 0; h < s.n_kv_heads; ++h) {
+        std::memcpy(head, job.k + (row * s.n_kv_heads + h) * s.head_dim, sizeof(float) * static_cast<size_t>(s.head_dim));
+        turn(job, row, job.k_norm, head);
+        const float* v = job.v + (row * s.n_kv_heads + h) * s.head_dim;
+        float k_inverse = 0.0f, v_inverse = 0.0f;
+        const int64_t tile = cache.tile_of(s, slot, h);
+        if (cache.type == CacheType::i8) {
+            cache.key_scales[tile * kTile + lane] = int8_scale(head, s.head_dim, k_inverse);
+            cache.value_scales[tile * kTile + lane] = int8_scale(v, s.head_dim, v_inverse);
+        }
+        uint8_t* keys = cache.tiles + tile * cache.tile_bytes(s);
+        uint8_t* values = keys + cache.key_bytes(s) + lane * s.padded_dim * size;
+        store_head(cache.type, head, s.head_dim, k_inverse, keys + lane * size, kTile);
+        store_head(cache.type, v, s.head_dim, v_inverse, values, 1);
+    }
+}
+
+class Rope final : public Operation {
+public:
+    static constexpr Field kSchema[] = {
+        integer_field("layer"), integer_field("n_heads"), integer_field("n_kv_heads"), integer_field("head_dim"),
+        buffer_field("q"), buffer_field("k"), buffer_field("v"), optional(integer_field("rotary")), optional(integer_field("rotary_half")),
+        number_field("scale"), optional(choice_field("norm", kHeadNorms)), optional(vector_field("q_norm")), optional(vector_field("k_norm")),
+        optional(number_field("eps")), optional(integer_field("group")),
+    };
+
+    Rope(const Fields& fields, Workspace& workspace)
+        : layer_(static_cast<int>(fields.integer("layer"))), rotary_(static_cast<size_t>(fields.integer("rotary"))),
+          group_(static_cast<size_t>(fields.integer("group"))), q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")) {
+        job_.shape = head_shape(fields);
+        job_.norm = fields.choice<HeadNorm>("norm");
+        job_.q_norm = fields.vector("q_norm").data;
+        job_.k_norm = fields.vector("k_norm").data;
+        job_.eps = fields.number("eps");
+        job_.rotary_half = static_cast<int>(fields.integer("rotary_half"));
+        job_.scale = fields.number("scale");
+        const HeadShape& s = job_.shape;
+        workspace.expect(q_, s.n_heads * s.head_dim);
+        workspace.expect(k_, s.n_kv_heads * s.head_dim);
+        workspace.expect(v_, s.n_kv_heads * s.head_dim);
+        if (job_.rotary_half < 0 || 2 * job_.rotary_half > s.head_dim)
+            throw std::invalid_argument(std::to_string(s.head_dim) + " channels cannot turn in " + std::to_string(job_.rotary_half) + " pairs");
+        if (job_.norm != HeadNorm::none && (fields.vector("q_norm").size != s.head_dim || fields.vector("k_norm").size != s.head_dim))
+            throw std::invalid_argument("a norm over heads needs a weight for each channel of q's and of k's");
+        workspace.write_layer(layer_, s, static_cast<int>(fields.integer("group")));
+    }
+
+    void check(const Step& step) const override {
+        if (job_.rotary_half) expect_within(static_cast<int64_t>(rotary_), static_cast<int64_t>(step.rotary.size()), "table of angles");
+    }
+
+    void run(const Context& c, int thread) override {
+        RopeJob now = job_;
+        if (now.rotary_half) {
+            const RotaryTable& table = c.step.rotary[rotary_];
+            now.cos = table.cos;
+            now.sin = table.sin;
+            now.table_rows = table.rows;
+        }
+        now.q = c.workspace.rows(q_);
+        now.k = c.workspace.rows(k_);
+        now.v = c.workspace.rows(v_);
+        now.write_slots = c.step.groups[group_].write_slots;
+        now.cache = c.workspace.cache(layer_);
+        c.share(thread, c.step.n_rows, [&](int row) { rope(now, row); });
+    }
+
+private:
+    int layer_;
+    size_t rotary_, group_;
+    int q_, k_, v_;
+    RopeJob job_{};
+};
+
+LANDRACE_OPERATION(rope, Rope)
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace
