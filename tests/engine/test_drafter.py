@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landrace.engine.drafts import GRAMS, READ_AT_ONCE, Drafter
+from landrace.engine.drafter import GRAMS, READ_AT_ONCE, Drafter
 from landrace.engine.step_times import StepTimes
 
 BLOCK = 16
