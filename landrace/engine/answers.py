@@ -49,41 +49,62 @@ def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], c
     states: list[SamplingState | None] = []
     for live, rows in zip(lives, wanted, strict=True):
         states += [None] * len(rows.scored)
-        states += [live.sampling] * rows.n_sampled
-    tokens = choose_tokens(logits, states, choose)
-    healthy = [NOT_FINITE not in tokens[rows.rows.start : rows.rows.stop] for rows in wanted]
-    sound = [pair for pair, fine in zip(zip(lives, wanted, strict=True), healthy, strict=True) if fine]
-    logprobs = iter(_logprobs(logits, sound, tokens))
-    told = []
-    for live, rows, fine in zip(lives, wanted, healthy, strict=True):
-        if not fine:
+        states += _states(live)[: rows.n_sampled]
+    chosen = choose_tokens(logits, states, choose)
+    told = [_Told(live, rows, chosen) for live, rows in zip(lives, wanted, strict=True)]
+    logprobs = iter(_logprobs(logits, [one for one in told if one.sound]))
+    result = []
+    for one in told:
+        if not one.sound:
             error = RequestError("The model's logits are not finite numbers for this request.")
-            told.append(Answer((), (), (), error))
+            result.append(Answer((), (), (), error))
             continue
-        scores = tuple(islice(logprobs, len(rows.scored)))
-        chosen = tuple(islice(logprobs, 0 if live.request.params.logprobs is None else rows.n_sampled))
-        told.append(Answer(_sampled(rows, tokens), chosen, scores))
-    return told
+        scores = tuple(islice(logprobs, len(one.rows.scored)))
+        of_tokens = tuple(islice(logprobs, 0 if one.n_top is None else len(one.tokens)))
+        result.append(Answer(one.tokens, of_tokens, scores))
+    return result
 
 
-def _logprobs(logits: Tensor, healthy: Sequence[tuple[Live, WantedRows]], tokens: Sequence[int]) -> list[TokenLogprob]:
+class _Told:
+    """What the rows of one request chose."""
+
+    def __init__(self, live: Live, rows: WantedRows, chosen: Sequence[int]) -> None:
+        """`chosen`: by all rows of the step."""
+        self.rows = rows
+        first_sampled = rows.rows.start + len(rows.scored)
+        self.tokens = _kept(chosen[first_sampled : rows.rows.stop], live.progress.draft)
+        self.sound = NOT_FINITE not in (*chosen[rows.rows.start : first_sampled], *self.tokens)
+        self.n_top = live.request.params.logprobs
+        self.prompt_ids = live.request.prompt_ids
+
+
+def _states(live: Live) -> list[SamplingState]:
+    """What the next token is chosen by, and each that follows one of the draft."""
+    states = [live.sampling]
+    for guess in live.progress.draft:
+        states.append(states[-1].after(guess))
+    return states
+
+
+def _kept(chosen: Sequence[int], draft: Sequence[int]) -> tuple[int, ...]:
+    """Of the tokens chosen after the last one and after each of the draft, those that would have been chosen without
+    it: up to the first that differs from the guess, since the rows behind that one go on from something else."""
+    right = next((n for n, guess in enumerate(draft) if chosen[n] != guess), len(draft))
+    kept = tuple(chosen[: right + 1])
+    # A row without probabilities is an error when its turn comes, in the next step.
+    return kept[:-1] if right and kept[-1] == NOT_FINITE else kept
+
+
+def _logprobs(logits: Tensor, told: Sequence[_Told]) -> list[TokenLogprob]:
     """What each request wants to know, request by request: its scored prompt tokens, then its new tokens."""
     rows: list[int] = []
     ids: list[int] = []
     n_top: list[int] = []
-    for live, wanted in healthy:
-        request, n = live.request, live.request.params.logprobs
-        if n is None and not wanted.scored:
-            continue
-        told = [request.prompt_ids[index] for index in wanted.scored]
-        if n is not None:
-            told += _sampled(wanted, tokens)
-        rows += wanted.rows[: len(told)]
-        ids += told
-        n_top += [n or 0] * len(told)
+    for one in told:
+        own = [one.prompt_ids[index] for index in one.rows.scored]
+        if one.n_top is not None:
+            own += one.tokens
+        rows += one.rows.rows[: len(own)]
+        ids += own
+        n_top += [one.n_top or 0] * len(own)
     return token_logprobs(logits[rows], ids, n_top) if rows else []
-
-
-def _sampled(wanted: WantedRows, tokens: Sequence[int]) -> tuple[int, ...]:
-    """Of one request's rows, the tokens chosen from those that predict new ones."""
-    return tuple(tokens[wanted.rows.stop - wanted.n_sampled : wanted.rows.stop])

@@ -34,7 +34,7 @@ class WantedRows:
 def build_batch(
     work: Sequence[Progress], memory: CacheMemory, adapter_slots: Mapping[str, int]
 ) -> tuple[ForwardBatch, list[WantedRows]]:
-    """Lays each request's tokens [cached, cached + scheduled) end to end.
+    """Lays each request's tokens [cached, cached + scheduled), and its draft behind them, end to end.
 
     Logits are asked for only where a token is sampled or a prompt logprob wanted.
     """
@@ -47,9 +47,11 @@ def build_batch(
     ends: list[int] = []
     rows_of_slot: dict[int, list[int]] = {}
     for progress in work:
-        first, end = progress.cached, progress.cached + progress.scheduled
+        first, held = progress.cached, progress.cached + progress.scheduled
+        end = held + len(progress.draft)
         row = starts[-1] - first  # packed row of position 0, if it were here
-        token_ids += progress.tokens[first:end]
+        token_ids += progress.tokens[first:held]
+        token_ids += progress.draft
         positions += range(first, end)
         starts.append(row + end)
         ends.append(end)
@@ -88,4 +90,5 @@ def _predictions(progress: Progress) -> tuple[range, int]:
     """The prompt tokens this step scores, and how many new ones it samples: the row of position p predicts p + 1's."""
     end = progress.cached + progress.scheduled
     scored = range(max(progress.scored, progress.cached + 1), min(len(progress.request.prompt_ids), end + 1))
-    return scored, int(end == progress.held and progress.request.params.max_tokens > 0)
+    samples = end == progress.held and progress.request.params.max_tokens > 0
+    return scored, 1 + len(progress.draft) if samples else 0

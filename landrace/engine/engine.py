@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import eq
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from landrace.engine.cache.cache import Cache
 from landrace.engine.cache.memory import CacheMemory
 from landrace.engine.cache.paged import PagedGroup, blocks_of
 from landrace.engine.cache.pool import root_hash
+from landrace.engine.drafter import Drafter
+from landrace.engine.drafting import Drafting
 from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
@@ -71,6 +74,7 @@ class Engine:
         n_blocks = [blocks_of(group.spec, self.options) for group in spec.cache_groups]
         self._memory = CacheMemory(decoder, n_blocks, self.options.block_size, cache_dtype)
         self._scheduler = self._new_scheduler()
+        self._drafting = Drafting(self.options, self.max_length) if self.options.draft else None
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
@@ -135,12 +139,14 @@ class Engine:
         self._check(request)
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
         params = request.params
+        progress = Progress(request, root_hash(adapter))
         live = Live(
-            progress=Progress(request, root_hash(adapter)),
+            progress=progress,
             sampling=SamplingState(params, request.prompt_ids, self.decoder.device),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
             stop_text=StopText(params.stop),
             stream=TextStream(self.tokenizer, keep_leading_space=True),
+            drafter=Drafter(progress.tokens, len(request.prompt_ids)),
         )
         live.progress.arrived = arrived
         self._scheduler.add(live.progress)
@@ -171,9 +177,10 @@ class Engine:
         return outputs
 
     def _step(self, outputs: list[StepOutput]) -> None:
-        plan = self._scheduler.schedule()
-        if plan.work:
-            self._compute([self._live[progress.request.id] for progress in plan.work], outputs)
+        lives = [self._live[progress.request.id] for progress in self._scheduler.schedule().work]
+        if lives:
+            with self._drafting.step(lives) if self._drafting else nullcontext():
+                self._compute(lives, outputs)
 
     def _start_over(self, cause: Exception, outputs: list[StepOutput]) -> None:
         """After the bookkeeping itself failed, none of it can be trusted: what ran ends, what waits is queued anew on
@@ -305,13 +312,20 @@ class Engine:
             if progress.n_output + len(taken) == params.max_tokens or progress.held + len(taken) == self.max_length:
                 reason = "length"
                 break
+        draft = progress.draft
         self._scheduler.commit(progress, taken)
         if params.max_tokens == 0 and progress.left == 0:
             reason = "length"
         token_ids, logprobs = tuple(taken), answer.logprobs[: len(taken)]
         if reason is not None:
-            return self._finish(live, reason, token_ids, text, logprobs, answer.scores)
-        return _output(live, token_ids, text, logprobs, answer.scores) if taken or answer.scores else None
+            output = self._finish(live, reason, token_ids, text, logprobs, answer.scores)
+        elif taken or answer.scores:
+            output = _output(live, token_ids, text, logprobs, answer.scores)
+        else:
+            return None
+        if not draft:
+            return output
+        return replace(output, drafted_tokens=len(draft), accepted_tokens=sum(map(eq, taken, draft)))
 
     def _finish(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from landrace.engine.drafter import Drafter
 from landrace.engine.progress import Progress
 from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
@@ -20,6 +21,7 @@ class Live:
     stop_ids: frozenset[int]
     stop_text: StopText
     stream: TextStream
+    drafter: Drafter
 
     @property
     def request(self) -> Request:

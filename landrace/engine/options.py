@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
+DRAFTS = ("ngram",)
 CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
@@ -27,6 +28,9 @@ class EngineOptions:
     """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else float16."""
     prefix_cache: bool = True
     """Reuse the cache of equal prompt beginnings."""
+    draft: str | None = None
+    """ngram: guess tokens from what the prompt and the answer said before, and compute several at once. The tokens are
+    the same."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length"):
@@ -39,6 +43,8 @@ class EngineOptions:
             raise OptionError(
                 f"There is no cache_dtype {self.cache_dtype!r}.", hint=f"Choose {', '.join(CACHE_DTYPES)}."
             )
+        if self.draft is not None and self.draft not in DRAFTS:
+            raise OptionError(f"There is no draft {self.draft!r}.", hint=f"Choose {' or '.join(DRAFTS)}.")
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",

@@ -31,6 +31,8 @@ class Progress:
     """Leading tokens that lie in the cache."""
     scheduled: int = field(init=False, default=0)
     """Tokens the current step computes."""
+    draft: list[int] = field(init=False, default_factory=list, repr=False)
+    """Guesses at the tokens after those held, which the current step computes behind them."""
     tables: Tables = field(init=False, default_factory=list, repr=False)
     """What it holds of the cache, by group; empty where it holds nothing."""
     hashes: list[bytes] = field(init=False, default_factory=list, repr=False)

@@ -82,12 +82,12 @@ class Scheduler:
     def commit(self, progress: Progress, tokens: Sequence[int]) -> None:
         """Books a computed interval and the tokens chosen from its last rows; publishes what is whole now.
 
-        The last of `tokens` is not computed yet, those before it are: they were among the rows.
+        The last of `tokens` is not computed yet, those before it are: they were the draft.
         """
         before, prompt = progress.cached, len(progress.request.prompt_ids)
         progress.tokens += tokens
         progress.cached = progress.held - 1 if tokens else before + progress.scheduled
-        progress.scheduled = 0
+        progress.scheduled, progress.draft = 0, []
         progress.scored = max(progress.scored, min(progress.cached + 1, prompt))
         hashes: Sequence[bytes] = ()
         if self.options.prefix_cache:

@@ -32,11 +32,13 @@ MODELS: dict[str, dict[str, object]] = {
 def check_what_the_rungs_do(
     decoder: Any, tokenizer: Any, rungs: Mapping[str, EngineOptions], make_requests: Callable[[], list[Request]]
 ) -> None:
-    """The pre-empted rungs pre-empt, the prefix rungs hit."""
+    """The pre-empted rungs pre-empt, the prefix rungs hit, the drafted rungs guess right and wrong."""
     for name, preempts, hits in (
         ("pre-empted", True, False),
         ("pre-empted, with prefixes", True, True),
         ("prefix", False, True),
+        ("drafted", False, True),
+        ("drafted, pre-empted", True, True),
     ):
         engine = Engine(decoder, tokenizer, rungs[name])
         scheduler = engine._scheduler
@@ -46,3 +48,6 @@ def check_what_the_rungs_do(
         completions = engine.generate(make_requests())
         assert bool(preempted) == preempts, name
         assert any(completion.cached_prompt_tokens for completion in completions) == hits, name
+        drafted = sum(completion.drafted_tokens for completion in completions)
+        accepted = sum(completion.accepted_tokens for completion in completions)
+        assert 0 < accepted < drafted if "drafted" in name else drafted == 0, name

@@ -1,5 +1,5 @@
-"""The equivalence ladder on the C++ kernels, to the bit: however a request was chunked, paged, batched, pre-empted or
-cached, the same tokens with exactly the same logprobs.
+"""The equivalence ladder on the C++ kernels, to the bit: however a request was chunked, paged, batched, pre-empted,
+cached or drafted, the same tokens with exactly the same logprobs.
 
 The bottom rung is a forward pass over the whole sequence for every token, in memory of its own.
 """
@@ -43,7 +43,10 @@ RUNGS = {
     "pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=64, prefix_cache=False),
     "pre-empted, with prefixes": EngineOptions(cache_tokens=80, max_step_tokens=16),
     "prefix": EngineOptions(),
+    "drafted": EngineOptions(draft="ngram"),
+    "drafted, pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=16, draft="ngram"),
 }
+pytestmark = pytest.mark.usefixtures("free_rows")
 
 Expected = tuple[list[int], list[TokenLogprob], list[TokenLogprob]]
 

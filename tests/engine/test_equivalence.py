@@ -1,4 +1,4 @@
-"""The equivalence ladder: however a request was chunked, paged, batched, pre-empted or cached, the same tokens.
+"""The equivalence ladder: chunked, paged, batched, pre-empted, cached or drafted, a request gets the same tokens.
 
 The bottom rung is a full forward pass over the whole sequence for every token, without a cache.
 On the real model all sequences share those passes, to save time.
@@ -30,7 +30,10 @@ RUNGS = {
     "pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=64, prefix_cache=False),
     "pre-empted, with prefixes": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16),
     "prefix": EngineOptions(block_size=4),
+    "drafted": EngineOptions(block_size=8, draft="ngram"),
+    "drafted, pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16, draft="ngram"),
 }
+pytestmark = pytest.mark.usefixtures("free_rows")
 
 
 def make_requests(adapters: tuple[str | None, ...] = (None,), **params: object) -> list[Request]:
