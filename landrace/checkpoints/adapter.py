@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ def read_adapter(folder: Path, sources: Mapping[str, Source]) -> tuple[LoraSpec,
     return spec, _by_weight(whole), record
 
 
+def check_writable(names: Iterable[str], sources: Mapping[str, Source]) -> None:
+    """UnsupportedError for weights (canonical names without `.weight`) that no adapter of the hub's kind can change."""
+    if any(EXPERTS in name and (at := sources.get(f"{name}.weight")) and at.stacked is None for name in names):
+        raise UnsupportedError(
+            "An adapter on experts cannot be written for this model: the hub keeps all its experts in one tensor.",
+            hint="Tune without the experts' projections: --targets q_proj,k_proj,v_proj,o_proj.",
+        )
+
+
 def write_adapter(
     folder: Path,
     spec: LoraSpec,
@@ -102,12 +111,8 @@ def write_adapter(
     """
     pairs = _pairs_by_module(tensors, spec.rank)
     modules = _modules(sources)
+    check_writable(map(_of_all_experts, pairs), sources)
     if unknown := sorted(pairs.keys() - {name for parts in modules.values() for name in parts}):
-        if _of_all_experts(unknown[0]) + ".weight" in sources:
-            raise UnsupportedError(
-                "An adapter on experts cannot be written for this model: the hub keeps all its experts in one tensor.",
-                hint="Tune without the experts' projections.",
-            )
         raise CheckpointError(f"The adapter's module '{unknown[0]}' is not one of this model's projections.")
     stored = {
         module: _join(parts, {name: pairs[name] for name in parts if name in pairs})

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from landrace.checkpoints.adapter import read_adapter, write_adapter
+from landrace.checkpoints.adapter import check_writable, read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import UnsupportedError
 from landrace.models.adapters import fresh_tensors
@@ -103,5 +103,7 @@ def test_experts_in_one_tensor_are_refused(tmp_path: Path) -> None:
             write_adapter(tmp_path / "a", spec, tensors, checkpoint.hub_sources, "base", {})
             assert read_adapter(tmp_path / "a", checkpoint.hub_sources)[1].keys() == tensors.keys()
         else:
+            with pytest.raises(UnsupportedError, match="experts"):
+                check_writable(decoder.adaptable(targets), checkpoint.hub_sources)
             with pytest.raises(UnsupportedError, match="experts"):
                 write_adapter(tmp_path / "b", spec, tensors, checkpoint.hub_sources, "base", {})
