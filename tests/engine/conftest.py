@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.ffn_spec import Dense
+from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -43,14 +44,19 @@ class PieceTokenizer:
         return b"".join(self.shown_bytes(token) for token in ids).decode(errors="replace")
 
 
+FFN = Dense(d_hidden=48)
+
+
 def make_spec(
     *,
     window: int | None = None,
     masks: tuple[Mask, ...] = (FULL,),
     rope: RopeSpec | None = None,
+    ffn: Ffn = FFN,
     max_length: int = 256,
+    **attention: Any,
 ) -> ModelSpec:
-    """Three layers with `masks` in turn; `window`: a full one and a window in turn."""
+    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
     layers = tuple(
@@ -62,8 +68,9 @@ def make_spec(
                 scale=8**-0.5,
                 rope=rope,
                 mask=masks[index % len(masks)],
+                **attention,
             ),
-            Dense(d_hidden=48),
+            ffn,
         )
         for index in range(3)
     )

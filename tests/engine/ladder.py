@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from landrace.engine import Engine, EngineOptions, Request
+from landrace.kernels.activation import Activation
 from landrace.kernels.mask import FULL, Chunked, Sliding
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import RopeSpec
 
 LONGROPE = RopeSpec(
@@ -24,6 +27,22 @@ MODELS: dict[str, dict[str, object]] = {
     "window": {"window": 7},
     "windows alone": {"masks": (Sliding(20), Sliding(5))},
     "chunks, a window, all": {"masks": (Chunked(24), Sliding(9), FULL)},
+    "experts": {
+        "ffn": Moe(
+            8,
+            24,
+            Router(
+                3, "sigmoid", choice_bias=True, renorm=True, n_groups=4, top_groups=2, group_score="top2_sum", scale=1.5
+            ),
+            shared=Dense(16),
+            shared_gate=True,
+        ),
+    },
+    "experts, sinks, a window": {
+        "masks": (Sliding(9), FULL),
+        "sinks": True,
+        "ffn": Moe(6, 24, Router(2, "softmax_of_chosen", bias=True), bias=True, activation=Activation("oai", 2.0, 1.7)),
+    },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

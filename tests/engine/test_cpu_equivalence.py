@@ -32,6 +32,12 @@ HELD: list[tuple[str, Weights, str]] = [
     ("windows alone", "int4", "float16"),
     ("chunks, a window, all", "int8", "int8"),
     ("chunks, a window, all", "float32", "float32"),
+    *(
+        ("experts", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("experts, sinks, a window", "bfloat16", "bfloat16"),
+    ("experts, sinks, a window", "int4", "float16"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]

@@ -15,11 +15,12 @@ from torch import Tensor
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import Chunked, Sliding
+from landrace.kernels.router import Router
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.ffn_spec import Dense
+from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import RopeSpec
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
@@ -142,9 +143,13 @@ def spec_of(name: str) -> ModelSpec:
     return read_config({**SIZES, **MODELS[name]}).spec
 
 
-def with_activation(activation: Activation) -> ModelSpec:
+def with_ffn(ffn: Ffn) -> ModelSpec:
     spec = tiny_spec()
-    return replace(spec, layers=tuple(replace(layer, ffn=Dense(40, activation=activation)) for layer in spec.layers))
+    return replace(spec, layers=tuple(replace(layer, ffn=ffn) for layer in spec.layers))
+
+
+def with_activation(activation: Activation) -> ModelSpec:
+    return with_ffn(Dense(40, activation=activation))
 
 
 DYNAMIC = RopeSpec(1e4, 12, "dynamic", factor=4.0, original_length=16, length=64)
@@ -175,5 +180,18 @@ SPECS: dict[str, ModelSpec] = {
         activation.kind: with_activation(activation)
         for activation in (Activation("clamp_before", 0.5), Activation("clamp_after", 0.4), Activation("oai", 0.5, 1.7))
     },
+    "experts": with_ffn(Moe(8, 24, Router(2, renorm=True))),
+    "experts with everything": with_ffn(
+        Moe(
+            8,
+            24,
+            Router(3, "sigmoid", bias=True, choice_bias=True, n_groups=4, top_groups=2, group_score="top2_sum"),
+            bias=True,
+            activation=Activation("oai", 1.0, 1.7),
+            shared=Dense(16),
+            shared_gate=True,
+        )
+    ),
+    "experts by input": with_ffn(Moe(5, 24, Router(1, "sigmoid_of_chosen"), shared=Dense(24), weight_on_input=True)),
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),
 }
