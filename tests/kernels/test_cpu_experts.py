@@ -74,11 +74,11 @@ class Mixture:
 class Native:
     """One mixture as a program: x, the router's logits and what there was before are written, the sum is read."""
 
-    def __init__(self, kernels: Kernels, isa: str, mixture: Mixture, *, adapted: bool = False) -> None:
+    def __init__(
+        self, kernels: Kernels, isa: str, mixture: Mixture, projections: Sequence[ExpertProjection] | None = None
+    ) -> None:
         self.mixture = mixture
-        self.projections = packed(kernels, mixture)
-        if adapted:
-            self.projections = with_adapters(kernels, mixture, self.projections)
+        self.projections = projections or packed(kernels, mixture)
         program = self.program = kernels.program(isa)
         self.x, self.logits, self.into = program.buffer(mixture.width), program.buffer(E), program.buffer(mixture.width)
         routing = route(program, self.logits, mixture.router)
@@ -194,9 +194,10 @@ def test_a_row_is_the_same_in_every_batch(kernels: Kernels, name: str) -> None:
     """Alone, at any place among others, with any number of threads, in any instruction set: to the bit."""
     mixture = MIXTURES[name]
     x, logits, before = inputs(mixture, 70)
+    projections = packed(kernels, mixture)
 
     def compute(isa: str, threads: int) -> Tensor:
-        native = Native(kernels, isa, mixture)
+        native = Native(kernels, isa, mixture, projections)
         together = native(x, logits, before, threads)
         draw = random.Random(threads)
         for n in (1, 1, 1, 2, 3, 5, 9, 50):
@@ -258,13 +259,14 @@ def test_uneven_experts(kernels: Kernels, name: str) -> None:
     uneven[:, 4] = 9.0
     uneven[:, 7] = torch.where(torch.arange(100) % 50 == 0, 5.0, -5.0)
     spread = torch.nn.functional.one_hot(torch.arange(100) % E, E) * 5.0
-    for logits in (uneven, -uneven, spread):
-        total, size = expected(mixture, x, logits, before)
+    choices, projections = (uneven, -uneven, spread), packed(kernels, mixture)
 
-        def compute(isa: str, threads: int, logits: Tensor = logits) -> Tensor:
-            return Native(kernels, isa, mixture)(x, logits, before, threads)
+    def compute(isa: str, threads: int) -> Tensor:
+        native = Native(kernels, isa, mixture, projections)
+        return torch.cat([native(x, logits, before, threads) for logits in choices])
 
-        assert_near(kernels.same_everywhere(compute), total, size, 1e-3)
+    sums = [expected(mixture, x, logits, before) for logits in choices]
+    assert_near(kernels.same_everywhere(compute), *(torch.cat(parts) for parts in zip(*sums, strict=True)), 1e-3)
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "F32", "BF16", "oai", "on input"])
@@ -276,9 +278,10 @@ def test_what_is_no_number_stays_in_its_row(kernels: Kernels, name: str) -> None
     bad_logits[20] = math.nan
     bad_logits[21, 2] = math.inf
     good = [row for row in range(40) if row not in (3, 17, 20, 21)]
+    projections = packed(kernels, mixture)
 
     def compute(isa: str, threads: int) -> Tensor:
-        native = Native(kernels, isa, mixture)
+        native = Native(kernels, isa, mixture, projections)
         result, clean = native(bad_x, bad_logits, before, threads), native(x, logits, before, threads)
         assert torch.equal(result[good], clean[good])
         assert result[[3, 20]].isnan().all()
@@ -326,7 +329,9 @@ def low_rank(mixture: Mixture, projection: int, slot: int) -> tuple[Tensor, Tens
     return normal(E, RANK, n_in, seed=seed) / n_in**0.5, normal(E, n_out, RANK, seed=seed + 1)
 
 
-def with_adapters(kernels: Kernels, mixture: Mixture, projections: list[ExpertProjection]) -> list[ExpertProjection]:
+def with_adapters(
+    kernels: Kernels, mixture: Mixture, projections: Sequence[ExpertProjection]
+) -> list[ExpertProjection]:
     def packed_all(values: Tensor) -> list[PackedMatrix]:
         return [kernels.matrix(value.contiguous().view(torch.uint8), "F32", value.shape[1]) for value in values]
 
@@ -350,10 +355,11 @@ USERS = {
 def test_adapters(kernels: Kernels, isa: str, mixture: Mixture, users: list[list[int]]) -> None:
     """B A x is added for each adapter's own rows; the others are to the bit as if there were no adapters."""
     x, logits, before = inputs(mixture, 40)
-    native = Native(kernels, isa, mixture, adapted=True)
+    plain_projections = packed(kernels, mixture)
+    native = Native(kernels, isa, mixture, with_adapters(kernels, mixture, plain_projections))
     result = native(x, logits, before, 2, users)
     plain = [row for row in range(40) if not any(row in rows for rows in users)]
-    assert torch.equal(result[plain], Native(kernels, isa, mixture)(x, logits, before)[plain])
+    assert torch.equal(result[plain], Native(kernels, isa, mixture, plain_projections)(x, logits, before)[plain])
     total, size = expected(mixture, x, logits, before, users)
     assert_near(result, total, size, 1e-3)
 
@@ -363,9 +369,10 @@ def test_an_adapters_row_is_the_same_in_every_batch(kernels: Kernels, name: str)
     mixture = ADAPTED[name]
     x, logits, before = inputs(mixture, 40)
     users = USERS["some rows"]
+    projections = with_adapters(kernels, mixture, packed(kernels, mixture))
 
     def compute(isa: str, threads: int) -> Tensor:
-        native = Native(kernels, isa, mixture, adapted=True)
+        native = Native(kernels, isa, mixture, projections)
         together = native(x, logits, before, threads, users)
         for rows in ([0], [5], [8], [39, 3, 0], list(range(39, -1, -1))):
             own = [[rows.index(row) for row in used if row in rows] for used in users]

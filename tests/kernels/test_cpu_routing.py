@@ -13,6 +13,7 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu.mixture import ExpertProjection, experts, route
+from landrace.kernels.cpu.weights import WeightMemory, matrix_bytes
 from landrace.kernels.reference.routing import Routing
 from landrace.kernels.reference.routing import route as reference_route
 from landrace.kernels.router import Router
@@ -51,7 +52,8 @@ class Native:
         )
         one = [kernels.matrix(torch.ones(1, 1).view(torch.uint8), "F32", 1)] * E
         rows = torch.eye(E).view(torch.uint8)
-        down = [kernels.matrix(rows[e].view(E, 4), "F32", 1) for e in range(E)]
+        memory = WeightMemory(kernels.extension, kernels.pool, E * matrix_bytes(kernels.extension, "F32", E, 1))
+        down = [memory.matrix(rows[e].view(E, 4), "F32", 1) for e in range(E)]
         # max(silu(1), 0.5) * clamp(1, +-0.5) twice over is 1 / 4.
         experts(
             program, "experts", self.x, routing, *(ExpertProjection(m) for m in (one, one, down)),
