@@ -18,7 +18,7 @@ from landrace.engine import Engine, EngineOptions
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
-from landrace.kernels.cpu.program import TILE
+from landrace.kernels.cpu.cache import TILE
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder

@@ -144,9 +144,12 @@ def adapter_sha256(folder: Path) -> str:
 
 
 def _modules(sources: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
-    """Hub module to the canonical projections it holds."""
+    """Hub module to the canonical projections it holds. Experts, which are no modules of their own, are not among
+    them."""
     modules: dict[str, dict[str, Source]] = {}
     for name, source in sources.items():
+        if ".experts." in name:
+            continue
         if name.endswith(".weight") and _leaf(canonical := name.removesuffix(".weight")) in PROJECTIONS:
             modules.setdefault(source.tensor.removesuffix(".weight"), {})[canonical] = source
     return modules
@@ -214,7 +217,7 @@ def _pair(module: str, half: Mapping[int, Tensor], config: PeftConfig) -> _Pair:
 
 def _split(pair: _Pair, parts: Mapping[str, Source], rank: int) -> dict[str, _Pair]:
     """The canonical projections of one hub module."""
-    taken = {name: source.take(pair.b) for name, source in parts.items()}
+    taken = {name: source.take_rows(pair.b) for name, source in parts.items()}
     if len(parts) > 1 and pair.rank == rank * len(parts):
         blocks = {name: slice(i * rank, (i + 1) * rank) for i, name in enumerate(_in_row_order(parts))}
         if all(_is_zero_outside(taken[name], block) for name, block in blocks.items()):
@@ -246,7 +249,7 @@ def _join(parts: Mapping[str, Source], pairs: Mapping[str, _Pair]) -> _Pair:
     at = 0
     for name in order:
         width = pairs[name].rank
-        parts[name].put(b[:, at : at + width], pairs[name].b)
+        parts[name].put_rows(b[:, at : at + width], pairs[name].b)
         at += 0 if shared else width
     return _Pair(a, b)
 

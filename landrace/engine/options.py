@@ -15,9 +15,10 @@ class EngineOptions:
     block_size: int = 16
     """Tokens in one cache block."""
     cache_tokens: int = 16384
-    """Tokens the cache holds, rounded down to whole blocks."""
+    """Tokens the cache holds, rounded down to whole blocks. A layer that sees a window keeps that of `max_running`
+    requests and a step's tokens, where that is less."""
     max_step_tokens: int = 512
-    """Most tokens one step computes; longer prompts are cut into chunks."""
+    """Most tokens one step computes; longer prompts are cut into chunks, and share it with others."""
     max_running: int | None = None
     """Most requests in progress at once, each of which takes part in every step; None: 64, or `max_step_tokens` where
     that is less."""
@@ -73,5 +74,5 @@ class EngineOptions:
 
     @property
     def cache_room(self) -> int:
-        """Tokens of the longest sequence that an empty cache takes."""
+        """Tokens of the longest sequence that an empty cache takes; more are refused, whatever the layers see."""
         return self.n_blocks * self.block_size

@@ -14,7 +14,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class LayerCache:
     """The reference kernels keep keys and values as [n_slots, n_kv_heads, head_dim]; for the C++ kernels see
-    `kernels.cpu.program.new_layer_cache`."""
+    `kernels.cpu.cache.new_layer_cache`."""
 
     keys: Tensor
     values: Tensor

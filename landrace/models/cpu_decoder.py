@@ -14,17 +14,20 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from landrace.errors import CheckpointError, OptionError
+from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.program import MAX_HEAD_DIM, TILE, Program, Rotary, StepInput, new_layer_cache
-from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
+from landrace.kernels.cpu.cache import MAX_HEAD_DIM, TILE, new_layer_cache
+from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
+from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import Adapter, adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import RopeSpec
+from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import PackedAdapter, Recorder, heads_of
 from landrace.models.rope import rotary_tables
 from landrace.models.spec import ModelSpec
@@ -68,8 +71,6 @@ class CpuDecoder:
         self._native = native
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
-        self._matrices: dict[str, PackedMatrix] = {}
-        self._vectors: dict[str, PackedVector] = {}
         self._adapters: dict[int, PackedAdapter] = {}
         self._ropes: list[RopeSpec] = []
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
@@ -80,34 +81,13 @@ class CpuDecoder:
     @property
     def cache_dtype(self) -> torch.dtype:
         """The cache's type where nothing else is asked for."""
-        return cache_dtype_beside(matrix.block_type for matrix in self._matrices.values())
+        return cache_dtype_beside(self._weights.block_types)
 
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
-        expected = self._tree.expected_shapes()
-        for name, tensor in tensors.items():
-            if name not in expected:
-                raise CheckpointError(f"The model has no place for the tensor {name!r}.")
-            if tensor.shape != expected[name]:
-                raise CheckpointError(
-                    f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
-                    f"{list(expected[name])}."
-                )
-        if missing := [name for name in expected if name not in tensors]:
-            some = ", ".join(missing[:5])
-            raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
-        matrices = [(t.block_type, *t.shape) for t in tensors.values() if len(t.shape) == 2]
-        vectors = [t.shape[0] for t in tensors.values() if len(t.shape) == 1]
-        self._memory = WeightMemory(self._native, self._pool, total_bytes(self._native, matrices, vectors))
-        # In the order of use, so that a step reads memory from front to back.
-        with _one_torch_thread():
-            for name in expected:
-                tensor = tensors[name]
-                if len(tensor.shape) == 2:
-                    self._matrices[name] = self._memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
-                else:
-                    self._vectors[name] = self._memory.vector(tensor.values())
-        self.weight_bytes = self._memory.used_bytes
+        with one_torch_thread():
+            self._weights = PackedWeights(self._native, self._pool, params_of(self._tree), tensors)
+        self.weight_bytes = self._weights.used_bytes
         self._program = self._record()
         return self
 
@@ -190,7 +170,7 @@ class CpuDecoder:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
         groups = [group.spec for group in self.spec.cache_groups]
-        recorder = Recorder(program, self._matrices, self._vectors, self._adapters, groups)
+        recorder = Recorder(program, self._weights, self._adapters, groups)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self._bound = ()
@@ -198,15 +178,23 @@ class CpuDecoder:
 
     def _pack(self, adapter: Adapter) -> PackedAdapter:
         """The adapter in memory of its own, which its matrices hold."""
-        matrices = [matrix.detach() for pair in adapter.pairs.values() for matrix in pair]
-        shapes = [(*as_rows(matrix)[1:], *matrix.shape) for matrix in matrices]
-        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, shapes, ()))
+        shapes = [
+            (matrix.numel() // matrix.shape[-1], *matrix.shape) for pair in adapter.pairs.values() for matrix in pair
+        ]
+        sizes = [("F32", *shape[-2:]) for n_rows, *shape in shapes for _ in range(n_rows // shape[-2])]
+        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, sizes, ()))
 
         def pack(matrix: Tensor) -> PackedMatrix:
             rows, block_type = as_rows(matrix.detach())
             return memory.matrix(rows, block_type, matrix.shape[1])
 
-        return PackedAdapter(adapter.scale, {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items()})
+        pairs = {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items() if a.dim() == 2}
+        expert_pairs = {
+            name: ([pack(one) for one in a], [pack(one) for one in b])
+            for name, (a, b) in adapter.pairs.items()
+            if a.dim() == 3
+        }
+        return PackedAdapter(adapter.scale, pairs, expert_pairs)
 
 
 def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:

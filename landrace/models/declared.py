@@ -39,9 +39,14 @@ class Param:
 
 def declared(spec: ModelSpec) -> tuple[Param, ...]:
     """Every parameter of `Decoder(spec)`, in order of use."""
+    return params_of(Decoder(spec))
+
+
+def params_of(decoder: Decoder) -> tuple[Param, ...]:
+    """Every parameter of the decoder, in order of use."""
     return tuple(
         Param(f"{holder.name}.{leaf}", tuple(weight.shape), holder.role, holder.split, holder.share)
-        for holder in Decoder(spec).modules()
+        for holder in decoder.modules()
         if isinstance(holder, Weights)
         for leaf, weight in holder.named_parameters(recurse=False)
     )

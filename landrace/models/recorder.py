@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from landrace.errors import UnsupportedError
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Program
+from landrace.kernels.cpu import mixture
+from landrace.kernels.cpu.cache import Heads
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
-from landrace.kernels.mask import Chunked, Sliding
+from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
 
 
@@ -27,6 +29,8 @@ class PackedAdapter:
 
     scale: float
     pairs: Mapping[str, tuple[PackedMatrix, PackedMatrix]]
+    expert_pairs: Mapping[str, tuple[Sequence[PackedMatrix], Sequence[PackedMatrix]]]
+    """A and B of each expert."""
 
 
 class Recorder:
@@ -35,22 +39,20 @@ class Recorder:
     def __init__(
         self,
         program: Program,
-        matrices: Mapping[str, PackedMatrix],
-        vectors: Mapping[str, PackedVector],
+        weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
         cache_groups: Sequence[Paged],
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
         self._program = program
-        self._matrices = matrices
-        self._vectors = vectors
+        self._weights = weights
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
-        matrix = self._matrices[f"{table.name}.weight"]
+        matrix = self._weights.matrices[f"{table.name}.weight"]
         x = self._buffer("stream", matrix.n_in)
         self._program.embedding(matrix, factor, x)
         return x
@@ -72,22 +74,22 @@ class Recorder:
         hidden = self._part(gate, "hidden")
         if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
             gate_out, up_out = self.linears(x, [gate, up], norm=norm)
-            self._program.swiglu(gate_out, up_out, hidden.out)
+            self._program.gate(gate_out, up_out, hidden.out, activation)
         else:
             other = self._part(up, "hidden")
-            both = replace(hidden, epilogue=Epilogue.SWIGLU, gated=other.matrix, gated_bias=other.bias)
+            both = replace(
+                hidden, epilogue=Epilogue.GATE, gated=other.matrix, gated_bias=other.bias, activation=activation
+            )
             self._program.product(name, x, [both], **self._normed(norm))
         return hidden.out
 
     def add_linear(
         self, into: int | None, x: int, weight: Linear, factor: float = 1.0, *, gate: int | None = None
     ) -> int:
-        if gate is not None:
-            raise _lacking("gated shared experts")
         part = self._part(weight, "branch") if into is None else self._part(weight, into)
-        part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor)
+        part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor, row_gate=gate)
         self._program.product(_leaf(weight), x, [part])
-        self._adapt(x, weight, part.out, factor=factor)
+        self._adapt(x, weight, part.out, factor=factor, gate=gate)
         return part.out
 
     def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:
@@ -97,8 +99,6 @@ class Recorder:
     def keep(
         self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[int, int]:
-        if spec.temperature is not None or (spec.qk_norm and (spec.qk_norm.kind, spec.qk_norm.over) != ("rms", "head")):
-            raise _lacking("these norms of heads")
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
         self._program.rope(
             cache,
@@ -109,48 +109,82 @@ class Recorder:
             rotary=None if spec.rope is None else self._rotary(spec.rope),
             rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
             scale=spec.scale,
-            norm="none" if spec.qk_norm is None else spec.qk_norm.when,
+            norm=spec.qk_norm,
             q_norm=q_norm,
             k_norm=k_norm,
             eps=eps,
+            temperature=spec.temperature,
             group=self._cache_groups.index(spec.cache),
         )
         return q, cache
 
     def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
-        if sinks is not None or spec.alibi or isinstance(spec.mask, Chunked):
-            raise _lacking("this attention")
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
-        window = spec.mask.window if isinstance(spec.mask, Sliding) else None
-        self._program.attention(past, heads_of(spec), q, out, window=window)
+        self._program.attention(
+            past,
+            heads_of(spec),
+            q,
+            out,
+            mask=spec.mask,
+            sinks=None if sinks is None else self._vector(sinks),
+            slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
+        )
         return out
 
     def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
-        raise _lacking("gates of heads")
+        self._program.gate_heads(x, gate, x)
+        return x
 
-    def route(self, x: int, weights: RouterWeights, router: Router) -> int:
-        raise _lacking("mixtures of experts")
+    def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
+        logits = self._part(weights, "router")
+        self._program.product("router", x, [logits])
+        vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
+        choice_bias, table = vectors
+        return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
 
     def experts(
         self,
         into: int | None,
         x: int,
-        routing: int,
+        routing: mixture.Routing,
         gate: Experts,
         up: Experts,
         down: Experts,
         spec: Moe,
         factor: float,
     ) -> int:
-        raise _lacking("mixtures of experts")
+        projections = [self._projection(weight) for weight in (gate, up, down)]
+        out = self._buffer("branch", projections[2].matrices[0].n_out) if into is None else into
+        mixture.experts(
+            self._program,
+            "experts",
+            x,
+            routing,
+            *projections,
+            activation=spec.activation,
+            weight_on_input=spec.weight_on_input,
+            out=out,
+            add=into is not None,
+            factor=factor,
+        )
+        return out
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
-        part = Part(self._matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
+        part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
         self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
         return LOGITS
 
-    def _adapt(self, x: int, weight: Linear, out: int, *, norm: Norm | None = None, factor: float = 1.0) -> None:
-        """out = out + factor * scale * B A x, for the rows of each adapter."""
+    def _adapt(
+        self,
+        x: int,
+        weight: Linear,
+        out: int,
+        *,
+        norm: Norm | None = None,
+        factor: float = 1.0,
+        gate: int | None = None,
+    ) -> None:
+        """out = out + factor * sigmoid(gate) * scale * B A x, for the rows of each adapter."""
         for place, adapter in self._adapters.items():
             pair = adapter.pairs.get(weight.name)
             if pair is None:
@@ -158,19 +192,28 @@ class Recorder:
             a, b = pair
             low = self._buffer("low", a.n_out)
             self._program.product("adapter", x, [Part(a, low)], **self._normed(norm), rows=place, gather=True)
-            part = Part(b, out, epilogue=Epilogue.ADD, factor=factor * adapter.scale)
+            part = Part(b, out, epilogue=Epilogue.ADD, factor=factor * adapter.scale, row_gate=gate)
             self._program.product("adapter", low, [part], rows=place, scatter=True)
 
-    def _part(self, weight: Linear, out: str | int) -> Part:
+    def _projection(self, weight: Experts) -> mixture.ExpertProjection:
+        adapters = [
+            mixture.ExpertAdapter(place, *adapter.expert_pairs[weight.name], adapter.scale)
+            for place, adapter in self._adapters.items()
+            if weight.name in adapter.expert_pairs
+        ]
+        matrices = self._weights.expert_matrices[f"{weight.name}.weight"]
+        return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
+
+    def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
         """`out`: a buffer, or the purpose of one."""
-        matrix = self._matrices[f"{weight.name}.weight"]
+        matrix = self._weights.matrices[f"{weight.name}.weight"]
         return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
 
-    def _bias(self, weight: Linear | Table) -> PackedVector | None:
-        return self._vectors.get(f"{weight.name}.bias")
+    def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
+        return self._weights.vectors.get(f"{weight.name}.bias")
 
-    def _vector(self, norm: Norm) -> PackedVector:
-        return self._vectors[f"{norm.name}.weight"]
+    def _vector(self, weight: Norm | Vector) -> PackedVector:
+        return self._weights.vectors[f"{weight.name}.weight"]
 
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
@@ -184,10 +227,6 @@ class Recorder:
         if (purpose, width) not in self._buffers:
             self._buffers[purpose, width] = self._program.buffer(width)
         return self._buffers[purpose, width]
-
-
-def _lacking(what: str) -> UnsupportedError:
-    return UnsupportedError(f"The C++ kernels do not compute {what}.", hint="Choose the reference kernels.")
 
 
 def _leaf(weight: Linear) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from landrace.engine.step_times import StepTimes
-from landrace.kernels.mask import FULL, Sliding
+from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense
@@ -43,7 +43,15 @@ class PieceTokenizer:
         return b"".join(self.shown_bytes(token) for token in ids).decode(errors="replace")
 
 
-def make_spec(*, window: int | None = None, rope: RopeSpec | None = None, max_length: int = 256) -> ModelSpec:
+def make_spec(
+    *,
+    window: int | None = None,
+    masks: tuple[Mask, ...] = (FULL,),
+    rope: RopeSpec | None = None,
+    max_length: int = 256,
+) -> ModelSpec:
+    """Three layers with `masks` in turn; `window`: a full one and a window in turn."""
+    masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
     layers = tuple(
         LayerSpec(
@@ -53,7 +61,7 @@ def make_spec(*, window: int | None = None, rope: RopeSpec | None = None, max_le
                 head_dim=8,
                 scale=8**-0.5,
                 rope=rope,
-                mask=FULL if window is None or index % 2 == 0 else Sliding(window),
+                mask=masks[index % len(masks)],
             ),
             Dense(d_hidden=48),
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from landrace.engine import Engine, EngineOptions, Request
+from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.models.mixer_spec import RopeSpec
 
 LONGROPE = RopeSpec(
@@ -21,6 +22,8 @@ DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, orig
 MODELS: dict[str, dict[str, object]] = {
     "plain": {},
     "window": {"window": 7},
+    "windows alone": {"masks": (Sliding(20), Sliding(5))},
+    "chunks, a window, all": {"masks": (Chunked(24), Sliding(9), FULL)},
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

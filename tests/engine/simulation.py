@@ -11,6 +11,8 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
+from snapshots import Snapshots, States
+
 from landrace.engine import progress as progress_module
 from landrace.engine import scheduler as scheduler_module
 from landrace.engine.cache import cache as cache_module
@@ -95,11 +97,14 @@ class Simulation:
     """Drives a scheduler as the engine does."""
 
     def __init__(
-        self, options: EngineOptions, masks: Sequence[Mask] = (FULL,), modules: Bookkeeping | None = None
+        self, options: EngineOptions, kinds: Sequence[Mask | Snapshots] = (FULL,), modules: Bookkeeping | None = None
     ) -> None:
         self.options = options
         self.modules = modules or Bookkeeping()
-        self.pages: list[Any] = [Pages(mask, options, self.modules) for mask in masks]
+        self.pages: list[Any] = [
+            States(kept, options) if isinstance(kept, Snapshots) else Pages(kept, options, self.modules)
+            for kept in kinds
+        ]
         self.cache = self.modules.cache.Cache([pages.group for pages in self.pages])
         self.scheduler = self.modules.scheduler.Scheduler(options, self.cache)
         self.arrivals: list[Any] = []
@@ -164,7 +169,9 @@ class Simulation:
             size = self.options.block_size
             for pages in self.pages:
                 for digest in progress.hashes[before // size : end // size]:
-                    assert digest in pages.group.pool.block_of, "what is whole is published"
+                    assert isinstance(pages, States) or digest in pages.group.pool.block_of, (
+                        "what is whole is published"
+                    )
         if whole:
             self.first_token.setdefault(progress, self.steps)
             pause = self.steps - self.moved.get(progress, self.steps)
@@ -215,9 +222,10 @@ class Simulation:
             assert progress in work or progress.left > 1, "no stream pauses"
         spent = sum(progress.scheduled for progress in work)
         preempted = any(progress.preemptions for progress in self.scheduler.waiting)
-        assert preempted or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running)), (
-            "no token of a step is left over while somebody wants it"
-        )
+        cut = any(isinstance(pages, States) for pages in self.pages)
+        assert (
+            preempted or cut or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running))
+        ), "no token of a step is left over while somebody wants it"
 
     def check(self) -> None:
         """Conservation, and the order of things."""
@@ -257,7 +265,7 @@ class Simulation:
                 assert progress in aborted
 
 
-def masks_of(draw: Random) -> dict[str, Sequence[Mask]]:
+def kinds_of(draw: Random) -> dict[str, Sequence[Mask | Snapshots]]:
     """Kinds of models, by name."""
     window, chunk = draw.choice((1, 2, 3, 5, 9)), draw.choice((1, 3, 4, 8))
     return {
@@ -267,10 +275,12 @@ def masks_of(draw: Random) -> dict[str, Sequence[Mask]]:
         "chunked and paged": (Chunked(chunk), FULL),
         "sliding alone": (Sliding(window),),
         "two windows": (Sliding(window), Sliding(window + 3), FULL),
+        "paged and states": (FULL, Snapshots(draw.choice((1, 2, 4)), draw.choice((1, 3, 8)))),
+        "states alone": (Snapshots(draw.choice((1, 2)), 5),),
     }
 
 
-KINDS = tuple(masks_of(Random(0)))
+KINDS = tuple(kinds_of(Random(0)))
 
 
 def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: int = 60) -> Simulation:
@@ -282,7 +292,7 @@ def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: 
         max_step_tokens=random.choice([5, 12, 40]),
         max_running=random.choice([4, 5]),
     )
-    simulation = Simulation(options, masks_of(random)[kind], modules)
+    simulation = Simulation(options, kinds_of(random)[kind], modules)
     aborted = []
     for _ in range(n_requests):
         prompt = [random.randrange(2) for _ in range(random.randrange(1, 12))]

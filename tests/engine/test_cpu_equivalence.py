@@ -29,6 +29,9 @@ HELD: list[tuple[str, Weights, str]] = [
     *(("plain", weights, cache) for weights in ("float32", "int8", "int4") for cache in CACHES),
     ("window", "int4", "int8"),
     ("window", "bfloat16", "float32"),
+    ("windows alone", "int4", "float16"),
+    ("chunks, a window, all", "int8", "int8"),
+    ("chunks, a window, all", "float32", "float32"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -476,19 +475,17 @@ def test_a_window_takes_memory_for_the_window(tokenizer: object) -> None:
 
 
 def test_a_window_serves_a_long_prompt_in_the_memory_of_the_window(tiny_decoder: Callable, tokenizer: object) -> None:
-    spec = tiny_decoder(max_length=16384).spec
-    layer = replace(spec.layers[0], mixer=replace(spec.layers[0].mixer, mask=Sliding(128)))
-    decoder = make_decoder(replace(spec, layers=(layer,)))
+    decoder = tiny_decoder(masks=(Sliding(128),), max_length=16384)
     engine = Engine(decoder, tokenizer, EngineOptions(max_running=1))
     (group,) = engine._scheduler.cache.groups
     assert group.pool.n_blocks == (127 + 30 + 512) // 16
     tokens = [(7 * i + i // 50) % 60 for i in range(16000)]
     result = one(engine, tuple(tokens), ignore_eos=True, max_tokens=4, logprobs=1)
     for entry in result.logprobs:
-        # There is one layer: what lies further back than its window is seen by nobody.
-        packed = ForwardBatch.packed([tokens[-200:]], logit_rows=torch.tensor([199]))
+        # Three layers: what lies further back than three windows decides nothing.
+        packed = ForwardBatch.packed([tokens[-400:]], logit_rows=torch.tensor([399]))
         with torch.inference_mode():
-            row = decoder(replace(packed, positions=torch.arange(200) + len(tokens) - 200)).log_softmax(-1)[0]
+            row = decoder(replace(packed, positions=torch.arange(400) + len(tokens) - 400)).log_softmax(-1)[0]
         assert row.argmax() == entry.token_id
         assert entry.logprob == pytest.approx(row.max().item(), abs=1e-4)
         tokens.append(entry.token_id)

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import KINDS, Simulation, crowd, masks_of
+from simulation import KINDS, Simulation, crowd, kinds_of
 
 from landrace.engine.cache.pool import BlockPool, chain_hash, root_hash
 from landrace.engine.options import EngineOptions
@@ -30,7 +30,7 @@ options = st.builds(
     spare=st.integers(0, 18),
     prefix_cache=st.booleans(),
 )
-models = st.builds(lambda seed, kind: masks_of(Random(seed))[kind], st.integers(0, 99), st.sampled_from(KINDS))
+models = st.builds(lambda seed, kind: kinds_of(Random(seed))[kind], st.integers(0, 99), st.sampled_from(KINDS))
 
 
 @settings(max_examples=300, deadline=None)
@@ -59,7 +59,7 @@ def test_crowded_pools(kind: str) -> None:
     """Long random runs in which pre-emption, prefix hits and eviction certainly happen."""
     crowds = [crowd(kind, seed) for seed in range(8)]
     arrivals = [progress for simulation in crowds for progress in simulation.arrivals]
-    assert sum(progress.preemptions for progress in arrivals) > 0
+    assert sum(progress.preemptions for progress in arrivals) > 0 or kind == "states alone", "whose room never runs out"
     assert sum(progress.prefix_hit or 0 for progress in arrivals) > 0
 
 

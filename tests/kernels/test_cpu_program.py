@@ -10,10 +10,7 @@ import torch
 from cpu_steps import Kernels, assert_near, assert_same, plain_step, poison, stored_matrix
 from torch import Tensor
 
-from landrace.kernels.cpu.program import (
-    Part,
-    Program,
-)
+from landrace.kernels.cpu.program import Part, Program
 from landrace.kernels.cpu.weights import KINDS, WeightMemory, as_rows, matrix_bytes
 from landrace.kernels.reference.dense import gated, rms_norm
 
@@ -51,7 +48,7 @@ def test_gates(kernels: Kernels, isa: str, width: int) -> None:
     gate, up = rows_of(40, width, 4) * 10, rows_of(40, width, 5)
     program = kernels.program(isa)
     gate_at, up_at, out = (program.buffer(width) for _ in range(3))
-    program.swiglu(gate_at, up_at, out)
+    program.gate(gate_at, up_at, out)
     for n in (0, 1, 2, 5, 40):
         poison(program, {gate_at: width, up_at: width, out: width})
         program.write(gate_at, gate[:n])
@@ -77,7 +74,7 @@ def test_extreme_values(kernels: Kernels) -> None:
         at, out = program.buffer(20), program.buffer(20)
         gate_at, up_at, gated_at = (program.buffer(n) for _ in range(3))
         program.norm(at, kernels.vector(weight), 1e-5, out)
-        program.swiglu(gate_at, up_at, gated_at)
+        program.gate(gate_at, up_at, gated_at)
         program.write(at, x)
         program.write(gate_at, gate.contiguous())
         program.write(up_at, up.contiguous())
@@ -105,7 +102,7 @@ def test_extreme_values(kernels: Kernels) -> None:
 def test_a_gate_that_is_no_number(kernels: Kernels, isa: str) -> None:
     program = kernels.program(isa)
     gate_at, up_at, out = (program.buffer(18) for _ in range(3))
-    program.swiglu(gate_at, up_at, out)
+    program.gate(gate_at, up_at, out)
     gate, up = torch.ones(2, 18), torch.ones(2, 18)
     gate[0, 17], up[1, 2] = math.nan, math.nan
     program.write(gate_at, gate)
@@ -123,7 +120,7 @@ def test_replays_of_programs_that_share_a_pool(kernels: Kernels, isa: str) -> No
         first = kernels.matrix(stored_matrix(kind, 48, 64, seed), kind, 64)
         second = kernels.matrix(stored_matrix("F32", 40, 48, seed + 5), "F32", 48)
         program.product("first", at, [Part(first, low)])
-        program.swiglu(low, low, low)
+        program.gate(low, low, low)
         program.product("second", low, [Part(second, out)])
         programs.append((program, at, out))
     x = rows_of(130, 64)
@@ -140,7 +137,7 @@ def test_replays_of_programs_that_share_a_pool(kernels: Kernels, isa: str) -> No
             program.run(plain_step(min(n, 130 - turn % 5)), turn % 4)
         else:
             names = [name for name, _ in program.profile(plain_step(min(n, 130 - turn % 5)), 1 + turn % 3)]
-            assert names == ["first", "swiglu", "second"]
+            assert names == ["first", "gate", "second"]
         assert torch.equal(program.read(out, min(n, 130 - turn % 5)), whole[turn % 2][turn % 5 :][:n])
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 
-from landrace.kernels.cpu.program import CACHE_TYPES, Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.cache import CACHE_TYPES
+from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import KINDS
 
 
@@ -43,7 +44,7 @@ BAD: dict[str, tuple[object, ...]] = {
     "flag": (1, 0.0),
     "choice": ("nothing of the kind", 0),
     "matrix": (torch.ones(2, 2), 0),
-    "vector": (torch.ones(2), 0),
+    "vector": (torch.ones(2).double(), torch.ones(2, 2), torch.ones(4)[::2], 0),
     "records": (0, [1], {"matrix": 1}),
 }
 
@@ -84,7 +85,7 @@ def test_fields_of_records_are_checked_too(kernels: Kernels) -> None:
         ({**good, "factor": "much"}, "product.parts: the field factor must be of the kind number, not 'much'"),
         (
             {**good, "epilogue": "lost"},
-            "product.parts: the field epilogue must be one of store, add, swiglu",
+            "product.parts: the field epilogue must be one of store, add, gate",
         ),
         ({**good, "colour": 1}, "product.parts has no field colour"),
         ({key: value for key, value in good.items() if key != "out"}, "product.parts needs the field out"),
@@ -96,8 +97,8 @@ def test_fields_of_records_are_checked_too(kernels: Kernels) -> None:
 def test_operations_say_what_does_not_go_together(kernels: Kernels) -> None:
     program = kernels.program("plain")
     x, y = program.buffer(16), program.buffer(8)
-    with pytest.raises(ValueError, match=r"^swiglu \(gate 3\): buffer 1 does not have rows of 16 values$"):
-        program.add("swiglu", name="gate 3", gate=x, up=y, out=x)
+    with pytest.raises(ValueError, match=r"^norm \(last norm\): buffer 1 does not have rows of 16 values$"):
+        program.add("norm", name="last norm", x=x, weight=torch.ones(16), eps=0.1, out=y)
     with pytest.raises(ValueError, match="There is no operation convolution"):
         program.add("convolution", x=x)
 

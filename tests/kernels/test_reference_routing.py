@@ -147,7 +147,7 @@ def test_of_equal_scores_the_first_experts_win(router: Router) -> None:
     if router.n_groups == 1:
         best = [sorted(sorted(range(N_EXPERTS), key=lambda e: (-row[e], e))[: router.top_k]) for row in logits.tolist()]
         assert result.experts.tolist() == best
-    for rows in ([7], [7, 7, 8], range(100, 260)):
+    for rows in ([], [7], [7, 7, 8], range(100, 260)):
         alone = route(logits[list(rows)], router, choice_bias=bias)
         assert torch.equal(alone.experts, result.experts[list(rows)])
         assert torch.equal(alone.weights, result.weights[list(rows)])

@@ -12,12 +12,14 @@ import torch
 from tiny_models import tiny_spec
 from torch import Tensor
 
-from landrace.kernels.head_form import QkNorm
-from landrace.kernels.mask import Sliding
+from landrace.kernels.activation import Activation
+from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.mask import Chunked, Sliding
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
+from landrace.models.ffn_spec import Dense
 from landrace.models.mixer_spec import RopeSpec
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
@@ -140,6 +142,11 @@ def spec_of(name: str) -> ModelSpec:
     return read_config({**SIZES, **MODELS[name]}).spec
 
 
+def with_activation(activation: Activation) -> ModelSpec:
+    spec = tiny_spec()
+    return replace(spec, layers=tuple(replace(layer, ffn=Dense(40, activation=activation)) for layer in spec.layers))
+
+
 DYNAMIC = RopeSpec(1e4, 12, "dynamic", factor=4.0, original_length=16, length=64)
 LONGROPE = RopeSpec(
     1e4, 12, "longrope", original_length=30, attention_factor=1.2, length=64,
@@ -153,8 +160,20 @@ SPECS: dict[str, ModelSpec] = {
     "no rope, a window": tiny_spec(rope=None, mask=Sliding(5)),
     "norms after rope": tiny_spec(qk_norm=QkNorm("after_rope")),
     "sandwich, scales": replace(tiny_spec(residual=Sandwich(0.3)), embed_scale=2.5, logit_divisor=3.0),
+    "joint norms, a temperature": tiny_spec(
+        rope=None, qk_norm=QkNorm("before_rope", over="all_heads"), temperature=Temperature(0.3, 4)
+    ),
+    "norms without weights, chunks": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), mask=Chunked(8)),
+    "sinks, a window": tiny_spec(sinks=True, mask=Sliding(7)),
+    "ALiBi": tiny_spec(rope=None, alibi=True),
+    "gated heads": tiny_spec(head_gate=True),
+    "queries of low rank": tiny_spec(q_rank=20),
     "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),
     "logit divisor": replace(tiny_spec(), logit_divisor=3.0),
+    **{
+        activation.kind: with_activation(activation)
+        for activation in (Activation("clamp_before", 0.5), Activation("clamp_after", 0.4), Activation("oai", 0.5, 1.7))
+    },
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),
 }

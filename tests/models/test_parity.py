@@ -53,6 +53,21 @@ SHARED = {
     "glm46v": (),
     "glm_ocr": (),
     "hunyuan_vl": (),
+    "qwen2_moe": ("norm_topk",),
+    "qwen3_moe": (),
+    "qwen3_vl_moe": (),
+    "qwen3_omni_moe_thinker": (),
+    "glm4_moe": ("no_qk_norm",),
+    "glm4v_moe": (),
+    "ernie4_5_moe": (),
+    "ernie4_5_vl_moe": (),
+    "hunyuan_v1_moe": ("ntk_alpha",),
+    "hy_v3": (),
+    "minimax_m2": (),
+    "gpt_oss": (),
+    "step3p7": (),
+    "llama4_text": ("no_qk_norm", "llama3_rope"),
+    "llama4": (),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 
@@ -108,7 +123,7 @@ def check(model: Any, folder: Path, **save_options: Any) -> Decoder:
     """Full and cached logits of our decoder equal the model's."""
     config, tensors = save(model, folder, **save_options)
     ours, decoder = load(config, tensors)
-    used = {source.tensor for source in ours.sources.values()}
+    used = {tensor for source in ours.sources.values() for tensor in source.tensors}
     left_over = [name for name in tensors if name not in used and not _ignorable(name, ours.ignorable)]
     assert left_over == []
     sequences = random_ids()
@@ -146,7 +161,10 @@ def test_shared_tiny_models(model_type: str, variant: str, shared: Path, tmp_pat
     check(model, tmp_path / "native", save_original_format=False)
     if of_text:
         expected = next((v for v in entry.get("variants", []) if v["name"] == variant), entry)["params"]
-        assert sum(parameter.numel() for parameter in decoder.parameters()) == expected
+        # transformers does not count these biases of the router, save ERNIE's.
+        left_out = "choice_bias" if model_type != "ernie4_5_moe" else "nothing"
+        counted = [parameter.numel() for name, parameter in decoder.named_parameters() if not name.endswith(left_out)]
+        assert sum(counted) == expected
 
 
 def test_every_shared_variant_is_in_the_list(shared: Path) -> None:
@@ -209,7 +227,7 @@ def test_the_rotary_layout_matters(tmp_path: Path) -> None:
     config, tensors = save(model, tmp_path)
     ours, _ = load(config, tensors)
     plain = {name: replace(source, rotary=None) for name, source in ours.sources.items()}
-    wrong = Decoder(ours.spec).load((name, source.take(tensors[source.tensor])) for name, source in plain.items())
+    wrong = Decoder(ours.spec).load((name, source.take(tensors)) for name, source in plain.items())
     sequences = random_ids()
     assert worst(packed_logits(wrong, sequences), reference_logits(model, sequences)) > 10 * TOLERANCE
 

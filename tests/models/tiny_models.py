@@ -51,9 +51,9 @@ def save(model: Any, folder: Path, **options: Any) -> tuple[dict[str, Any], dict
 
 
 def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[FamilyModel, Decoder]:
-    model = read_config(config, tensors)
+    model = read_config(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     decoder = Decoder(model.spec)
-    return model, decoder.load((name, source.take(tensors[source.tensor])) for name, source in model.sources.items())
+    return model, decoder.load((name, source.take(tensors)) for name, source in model.sources.items())
 
 
 def opened_for(decoder: Decoder, length: int) -> Decoder:

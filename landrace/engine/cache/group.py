@@ -49,8 +49,8 @@ class Group(Protocol[Table]):
         ...
 
     def committed(self, table: Table, hashes: Sequence[bytes], before: int, cached: int) -> None:
-        """After the tokens from `before` to `cached` were computed: publishes what is whole and has a hash, and gives
-        back what no later token sees."""
+        """After the tokens from `before` to `cached` were computed: publishes the whole blocks among them, which
+        `hashes` ends with, and gives back what no later token sees. No hashes: publishes nothing."""
         ...
 
     def release(self, table: Table) -> None:

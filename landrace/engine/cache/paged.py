@@ -79,7 +79,7 @@ class PagedGroup:
         return end
 
     def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int) -> None:
-        for index in range(before // self._size, min(cached // self._size, len(hashes))):
+        for index in range(before // self._size, len(hashes)):
             self.pool.publish(table.block_at(index), hashes[index])
         unseen = self._first_seen(cached) - table.first
         if unseen > 0:

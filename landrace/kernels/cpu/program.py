@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from landrace.kernels.activation import SWIGLU, Activation
+from landrace.kernels.cpu.cache import CACHE_TYPES, TILE, Heads, check_layer_cache
+from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
-from landrace.kernels.layer_cache import GroupView, LayerCache, untouched_zeros
-
-TILE = 16
-"""Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
-MAX_HEAD_DIM = 512
-CACHE_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
+from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
 
 ALL_ROWS = -1
 LOGIT_ROWS = -2
@@ -40,31 +40,8 @@ class Epilogue(StrEnum):
     """out = factor * y."""
     ADD = "add"
     """out = out + factor * y."""
-    SWIGLU = "swiglu"
-    """out = silu(y) * (the gated matrix's y)."""
-
-
-HeadNorm = Literal["none", "before_rope", "after_rope"]
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Grouped-query attention's shape."""
-
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.head_dim <= MAX_HEAD_DIM:
-            raise ValueError(f"Heads have 1 to {MAX_HEAD_DIM} channels, not {self.head_dim}.")
-        if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} heads of keys evenly.")
-
-    @property
-    def padded_dim(self) -> int:
-        """Channels of a value in the cache."""
-        return -(-self.head_dim // TILE) * TILE
+    GATE = "gate"
+    """out = activation(y, the gated matrix's y)."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +54,11 @@ class Part:
     bias: PackedVector | None = None
     epilogue: Epilogue = Epilogue.STORE
     factor: float = 1.0
+    row_gate: int | None = None
+    """A buffer of width 1: y is multiplied by the sigmoid of the row's number there."""
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
-
-
-def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values
-    [16, padded head_dim].
-
-    So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16, padded head_dim] are
-    two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both. ValueError when the
-    slots are no whole tiles or the type is not one of the cache's.
-    """
-    if n_slots % TILE or n_slots < 0:
-        raise ValueError(f"{n_slots} cache slots are not whole tiles of {TILE}.")
-    if dtype not in CACHE_TYPES:
-        raise ValueError(f"The cache holds {', '.join(map(str, CACHE_TYPES))}, not {dtype}.")
-    shape = (n_slots // TILE, heads.n_kv_heads)
-    tiles = untouched_zeros((*shape, heads.head_dim + heads.padded_dim, TILE), dtype)
-    keys, values = tiles[:, :, : heads.head_dim], tiles[:, :, heads.head_dim :]
-    scales = [untouched_zeros((*shape, TILE), torch.float32) if dtype == torch.int8 else None for _ in range(2)]
-    return LayerCache(keys, values.view(*shape, TILE, heads.padded_dim), *scales)
+    activation: Activation = SWIGLU
 
 
 @dataclass(frozen=True)
@@ -177,9 +138,13 @@ class Program:
         """out = norm(x), or with `add` out = out + add * norm(x)."""
         self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
 
-    def swiglu(self, gate: int, up: int, out: int) -> None:
-        """out = silu(gate) * up."""
-        self.add("swiglu", gate=gate, up=up, out=out)
+    def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
+        """out = activation(gate, up)."""
+        self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
+
+    def gate_heads(self, x: int, gate: int, out: int) -> None:
+        """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads]."""
+        self.add("gate_heads", x=x, gate=gate, out=out)
 
     def product(
         self,
@@ -198,7 +163,7 @@ class Program:
         `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
         `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
-        records = [vars(part) for part in parts]
+        records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
         )
@@ -214,18 +179,21 @@ class Program:
         rotary: int | None,
         rotary_half: int = 0,
         scale: float = 1.0,
-        norm: HeadNorm = "none",
+        norm: QkNorm | None = None,
         q_norm: PackedVector | None = None,
         k_norm: PackedVector | None = None,
         eps: float = 0.0,
+        temperature: Temperature | None = None,
         group: int = 0,
     ) -> None:
-        """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale`, and writes k and v to the
-        cache.
+        """Turns the heads of q and k by `StepInput.rotary[rotary]`, multiplies q by `scale` and by what `temperature`
+        says for its position, and writes k and v to the cache.
 
-        Channel i of a head turns with channel i + rotary_half. `norm` is an RMS norm over each head. `group`: the
-        cache group of the layer, one of `StepInput.groups`.
+        Channel i of a head turns with channel i + rotary_half. `norm` takes the weights q_norm and k_norm unless it is
+        l2. `group`: the cache group of the layer, one of `StepInput.groups`.
         """
+        if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
+            raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
         if rotary is not None and not 0 <= rotary <= len(self._rotary_halves):
             raise ValueError(f"Tables are numbered in order: the next is {len(self._rotary_halves)}, not {rotary}.")
         if (rotary is None) != (rotary_half == 0):
@@ -234,18 +202,41 @@ class Program:
             raise ValueError("One table of angles serves rotations of one size.")
         self.add(
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
-            norm=norm, q_norm=q_norm, k_norm=k_norm, eps=eps, group=group,
+            norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
+            eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
+            group=group,
         )  # fmt: skip
         self._heads.append(heads)
         self._groups.append(group)
         if rotary == len(self._rotary_halves):
             self._rotary_halves.append(rotary_half)
 
-    def attention(self, layer: int, heads: Heads, q: int, out: int, *, window: int | None) -> None:
-        """out = softmax(q k) v over the sequence's cached positions up to the row's own, at most `window` of them."""
-        if window is not None and window < 1:
-            raise ValueError(f"A window holds at least one position, not {window}.")
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, window=window)
+    def attention(
+        self,
+        layer: int,
+        heads: Heads,
+        q: int,
+        out: int,
+        *,
+        mask: Mask = FULL,
+        sinks: PackedVector | None = None,
+        slopes: Tensor | None = None,
+    ) -> None:
+        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
+
+        sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
+        (position of the key - position of the row), added to the head's scores.
+        """
+        match mask:
+            case Full():
+                kind, extent = "full", 0
+            case Sliding(extent):
+                kind = "sliding"
+            case Chunked(extent):
+                kind = "chunked"
+        self.add(
+            "attention", layer=layer, **vars(heads), q=q, out=out, mask=kind, extent=extent, sinks=sinks, slopes=slopes
+        )
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
@@ -257,20 +248,7 @@ class Program:
             if len(sizes) > 1:
                 raise ValueError(f"The layers of a cache group have one number of slots, not {sorted(sizes)}.")
         for layer, cache in enumerate(layers):
-            heads, n_slots = self._heads[layer], cache.keys.shape[0] * TILE
-            like = new_layer_cache(heads, 2 * TILE, cache.keys.dtype)
-            for name in ("keys", "values", "key_scales", "value_scales"):
-                tensor, expected = getattr(cache, name), getattr(like, name)
-                if (tensor is None) != (expected is None):
-                    raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8.")
-                if tensor is not None:
-                    shape = (n_slots // TILE, *expected.shape[1:])
-                    _check(tensor, expected.dtype, shape, f"a cache's {name}", expected.stride())
-            if (
-                n_slots
-                and cache.values.data_ptr() - cache.keys.data_ptr() != like.values.data_ptr() - like.keys.data_ptr()
-            ):
-                raise ValueError("A cache's values lie behind its keys, as new_layer_cache makes them.")
+            n_slots = check_layer_cache(cache, self._heads[layer])
             self._program.bind_cache(
                 layer, CACHE_TYPES[cache.keys.dtype], cache.keys.data_ptr(),
                 0 if cache.key_scales is None else cache.key_scales.data_ptr(),
@@ -302,7 +280,7 @@ class Program:
 
     def write(self, buffer: int, rows: Tensor) -> None:
         """Puts rows, float32 [n, width], into a buffer, where the next step finds them."""
-        _check(rows, torch.float32, (*rows.shape[:1], self.view(buffer, 0).shape[1]), "rows")
+        check_tensor(rows, torch.float32, (*rows.shape[:1], self.view(buffer, 0).shape[1]), "rows")
         self.view(buffer, rows.shape[0]).copy_(rows)
 
     def read(self, buffer: int, n_rows: int) -> Tensor:
@@ -316,9 +294,9 @@ class Program:
     def _step(self, step: StepInput, logits: Tensor) -> Any:
         """The kernels' own view of a step."""
         n_rows, n_sequences = step.token_ids.numel(), len(step.starts) - 1
-        _check(step.token_ids, torch.int64, (n_rows,), "token_ids")
-        _check(step.positions, torch.int64, (n_rows,), "positions")
-        _check(step.logit_rows, torch.int64, (step.logit_rows.numel(),), "logit_rows")
+        check_tensor(step.token_ids, torch.int64, (n_rows,), "token_ids")
+        check_tensor(step.positions, torch.int64, (n_rows,), "positions")
+        check_tensor(step.logit_rows, torch.int64, (step.logit_rows.numel(),), "logit_rows")
         if step.starts[0] != 0 or step.starts[-1] != n_rows:
             raise ValueError(f"{n_rows} rows do not go from {step.starts[0]} to {step.starts[-1]}.")
         groups, kept = [], []
@@ -329,10 +307,10 @@ class Program:
                     f"{n_sequences} sequences and {len(group.sequence_slots)} lists of slots do not match."
                 )
             for slots in group.sequence_slots:
-                _check(slots, torch.int64, (slots.numel(),), "slots")
+                check_tensor(slots, torch.int64, (slots.numel(),), "slots")
                 addresses.append(slots.data_ptr())
                 counts.append(slots.numel())
-            _check(group.write_slots, torch.int64, (n_rows,), "write_slots")
+            check_tensor(group.write_slots, torch.int64, (n_rows,), "write_slots")
             numbers = (addresses, counts, firsts)
             groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr()))
             kept.append(numbers)
@@ -341,9 +319,9 @@ class Program:
         tables = []
         for index, rotary in enumerate(step.rotary):
             shape = (rotary.cos.shape[0], self._rotary_halves[index])
-            _check(rotary.cos, torch.float32, shape, "cos")
-            _check(rotary.sin, torch.float32, shape, "sin")
-            _check(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
+            check_tensor(rotary.cos, torch.float32, shape, "cos")
+            check_tensor(rotary.sin, torch.float32, shape, "sin")
+            check_tensor(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
             tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
         starts = array("q", step.starts)
         self._kept_step = (starts, kept)
@@ -371,21 +349,3 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _lies_in_steps_of(tensor: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether these are the tensor's strides, as far as they matter: where a dimension has one element they do not."""
-    steps = zip(tensor.shape, tensor.stride(), stride, strict=True)
-    return tensor.numel() == 0 or all(size == 1 or ours == theirs for size, ours, theirs in steps)
-
-
-def _check(
-    tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str, stride: tuple[int, ...] | None = None
-) -> None:
-    """`stride`: of each dimension, in elements; None: contiguous."""
-    fits = tensor.dtype == dtype and tensor.shape == shape and tensor.is_cpu
-    if not fits or not (tensor.is_contiguous() if stride is None else _lies_in_steps_of(tensor, stride)):
-        layout = "contiguous" if stride is None else f"of strides {list(stride)}"
-        raise ValueError(
-            f"{name} must be {dtype} {list(shape)}, {layout}, in main memory, not {tensor.dtype} {list(tensor.shape)}."
-        )

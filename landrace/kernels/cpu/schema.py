@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 
 
@@ -22,8 +25,11 @@ class _Field:
 def native_fields(native: ModuleType, operation: str, fields: Mapping[str, object]) -> dict[str, object]:
     """The fields as the kernels take them; what is None is left out.
 
-    A buffer is its number, a record a mapping of its own fields. ValueError, with the operation and the field, for a
-    field that is unknown, missing or of another kind, and for an operation that there is not.
+    A buffer is its number, a record a mapping of its own fields, a vector a `PackedVector` or a contiguous float32
+    tensor in main memory.
+
+    ValueError, with the operation and the field, for a field that is unknown, missing or of another kind, and for an
+    operation that there is not.
     """
     if operation not in native.OPERATIONS:
         raise ValueError(f"There is no operation {operation}, but {', '.join(native.OPERATIONS)}.")
@@ -55,8 +61,16 @@ def _value(operation: str, field: _Field, value: object) -> object:
             return value.handle
         case "vector", PackedVector():
             return value.address, value.size
+        case "vector", Tensor() if (
+            value.dtype == torch.float32 and value.dim() == 1 and value.is_cpu and value.is_contiguous()
+        ):
+            return value.data_ptr(), value.numel()
         case "records", list() | tuple() if all(isinstance(record, Mapping) for record in value):
             return [_checked(f"{operation}.{field.name}", field.fields, record) for record in value]
     wanted = f"one of {', '.join(field.choices)}" if field.kind == "choice" else f"of the kind {field.kind}"
     shown = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
     raise ValueError(f"{operation}: the field {field.name} must be {wanted}, not {shown}.")
+
+
+def _is_vector(values: Tensor) -> bool:
+    return values.dtype == torch.float32 and values.dim() == 1 and values.is_cpu and values.is_contiguous()

@@ -60,7 +60,7 @@ def _scores(logits: Tensor, router: Router) -> Tensor:
 def _choose(scores: Tensor, router: Router) -> Tensor:
     """[T, top_k] the experts with the best scores [T, n_experts] among those of the best groups."""
     if router.n_groups > 1:
-        grouped = scores.view(scores.shape[0], router.n_groups, -1)
+        grouped = scores.view(scores.shape[0], router.n_groups, scores.shape[1] // router.n_groups)
         best = grouped.topk(1 if router.group_score == "max" else 2, dim=-1).values.sum(-1)
         left = torch.ones_like(best, dtype=torch.bool).scatter(1, _best(best, router.top_groups), False)
         scores = grouped.masked_fill(left[:, :, None], -torch.inf).view_as(scores)

@@ -111,14 +111,14 @@ def read_chatglm(config: Config) -> ModelSpec:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "glm": Family(read_glm, GLM4, NAMING),
-    "glm4": Family(read_glm4, GLM4, NAMING),
-    "glm4v_text": Family(read_glm4, GLM4V_TEXT, NAMING),
-    "glm_ocr_text": Family(read_glm4, GLM_OCR_TEXT, NAMING),
+    "glm": Family(read_glm, GLM4, (NAMING,)),
+    "glm4": Family(read_glm4, GLM4, (NAMING,)),
+    "glm4v_text": Family(read_glm4, GLM4V_TEXT, (NAMING,)),
+    "glm_ocr_text": Family(read_glm4, GLM_OCR_TEXT, (NAMING,)),
     "chatglm": Family(
         read_chatglm,
         CHATGLM,
-        CHATGLM_NAMING,
+        (CHATGLM_NAMING,),
         no_effect=(
             "vocab_size",  # Of the tokenizer; the table has padded_vocab_size rows.
             "apply_query_key_layer_scaling|attention_softmax_in_fp32|fp32_residual_connection",  # Rounding only.

@@ -43,13 +43,13 @@ def read_hunyuan(config: Config) -> ModelSpec:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "hunyuan_v1_dense": Family(read_hunyuan, HUNYUAN, NAMING, NO_EFFECT, FIXED),
+    "hunyuan_v1_dense": Family(read_hunyuan, HUNYUAN, (NAMING,), no_effect=NO_EFFECT, fixed=FIXED),
     "hunyuan_vl_text": Family(
         read_hunyuan,
         {**HUNYUAN, "tie_word_embeddings": True},
-        NAMING,
-        NO_EFFECT,
-        {**FIXED, "position_embedding_xdrope": (False, True)},
+        (NAMING,),
+        no_effect=NO_EFFECT,
+        fixed={**FIXED, "position_embedding_xdrope": (False, True)},
     ),
 }
 

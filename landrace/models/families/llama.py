@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from landrace.models.families.config import MAX_POSITIONS, Config
 from landrace.models.families.dense import n_layers, read_attention, read_dense, with_windows
-from landrace.models.families.family import Family
+from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
 from landrace.models.spec import ModelSpec, Plain
 
@@ -159,7 +159,9 @@ FAMILIES: Mapping[str, Family] = {
             "tie_word_embeddings": True,
             "use_bias": False,
         },
-        naming=Naming(interleaved=True),
+        namings=(Naming(interleaved=True),),
         fixed={"compression_ratio": 1.0},
     ),
 }
+
+TEXT_HALVES: Mapping[str, TextHalf] = {}

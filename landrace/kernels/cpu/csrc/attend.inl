@@ -15,12 +15,29 @@ constexpr int kKeysPerChunk = 256;
 /// Query rows times heads that one pass over the keys serves.
 constexpr int kRowsAttending = 12;
 
+/// Which positions a position sees of those up to its own: see landrace/kernels/mask.py.
+struct Mask {
+    enum class Kind : int { full, sliding, chunked };
+    Kind kind;
+    int extent;  // of the window or the chunk
+
+    bool operator==(const Mask& other) const { return kind == other.kind && extent == other.extent; }
+    int64_t first_seen(int64_t position) const {
+        if (kind == Kind::sliding) return position < extent ? 0 : position + 1 - extent;
+        return kind == Kind::chunked ? position / extent * extent : 0;
+    }
+};
+/// What Python calls the kinds, in order.
+constexpr const char* kMasks[] = {"full", "sliding", "chunked"};
+
 /// Query rows of one sequence and heads of one key-value head that attend together.
 struct AttendJob {
     HeadShape shape;
     LayerCache cache;
     const int64_t* slots;  // of the sequence's positions; every aligned sixteen positions are sixteen aligned slots
-    int window;            // 0: all of the past
+    Mask mask;
+    const float* sinks;    // [shape.n_heads] scores that take part in the softmax and have no value, or null
+    const float* slopes;   // [shape.n_heads], times (position of the key - position of the row) added to its scores, or null
     int first_head;
     int n_heads;           // n_rows * n_heads <= kRowsAttending
     int n_rows;
@@ -110,9 +127,20 @@ struct KeyRange {
 /// What a row of the job sees of the chunk of keys that starts at `base`; nothing: first == end.
 inline KeyRange seen_by(const AttendJob& job, int row, int64_t base) {
     const int64_t position = job.first_position + row;
-    const int64_t oldest = job.window && position + 1 > job.window ? position + 1 - job.window : 0;
+    const int64_t oldest = job.mask.first_seen(position);
     const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
     return {within(oldest), within(position + 1)};
+}
+
+/// scores [n_tiles, 16] of row and head `index` plus the head's slope times (position of the key - position of the row).
+inline void add_distances(const AttendJob& job, int index, int64_t base, int first_tile, int n_tiles, float* scores) {
+    static constexpr float lanes[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Floats slope = all(job.slopes[job.first_head + index % job.n_heads]);
+    const int64_t position = job.first_position + index / job.n_heads;
+    for (int tile = first_tile; tile < n_tiles; ++tile) {
+        const Floats distance = add(all(static_cast<float>(base + tile * kTile - position)), load(lanes));
+        store(scores + tile * kTile, fma(slope, distance, load(scores + tile * kTile)));
+    }
 }
 
 /// Whether values first <= key < end of the chunk that starts at `base` are numbers.
@@ -202,6 +230,7 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
             if (i < n) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
             continue;
         }
+        if (job.slopes) add_distances(job, i < n ? i : n - 1, base, first_tile, n_tiles, row);
         Floats top = nothing;
         for (int tile = first_tile; tile < n_tiles; ++tile) {
             const int from = first - tile * kTile, until = end - tile * kTile;
@@ -295,12 +324,21 @@ inline void merge(Partial* into, float* into_sums, const Partial* part, const fl
     }
 }
 
+/// What the weighted values are multiplied by: 1 / total weight, the sink's included.
+inline float normaliser(const Partial& partial, const float* sink) {
+    if (!sink) return 1.0f / partial.total;
+    const float best = partial.greatest > *sink ? partial.greatest : *sink;
+    const float keep = exp(partial.greatest - best);
+    return keep / std::fma(partial.total, keep, exp(*sink - best));
+}
+
 /// Weighted values over total weight, to the job's output rows.
 inline void finish(const AttendJob& job, const Partial* partials, const float* sums) {
     const HeadShape& s = job.shape;
     for (int i = 0; i < job.n_rows * job.n_heads; ++i) {
-        float* out = job.out + (static_cast<int64_t>(i / job.n_heads) * s.n_heads + job.first_head + i % job.n_heads) * s.head_dim;
-        const Floats inverse = all(1.0f / partials[i].total);
+        const int head = job.first_head + i % job.n_heads;
+        float* out = job.out + (static_cast<int64_t>(i / job.n_heads) * s.n_heads + head) * s.head_dim;
+        const Floats inverse = all(normaliser(partials[i], job.sinks ? job.sinks + head : nullptr));
         for (int c = 0; c < s.head_dim; c += kLanes) {
             const Floats mixed = mul(load(sums + static_cast<int64_t>(i) * s.padded_dim + c), inverse);
             if (s.head_dim - c >= kLanes) store(out + c, mixed);

@@ -39,7 +39,7 @@ inline void tiles_product(Kind kind, const uint8_t* const* tiles, const Rows& ro
     });
 }
 
-/// y (and, for swiglu, the second matrix's) [n_rows, 16] of one tile to where the job wants them.
+/// y (and, for a gate, the second matrix's) [n_rows, 16] of one tile to where the job wants them.
 inline void deliver(const Product& job, int tile, int first, int n_rows, const float* y, const float* other) {
     const int column = tile * kTile;
     const int width = job.matrix->n_out - column < kTile ? job.matrix->n_out - column : kTile;
@@ -47,20 +47,30 @@ inline void deliver(const Product& job, int tile, int first, int n_rows, const f
     const Floats other_bias = job.gated_bias ? load_some(job.gated_bias + column, width) : all(0.0f);
     for (int r = 0; r < n_rows; ++r) {
         const int64_t row = job.out_rows ? job.out_rows[first + r] : first + r;
+        if (row < 0) continue;
         float* at = job.out + row * job.out_stride + column;
         Floats value = load(y + r * kTile);
+        if (job.input_factors) value = mul(value, all(job.input_factors[first + r]));
         if (job.bias) value = add(value, bias);
-        if (job.epilogue == Epilogue::swiglu) {
+        if (job.epilogue == Epilogue::gate) {
             Floats up = load(other + r * kTile);
+            if (job.input_factors) up = mul(up, all(job.input_factors[first + r]));
             if (job.gated_bias) up = add(up, other_bias);
-            value = gated(value, up);
-        } else if (job.epilogue == Epilogue::add) {
-            value = fma(all(job.factor), value, width == kTile ? load(at) : load_some(at, width));
+            value = gated(value, up, job.activation);
         } else {
-            value = mul(all(job.factor), value);
+            const Floats factor = all(job.row_factors ? job.factor * job.row_factors[first + r] : job.factor);
+            value = job.epilogue == Epilogue::store ? mul(factor, value) : fma(factor, value, width == kTile ? load(at) : load_some(at, width));
         }
         if (width == kTile) store(at, value);
         else store_some(at, value, width);
+    }
+}
+
+/// Asks for the memory that a tile will be added to.
+inline void fetch_sums(const Product& job, int tile, int first, int n_rows) {
+    for (int r = first; r < first + n_rows; ++r) {
+        const int64_t row = job.out_rows ? job.out_rows[r] : r;
+        if (row >= 0) prefetch(job.out + row * job.out_stride + tile * kTile);
     }
 }
 
@@ -70,12 +80,16 @@ inline void product(const Product& job, const Rows& rows, int first, int n_rows,
     alignas(64) float y[2][kRowsPerTask * kTile];
     float* const out[2] = {y[0], y[1]};
     const Matrix& matrix = *job.matrix;
-    const bool with_gate = job.epilogue == Epilogue::swiglu;
+    const bool with_gate = job.epilogue == Epilogue::gate;
     for (int tile = first_tile; tile < end_tile;) {
         // The second tile: of the gated matrix, or the next one of the same.
         const bool has_second = with_gate || tile + 1 < end_tile;
         const Matrix& other = with_gate ? *job.gated : matrix;
         const uint8_t* const tiles[2] = {matrix.tile(tile), other.tile(with_gate ? tile : tile + 1)};
+        if (job.epilogue == Epilogue::add) {
+            fetch_sums(job, tile, first, n_rows);
+            if (has_second) fetch_sums(job, tile + 1, first, n_rows);
+        }
         if (kFloatTiles == 2 && has_second && other.kind == matrix.kind) {
             tiles_product<kFloatTiles>(matrix.kind, tiles, rows, first, n_rows, out);
         } else {

@@ -10,14 +10,19 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// A row for each thread, as wide as the widest that was asked for.
+/// Pieces a thread should find, so that one that is late or slow costs little.
+constexpr int kPiecesPerThread = 6;
+/// So many of `n` equal pieces of work at a time are enough pieces for all threads.
+inline int pieces_together(int threads, int n) { return std::max(1, n / (threads * kPiecesPerThread)); }
+
+/// A row for each thread, as wide as the widest that was asked for, and with room for a number for each of the step's rows.
 class ThreadRows final : public State {
 public:
     bool serves() const { return true; }
     void widen(int width) { widest_ = std::max(widest_, width); }
-    void reserve(int, int threads) override {
+    void reserve(int n_rows, int threads) override {
         if (static_cast<int>(rows_.size()) < threads) rows_.resize(static_cast<size_t>(threads));
-        for (auto& row : rows_) row.resize(static_cast<size_t>(widest_));
+        for (auto& row : rows_) row.resize(std::max(row.size(), static_cast<size_t>(std::max(widest_, n_rows))));
     }
     float* of(int thread) { return rows_[static_cast<size_t>(thread)].data(); }
 
@@ -31,16 +36,21 @@ struct Forms {
     bool groups = false, pairs = false, floats = false;
 
     void add(Kind kind) { (is_quantised(kind) ? groups : kind == Kind::bf16 ? pairs : floats) = true; }
+    void add(const Forms& others) {
+        groups |= others.groups;
+        pairs |= others.pairs;
+        floats |= others.floats;
+    }
 };
 
 /// Memory for prepared rows.
 class Prepared {
 public:
-    void reserve(size_t n_rows, size_t n_in) {
+    void reserve(size_t n_rows, size_t n_in, const Forms& forms) {
         const size_t n_groups = n_rows * ((n_in + kGroup - 1) / kGroup);
-        if (floats_.size() < n_rows * n_in) floats_.resize(n_rows * n_in);
-        if (pairs_.size() < n_rows * ((n_in + 1) / 2)) pairs_.resize(n_rows * ((n_in + 1) / 2));
-        if (groups_.size() >= n_groups) return;
+        if (forms.floats && floats_.size() < n_rows * n_in) floats_.resize(n_rows * n_in);
+        if (forms.pairs && pairs_.size() < n_rows * ((n_in + 1) / 2)) pairs_.resize(n_rows * ((n_in + 1) / 2));
+        if (!forms.groups || groups_.size() >= n_groups) return;
         groups_.resize(n_groups);
         remainders_.resize(n_groups);
         with_remainder_.resize(n_groups);
@@ -63,7 +73,41 @@ public:
         }
     }
 
-    Rows rows(int n_in) const { return {floats_.data(), pairs_.data(), groups_.data(), remainders_.data(), with_remainder_.data(), n_in}; }
+    /// Puts a row that is prepared already into its place as row `row` of those prepared together.
+    void copy(const Rows& from, int from_row, int row, const Forms& forms) {
+        const int64_t from_panel = from_row / kPanel, panel = row / kPanel;
+        const int from_inner = from_row % kPanel, inner = row % kPanel;
+        if (forms.groups) {
+            const int n_groups = from.n_groups();
+            const int64_t from_at = from_panel * n_groups * kPanel + from_inner, at = panel * n_groups * kPanel + inner;
+            const uint8_t* from_remainder = from.with_remainder + from_panel * n_groups;
+            uint8_t* with_remainder = with_remainder_.data() + panel * n_groups;
+            if (inner == 0) std::memset(with_remainder, 0, static_cast<size_t>(n_groups));
+            for (int g = 0; g < n_groups; ++g) {
+                groups_[static_cast<size_t>(at + g * kPanel)] = from.groups[from_at + g * kPanel];
+                if (!(from_remainder[g] >> from_inner & 1)) continue;
+                remainders_[static_cast<size_t>(at + g * kPanel)] = from.remainders[from_at + g * kPanel];
+                with_remainder[g] = static_cast<uint8_t>(with_remainder[g] | 1 << inner);
+            }
+        }
+        const auto copy_steps = [&](const auto* source, auto* to, int n_steps) {
+            source += from_panel * n_steps * kPanel + from_inner;
+            to += panel * n_steps * kPanel + inner;
+            for (int64_t i = 0; i < n_steps; ++i) to[i * kPanel] = source[i * kPanel];
+        };
+        if (forms.pairs) copy_steps(from.pairs, pairs_.data(), ceil_div(from.n_in, 2));
+        if (forms.floats) copy_steps(from.floats, floats_.data(), from.n_in);
+    }
+
+    /// The rows from `first` on, which is the first of a panel.
+    Rows rows(int n_in, int first = 0) const {
+        const auto from = [](const auto& values, int64_t at) { return values.empty() ? nullptr : values.data() + at; };
+        const int64_t panel = first / kPanel, groups = panel * ceil_div(n_in, kGroup);
+        return {
+            from(floats_, panel * n_in * kPanel), from(pairs_, panel * ceil_div(n_in, 2) * kPanel), from(groups_, groups * kPanel),
+            from(remainders_, groups * kPanel), from(with_remainder_, groups), n_in,
+        };
+    }
 
 private:
     std::vector<float> floats_;
@@ -77,13 +121,16 @@ private:
 class PreparedRows final : public State {
 public:
     bool serves() const { return true; }
-    void widen(int n_in) { widest_ = std::max(widest_, n_in); }
+    void widen(int n_in, const Forms& forms) {
+        widest_ = std::max(widest_, n_in);
+        forms_.add(forms);
+    }
     void reserve(int n_rows, int threads) override {
         const auto n = static_cast<size_t>(n_rows), width = static_cast<size_t>(widest_);
         if (static_cast<int>(own_.size()) < threads) own_.resize(static_cast<size_t>(threads));
-        if (threads > 1) shared_.reserve(n, width);
+        if (threads > 1) shared_.reserve(n, width, forms_);
         // One thread prepares every row by itself; with more of them, each does so for single rows only.
-        for (Prepared& own : own_) own.reserve(threads == 1 && &own == &own_[0] ? n : kPanel, width);
+        for (Prepared& own : own_) own.reserve(threads == 1 && &own == &own_[0] ? n : kPanel, width, forms_);
     }
 
     /// Prepares rows 0 to n_rows: calls fetch(row), which returns the row's n_in values, for those that this thread finds.
@@ -103,6 +150,7 @@ public:
 
 private:
     int widest_ = 0;
+    Forms forms_;
     Prepared shared_;
     std::vector<Prepared> own_;
 };

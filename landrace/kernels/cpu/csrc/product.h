@@ -2,6 +2,7 @@
 // results go.
 #pragma once
 
+#include "activation.h"
 #include "types.h"
 
 namespace landrace {
@@ -51,23 +52,26 @@ struct Rows {
 
 /// What becomes of a product's rows.
 enum class Epilogue : int {
-    store,   // out = factor * y
-    add,     // out += factor * y
-    swiglu,  // out = silu(y of the first matrix) * (y of the second)
+    store,  // out = factor * y
+    add,    // out += factor * y
+    gate,   // out = activation(y of the first matrix, y of the second)
 };
 /// What Python calls them, in order.
-constexpr const char* kEpilogues[] = {"store", "add", "swiglu"};
+constexpr const char* kEpilogues[] = {"store", "add", "gate"};
 
 struct Product {
     const Matrix* matrix;
-    const Matrix* gated;        // swiglu: the second matrix
+    const Matrix* gated;        // gate: the second matrix
     const float* bias;          // [n_out] or null
     const float* gated_bias;
     Epilogue epilogue;
+    Activation activation;
     float factor;
+    const float* row_factors;   // store, add: another factor for each input row; null: none
+    const float* input_factors; // for each input row, which is as good as multiplied by it; null: none
     float* out;                 // [rows, out_stride]
     int64_t out_stride;
-    const int32_t* out_rows;    // row of `out` for each input row; null: the same
+    const int32_t* out_rows;    // row of `out` for each input row, -1: none; null: the same
 };
 
 }  // namespace landrace

@@ -73,6 +73,8 @@ struct Matrix {
     }
     size_t bytes() const { return tile_bytes() * static_cast<size_t>(n_tiles()); }
     const uint8_t* tile(int index) const { return data + static_cast<size_t>(index) * tile_bytes(); }
+    /// Its outputs from tile `index` on.
+    Matrix from_tile(int index) const { return {kind, n_out - index * kTile, n_in, tile(index)}; }
 };
 
 /// The type of a key-value cache's elements.

@@ -1,4 +1,5 @@
-// out = softmax(q k) v over the sequence's cached positions up to the row's own, at most `window` of them.
+// out = softmax(q k) v over those of the sequence's cached positions that the mask shows, with a sink and a slope for each head
+// where there are any.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// How the rows of a step are shared out: the same for all layers with such heads.
+/// How the rows of a step are shared out: the same for all layers with such heads and such a mask.
 class AttendPlan final : public State {
 public:
     struct Task {
@@ -22,8 +23,8 @@ public:
         int partial;  // index of the first partial result; -1: the task does all chunks itself
     };
 
-    explicit AttendPlan(const HeadShape& shape) : shape_(shape) {}
-    bool serves(const HeadShape& shape) const { return shape == shape_; }
+    AttendPlan(const HeadShape& shape, const Mask& mask) : shape_(shape), mask_(mask) {}
+    bool serves(const HeadShape& shape, const Mask& mask) const { return shape == shape_ && mask == mask_; }
 
     const std::vector<Task>& tasks() const { return tasks_; }
     /// Tasks whose chunks were computed by others.
@@ -43,11 +44,11 @@ public:
             for (int block = ceil_div(end - begin, rows_together) - 1; block >= 0; --block) {
                 const int first = begin + block * rows_together;
                 const int n_rows = std::min(rows_together, end - first);
-                const int64_t last = step.positions[first + n_rows - 1];
-                const int n_chunks = static_cast<int>(last / kKeysPerChunk) + 1;
+                const auto first_chunk = static_cast<int>(mask_.first_seen(step.positions[first]) / kKeysPerChunk);
+                const auto end_chunk = static_cast<int>(step.positions[first + n_rows - 1] / kKeysPerChunk) + 1;
                 for (int kv = 0; kv < shape_.n_kv_heads; ++kv)
                     for (int h = 0; h < group; h += heads_together)
-                        tasks_.push_back({s, first, n_rows, kv * group + h, std::min(heads_together, group - h), 0, n_chunks, -1});
+                        tasks_.push_back({s, first, n_rows, kv * group + h, std::min(heads_together, group - h), first_chunk, end_chunk, -1});
             }
         }
         if (threads > 1 && static_cast<int>(tasks_.size()) < 4 * threads) split();
@@ -62,13 +63,13 @@ private:
         std::swap(whole, tasks_);
         int n_partials = 0;
         for (Task& task : whole) {
-            if (task.end_chunk == 1) {
+            if (task.end_chunk - task.first_chunk == 1) {
                 tasks_.push_back(task);
                 continue;
             }
             task.partial = n_partials;
             merges_.push_back(task);
-            for (int chunk = 0; chunk < task.end_chunk; ++chunk) {
+            for (int chunk = task.first_chunk; chunk < task.end_chunk; ++chunk) {
                 Task part = task;
                 part.first_chunk = chunk;
                 part.end_chunk = chunk + 1;
@@ -82,6 +83,7 @@ private:
     }
 
     HeadShape shape_;
+    Mask mask_;
     std::vector<Task> tasks_, merges_;
     std::vector<Partial> partials_;
     std::vector<float> sums_;
@@ -91,12 +93,18 @@ class Attention final : public Operation {
 public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), integer_field("n_heads"), integer_field("n_kv_heads"), integer_field("head_dim"),
-        buffer_field("q"), buffer_field("out"), optional(integer_field("window")),
+        buffer_field("q"), buffer_field("out"), optional(choice_field("mask", kMasks)), optional(integer_field("extent")),
+        optional(vector_field("sinks")), optional(vector_field("slopes")),
     };
 
     Attention(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), shape_(head_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
-          window_(static_cast<int>(fields.integer("window"))), plan_(workspace.state<AttendPlan>(shape_)) {
+          mask_{fields.choice<Mask::Kind>("mask"), static_cast<int>(fields.integer("extent"))}, sinks_(fields.vector("sinks")),
+          slopes_(fields.vector("slopes")), plan_(workspace.state<AttendPlan>(shape_, mask_)) {
+        if ((mask_.kind == Mask::Kind::full) != (mask_.extent == 0) || mask_.extent < 0)
+            throw std::invalid_argument("a window or a chunk holds at least one position, not " + std::to_string(mask_.extent));
+        for (const Vector& each : {sinks_, slopes_})
+            if (each.data && each.size != shape_.n_heads) throw std::invalid_argument("there is a sink or a slope for every head, or none");
         workspace.expect(q_, shape_.n_heads * shape_.head_dim);
         workspace.expect(out_, shape_.n_heads * shape_.head_dim);
         group_ = static_cast<size_t>(workspace.read_layer(layer_, shape_));
@@ -106,7 +114,7 @@ public:
         for (int s = 0; s < step.n_sequences; ++s) {
             if (step.starts[s] == step.starts[s + 1]) continue;
             const int64_t position = step.positions[step.starts[s]];
-            const int64_t oldest = window_ && position + 1 > window_ ? position + 1 - window_ : 0;
+            const int64_t oldest = mask_.first_seen(position);
             if (oldest < step.groups[group_].first_positions[s]) throw std::out_of_range("position " + std::to_string(oldest) + " is seen and not there");
         }
     }
@@ -141,7 +149,9 @@ private:
         job.shape = shape_;
         job.cache = c.workspace.cache(layer_);
         job.slots = c.step.groups[group_].by_position(task.sequence);
-        job.window = window_;
+        job.mask = mask_;
+        job.sinks = sinks_.data;
+        job.slopes = slopes_.data;
         job.first_head = task.first_head;
         job.n_heads = task.n_heads;
         job.n_rows = task.n_rows;
@@ -154,7 +164,9 @@ private:
     int layer_;
     size_t group_;
     HeadShape shape_;
-    int q_, out_, window_;
+    int q_, out_;
+    Mask mask_;
+    Vector sinks_, slopes_;
     AttendPlan& plan_;
 };
 

@@ -1,4 +1,5 @@
-// Rows, normalised first where there is a norm, times every part's matrix, and what becomes of each result.
+// Rows, normalised first where there is a norm, times every part's matrix, and what becomes of each result. A part with a
+// `row_gate` is multiplied by the sigmoid of the one number that the row has there.
 //
 // `rows` says how many rows and which: with `gather` they are taken from their places in `x`, with `scatter` put into their
 // places in the output; otherwise they lie densely.
@@ -10,24 +11,24 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// Pieces a thread should find, so that one that is late or slow costs little.
-constexpr int kPiecesPerThread = 6;
-
 class ProductOperation final : public Operation {
     struct Part {
         Matrix matrix, gated;
         bool is_gated;
         Vector bias, gated_bias;
         Epilogue epilogue;
+        Activation activation;
         float factor;
-        int out;
+        bool has_row_gate;
+        int row_gate, out;
     };
 
     static constexpr Field kPartSchema[] = {
         matrix_field("matrix"),           buffer_field("out"),
         optional(vector_field("bias")),   choice_field("epilogue", kEpilogues),
-        number_field("factor"),           optional(matrix_field("gated")),
-        optional(vector_field("gated_bias")),
+        number_field("factor"),           optional(buffer_field("row_gate")),
+        optional(matrix_field("gated")),  optional(vector_field("gated_bias")),
+        optional(activation_field()),
     };
 
 public:
@@ -46,7 +47,7 @@ public:
         if (norm_.data) workspace.expect(x_, norm_.size);
         if ((gather_ && rows_ == kAllRows) || (scatter_ && rows_ < 0)) throw std::invalid_argument("there are no places to gather from or scatter to");
         for (const Fields& part : parts) add(part, workspace);
-        prepared_.widen(n_in_);
+        prepared_.widen(n_in_, forms_);
         own_rows_.widen(n_in_);
     }
 
@@ -61,11 +62,11 @@ public:
             return own;
         });
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
-        const int together = std::max(1, n_tiles_ / (c.threads * kPiecesPerThread));
+        const int together = pieces_together(c.threads, n_tiles_);
         c.share(thread, ceil_div(n_tiles_, together) * n_blocks, [&](int piece) {
             const int first = piece % n_blocks * kRowsPerTask;
             const int begin = piece / n_blocks * together;
-            compute(c, input, first, std::min(kRowsPerTask, n_rows - first), begin, std::min(n_tiles_, begin + together));
+            compute(c, thread, input, first, std::min(kRowsPerTask, n_rows - first), begin, std::min(n_tiles_, begin + together));
         });
     }
 
@@ -73,12 +74,15 @@ private:
     void add(const Fields& fields, Workspace& workspace) {
         const Part part{
             fields.matrix("matrix"), fields.matrix("gated"), fields.has("gated"), fields.vector("bias"), fields.vector("gated_bias"),
-            fields.choice<Epilogue>("epilogue"), fields.number("factor"), fields.buffer("out"),
+            fields.choice<Epilogue>("epilogue"), activation_of(fields), fields.number("factor"), fields.has("row_gate"),
+            fields.buffer("row_gate"), fields.buffer("out"),
         };
         const Matrix& matrix = part.matrix;
         if (matrix.n_in != n_in_)
             throw std::invalid_argument("a matrix with " + std::to_string(matrix.n_in) + " inputs cannot take rows of " + std::to_string(n_in_) + " values");
-        if (part.is_gated != (part.epilogue == Epilogue::swiglu)) throw std::invalid_argument("a second matrix goes with swiglu, and swiglu with a second matrix");
+        if (part.is_gated != (part.epilogue == Epilogue::gate)) throw std::invalid_argument("a second matrix goes with a gate, and a gate with a second matrix");
+        if (part.has_row_gate) workspace.expect(part.row_gate, 1);
+        if (part.has_row_gate && (part.is_gated || rows_ == kLogitRows)) throw std::invalid_argument("a row's gate is for sums of rows of the step");
         if (part.is_gated && (part.gated.n_in != n_in_ || part.gated.n_out != matrix.n_out))
             throw std::invalid_argument("two matrices of different shapes cannot gate one another");
         for (const Vector& bias : {part.bias, part.gated_bias})
@@ -101,7 +105,7 @@ private:
     }
 
     /// Rows [first, first + n_rows) times tiles [begin, end), counted through all parts.
-    void compute(const Context& c, const Rows& input, int first, int n_rows, int begin, int end) const {
+    void compute(const Context& c, int thread, const Rows& input, int first, int n_rows, int begin, int end) const {
         int passed = 0;
         for (const Part& part : parts_) {
             const int tiles = part.matrix.n_tiles();
@@ -114,7 +118,14 @@ private:
             job.bias = part.bias.data;
             job.gated_bias = part.gated_bias.data;
             job.epilogue = part.epilogue;
+            job.activation = part.activation;
             job.factor = part.factor;
+            if (part.has_row_gate) {
+                // Rows are prepared, so the thread's own row is free.
+                float* factors = own_rows_.of(thread);
+                for (int row = first; row < first + n_rows; ++row) factors[row] = sigmoid(*c.row(part.row_gate, rows_ < 0 ? row : place(c.step, row)));
+                job.row_factors = factors;
+            }
             job.out = part.out == kLogits ? c.step.logits : c.workspace.rows(part.out);
             job.out_stride = part.matrix.n_out;
             job.out_rows = scatter_ ? c.step.adapter_rows[static_cast<size_t>(rows_)].data() : nullptr;
