@@ -146,8 +146,16 @@ def open_engine(
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
         engine.add_adapter(adapter, spec, tensors)
-    notices = [text for text in (missing, length_notice(checkpoint.spec)) if text is not None]
+    told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
+    notices = [text for text in told if text is not None]
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def slow_notice(decoder: ServingDecoder) -> str | None:
+    """What to tell the user of a model that the C++ kernels do not compute alone."""
+    if not decoder.slow:
+        return None
+    return f"The C++ kernels leave {', '.join(decoder.slow)} to PyTorch, which is slower."
 
 
 def length_notice(spec: ModelSpec) -> str | None:

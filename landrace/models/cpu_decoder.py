@@ -77,6 +77,7 @@ class CpuDecoder:
         """By index of the rope."""
         self._bound: tuple[LayerCache, ...] = ()
         self.weight_bytes = 0
+        self.slow: tuple[str, ...] = ()
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -173,6 +174,7 @@ class CpuDecoder:
         recorder = Recorder(program, self._weights, self._adapters, groups)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
+        self.slow = tuple(recorder.slow)
         self._bound = ()
         return program
 

@@ -34,6 +34,7 @@ class Decoder(nn.Module):
 
     differentiable = True
     cache_tile = 1
+    slow: tuple[str, ...] = ()
 
     def __init__(
         self, spec: ModelSpec, *, dtype: torch.dtype = torch.float32, product_dtype: torch.dtype | None = None

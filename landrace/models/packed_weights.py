@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from landrace.errors import CheckpointError
-from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, total_bytes
+from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
 from landrace.models.declared import Param
 from landrace.models.stored import StoredTensor
 
 
 class PackedWeights:
-    """Matrices stay as the checkpoint stores them; vectors are float32.
+    """Matrices stay as the checkpoint stores them; vectors and routers, whose rounding would choose other experts, are
+    float32.
 
     Raises CheckpointError for an unknown name, a wrong shape or one that is missing.
     """
@@ -28,7 +29,7 @@ class PackedWeights:
         self.expert_matrices: dict[str, tuple[PackedMatrix, ...]] = {}
         self.expert_vectors: dict[str, tuple[PackedVector, ...]] = {}
         # In the order of use, so that a step reads memory from front to back.
-        found = list(_matched(params, tensors))
+        found = [(param, _held(param, tensor)) for param, tensor in _matched(params, tensors)]
         sizes = [size for param, tensor in found for size in _matrix_sizes(param, tensor)]
         lengths = [length for param, _ in found for length in _vector_lengths(param)]
         self._memory = WeightMemory(native, pool, total_bytes(native, sizes, lengths))
@@ -81,6 +82,12 @@ def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> It
         some = ", ".join(missing[:5])
         raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
     yield from pairs
+
+
+def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
+    if param.role != "router" or len(param.shape) != 2 or _is_number_table(param):
+        return tensor
+    return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values())[0])
 
 
 def _is_number_table(param: Param) -> bool:

@@ -5,14 +5,16 @@ Rows are numbers of buffers. Buffers of one purpose and width are shared by all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import mixture
 from landrace.kernels.cpu.cache import Heads
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
@@ -45,6 +47,8 @@ class Recorder:
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
+        self.slow: list[str] = []
+        """Operations that PyTorch computes in the middle of the program."""
         self._program = program
         self._weights = weights
         self._adapters = adapters
@@ -173,6 +177,26 @@ class Recorder:
         part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
         self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
         return LOGITS
+
+    def call(self, name: str, inputs: Sequence[int], width: int, function: Callable[..., Tensor]) -> int:
+        """Records what the kernels have no operation for: rows [T, width] = function(rows of each input), by PyTorch.
+
+        A row's result must not depend on other rows. `slow` names the operation, so that users are told.
+        """
+        out, program = self._buffer(name, width), self._program
+
+        def compute(step: StepInput) -> None:
+            n_rows = step.token_ids.numel()
+            program.view(out, n_rows).copy_(function(*(program.view(x, n_rows) for x in inputs)))
+
+        program.call(name, compute)
+        if name not in self.slow:
+            self.slow.append(name)
+        return out
+
+    def width(self, x: int) -> int:
+        """Values in a row of a buffer."""
+        return self._program.view(x, 0).shape[1]
 
     def _adapt(
         self,

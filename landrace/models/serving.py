@@ -24,6 +24,9 @@ class ServingDecoder(Protocol):
     differentiable: bool
     """Whether its logits can be differentiated, so that gradients have to be turned off where they are not wanted."""
 
+    slow: tuple[str, ...]
+    """Operations that its kernels leave to PyTorch."""
+
     @property
     def device(self) -> torch.device: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,19 @@ def test_samples_of_many_pairs_begin_at_the_same_context(
     # Prompts once; then, for the calibration, the warm-up and each pair, what is no whole block and the steps.
     tokens = sum(map(sum, scheduled))
     assert tokens == 3 * 64 + 3 * 16 * 5 + 3 * (2 + 4 * steps)
+
+
+@pytest.mark.parametrize(("experts", "different"), [(0, 1), (1000, 3)])
+def test_equal_streams_are_not_for_experts(
+    tiny_folder: Path, ours: Ours, machine: MachineLimits, experts: int, different: int
+) -> None:
+    peer, begun = Ours.open(str(tiny_folder), threads=1), []
+    begin = peer.begin_decode
+    peer.begin_decode = lambda prompts, room: begun.append(prompts) or begin(prompts, room)  # type: ignore[method-assign]
+    bench = bench_of({"landrace": ours, "peer": peer}, machine, pairs=1)
+    bench = replace(bench, cost=replace(bench.cost, matrices=MatrixBytes(1000, experts)))
+    measure_decode(bench, DecodeRow(streams=3, context=64))
+    assert len(set(map(tuple, begun[0]))) == different
 
 
 def test_decoding_needs_a_beginning(ours: Ours) -> None:
