@@ -14,7 +14,7 @@ enum class ActivationKind : int {
     oai,           // g * sigmoid(alpha * g) * (u + 1)
 };
 /// What Python calls them, in order.
-constexpr const char* kActivations[] = {"swiglu", "clamp_before", "clamp_after", "oai"};
+inline constexpr const char* kActivations[] = {"swiglu", "clamp_before", "clamp_after", "oai"};
 
 struct Activation {
     ActivationKind kind = ActivationKind::swiglu;
