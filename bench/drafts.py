@@ -97,6 +97,9 @@ class Row:
     """Median over the rounds of drafted / plain."""
     lowest: float
     highest: float
+    proposed: int
+    """Tokens drafted in the last round."""
+    accepted: int
 
 
 class Answering:
@@ -107,7 +110,7 @@ class Answering:
         engine.add(request)
         self.tokens: list[int] = []
         self.seconds = 0.0
-        self.n_timed = 0
+        self.n_timed = self.proposed = self.accepted = 0
         while not self.tokens:
             self._step()
         self.seconds = 0.0
@@ -126,6 +129,8 @@ class Answering:
             if output.error is not None:
                 raise output.error
             self.tokens += output.token_ids
+            self.proposed += output.drafted_tokens
+            self.accepted += output.accepted_tokens
 
     @property
     def rate(self) -> float:
@@ -157,6 +162,8 @@ def measure(
         statistics.median(ratios),
         min(ratios),
         max(ratios),
+        pair[1].proposed,
+        pair[1].accepted,
     )
 
 
@@ -185,7 +192,7 @@ def main() -> None:
     tokenizer, plain = serving.model.tokenizer, serving.engine
     drafted = Engine(plain.decoder, tokenizer, EngineOptions(draft="ngram"))
     rows = []
-    print(f"{'':32}{'tokens':>7}{'plain':>9}{'drafted':>9}{'speed':>8}   (tokens a second; lowest to highest speed)")
+    print(f"{'':32}{'tokens':>7}{'plain':>9}{'drafted':>9}{'speed':>8}   (tokens a second; lowest to highest; right)")
     for kind, (texts, temperature) in KINDS.items():
         params = SamplingParams(max_tokens=args.tokens, temperature=temperature, seed=1)
         for text, content in texts.items():
@@ -193,7 +200,8 @@ def main() -> None:
             row = measure(plain, drafted, kind, text, prompt, params, args)
             rows.append(row)
             numbers = f"{row.tokens:7}{row.plain:9.1f}{row.drafted:9.1f}{row.speed:7.2f}x"
-            print(f"{kind + ': ' + text:32}{numbers}   ({row.lowest:.2f} to {row.highest:.2f})", flush=True)
+            spread = f"{row.lowest:.2f} to {row.highest:.2f}; {row.accepted} of {row.proposed}"
+            print(f"{kind + ': ' + text:32}{numbers}   ({spread})", flush=True)
     for kind in KINDS:
         speeds = [row.speed for row in rows if row.kind == kind]
         print(f"{kind}: {statistics.geometric_mean(speeds):.2f}x on average, {min(speeds):.2f}x at least")
