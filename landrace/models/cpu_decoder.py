@@ -7,8 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -34,17 +33,6 @@ from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class CpuDecoder:

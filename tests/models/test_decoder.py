@@ -157,10 +157,10 @@ def test_names_cover_every_parameter(sandwich: bool, tied: bool, bias: bool) -> 
     )
     spec = replace(spec, layers=tuple(replace(layer, ffn=replace(layer.ffn, bias=bias)) for layer in spec.layers))
     shapes = Decoder(spec).expected_shapes()
-    assert set(Naming(prefixes=(("", ""),)).sources(spec)) == set(shapes)
+    assert set(Naming(prefixes=(("", ""),)).sources(spec, shapes)) == set(shapes)
     fused = Naming(
         fused={"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}, prefixes=(("", ""),)
-    ).sources(spec)
+    ).sources(spec, shapes)
     for name, source in fused.items():
         if source.rows is not None:
             assert source.rows[1] - source.rows[0] == shapes[name][0]

@@ -95,9 +95,9 @@ def llama3_scaling(
     among those of published models."""
     factor = max(factors, default=1.0)
     wavelengths = [theta ** (2 * i / rotary_dim) for i in range(rotary_dim // 2)]
-    for low, high, original in known:
+    for low, high, original in known if factor >= 1 else ():
         expected = [_llama3_factor(original / (2 * math.pi * wave), factor, low, high) for wave in wavelengths]
-        if factor >= 1 and len(factors) == len(expected) and _close(factors, expected):
+        if len(factors) == len(expected) and _close(factors, expected):
             return {
                 "rope_type": "llama3",
                 "factor": factor,
