@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-NATIVE_SOURCES := CMakeLists.txt $(wildcard landrace/kernels/cpu/csrc/*)
+NATIVE_SOURCES := CMakeLists.txt $(wildcard landrace/kernels/cpu/csrc/* landrace/kernels/cpu/csrc/ops/*)
 
 .PHONY: setup demo test lint native sanitize clean
 

@@ -27,9 +27,9 @@ import torch
 import transformers
 
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows
 from landrace.models.decoder import Decoder
-from landrace.models.lora import adapter_parameters, attach_adapter
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 from landrace.training.examples import Example
 from landrace.training.optimizer import make_optimizer, optimizer_step
@@ -53,12 +53,14 @@ def ragged_examples(count: int, vocab_size: int) -> list[Example]:
 
 def our_step(checkpoint: Checkpoint, examples: list[Example]) -> Callable[[], float]:
     decoder = Decoder(checkpoint.spec, dtype=torch.bfloat16).load(checkpoint.tensors())
-    slot = attach_adapter(decoder, LoraSpec(16, 32.0), generator=torch.Generator().manual_seed(0))
-    parameters = adapter_parameters(decoder, slot)
+    spec = LoraSpec(16, 32.0)
+    start = fresh_tensors(decoder.adaptable(spec.targets), spec, torch.Generator().manual_seed(0))
+    place = decoder.add_adapter(spec, start)
+    parameters = decoder.adapters[place].parameters()
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     optimizer = make_optimizer(parameters, OPTIONS)
-    adapters = (AdapterRows(slot, None),)
+    adapters = (AdapterRows(place, None),)
     return lambda: (
         optimizer_step(decoder, optimizer, examples, step=1, rate=RATE, options=OPTIONS, adapters=adapters).loss
     )

@@ -18,7 +18,7 @@ from landrace.engine import Engine, EngineOptions
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
-from landrace.kernels.cpu.program import TILE
+from landrace.kernels.cpu.cache import TILE
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
@@ -146,8 +146,16 @@ def open_engine(
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
         engine.add_adapter(adapter, spec, tensors)
-    notices = [text for text in (missing, length_notice(checkpoint.spec)) if text is not None]
+    told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
+    notices = [text for text in told if text is not None]
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def slow_notice(decoder: ServingDecoder) -> str | None:
+    """What to tell the user of a model that the C++ kernels do not compute alone."""
+    if not decoder.slow:
+        return None
+    return f"The C++ kernels leave {', '.join(decoder.slow)} to PyTorch, which is slower."
 
 
 def length_notice(spec: ModelSpec) -> str | None:
@@ -195,11 +203,12 @@ def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
     """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
     type they are kept in. Reads no weights."""
     device = default_device()
+    slots = [TILE] * len(checkpoint.spec.cache_groups)
     if _choose_kernels("auto", device)[0] is None:
-        layers = Decoder(checkpoint.spec).new_cache(TILE)
+        layers = Decoder(checkpoint.spec).new_cache(slots)
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(checkpoint.spec, TILE, cache_dtype_beside(matrices))
+        layers = new_cpu_cache(checkpoint.spec, slots, cache_dtype_beside(matrices))
     return sum(layer.nbytes for layer in layers) / TILE, layers[0].keys.dtype
 
 

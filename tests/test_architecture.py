@@ -178,7 +178,7 @@ def test_the_checker_catches_every_form_of_import(tmp_path: Path) -> None:
         "from .own import thing\n"
     )
     (package / "checkpoints" / "bad.py").write_text(
-        "from landrace.models.lora import attach_adapter\n"
+        "from landrace.models.adapters import adapter_of\n"
         "from landrace.models.lora_spec import LoraSpec\n"
         "from landrace.models.spec import ModelSpec\n"
         "from landrace.models import decoder, families\n"
@@ -188,7 +188,7 @@ def test_the_checker_catches_every_form_of_import(tmp_path: Path) -> None:
     (package / "text" / "bad.py").write_text("from landrace.models import spec\n")
     (package / "training").mkdir()
     assert violations(package) == [
-        "landrace/checkpoints/bad.py:1 checkpoints imports landrace.models.lora.attach_adapter",
+        "landrace/checkpoints/bad.py:1 checkpoints imports landrace.models.adapters.adapter_of",
         "landrace/checkpoints/bad.py:4 checkpoints imports landrace.models.decoder",
         "landrace/checkpoints/bad.py:5 checkpoints imports landrace.kernels.reference.attention",
         "landrace/checkpoints/bad.py:6 checkpoints imports landrace.models",

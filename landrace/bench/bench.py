@@ -142,7 +142,8 @@ def _measure_rows(
     facts = {
         "kernels": ours.kernels,
         "arithmetic": cost.arithmetic,
-        "matrix_bytes": cost.matrix_bytes,
+        "matrix_bytes": cost.matrices.always,
+        "expert_bytes": cost.matrices.experts,
         "cache_bytes_per_token": cost.cache_bytes_per_token,
     }
     return _Found(results, facts, [] if ours.notice is None else [ours.notice])
@@ -157,8 +158,8 @@ def _measure(bench: Bench, row: PrefillRow | DecodeRow | FirstTokenRow) -> list[
 def _cost(checkpoint: Checkpoint, ours: Ours, weights: str) -> ModelCost:
     """As stored, a matrix costs its bytes in the file, however the kernels lay it out; else what is held of it."""
     stored = weights == "stored"
-    matrix_bytes = stored_matrix_bytes(checkpoint) if stored else held_matrix_bytes(checkpoint.spec, ours.weight_bytes)
-    return ModelCost(checkpoint.spec, matrix_bytes, ours.cache_bytes_per_token, arithmetic_of(checkpoint, weights))
+    matrices = stored_matrix_bytes(checkpoint) if stored else held_matrix_bytes(checkpoint.spec, ours.weight_bytes)
+    return ModelCost(checkpoint.spec, matrices, ours.cache_bytes_per_token, arithmetic_of(checkpoint, weights))
 
 
 def _too_large(row: Row, bench: Bench) -> str | None:

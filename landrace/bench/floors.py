@@ -2,8 +2,9 @@
 
 A step of `streams` sequences, each with `past` tokens in the cache and `new` tokens to compute:
 
-    bytes      = matrix bytes + streams * (cache bytes of the tokens before the step)
-    operations = streams * (2 * layer weights * new + 2 * head weights + attention)
+    bytes      = matrix bytes + experts' bytes * share read + streams * (cache bytes of the tokens before the step)
+    operations = streams * (2 * active layer weights * new + 2 * head weights + attention)
+    share read = 1 - (1 - top_k / experts) ** (streams * new), what is expected of tokens that choose independently
     attention  = sum over layers and new tokens of 4 * heads * head_dim * tokens seen
     seconds    = max(bytes / read bandwidth, operations / peak)
 
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-from landrace.errors import UnsupportedError
+from landrace.kernels.reference.blocks import BLOCKS
+from landrace.models.declared import Param, declared
 from landrace.models.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -50,20 +53,33 @@ class StepWork:
 
 
 @dataclass(frozen=True)
+class MatrixBytes:
+    """Bytes of the matrices a step reads."""
+
+    always: int
+    """Those of every step, each once, the output head included."""
+    experts: int = 0
+    """All experts together."""
+
+
+@dataclass(frozen=True)
 class ModelCost:
     """What a step of a model reads and computes."""
 
     spec: ModelSpec
-    matrix_bytes: int
-    """Bytes of the matrices a step reads, each once, the output head included."""
+    matrices: MatrixBytes
     cache_bytes_per_token: float
     """Bytes of keys and values of one token over all layers."""
     arithmetic: Arithmetic
 
+    @cached_property
+    def _layers(self) -> tuple[Param, ...]:
+        return tuple(param for param in declared(self.spec) if param.in_layers and param.is_matrix)
+
     def operations(self, work: StepWork) -> float:
         """Additions and multiplications."""
         spec = self.spec
-        layers = sum(layer_weights(layer, spec.d_model) for layer in spec.layers)
+        layers = sum(param.share * param.size for param in self._layers)
         head = spec.vocab_size * spec.d_model
         attention = sum(_attention_operations(layer, work) for layer in spec.layers)
         return work.streams * (2.0 * layers * work.new + 2.0 * head + attention)
@@ -71,10 +87,18 @@ class ModelCost:
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
         layers = self.spec.layers
-        sizes = [layer.attention.n_kv_heads * layer.attention.head_dim for layer in layers]
+        sizes = [layer.mixer.n_kv_heads * layer.mixer.head_dim for layer in layers]
         seen = [_seen(layer, work.past) for layer in layers]
         share = sum(size * tokens for size, tokens in zip(sizes, seen, strict=True)) / sum(sizes)
-        return self.matrix_bytes + work.streams * self.cache_bytes_per_token * share
+        cache = work.streams * self.cache_bytes_per_token * share
+        return self.matrices.always + self.matrices.experts * self._experts_read(work) + cache
+
+    def _experts_read(self, work: StepWork) -> float:
+        experts = [param for param in self._layers if param.role == "experts"]
+        if not experts:
+            return 0.0
+        read = sum(param.size * (1 - (1 - param.share) ** (work.streams * work.new)) for param in experts)
+        return read / sum(param.size for param in experts)
 
     def floor(self, work: StepWork, limits: MachineLimits) -> Floor:
         """The larger of bytes over bandwidth and operations over peak."""
@@ -91,13 +115,6 @@ def peak_gop_s(limits: MachineLimits, arithmetic: Arithmetic) -> float:
     return floats if arithmetic == "bfloat16" or limits.int8_gop_s is None else limits.int8_gop_s
 
 
-def layer_weights(layer: LayerSpec, d_model: int) -> int:
-    """Elements of a layer's matrices."""
-    attention = layer.attention
-    projections = 2 * attention.n_heads + 2 * attention.n_kv_heads
-    return d_model * (projections * attention.head_dim + 3 * layer.ffn.d_hidden)
-
-
 def arithmetic_of(checkpoint: Checkpoint, weights: str) -> Arithmetic:
     """The arithmetic that weights held as `weights` allow; "stored": what most stored elements of matrices are."""
     if weights == "float32" or weights == "bfloat16":
@@ -105,44 +122,50 @@ def arithmetic_of(checkpoint: Checkpoint, weights: str) -> Arithmetic:
     if weights != "stored":
         return "int8"
     elements: dict[Arithmetic, int] = {}
-    for info in _matrices(checkpoint):
-        kind = STORED_FLOATS.get(info.dtype, "int8")
-        elements[kind] = elements.get(kind, 0) + info.shape[0] * info.shape[1]
+    for param, block_type in _stored_matrices(checkpoint):
+        kind = STORED_FLOATS.get(block_type, "int8")
+        elements[kind] = elements.get(kind, 0) + param.size
     return max(elements, key=lambda kind: elements[kind])
 
 
-def stored_matrix_bytes(checkpoint: Checkpoint) -> int:
+def stored_matrix_bytes(checkpoint: Checkpoint) -> MatrixBytes:
     """Bytes in the file of every matrix a step reads; an embedding that is not the head is left out."""
-    return sum(info.nbytes for info in _matrices(checkpoint))
+    always = experts = 0
+    for param, block_type in _stored_matrices(checkpoint):
+        block = BLOCKS[block_type]
+        n_bytes = param.size // block.elements * block.bytes
+        if param.role == "experts":
+            experts += n_bytes
+        else:
+            always += n_bytes
+    return MatrixBytes(always, experts)
 
 
-def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> int:
+def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> MatrixBytes:
     """The same for weights that are all held in one form, whatever the file has; `weight_bytes`: of all of them."""
-    layers = sum(layer_weights(layer, spec.d_model) for layer in spec.layers)
-    table = spec.vocab_size * spec.d_model
-    everything = layers + table * (1 if spec.tie_embeddings else 2)
-    return round(weight_bytes * (layers + table) / everything)
+    everything = sum(param.size for param in declared(spec) if param.is_matrix or param.role == "table")
+    read = _matrices(spec)
+    experts = sum(param.size for param in read if param.role == "experts")
+    always = sum(param.size for param in read) - experts
+    return MatrixBytes(round(weight_bytes * always / everything), round(weight_bytes * experts / everything))
 
 
-def _matrices(checkpoint: Checkpoint) -> list[Any]:
-    tied = checkpoint.spec.tie_embeddings
-    names = {source.tensor for name, source in checkpoint.sources.items() if tied or name != EMBEDDING}
-    found = [checkpoint.tensor_infos[name] for name in sorted(names) if len(checkpoint.tensor_infos[name].shape) == 2]
-    if not found:
-        raise UnsupportedError(f"{checkpoint.path} has no matrices to measure.")
-    return found
+def _matrices(spec: ModelSpec) -> list[Param]:
+    """Those that a step reads."""
+    return [param for param in declared(spec) if param.is_matrix or (param.name == EMBEDDING and spec.tie_embeddings)]
+
+
+def _stored_matrices(checkpoint: Checkpoint) -> list[tuple[Param, str]]:
+    stored = checkpoint.stored()
+    return [(param, stored[param.name].block_type) for param in _matrices(checkpoint.spec)]
 
 
 def _seen(layer: LayerSpec, past: float) -> float:
-    window = layer.attention.window
-    return past if window is None else min(past, window - 1)
+    return past - max(0.0, layer.mixer.mask.first_seen(past))
 
 
 def _attention_operations(layer: LayerSpec, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every dimension of every head."""
-    attention = layer.attention
-    if attention.window is None:
-        pairs = work.new * work.past + work.new * (work.new + 1) / 2
-    else:
-        pairs = sum(min(work.past + index + 1, attention.window) for index in range(work.new))
+    attention = layer.mixer
+    pairs = sum(_seen(layer, work.past + index) + 1 for index in range(work.new))
     return 4.0 * attention.n_heads * attention.head_dim * pairs

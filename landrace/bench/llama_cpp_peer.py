@@ -39,7 +39,8 @@ _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_l
 class LlamaCpp:
     """A `Runner` on a .gguf file: one context for single prompts, and one for the streams of a decode row.
 
-    `n_threads` is `n_threads_batch`; repacking, flash attention and the cache's type are the library's defaults.
+    `n_threads` is `n_threads_batch`; layers with windows keep no more than these, as in llama.cpp's own programs;
+    repacking, flash attention and the cache's type are the library's defaults.
     Raises CheckpointError when llama.cpp cannot open the file.
     """
 
@@ -120,6 +121,7 @@ class LlamaCpp:
         params.n_ctx, params.n_seq_max = tokens, streams
         params.n_batch, params.n_ubatch = PROMPT_ROOM, MICRO_BATCH
         params.n_threads = params.n_threads_batch = self._threads
+        params.swa_full = False
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:
             raise LandraceError(f"llama.cpp cannot make a context of {tokens} tokens for {streams} sequences.")

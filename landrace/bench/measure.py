@@ -100,8 +100,9 @@ def measure_decode(bench: Bench, row: DecodeRow) -> Result:
         for name, runner in taking_part.items():
             begun.append(runner)
             # Ours would share the cache of equal prompts, and read less than a real batch does. A peer's copies are
-            # apart in memory, so it is spared computing them.
-            runner.begin_decode(prompts if name == OURS else [prompts[0]] * row.streams, room)
+            # apart in memory, so it is spared computing them, unless equal streams would go to the same few experts.
+            copies = name != OURS and not bench.cost.matrices.experts
+            runner.begin_decode([prompts[0]] * row.streams if copies else prompts, room)
         steps = _steps_of_a_sample(bench.ours, room - DECODE_SLACK)
         samples = _take_turns(taking_part, lambda runner: _decode_sample(runner, row.streams, steps), bench.pairs)
     finally:

@@ -25,7 +25,6 @@ from landrace.kernels.cpu import native
 from landrace.model import Model, cpu_decoder, open_model
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import attach_adapter, detach_adapter
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import encode_chat
@@ -147,8 +146,8 @@ def _token_ids(model: Model[Decoder], messages: Sequence[Mapping[str, Any]]) -> 
 
 
 def _trainer_scores(decoder: Decoder, sequences: Sequences, adapter: Adapter | None) -> list[Scores]:
-    slot = attach_adapter(decoder, *adapter) if adapter is not None else None
-    rows = (AdapterRows(slot, None),) if slot is not None else ()
+    place = decoder.add_adapter(*adapter) if adapter is not None else None
+    rows = (AdapterRows(place, None),) if place is not None else ()
     try:
         logprobs = token_logprobs(decoder, sequences, adapters=rows)
         with torch.no_grad():
@@ -156,8 +155,8 @@ def _trainer_scores(decoder: Decoder, sequences: Sequences, adapter: Adapter | N
                 decoder(ForwardBatch.packed([list(ids)], adapters=rows)).argmax(-1)[:-1].tolist() for ids in sequences
             ]
     finally:
-        if slot is not None:
-            detach_adapter(decoder, slot)
+        if place is not None:
+            decoder.remove_adapter(place)
     return [Scores(a.tolist(), b) for a, b in zip(logprobs, likeliest, strict=True)]
 
 

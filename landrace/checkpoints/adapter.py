@@ -7,14 +7,18 @@ projections into one module:
 - reading: every projection gets A, and its own rows of B;
 - writing: projections with one common A share it; otherwise the module gets the A's under one another and the B's as
   blocks on a diagonal, with the sum of the ranks and an alpha that keeps the scale, so that B A is the same product.
+
+Experts are modules of their own there, and one weight with a leading dimension here. Where the hub's files keep all
+experts in one tensor, adapters on them are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ MAX_JSON_BYTES = 1 << 22
 MAX_RANK_RATIO = 16
 """Largest over smallest rank: unequal ranks are filled with zeros, and a file must not grow without bound by that."""
 
+EXPERTS = ".experts."
 _PREFIX = "base_model.model."
 _LEAVES = {".lora_A.weight": 0, ".lora_B.weight": 1}
 
@@ -78,10 +83,17 @@ def read_adapter(folder: Path, sources: Mapping[str, Source]) -> tuple[LoraSpec,
         targets=tuple(name for name in PROJECTIONS if any(_leaf(module) == name for module in pairs)),
         rslora=config.rslora,
     )
-    tensors: dict[str, Tensor] = {}
-    for name, pair in _with_left_out({name: _widen(pair, rank) for name, pair in pairs.items()}, modules).items():
-        tensors |= {f"{name}.lora_A": pair.a, f"{name}.lora_B": pair.b}
-    return spec, tensors, record
+    whole = _with_left_out({name: _widen(pair, rank) for name, pair in pairs.items()}, modules)
+    return spec, _by_weight(whole), record
+
+
+def check_writable(names: Iterable[str], sources: Mapping[str, Source]) -> None:
+    """UnsupportedError for weights (canonical names without `.weight`) that no adapter of the hub's kind can change."""
+    if any(EXPERTS in name and (at := sources.get(f"{name}.weight")) and at.stacked is None for name in names):
+        raise UnsupportedError(
+            "An adapter on experts cannot be written for this model: the hub keeps all its experts in one tensor.",
+            hint="Tune without the experts' projections: --targets q_proj,k_proj,v_proj,o_proj.",
+        )
 
 
 def write_adapter(
@@ -99,6 +111,7 @@ def write_adapter(
     """
     pairs = _pairs_by_module(tensors, spec.rank)
     modules = _modules(sources)
+    check_writable(map(_of_all_experts, pairs), sources)
     if unknown := sorted(pairs.keys() - {name for parts in modules.values() for name in parts}):
         raise CheckpointError(f"The adapter's module '{unknown[0]}' is not one of this model's projections.")
     stored = {
@@ -144,12 +157,26 @@ def adapter_sha256(folder: Path) -> str:
 
 
 def _modules(sources: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
-    """Hub module to the canonical projections it holds."""
+    """Hub module to the canonical projections it holds; experts by number, as `layers.N.mlp.experts.E.up_proj`."""
     modules: dict[str, dict[str, Source]] = {}
     for name, source in sources.items():
-        if name.endswith(".weight") and _leaf(canonical := name.removesuffix(".weight")) in PROJECTIONS:
+        canonical = name.removesuffix(".weight")
+        if canonical == name or _leaf(canonical) not in PROJECTIONS:
+            continue
+        if source.stacked is None and EXPERTS not in canonical:
             modules.setdefault(source.tensor.removesuffix(".weight"), {})[canonical] = source
+        for expert, tensor in enumerate(source.tensors if source.stacked is not None else ()):
+            one = replace(source, tensor=tensor, stacked=None)
+            modules[tensor.removesuffix(".weight")] = {_of_expert(canonical, expert): one}
     return modules
+
+
+def _of_expert(canonical: str, expert: int) -> str:
+    return canonical.replace(EXPERTS, f"{EXPERTS}{expert}.")
+
+
+def _of_all_experts(canonical: str) -> str:
+    return re.sub(r"(?<=\.experts\.)\d+\.", "", canonical)
 
 
 def _leaf(module: str) -> str:
@@ -214,7 +241,7 @@ def _pair(module: str, half: Mapping[int, Tensor], config: PeftConfig) -> _Pair:
 
 def _split(pair: _Pair, parts: Mapping[str, Source], rank: int) -> dict[str, _Pair]:
     """The canonical projections of one hub module."""
-    taken = {name: source.take(pair.b) for name, source in parts.items()}
+    taken = {name: source.take_rows(pair.b) for name, source in parts.items()}
     if len(parts) > 1 and pair.rank == rank * len(parts):
         blocks = {name: slice(i * rank, (i + 1) * rank) for i, name in enumerate(_in_row_order(parts))}
         if all(_is_zero_outside(taken[name], block) for name, block in blocks.items()):
@@ -246,7 +273,7 @@ def _join(parts: Mapping[str, Source], pairs: Mapping[str, _Pair]) -> _Pair:
     at = 0
     for name in order:
         width = pairs[name].rank
-        parts[name].put(b[:, at : at + width], pairs[name].b)
+        parts[name].put_rows(b[:, at : at + width], pairs[name].b)
         at += 0 if shared else width
     return _Pair(a, b)
 
@@ -264,21 +291,52 @@ def _widen(pair: _Pair, rank: int) -> _Pair:
 
 
 def _with_left_out(pairs: Mapping[str, _Pair], modules: Mapping[str, Mapping[str, Source]]) -> dict[str, _Pair]:
-    """Zeros (which take no memory) for layers without an adapter, shaped like the projection of another layer."""
+    """Zeros (which take no memory) for layers and experts without an adapter, shaped like the projection of another.
+
+    UnsupportedError where every module of one kind is left out, but not of another whose last name is the same.
+    """
     like = {
-        _leaf(name): _Pair(torch.zeros(()).expand_as(pair.a), torch.zeros(()).expand_as(pair.b))
+        _kind(name): _Pair(torch.zeros(()).expand_as(pair.a), torch.zeros(()).expand_as(pair.b))
         for name, pair in pairs.items()
     }
-    return {
-        name: pairs.get(name, like[_leaf(name)]) for parts in modules.values() for name in parts if _leaf(name) in like
-    }
+    targets = set(map(_leaf, pairs))
+    whole = {}
+    for name in (name for parts in modules.values() for name in parts if _leaf(name) in targets):
+        if name not in pairs and _kind(name) not in like:
+            raise UnsupportedError(
+                f"The adapter leaves out every module like '{name}', but has others called {_leaf(name)}."
+            )
+        whole[name] = pairs.get(name) or like[_kind(name)]
+    return whole
+
+
+def _kind(module: str) -> str:
+    """The same for modules of one shape: the name without numbers."""
+    return re.sub(r"\d+", "", module)
+
+
+def _by_weight(pairs: Mapping[str, _Pair]) -> dict[str, Tensor]:
+    """Canonical tensors: those of experts one on another."""
+    found: dict[str, list[_Pair]] = {}
+    for name, pair in pairs.items():
+        found.setdefault(_of_all_experts(name), []).append(pair)
+    tensors = {}
+    for name, some in found.items():
+        for leaf, halves in (("lora_A", [pair.a for pair in some]), ("lora_B", [pair.b for pair in some])):
+            tensors[f"{name}.{leaf}"] = torch.stack(halves) if EXPERTS in name else halves[0]
+    return tensors
 
 
 def _pairs_by_module(tensors: Mapping[str, Tensor], rank: int) -> dict[str, _Pair]:
     pairs: dict[str, _Pair] = {}
     for module in {name.rpartition(".")[0] for name in tensors}:
         a, b = tensors.get(f"{module}.lora_A"), tensors.get(f"{module}.lora_B")
-        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not a.shape[0] == b.shape[1] == rank:
+        axes = 3 if EXPERTS in module else 2
+        if a is None or b is None or not a.dim() == b.dim() == axes or not a.shape[-2] == b.shape[-1] == rank:
             raise CheckpointError(f"The adapter's module '{module}' is not a lora_A and a lora_B of rank {rank}.")
-        pairs[module] = _Pair(a.detach().float().cpu(), b.detach().float().cpu())
+        a, b = a.detach().float().cpu(), b.detach().float().cpu()
+        if axes == 2:
+            pairs[module] = _Pair(a, b)
+        else:
+            pairs |= {_of_expert(module, n): _Pair(*pair) for n, pair in enumerate(zip(a, b, strict=True))}
     return pairs

@@ -33,9 +33,16 @@ def file_size(path: Path) -> int:
 
 def read_range(path: Path, offset: int, count: int) -> Tensor:
     """Bytes [offset, offset + count) as a uint8 tensor of its own. CheckpointError when the file ends before."""
-    if offset + count > file_size(path):
-        raise CheckpointError(f"{path} ends before byte {offset + count}.", hint="Fetch it again.")
+    _check_end(path, offset + count)
     out = torch.empty(count, dtype=torch.uint8)
+    read_into(path, offset, out)
+    return out
+
+
+def read_into(path: Path, offset: int, out: Tensor) -> None:
+    """Fills `out`, contiguous uint8, with the bytes from `offset` on. CheckpointError when the file ends before."""
+    count = out.numel()
+    _check_end(path, offset + count)
     view = out.numpy().data
     with readable(path), path.open("rb", buffering=0) as file:
         file.seek(offset)
@@ -45,7 +52,11 @@ def read_range(path: Path, offset: int, count: int) -> Tensor:
             if not got:
                 raise CheckpointError(f"{path} ended while it was read.", hint="Fetch it again.")
             done += got
-    return out
+
+
+def _check_end(path: Path, end: int) -> None:
+    if end > file_size(path):
+        raise CheckpointError(f"{path} ends before byte {end}.", hint="Fetch it again.")
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:

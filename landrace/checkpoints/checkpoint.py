@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from landrace.checkpoints.bounded import file_size, read_json, read_range, readable
 from landrace.checkpoints.gguf_file import read_gguf
+from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
-from landrace.models.families.gguf import IGNORABLE, config_from_gguf, gguf_sources
+from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
+from landrace.models.families.names import shapes_of
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -45,7 +47,7 @@ class Checkpoint:
     """A `config.json`; for GGUF, the one that its metadata amount to."""
     spec: ModelSpec
     sources: dict[str, Source]
-    """Canonical parameter name to the stored rows that make it."""
+    """Canonical parameter name to the stored tensors that make it."""
     tensor_infos: Mapping[str, TensorInfo]
     """Stored name to description, for every tensor in the files."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -62,16 +64,14 @@ class Checkpoint:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
-        formats of GGUF as float32. Each tensor may be kept and changed: of a stored tensor that holds several
-        parameters, each reads its own rows."""
-        self._check_tied_head()
-        for name, source in self.sources.items():
-            yield name, source.turn(self.tensor_infos[source.tensor].part(source.rows).load())
+        formats of GGUF as float32. Each tensor may be kept and changed: none shares memory with another."""
+        for name, stored in self.stored().items():
+            yield name, stored.floats()
 
     def stored(self) -> dict[str, StoredTensor]:
         """Canonical name to the parameter as the files store it; nothing is read yet."""
         self._check_tied_head()
-        return {name: _stored(source, self.tensor_infos[source.tensor]) for name, source in self.sources.items()}
+        return stored_parameters(self.sources, self.tensor_infos)
 
     def sha256(self, progress: Progress | None = None) -> str:
         """SHA-256 of the weights, kept once it is known. One file: that of the file. Several: that of the lines
@@ -101,8 +101,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     with readable(path):
         checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
-    for source in checkpoint.sources.values():
-        _check_source(source, checkpoint.tensor_infos[source.tensor])
+    stored_parameters(checkpoint.sources, checkpoint.tensor_infos)
     return checkpoint
 
 
@@ -111,8 +110,24 @@ def _open_gguf(path: Path) -> Checkpoint:
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     spec = read_config(config).spec
     sources = gguf_sources(spec, file.metadata["general.architecture"])
-    _check_names(path, sources, file.tensors, IGNORABLE)
-    return Checkpoint(path, "gguf", config, spec, sources, file.tensors, file.metadata)
+    _check_names(path, sources, file.tensors, gguf_ignorable(config))
+    return Checkpoint(path, "gguf", config, spec, sources, _with_ones(sources, file.tensors, spec), file.metadata)
+
+
+def _with_ones(
+    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], spec: ModelSpec
+) -> dict[str, TensorInfo]:
+    """The tensors with axes of length 1 as the parameters have them: converters keep some and drop others."""
+    found = dict(infos)
+    for name, shape in shapes_of(spec).items():
+        info = infos[sources[name].tensor]
+        if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
+            found[info.name] = replace(info, shape=shape)
+    return found
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def _numbers(path: Path, infos: Mapping[str, TensorInfo], name: str) -> list[float]:
@@ -132,7 +147,7 @@ def _open_folder(path: Path) -> Checkpoint:
     generation = path / "generation_config.json"
     generation_config = read_json(generation, MAX_CONFIG_BYTES) if generation.is_file() else {}
     infos = read_safetensors_folder(path)
-    model = read_config(config, infos)
+    model = read_config(config, {name: info.shape for name, info in infos.items()})
     _check_names(path, model.sources, infos, model.ignorable)
     return Checkpoint(
         path, "safetensors", config, model.spec, model.sources, infos, generation_config=generation_config
@@ -142,7 +157,7 @@ def _open_folder(path: Path) -> Checkpoint:
 def _check_names(
     path: Path, sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], ignorable: Iterable[str]
 ) -> None:
-    needed = {source.tensor for source in sources.values()}
+    needed = {tensor for source in sources.values() for tensor in source.tensors}
     if missing := needed - infos.keys():
         raise CheckpointError(f"{path} lacks {_some(missing)} that its configuration needs.")
     patterns = [re.compile(pattern) for pattern in ignorable]
@@ -155,24 +170,6 @@ def _some(names: set[str]) -> str:
     shown = ", ".join(sorted(names)[:NAMES_IN_ERROR])
     more = f" and {len(names) - NAMES_IN_ERROR} more" if len(names) > NAMES_IN_ERROR else ""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
-
-
-def _check_source(source: Source, info: TensorInfo) -> None:
-    info.require_weights()
-    if not info.shape:
-        raise CheckpointError(f"The tensor '{info.name}' is a single number, not a weight.")
-    source.check_rows(info.shape[0])
-
-
-def _stored(source: Source, info: TensorInfo) -> StoredTensor:
-    part = info.part(source.rows)
-
-    def read() -> Tensor:
-        raw = part.raw()
-        # Turning moves entries of the first axis; the bytes of one entry of it stay together.
-        return raw if source.rotary is None else source.turn(raw.view(part.shape[0], -1)).view(raw.shape)
-
-    return StoredTensor(part.dtype, part.shape, read)
 
 
 def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:

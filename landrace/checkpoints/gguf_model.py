@@ -27,14 +27,14 @@ def write_gguf_model(folder: Path, origin: Checkpoint, tensors: Mapping[str, Ten
     if set(tensors) != set(origin.sources):
         odd = min(set(tensors) ^ set(origin.sources))
         raise CheckpointError(f"The parameters are not those of {origin.path}: {odd!r} is missing or left over.")
-    replaced = {source.tensor for source in origin.sources.values()}
+    replaced = {tensor for source in origin.sources.values() for tensor in source.tensors}
     stored: dict[str, tuple[Tensor, str]] = {
         name: (info.raw(), info.dtype) for name, info in origin.tensor_infos.items() if name not in replaced
     }
+    filled = {name: torch.empty(origin.tensor_infos[name].shape) for name in replaced}
     for name, source in origin.sources.items():
-        if source.tensor not in stored:
-            stored[source.tensor] = (torch.empty(origin.tensor_infos[source.tensor].shape), "F32")
-        source.put(stored[source.tensor][0], tensors[name].detach().float().cpu())
+        source.put(filled, tensors[name].detach().float().cpu())
+        stored |= {one: (filled[one], "F32") for one in source.tensors}
     metadata = {**origin.metadata, "general.file_type": _ALL_F32}
     with whole_folder(folder, may_replace=lambda name: name == FILE_NAME) as made:
         write_gguf(made / FILE_NAME, metadata, stored)

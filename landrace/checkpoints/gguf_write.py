@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,47 +15,66 @@ from landrace.checkpoints.gguf_file import ARRAY, BOOL, DEFAULT_ALIGNMENT, MAGIC
 from landrace.errors import OptionError
 from landrace.kernels.reference.blocks import BLOCKS, quantize
 
+Shape = tuple[int, ...]
+
 _UINT32, _INT32, _FLOAT32, _UINT64, _INT64 = 4, 5, 6, 10, 11
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:
     """Write `metadata` and `tensors`, name to (tensor, block type), in the order given.
 
-    A floating tensor is encoded as its block type. A uint8 tensor [rows, bytes per row] is taken as encoded already.
+    A floating tensor is encoded as its block type. A uint8 tensor [..., bytes per row] is taken as encoded already.
     Metadata values are str, bool, int (uint32 where it fits, else int32, uint64 or int64), float (float32), or lists of
     one of them; integers in lists are int32, as ggml stores its vocabularies. OptionError for a value without a type.
     """
     encoded = {name: _encode(name, tensor, kind) for name, (tensor, kind) in tensors.items()}
-    header = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    shapes = {name: (shape, tensors[name][1]) for name, (shape, _) in encoded.items()}
+    write_encoded_gguf(path, metadata, shapes, (raw for _, raw in encoded.values()))
+
+
+def write_encoded_gguf(
+    path: Path, metadata: Mapping[str, Any], shapes: Mapping[str, tuple[Shape, str]], encoded: Iterable[Tensor]
+) -> None:
+    """The same for tensors that do not fit into memory together: `shapes` says name to (shape, block type), and
+    `encoded` gives the bytes of each in that order, as uint8. OptionError where they are not as many as that takes.
+    """
+    header = [MAGIC, struct.pack("<IQQ", 3, len(shapes), len(metadata))]
     for key, value in metadata.items():
         header += [_string(key), _typed(key, value)]
     offset = 0
-    for name, (shape, raw) in encoded.items():
+    for name, (shape, kind) in shapes.items():
         header.append(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
-        header.append(struct.pack("<IQ", BLOCKS[tensors[name][1]].ggml_id, offset))
-        offset += raw.numel() + -raw.numel() % DEFAULT_ALIGNMENT
+        header.append(struct.pack("<IQ", BLOCKS[kind].ggml_id, offset))
+        offset += _n_bytes(shape, kind) + -_n_bytes(shape, kind) % DEFAULT_ALIGNMENT
     with path.open("wb") as file:
         file.write(b"".join(header))
-        for _, raw in encoded.values():
+        for (name, (shape, kind)), raw in zip(shapes.items(), encoded, strict=True):
+            if raw.numel() != _n_bytes(shape, kind):
+                raise OptionError(f"'{name}' has {raw.numel()} bytes, but {kind} {list(shape)} takes another number.")
             _pad(file)
-            file.write(raw.numpy().data)
+            file.write(raw.contiguous().view(-1).numpy().data)
         _pad(file)
+
+
+def _n_bytes(shape: Shape, kind: str) -> int:
+    block = BLOCKS[kind]
+    return prod(shape) // block.elements * block.bytes
 
 
 def _pad(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % DEFAULT_ALIGNMENT))
 
 
-def _encode(name: str, tensor: Tensor, kind: str) -> tuple[tuple[int, ...], Tensor]:
+def _encode(name: str, tensor: Tensor, kind: str) -> tuple[Shape, Tensor]:
     """(shape of the values, their bytes)."""
     if kind not in BLOCKS:
         raise OptionError(f"'{name}' cannot be written as {kind}.", hint=f"Use one of {', '.join(BLOCKS)}.")
     block = BLOCKS[kind]
     if tensor.dtype == torch.uint8:
-        return (tensor.shape[0], tensor.shape[1] // block.bytes * block.elements), tensor.contiguous().view(-1)
+        return (*tensor.shape[:-1], tensor.shape[-1] // block.bytes * block.elements), tensor
     try:
         rows = tensor.detach().cpu().reshape(-1, tensor.shape[-1])
-        return tuple(tensor.shape), quantize(rows, kind).view(-1)
+        return tuple(tensor.shape), quantize(rows, kind)
     except ValueError as error:
         raise OptionError(f"'{name}' cannot be written as {kind}: {error}") from error
 

@@ -13,7 +13,7 @@ from landrace.checkpoints.bounded import read_range
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS, dequantize
 
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TensorInfo:
             return self
         first, end = rows
         row_bytes, rest = divmod(self.nbytes, self.shape[0])
-        if rest or (len(self.shape) == 1 and self.dtype not in _PLAIN):
+        if rest or (len(self.shape) == 1 and self.dtype not in PLAIN):
             raise CheckpointError(f"The vector '{self.name}' is stored as {self.dtype} and cannot be cut into parts.")
         return replace(
             self,
@@ -53,6 +53,11 @@ class TensorInfo:
             nbytes=(end - first) * row_bytes,
             offset=self.offset + first * row_bytes,
         )
+
+    def entry(self, index: int) -> TensorInfo:
+        """One entry of the first axis, as a tensor of its own."""
+        one = self.part((index, index + 1))
+        return replace(one, shape=one.shape[1:])
 
     def raw(self) -> Tensor:
         """The stored bytes, uint8 [rows, bytes per row]; every axis but the last counts as rows."""
@@ -62,6 +67,6 @@ class TensorInfo:
     def load(self) -> Tensor:
         """The values, in memory of their own: F32, F16 and BF16 as stored, block formats as float32."""
         self.require_weights()
-        if self.dtype in _PLAIN:
-            return read_range(self.path, self.offset, self.nbytes).view(_PLAIN[self.dtype]).view(self.shape)
+        if self.dtype in PLAIN:
+            return read_range(self.path, self.offset, self.nbytes).view(PLAIN[self.dtype]).view(self.shape)
         return dequantize(self.raw(), self.dtype, self.shape[-1]).view(self.shape)

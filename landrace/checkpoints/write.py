@@ -16,7 +16,7 @@ from torch import Tensor
 from landrace.checkpoints.folder import whole_folder
 from landrace.checkpoints.safetensors_file import INDEX_NAME, SINGLE_NAME
 from landrace.errors import CheckpointError
-from landrace.models.families.weights import Source
+from landrace.models.families.weights import Source, total_rows
 
 SHARD_BYTES = 5_000_000_000
 
@@ -76,11 +76,12 @@ class _Shards:
         self._folder = folder
         self._sources = sources
         self._shard_bytes = shard_bytes
+        self._absent = set(sources)
         self._waiting: dict[str, set[str]] = {}
-        self._rows: dict[str, int] = {}
+        self._rows = total_rows(sources.values())
         for name, source in sources.items():
-            self._waiting.setdefault(source.tensor, set()).add(name)
-            self._rows[source.tensor] = max(self._rows.get(source.tensor, 0), source.rows[1] if source.rows else 0)
+            for stored in source.tensors:
+                self._waiting.setdefault(stored, set()).add(name)
         self._begun: dict[str, Tensor] = {}
         self._whole: dict[str, Tensor] = {}
         self._written: list[dict[str, int]] = []
@@ -88,26 +89,26 @@ class _Shards:
 
     def add(self, name: str, tensor: Tensor) -> None:
         source = self._sources.get(name)
-        if source is None or name not in self._waiting.get(source.tensor, ()):
+        if source is None or name not in self._absent:
             reason = "is not a parameter of this model" if source is None else "was given twice"
             raise CheckpointError(f"'{name}' {reason}.")
+        self._absent.discard(name)
         tensor = tensor.detach().cpu()
-        stored = self._begun.get(source.tensor)
-        if stored is None:
-            shape = (self._rows[source.tensor] or tensor.shape[0], *tensor.shape[1:])
-            stored = self._begun[source.tensor] = torch.empty(shape, dtype=tensor.dtype)
-        source.put(stored, tensor)
+        shape = source.stored_shape(tuple(tensor.shape), self._rows.get(source.tensors[0]))
+        for stored in source.tensors:
+            if stored not in self._begun:
+                self._begun[stored] = torch.empty(shape, dtype=tensor.dtype)
+        source.put(self._begun, tensor)
         self._dtypes.add(tensor.dtype)
-        self._waiting[source.tensor].discard(name)
-        if not self._waiting[source.tensor]:
-            del self._waiting[source.tensor]
-            self._keep(source.tensor, self._begun.pop(source.tensor))
+        for stored in source.tensors:
+            self._waiting[stored].discard(name)
+            if not self._waiting[stored]:
+                self._keep(stored, self._begun.pop(stored))
 
     def finish(self) -> None:
         """Write what is left and give the shards their names."""
-        if self._waiting:
-            absent = sorted(name for names in self._waiting.values() for name in names)
-            raise CheckpointError(f"{len(absent)} parameters were not given, such as '{absent[0]}'.")
+        if self._absent:
+            raise CheckpointError(f"{len(self._absent)} parameters were not given, such as '{min(self._absent)}'.")
         self._flush()
         count = len(self._written)
         if count == 1:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, assert_never
 
 from landrace.checkpoints import open_checkpoint
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
+from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import cache_of_a_token, open_tokenizer
+from landrace.models.declared import Counts, count
+from landrace.models.ffn_spec import Dense, Ffn, Moe
+from landrace.models.mixer_spec import Mixer
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -16,9 +22,8 @@ def describe_model(name: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(stored.path)
     tokenizer = open_tokenizer(checkpoint)
     spec = checkpoint.spec
-    attention, ffn = spec.layers[0].attention, spec.layers[0].ffn
+    counts = count(spec)
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
-    parameters = sum(_count(info.shape) for info in checkpoint.tensor_infos.values())
     template = tokenizer.chat_template
     cache_bytes, cache_dtype = cache_of_a_token(checkpoint)
     return {
@@ -30,11 +35,11 @@ def describe_model(name: str) -> dict[str, Any]:
         "format": stored.format,
         "weights": ", ".join(kinds),
         "model type": checkpoint.config.get("model_type"),
-        "parameters": f"{parameters / 1e6:.1f} million",
+        "parameters": _parameters(counts),
         "layers": len(spec.layers),
         "width": spec.d_model,
-        "heads": f"{attention.n_heads} of {attention.head_dim}, {attention.n_kv_heads} for keys and values",
-        "feed-forward": ffn.d_hidden,
+        "attention": _kinds(_attention(layer.mixer) for layer in spec.layers),
+        "feed-forward": _kinds(_feed_forward(layer.ffn) for layer in spec.layers),
         "vocabulary": spec.vocab_size,
         "longest sequence": spec.max_length,
         "cache": f"{human_bytes(cache_bytes)} a token in {str(cache_dtype).removeprefix('torch.')} on this machine",
@@ -45,8 +50,40 @@ def describe_model(name: str) -> dict[str, Any]:
     }
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def _parameters(counts: Counts) -> str:
+    active = "" if counts.active == counts.total else f", {_millions(counts.active)} for each token"
+    return _millions(counts.total) + active
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} million"
+
+
+def _kinds(of_layers: Iterable[str]) -> str:
+    """What the layers are, and how many of each where they differ."""
+    kinds = Counter(of_layers)
+    return next(iter(kinds)) if len(kinds) == 1 else "; ".join(f"{n} layers: {kind}" for kind, n in kinds.items())
+
+
+def _attention(mixer: Mixer) -> str:
+    heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+    match mixer.mask:
+        case Sliding(window):
+            return f"{heads}, over {window} tokens"
+        case Chunked(chunk):
+            return f"{heads}, in chunks of {chunk} tokens"
+        case Full():
+            return heads
+        case _:
+            assert_never(mixer.mask)
+
+
+def _feed_forward(ffn: Ffn) -> str:
+    match ffn:
+        case Dense():
+            return str(ffn.d_hidden)
+        case Moe():
+            shared = "" if ffn.shared is None else f" and one of {ffn.shared.d_hidden} for all"
+            return f"{ffn.router.top_k} of {ffn.n_experts} experts of {ffn.d_hidden}{shared}"
+        case _:
+            assert_never(ffn)

@@ -23,14 +23,18 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; def
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="Longest sequence the model is opened for; default: what it was trained at.")
 ]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(help="ngram: guess tokens from what was said before. The same answers, sooner where they repeat it."),
+]
 
 
-def opened_for(max_length: int | None) -> EngineOptions:
+def opened_for(max_length: int | None, draft: str | None = None) -> EngineOptions:
     """The usual engine, with a cache that one sequence of `max_length` fits into."""
     from landrace.engine.options import EngineOptions
 
     usual = EngineOptions()
     if max_length is None or max_length <= usual.cache_tokens:
-        return EngineOptions(max_length=max_length)
+        return EngineOptions(max_length=max_length, draft=draft)
     blocks = -(-max_length // usual.block_size)
-    return EngineOptions(max_length=max_length, cache_tokens=blocks * usual.block_size)
+    return EngineOptions(max_length=max_length, cache_tokens=blocks * usual.block_size, draft=draft)

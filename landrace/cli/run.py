@@ -12,7 +12,7 @@ import typer
 
 from landrace.cli.console import err, fail, notice, print_json
 from landrace.cli.endings import Ended
-from landrace.cli.options import KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
+from landrace.cli.options import DraftOption, KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
 from landrace.cli.progress import spinner
 from landrace.errors import RequestError
 from landrace.safe_text import ShownStream
@@ -40,6 +40,7 @@ def run(
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
     max_length: MaxLengthOption = None,
+    draft: DraftOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming; needs a prompt.")
     ] = False,
@@ -76,7 +77,7 @@ def run(
             weights=weights,
             kernels=kernels,
             threads=threads,
-            options=opened_for(max_length),
+            options=opened_for(max_length, draft),
         )
     notice(serving.notice)
     talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
@@ -92,6 +93,8 @@ def run(
                 "seed": completion.seed,
                 "prompt_tokens": completion.prompt_tokens,
                 "completion_tokens": len(completion.token_ids),
+                "drafted_tokens": completion.drafted_tokens,
+                "accepted_tokens": completion.accepted_tokens,
                 "seconds": time.perf_counter() - started,
             }
         )

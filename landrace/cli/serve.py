@@ -12,7 +12,7 @@ import typer
 
 from landrace.cli.console import err, notice, styled
 from landrace.cli.endings import interrupt_as_asyncio_expects
-from landrace.cli.options import KernelsOption, MaxLengthOption, WeightsOption
+from landrace.cli.options import DraftOption, KernelsOption, MaxLengthOption, WeightsOption
 from landrace.cli.progress import spinner
 from landrace.errors import OptionError
 
@@ -37,6 +37,7 @@ def serve(
     ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
     max_length: MaxLengthOption = None,
+    draft: DraftOption = None,
     max_pending: Annotated[int, typer.Option(min=1, help="Most unfinished requests; more get status 429.")] = 1024,
     cors_origin: Annotated[
         list[str] | None,
@@ -57,6 +58,7 @@ def serve(
         max_running=max_running,
         max_step_tokens=max_step_tokens,
         max_length=max_length,
+        draft=draft,
     )
     adapters = parse_adapters(adapter or [])
     names = ", ".join([*models, *adapters])

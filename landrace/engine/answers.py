@@ -20,10 +20,10 @@ from landrace.models.sampling import NOT_FINITE
 class Answer:
     """What a step's logits say to one request."""
 
-    token: int | None
-    """The next one; None where the step samples none."""
+    tokens: tuple[int, ...]
+    """The next ones; none where the step samples none."""
     logprobs: tuple[TokenLogprob, ...]
-    """Of that token, if they are wanted."""
+    """Of those tokens, if they are wanted."""
     scores: tuple[TokenLogprob, ...]
     """Of prompt tokens."""
     error: RequestError | None = None
@@ -37,7 +37,7 @@ def answers(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows],
         return _read(logits, lives, wanted, choose)
     except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
         if len(lives) == 1:
-            return [Answer(None, (), (), StepError.of(cause, "choose this request's token"))]
+            return [Answer((), (), (), StepError.of(cause, "choose this request's token"))]
     return [
         answers(logits[rows.rows.start : rows.rows.stop], [live], [rows.alone], choose)[0]
         for live, rows in zip(lives, wanted, strict=True)
@@ -49,38 +49,62 @@ def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], c
     states: list[SamplingState | None] = []
     for live, rows in zip(lives, wanted, strict=True):
         states += [None] * len(rows.scored)
-        if rows.samples:
-            states.append(live.sampling)
-    tokens = choose_tokens(logits, states, choose)
-    healthy = [NOT_FINITE not in tokens[rows.rows.start : rows.rows.stop] for rows in wanted]
-    sound = [pair for pair, fine in zip(zip(lives, wanted, strict=True), healthy, strict=True) if fine]
-    logprobs = iter(_logprobs(logits, sound, tokens))
-    told = []
-    for live, rows, fine in zip(lives, wanted, healthy, strict=True):
-        if not fine:
+        states += _states(live)[: rows.n_sampled]
+    chosen = choose_tokens(logits, states, choose)
+    told = [_Told(live, rows, chosen) for live, rows in zip(lives, wanted, strict=True)]
+    logprobs = iter(_logprobs(logits, [one for one in told if one.sound]))
+    result = []
+    for one in told:
+        if not one.sound:
             error = RequestError("The model's logits are not finite numbers for this request.")
-            told.append(Answer(None, (), (), error))
+            result.append(Answer((), (), (), error))
             continue
-        token = tokens[rows.rows[-1]] if rows.samples else None
-        scores = tuple(islice(logprobs, len(rows.scored)))
-        chosen = () if token is None or live.request.params.logprobs is None else (next(logprobs),)
-        told.append(Answer(token, chosen, scores))
-    return told
+        scores = tuple(islice(logprobs, len(one.rows.scored)))
+        of_tokens = tuple(islice(logprobs, 0 if one.n_top is None else len(one.tokens)))
+        result.append(Answer(one.tokens, of_tokens, scores))
+    return result
 
 
-def _logprobs(logits: Tensor, healthy: Sequence[tuple[Live, WantedRows]], tokens: Sequence[int]) -> list[TokenLogprob]:
-    """What each request wants to know, request by request: its scored prompt tokens, then its new token."""
+class _Told:
+    """What the rows of one request chose."""
+
+    def __init__(self, live: Live, rows: WantedRows, chosen: Sequence[int]) -> None:
+        """`chosen`: by all rows of the step."""
+        self.rows = rows
+        first_sampled = rows.rows.start + len(rows.scored)
+        self.tokens = _kept(chosen[first_sampled : rows.rows.stop], live.progress.draft)
+        self.sound = NOT_FINITE not in (*chosen[rows.rows.start : first_sampled], *self.tokens)
+        self.n_top = live.request.params.logprobs
+        self.prompt_ids = live.request.prompt_ids
+
+
+def _states(live: Live) -> list[SamplingState]:
+    """What the next token is chosen by, and each that follows one of the draft."""
+    states = [live.sampling]
+    for guess in live.progress.draft:
+        states.append(states[-1].after(guess))
+    return states
+
+
+def _kept(chosen: Sequence[int], draft: Sequence[int]) -> tuple[int, ...]:
+    """Of the tokens chosen after the last one and after each of the draft, those that would have been chosen without
+    it: up to the first that differs from the guess, since the rows behind that one go on from something else."""
+    right = next((n for n, guess in enumerate(draft) if chosen[n] != guess), len(draft))
+    kept = tuple(chosen[: right + 1])
+    # A row without probabilities is an error when its turn comes, in the next step.
+    return kept[:-1] if right and kept[-1] == NOT_FINITE else kept
+
+
+def _logprobs(logits: Tensor, told: Sequence[_Told]) -> list[TokenLogprob]:
+    """What each request wants to know, request by request: its scored prompt tokens, then its new tokens."""
     rows: list[int] = []
     ids: list[int] = []
     n_top: list[int] = []
-    for live, wanted in healthy:
-        request, n = live.request, live.request.params.logprobs
-        if n is None and not wanted.scored:
-            continue
-        told = [request.prompt_ids[index] for index in wanted.scored]
-        if wanted.samples and n is not None:
-            told.append(tokens[wanted.rows[-1]])
-        rows += wanted.rows[: len(told)]
-        ids += told
-        n_top += [n or 0] * len(told)
+    for one in told:
+        own = [one.prompt_ids[index] for index in one.rows.scored]
+        if one.n_top is not None:
+            own += one.tokens
+        rows += one.rows.rows[: len(own)]
+        ids += own
+        n_top += [one.n_top or 0] * len(own)
     return token_logprobs(logits[rows], ids, n_top) if rows else []

@@ -5,24 +5,25 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 
-from landrace.engine.cache import KVCache
-from landrace.engine.request import Request
-from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
+from landrace.engine.cache.memory import CacheMemory
+from landrace.engine.progress import Progress
+from landrace.models.batch import AdapterRows, ForwardBatch
 
 
 @dataclass(frozen=True)
 class WantedRows:
-    """One request's logit rows in a step: those that score prompt tokens, then at most one to sample from."""
+    """One request's logit rows in a step: those that score prompt tokens, then those to sample from."""
 
     rows: range
     """Rows of the logits."""
     scored: range
     """Indices of the prompt tokens the first of them predict."""
-    samples: bool
-    """Whether the last of them predicts a new token."""
+    n_sampled: int
+    """How many of the last of them predict new tokens, one after another."""
 
     @property
     def alone(self) -> WantedRows:
@@ -31,9 +32,9 @@ class WantedRows:
 
 
 def build_batch(
-    requests: Sequence[Request], cache: KVCache, adapter_slots: Mapping[str, int]
+    work: Sequence[Progress], memory: CacheMemory, adapter_slots: Mapping[str, int]
 ) -> tuple[ForwardBatch, list[WantedRows]]:
-    """Lays each request's tokens [cached, cached + scheduled) end to end.
+    """Lays each request's tokens [cached, cached + scheduled), and its draft behind them, end to end.
 
     Logits are asked for only where a token is sampled or a prompt logprob wanted.
     """
@@ -42,48 +43,52 @@ def build_batch(
     starts = [0]
     logit_rows: list[int] = []
     wanted: list[WantedRows] = []
-    write_slots: list[int] = []
-    sequence_slots = []
+    write_slots: list[list[int]] = [[] for _ in work[0].tables]
+    ends: list[int] = []
     rows_of_slot: dict[int, list[int]] = {}
-    for request in requests:
-        first, end = request.cached, request.cached + request.scheduled
+    for progress in work:
+        first, held = progress.cached, progress.cached + progress.scheduled
+        end = held + len(progress.draft)
         row = starts[-1] - first  # packed row of position 0, if it were here
-        token_ids += request.tokens[first:end]
+        token_ids += progress.tokens[first:held]
+        token_ids += progress.draft
         positions += range(first, end)
         starts.append(row + end)
-        write_slots += cache.write_slots(request, first, end)
-        sequence_slots.append(cache.slots(request)[:end])
-        if request.adapter is not None:
-            rows_of_slot.setdefault(adapter_slots[request.adapter], []).extend(range(starts[-2], starts[-1]))
-        scored, samples = _predictions(request)
-        wanted.append(WantedRows(range(len(logit_rows), len(logit_rows) + len(scored) + samples), scored, samples))
+        ends.append(end)
+        for slots, table in zip(write_slots, progress.tables, strict=True):
+            slots += memory.write_slots(table, first, end)
+        if (adapter := progress.request.adapter) is not None:
+            rows_of_slot.setdefault(adapter_slots[adapter], []).extend(range(starts[-2], starts[-1]))
+        scored, n_sampled = _predictions(progress)
+        n_wanted = len(scored) + n_sampled
+        wanted.append(WantedRows(range(len(logit_rows), len(logit_rows) + n_wanted), scored, n_sampled))
         logit_rows += [row + token - 1 for token in scored]
-        if samples:
-            logit_rows.append(row + end - 1)
-    device = cache.device
+        logit_rows += range(row + end - n_sampled, row + end)
+    device = memory.device
     adapters = tuple(
         AdapterRows(slot, None if len(rows) == len(token_ids) else torch.tensor(rows, device=device))
         for slot, rows in rows_of_slot.items()
     )
-    # One tensor and its parts: making four takes longer.
-    numbers = array("q", token_ids + positions + write_slots + logit_rows)
-    packed = torch.frombuffer(numbers, dtype=torch.int64)
-    if not cache.in_main_memory:
+    # One tensor and its parts: making one of each takes longer.
+    lists = [token_ids, positions, logit_rows, *write_slots]
+    packed = torch.frombuffer(array("q", chain.from_iterable(lists)), dtype=torch.int64)
+    if not memory.in_main_memory:
         packed = packed.to(device)
-    n_rows = len(token_ids)
+    ids, places, rows_wanted, *slots_of_groups = torch.split(packed, [len(numbers) for numbers in lists])
     batch = ForwardBatch(
-        token_ids=packed[:n_rows],
-        positions=packed[n_rows : 2 * n_rows],
+        token_ids=ids,
+        positions=places,
         starts=tuple(starts),
-        logit_rows=packed[3 * n_rows :],
-        cache=CacheView(cache.layers, packed[2 * n_rows : 3 * n_rows], tuple(sequence_slots)),
+        logit_rows=rows_wanted,
+        cache=memory.view([progress.tables for progress in work], ends, slots_of_groups),
         adapters=adapters,
     )
     return batch, wanted
 
 
-def _predictions(request: Request) -> tuple[range, bool]:
-    """The prompt tokens this step scores, and whether it samples. The row of position p predicts token p + 1."""
-    end = request.cached + request.scheduled
-    scored = range(max(request.scored, request.cached + 1), min(len(request.prompt_ids), end + 1))
-    return scored, end == request.held and request.params.max_tokens > 0
+def _predictions(progress: Progress) -> tuple[range, int]:
+    """The prompt tokens this step scores, and how many new ones it samples: the row of position p predicts p + 1's."""
+    end = progress.cached + progress.scheduled
+    scored = range(max(progress.scored, progress.cached + 1), min(len(progress.request.prompt_ids), end + 1))
+    samples = end == progress.held and progress.request.params.max_tokens > 0
+    return scored, 1 + len(progress.draft) if samples else 0

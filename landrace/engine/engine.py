@@ -6,17 +6,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from operator import eq
 
 import torch
 from torch import Tensor
 
 from landrace.engine.answers import Answer, answers
 from landrace.engine.batch_builder import build_batch
-from landrace.engine.block_pool import root_hash
-from landrace.engine.cache import KVCache
+from landrace.engine.cache.cache import Cache
+from landrace.engine.cache.memory import CacheMemory
+from landrace.engine.cache.paged import PagedGroup, blocks_of
+from landrace.engine.cache.pool import root_hash
+from landrace.engine.drafter import Drafter
+from landrace.engine.drafting import Drafting
 from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
+from landrace.engine.progress import Progress
 from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
 from landrace.engine.sampling_params import shown
@@ -46,7 +52,7 @@ class _Adapter:
 class Engine:
     """Continuous batching over one decoder.
 
-    The decoder's weights must not change while the engine lives: cached keys and values come from them.
+    Whoever changes the decoder's weights, or an adapter's, calls `weights_changed` before the next step.
     Raises OptionError for options that this model or machine cannot honour.
     """
 
@@ -65,8 +71,10 @@ class Engine:
             torch.inference_mode() if decoder.differentiable else nullcontext()
         )
         cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
-        self._cache = KVCache(decoder, self.options.n_blocks, self.options.block_size, cache_dtype)
-        self._scheduler = Scheduler(self.options)
+        n_blocks = [blocks_of(group.spec, self.options) for group in spec.cache_groups]
+        self._memory = CacheMemory(decoder, n_blocks, self.options.block_size, cache_dtype)
+        self._scheduler = self._new_scheduler()
+        self._drafting = Drafting(self.options, self.max_length) if self.options.draft else None
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
@@ -75,7 +83,12 @@ class Engine:
     @property
     def cache_bytes_per_token(self) -> float:
         """Memory that one cached token takes over all layers."""
-        return self._cache.bytes_per_token
+        return self._memory.bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the whole cache. What has never held a token may not be taken yet."""
+        return self._memory.nbytes
 
     @property
     def has_work(self) -> bool:
@@ -100,6 +113,18 @@ class Engine:
             raise OptionError(f"The adapter {name!r} is in use.", hint="Wait for its requests, or abort them.")
         self.decoder.remove_adapter(self._adapters.pop(name).slot)
 
+    def weights_changed(self) -> None:
+        """Nothing that was cached before serves any request from now on.
+
+        A request that has begun ends with a StepError, which the next step reports: its tokens would be neither the old
+        weights' nor the new ones'. One that waits is computed with the new weights.
+        """
+        error = StepError("The model's weights changed while this request was computed.", hint="Send it again.")
+        for live in [live for live in self._live.values() if live.progress.admitted is not None]:
+            del self._live[live.request.id]
+            self._pending.append(_output(live, finish_reason="error", error=error))
+        self._queue_anew()
+
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError at once for one that can never be served, and leaves no trace of it."""
         try:
@@ -110,20 +135,21 @@ class Engine:
             raise StepError.of(cause, "take the request") from cause
 
     def _add(self, request: Request) -> None:
-        request = replace(request)
-        request.arrived = time.perf_counter()
+        arrived = time.perf_counter()
         self._check(request)
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
-        request.root = root_hash(adapter)
         params = request.params
+        progress = Progress(request, root_hash(adapter))
         live = Live(
-            request=request,
+            progress=progress,
             sampling=SamplingState(params, request.prompt_ids, self.decoder.device),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
             stop_text=StopText(params.stop),
             stream=TextStream(self.tokenizer, keep_leading_space=True),
+            drafter=Drafter(progress.tokens, len(request.prompt_ids)),
         )
-        self._scheduler.add(request)
+        live.progress.arrived = arrived
+        self._scheduler.add(live.progress)
         self._live[request.id] = live
 
     def abort(self, request_id: str) -> None:
@@ -151,11 +177,10 @@ class Engine:
         return outputs
 
     def _step(self, outputs: list[StepOutput]) -> None:
-        plan = self._scheduler.schedule()
-        for request in plan.outgrown:
-            outputs.append(self._finish(self._live[request.id], "length"))
-        if plan.requests:
-            self._compute([self._live[request.id] for request in plan.requests], outputs)
+        lives = [self._live[progress.request.id] for progress in self._scheduler.schedule().work]
+        if lives:
+            with self._drafting.step(lives) if self._drafting else nullcontext():
+                self._compute(lives, outputs)
 
     def _start_over(self, cause: Exception, outputs: list[StepOutput]) -> None:
         """After the bookkeeping itself failed, none of it can be trusted: what ran ends, what waits is queued anew on
@@ -165,14 +190,21 @@ class Engine:
         error = StepError.of(cause, "keep account of its requests")
         waiting = set(self._scheduler.waiting)
         lives = list(self._live.values())
-        ended = [live for live in lives if live.request not in waiting] or lives[:1]
-        self._scheduler = Scheduler(self.options)
-        self._cache.clear()
-        for live in ended:
+        for live in [live for live in lives if live.progress not in waiting] or lives[:1]:
             del self._live[live.request.id]
             outputs.append(_output(live, finish_reason="error", error=error))
+        self._queue_anew()
+
+    def _queue_anew(self) -> None:
+        """An empty cache, and every request waits in order of arrival."""
+        self._scheduler = self._new_scheduler()
         for live in self._live.values():
-            self._scheduler.add(live.request)
+            self._scheduler.add(live.progress)
+
+    def _new_scheduler(self) -> Scheduler:
+        specs = [group.spec for group in self.decoder.spec.cache_groups]
+        size = self.options.block_size
+        return Scheduler(self.options, Cache([PagedGroup(spec, blocks_of(spec, self.options), size) for spec in specs]))
 
     def generate(
         self, requests: Sequence[Request], on_output: Callable[[StepOutput], None] | None = None
@@ -244,10 +276,10 @@ class Engine:
         slots = {name: adapter.slot for name, adapter in self._adapters.items()}
         now = time.perf_counter()
         for live in lives:
-            if live.request.admitted is None:
-                live.request.admitted = now
+            if live.progress.admitted is None:
+                live.progress.admitted = now
         try:
-            batch, wanted = build_batch([live.request for live in lives], self._cache, slots)
+            batch, wanted = build_batch([live.progress for live in lives], self._memory, slots)
             logits = self.decoder(batch)
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
             error = StepError.of(cause, "compute this step")
@@ -264,22 +296,36 @@ class Engine:
 
     def _advance(self, live: Live, answer: Answer) -> StepOutput | None:
         """Books what a step computed for one request. None when there is nothing to report yet."""
-        request, params = live.request, live.request.params
-        token, logprobs, scores = answer.token, answer.logprobs, answer.scores
-        self._scheduler.commit(request, token)
-        if token is None:
-            if params.max_tokens == 0 and request.cached == request.held:
-                return self._finish(live, "length", scores=scores)
-            return _output(live, scores=scores) if scores else None
-        live.sampling.record(token)
-        if token in live.stop_ids:
-            return self._finish(live, "stop", (token,), "", logprobs, scores)
-        text = live.stop_text.push(live.stream.push((token,)))
-        if live.stop_text.matched:
-            return self._finish(live, "stop", (token,), text, logprobs, scores)
-        if request.n_output == params.max_tokens or request.held == self.max_length:
-            return self._finish(live, "length", (token,), text, logprobs, scores)
-        return _output(live, (token,), text, logprobs, scores)
+        progress, params = live.progress, live.request.params
+        taken: list[int] = []
+        text, reason = "", None
+        for token in answer.tokens:
+            taken.append(token)
+            live.sampling.record(token)
+            if token in live.stop_ids:
+                reason = "stop"
+                break
+            text += live.stop_text.push(live.stream.push((token,)))
+            if live.stop_text.matched:
+                reason = "stop"
+                break
+            if progress.n_output + len(taken) == params.max_tokens or progress.held + len(taken) == self.max_length:
+                reason = "length"
+                break
+        draft = progress.draft
+        self._scheduler.commit(progress, taken)
+        if params.max_tokens == 0 and progress.left == 0:
+            reason = "length"
+        token_ids, logprobs = tuple(taken), answer.logprobs[: len(taken)]
+        if reason is not None:
+            output = self._finish(live, reason, token_ids, text, logprobs, answer.scores)
+        elif taken or answer.scores:
+            output = _output(live, token_ids, text, logprobs, answer.scores)
+        else:
+            return None
+        if not draft:
+            return output
+        return replace(output, drafted_tokens=len(draft), accepted_tokens=sum(map(eq, taken, draft)))
 
     def _finish(
         self,
@@ -306,8 +352,7 @@ class Engine:
         return _output(live, finish_reason=reason, error=error)
 
     def _free(self, live: Live, *, sound: bool = True) -> None:
-        self._scheduler.remove(live.request, sound=sound)
-        self._cache.drop(live.request)
+        self._scheduler.remove(live.progress, sound=sound)
         del self._live[live.request.id]
 
 
@@ -328,7 +373,7 @@ def _output(
         prompt_logprobs=scores,
         finish_reason=finish_reason,
         error=error,
-        cached_prompt_tokens=live.request.prefix_hit or 0,
+        cached_prompt_tokens=live.progress.prefix_hit or 0,
         seed=live.sampling.seed,
-        queue_seconds=live.request.queue_seconds,
+        queue_seconds=live.progress.queue_seconds,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
+DRAFTS = ("ngram",)
 CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
@@ -14,9 +15,10 @@ class EngineOptions:
     block_size: int = 16
     """Tokens in one cache block."""
     cache_tokens: int = 16384
-    """Tokens the cache holds, rounded down to whole blocks."""
+    """Tokens the cache holds, rounded down to whole blocks. A layer that sees a window keeps that of `max_running`
+    requests and a step's tokens, where that is less."""
     max_step_tokens: int = 512
-    """Most tokens one step computes; longer prompts are cut into chunks."""
+    """Most tokens one step computes; longer prompts are cut into chunks, and share it with others."""
     max_running: int | None = None
     """Most requests in progress at once, each of which takes part in every step; None: 64, or `max_step_tokens` where
     that is less."""
@@ -26,6 +28,9 @@ class EngineOptions:
     """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else float16."""
     prefix_cache: bool = True
     """Reuse the cache of equal prompt beginnings."""
+    draft: str | None = None
+    """ngram: guess tokens from what the prompt and the answer said before, and compute several at once. The tokens are
+    the same."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length"):
@@ -38,6 +43,8 @@ class EngineOptions:
             raise OptionError(
                 f"There is no cache_dtype {self.cache_dtype!r}.", hint=f"Choose {', '.join(CACHE_DTYPES)}."
             )
+        if self.draft is not None and self.draft not in DRAFTS:
+            raise OptionError(f"There is no draft {self.draft!r}.", hint=f"Choose {' or '.join(DRAFTS)}.")
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",
@@ -67,5 +74,5 @@ class EngineOptions:
 
     @property
     def cache_room(self) -> int:
-        """Tokens of the longest sequence that an empty cache takes."""
+        """Tokens of the longest sequence that an empty cache takes; more are refused, whatever the layers see."""
         return self.n_blocks * self.block_size

@@ -42,6 +42,10 @@ class StepOutput:
     """The seed in use, the request's own or the one drawn for it; None for a request refused before it began."""
     queue_seconds: float = 0.0
     """How long the request waited for its first step."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed for this step."""
+    accepted_tokens: int = 0
+    """Of them, those that are among `token_ids`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Completion:
     cached_prompt_tokens: int
     seed: int | None
     """As in `StepOutput`."""
+    drafted_tokens: int
+    accepted_tokens: int
 
     @staticmethod
     def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
@@ -76,4 +82,6 @@ class Completion:
             prompt_tokens=len(request.prompt_ids),
             cached_prompt_tokens=last.cached_prompt_tokens,
             seed=last.seed,
+            drafted_tokens=sum(output.drafted_tokens for output in outputs),
+            accepted_tokens=sum(output.accepted_tokens for output in outputs),
         )

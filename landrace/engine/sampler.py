@@ -9,19 +9,21 @@ Each row of logits x [vocab] passes, in this order:
 3. logit bias: x + bias;
 4. the decoder's kernels, which choose by temperature, top-k, top-p and min-p: see `SamplingRule`.
 
-A request draws one uniform number a token from a generator of its own, with which it looks its token up in its own
-cumulative distribution: what else is in the batch changes nothing.
+With one uniform number, a function of its seed and of the token's index in its output, a request looks the token up in
+its own cumulative distribution: what else is in the batch changes nothing, nor how often a step is computed.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from random import Random
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from landrace.engine.draws import uniform
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampling_params import SamplingParams
 from landrace.models.sampling import GREEDY, SamplingRule
@@ -39,20 +41,31 @@ class SamplingState:
         self.params = params
         self.rule = rule_of(params)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
-        self._random = Random(self.seed % 2**64)
-        self.uniform = self._random.random()
-        """From [0, 1): what the next token is chosen by, however often it is asked for."""
+        self.n_output = 0
+        """Tokens of the output so far."""
         self.seen = _SeenTokens(prompt_ids, device) if params.penalised else None
         self.bias_ids = torch.tensor(list(params.logit_bias), dtype=torch.long, device=device)
         self.bias = torch.tensor(list(params.logit_bias.values()), dtype=torch.float32, device=device)
         self.adjusts = params.penalised or len(params.logit_bias) > 0
         """Whether the logits change before a token is chosen from them."""
 
+    @property
+    def uniform(self) -> float:
+        """From [0, 1): what the next token is chosen by."""
+        return uniform(self.seed, self.n_output)
+
     def record(self, token: int) -> None:
-        """Notes a token of the output, and draws the next number."""
-        self.uniform = self._random.random()
+        """Notes a token of the output."""
+        self.n_output += 1
         if self.seen is not None:
             self.seen.add(token)
+
+    def after(self, token: int) -> Self:
+        """The state that `record` would lead to, beside this one."""
+        then = copy(self)
+        then.seen = copy(self.seen)
+        then.record(token)
+        return then
 
 
 class _SeenTokens:
@@ -62,6 +75,11 @@ class _SeenTokens:
         self._place = {token: place for place, token in enumerate(dict.fromkeys(prompt_ids))}
         self._ids = torch.tensor(list(self._place), dtype=torch.long, device=device)
         self._counts = torch.zeros(len(self._place), device=device)
+
+    def __copy__(self) -> _SeenTokens:
+        twin = _SeenTokens.__new__(_SeenTokens)
+        twin._place, twin._ids, twin._counts = self._place.copy(), self._ids.clone(), self._counts.clone()
+        return twin
 
     @property
     def ids(self) -> Tensor:

@@ -1,8 +1,8 @@
 """`Scheduler`: which tokens the next step computes. Bookkeeping only, without torch.
 
-Requests start in order of arrival, but one that lacks room does not hold up those behind it: the next few may pass,
-though none is passed without end. What runs and what waits is kept in order of arrival, so the last one running is the
-latest and the first one to lose its blocks.
+What runs and what waits is kept in order of arrival. Requests start in that order, but one that lacks room, or that
+waits for a prefix, does not hold up those behind it. The last one running is the latest and the first one to lose what
+it holds.
 """
 
 from __future__ import annotations
@@ -11,197 +11,194 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from landrace.engine.block_pool import BlockPool, chain_hash
+from landrace.engine.cache.cache import Cache
 from landrace.engine.options import EngineOptions
-from landrace.engine.request import Request
+from landrace.engine.progress import Progress
 
-LOOK_PAST = 8
-"""So many waiting requests are looked at behind the first when that one cannot start."""
+LOOK_AT = 128
+"""So many waiting requests are looked at in a step, so that a long queue costs little."""
 MAX_PASSED = 16
-"""So many later arrivals start before a waiting request; then nobody passes it any more."""
+"""So many later arrivals start before a request that lacks room; then only those that leave room for it do."""
 
 
 @dataclass(frozen=True)
-class Step:
+class Plan:
     """One step's work."""
 
-    requests: tuple[Request, ...]
+    work: tuple[Progress, ...]
     """The requests to compute, in packed order: decode rows, then prefill chunks."""
-    outgrown: tuple[Request, ...]
-    """Requests that need more cache than there is; the caller ends them."""
 
 
 class Scheduler:
     """Continuous batching with chunked prefill, prefix reuse and pre-emption by recomputation.
 
-    A newcomer gets blocks for all its tokens when it is admitted, so prefill never runs dry; only decode steps take
-    further blocks, one at a time.
+    `cache` has room for any one request alone, whatever step it is in: so the first to arrive always moves, since it
+    can have what the others hold.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, cache: Cache) -> None:
         self.options = options
-        self.pool = BlockPool(options.n_blocks)
-        self.running: list[Request] = []
-        self.waiting: list[Request] = []
+        self.cache = cache
+        self.running: list[Progress] = []
+        self.waiting: list[Progress] = []
         self._n_arrived = 0
 
     @property
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
-    def add(self, request: Request) -> None:
-        """Queues a request behind all others, nothing of it computed. The caller has checked that its prompt fits."""
-        _let_go(request)
-        request.place = self._n_arrived
+    def add(self, progress: Progress) -> None:
+        """Queues a request behind all others, nothing of it computed. The caller has checked that it fits, and ends it
+        when it has as many tokens as the cache takes of one."""
+        _let_go(progress)
+        progress.place = self._n_arrived
         self._n_arrived += 1
-        self.waiting.append(request)
+        self.waiting.append(progress)
 
-    def remove(self, request: Request, *, sound: bool = True) -> None:
-        """Takes a request out, wherever it is, and frees its blocks; unsound contents are not shared any more."""
+    def remove(self, progress: Progress, *, sound: bool = True) -> None:
+        """Takes a request out, wherever it is, and frees what it holds; unsound contents are not shared any more."""
         if not sound:
-            for block in request.blocks:
-                self.pool.forget(block)
-        if request in self.running:
-            self.running.remove(request)
-            self.pool.release(request.blocks)
-            request.blocks = []
+            self.cache.withdraw(progress.hashes)
+        if progress in self.running:
+            self.running.remove(progress)
+            self.cache.release(progress.tables)
+            _let_go(progress)
         else:
-            self.waiting.remove(request)
+            self.waiting.remove(progress)
 
-    def schedule(self) -> Step:
-        """Plans one step: decode rows first, then prefill under way, then newcomers, each in order of arrival."""
-        budget = self.options.max_step_tokens
-        chosen: list[Request] = []
-        outgrown: list[Request] = []
-        n_running = len(self.running)
-        for request in self.running:  # pre-emption only shortens the list from its end
-            if budget == 0:
-                break
-            if request.held - request.cached != 1:
-                continue
-            if self._make_room(request):
-                budget -= self._plan(request, budget, chosen)
-            elif len(self.running) > 1:
-                self._preempt_last()
-            else:
-                outgrown.append(request)
-        preempted = len(self.running) < n_running
-        for request in self.running:
-            if budget > 0 and request.held - request.cached > 1:
-                budget -= self._plan(request, budget, chosen)
-        while budget > 0 and not preempted and (newcomer := self._admit()) is not None:
-            budget -= self._plan(newcomer, budget, chosen)
-        return Step(tuple(chosen), tuple(outgrown))
+    def schedule(self) -> Plan:
+        """Plans one step: whoever can start does, then the step's tokens are shared out."""
+        self._admit()
+        shares = self._shares()
+        work = []
+        for progress in self.running:  # pre-emption only shortens the list from its end
+            if (share := shares.get(progress, 0)) > 0:
+                end = self.cache.cut(progress.cached, progress.cached + share)
+                if self._make_room(progress, end):
+                    progress.scheduled = end - progress.cached
+                    work.append(progress)
+        return Plan(tuple(sorted(work, key=_is_prompt)))
 
-    def commit(self, request: Request, token: int | None) -> None:
-        """Books a computed interval and the token sampled after it, if there was one; publishes the blocks now full."""
-        request.cached += request.scheduled
-        request.scheduled = 0
-        request.scored = max(request.scored, min(request.cached + 1, len(request.prompt_ids)))
+    def commit(self, progress: Progress, tokens: Sequence[int]) -> None:
+        """Books a computed interval and the tokens chosen from its last rows; publishes what is whole now.
+
+        The last of `tokens` is not computed yet, those before it are: they were the draft.
+        """
+        before, prompt = progress.cached, len(progress.request.prompt_ids)
+        progress.tokens += tokens
+        progress.cached = progress.held - 1 if tokens else before + progress.scheduled
+        progress.scheduled, progress.draft = 0, []
+        progress.scored = max(progress.scored, min(progress.cached + 1, prompt))
+        hashes: Sequence[bytes] = ()
         if self.options.prefix_cache:
-            self._publish(request)
-        if token is not None:
-            request.tokens.append(token)
+            hashes = progress.hash_blocks(progress.cached // self.options.block_size, self.options.block_size)
+        self.cache.committed(progress.tables, hashes, before, progress.cached)
 
-    def _blocks_for(self, n_tokens: int) -> int:
-        return -(-n_tokens // self.options.block_size)
+    def _shares(self) -> dict[Progress, int]:
+        """How many tokens each running request gets of a step.
 
-    @staticmethod
-    def _plan(request: Request, budget: int, chosen: list[Request]) -> int:
-        request.scheduled = min(request.held - request.cached, budget)
-        chosen.append(request)
-        return request.scheduled
+        Those that decode get one each. Of the rest, half goes to the first prompt in order of arrival, so that it ends
+        whatever arrives, and what is left to those with least to compute, so that none waits for a longer one.
+        """
+        shares = {progress: 1 for progress in self.running if progress.left == 1}
+        budget = self.options.max_step_tokens - len(shares)
+        prompts = [progress for progress in self.running if progress.left > 1]
+        for first in prompts[:1]:
+            shares[first] = min(first.left, -(-budget // 2))
+            budget -= shares[first]
+        for progress in sorted(prompts, key=_left):
+            more = min(progress.left - shares.get(progress, 0), budget)
+            shares[progress] = shares.get(progress, 0) + more
+            budget -= more
+        return shares
 
-    def _make_room(self, request: Request) -> bool:
-        """Gives a running request the block its next token needs, taking those of later arrivals if it must."""
-        missing = self._blocks_for(request.held) - len(request.blocks)
-        while not self.pool.fits((), missing):
-            if self.running[-1] is request:
-                return False
+    def _make_room(self, progress: Progress, end: int) -> bool:
+        """Gives a running request room for its tokens before `end`, taking that of later arrivals if it must."""
+        while not self.cache.grow(progress.tables, end):
+            last = self.running[-1]
             self._preempt_last()
-        request.blocks += self.pool.take(missing)
+            if last is progress:
+                return False
         return True
 
     def _preempt_last(self) -> None:
-        """The latest arrival loses its blocks and goes back to its place in the queue, to be computed again."""
-        request = self.running.pop()
-        self.pool.release(request.blocks)
-        _let_go(request)
-        request.preemptions += 1
-        insort(self.waiting, request, key=_place)
+        """The latest arrival loses what it holds and goes back to its place in the queue, to be computed again."""
+        progress = self.running.pop()
+        self.cache.release(progress.tables)
+        _let_go(progress)
+        progress.preemptions += 1
+        insort(self.waiting, progress, key=_place)
 
-    def _admit(self) -> Request | None:
-        """Moves the first waiting request that can start now to the running ones and returns it."""
-        if len(self.running) >= self.options.most_running:
-            return None
-        for index, request in enumerate(self.waiting[: 1 + LOOK_PAST]):
-            if self._start(request):
-                for passed in self.waiting[:index]:
-                    passed.passed += 1
-                del self.waiting[index]
-                insort(self.running, request, key=_place)
-                return request
-            if request.passed >= MAX_PASSED:
-                return None
-        return None
+    def _admit(self) -> None:
+        """Moves to the running ones whoever can start now."""
+        lacking: list[Progress] = []
+        for progress in self.waiting[:LOOK_AT]:
+            if len(self.running) == self.options.most_running:
+                return
+            length = self._prefix(progress)
+            if length is None:
+                continue
+            starved = [other for other in lacking if other.passed >= MAX_PASSED]
+            if all(self._leaves_room(progress, other) for other in starved) and self._start(progress, length):
+                for other in lacking:
+                    other.passed += 1
+            else:
+                lacking.append(progress)
 
-    def _start(self, request: Request) -> bool:
-        """Gives a waiting request the blocks of all its tokens, if there is room for it now."""
-        hits = self._prefix(request)
-        if hits is None:
+    def _start(self, progress: Progress, length: int) -> bool:
+        """Moves a waiting request that goes on from a usable length to the running ones, if there is room for it now,
+        and for the next token of each that runs: else it would be pre-empted at once."""
+        size = self.options.block_size
+        hashes = progress.hash_blocks(length // size, size)
+        tables = self.cache.admit(hashes, length, progress.held, headroom=len(self.running))
+        if tables is None:
             return False
-        fresh = self._blocks_for(request.held) - len(hits)
-        # One block of headroom for each running request: else the newcomer would be pre-empted at once.
-        if not self.pool.fits(hits, fresh + len(self.running)):
-            return False
-        self.pool.share(hits)
-        request.blocks = hits + self.pool.take(fresh)
-        request.published = len(hits)
-        request.cached = len(hits) * self.options.block_size
-        if request.prefix_hit is None:
-            request.prefix_hit = request.cached
+        progress.tables = tables
+        progress.cached = length
+        if progress.prefix_hit is None:
+            progress.prefix_hit = length
+        self.waiting.remove(progress)
+        insort(self.running, progress, key=_place)
         return True
 
-    def _prefix(self, request: Request) -> list[int] | None:
-        """Blocks the request can reuse; None: a running request is computing its next one, so waiting saves work.
+    def _leaves_room(self, progress: Progress, starved: Progress) -> bool:
+        """Whether the starved request could start beside this one, once all that arrived before it have ended."""
+        later = [other.held + self.options.block_size for other in self.running if other.place > starved.place]
+        return self.cache.together([*later, progress.held + self.options.block_size, starved.held])
 
-        The first row whose logits are wanted must be computed, so reuse ends before it.
-        """
+    def _prefix(self, progress: Progress) -> int | None:
+        """The tokens that a request need not compute; None: a running request is computing the next of them, so waiting
+        saves work."""
         if not self.options.prefix_cache:
-            return []
-        first_wanted = (request.scored if request.scored < len(request.prompt_ids) else request.held) - 1
-        n_blocks = first_wanted // self.options.block_size
-        hits = self.pool.lookup(self._hashes(request, n_blocks))
-        if len(hits) < n_blocks and any(_will_publish(other, len(hits), request.hashes) for other in self.running):
-            return None
-        return hits
-
-    def _hashes(self, request: Request, n_blocks: int) -> Sequence[bytes]:
+            return 0
         size = self.options.block_size
-        for index in range(len(request.hashes), n_blocks):
-            parent = request.hashes[-1] if index else request.root
-            request.hashes.append(chain_hash(parent, request.tokens[index * size : (index + 1) * size]))
-        return request.hashes[:n_blocks]
-
-    def _publish(self, request: Request) -> None:
-        n_full = request.cached // self.options.block_size
-        if n_full > request.published:
-            digests = self._hashes(request, n_full)
-            for index in range(request.published, n_full):
-                self.pool.publish(request.blocks[index], digests[index])
-            request.published = n_full
+        limit = progress.reusable // size * size
+        hashes = progress.hash_blocks(limit // size, size)
+        length = self.cache.usable(hashes, limit)
+        if length < limit and any(_will_publish(other, length // size, hashes, size) for other in self.running):
+            return None
+        return length
 
 
-def _place(request: Request) -> int:
-    return request.place
+def _place(progress: Progress) -> int:
+    return progress.place
 
 
-def _let_go(request: Request) -> None:
+def _left(progress: Progress) -> int:
+    return progress.left
+
+
+def _is_prompt(progress: Progress) -> bool:
+    return progress.left > 1
+
+
+def _let_go(progress: Progress) -> None:
     """Notes that nothing of a request is computed or held any more."""
-    request.blocks = []
-    request.cached = request.scheduled = request.published = 0
+    progress.tables = []
+    progress.cached = progress.scheduled = 0
 
 
-def _will_publish(request: Request, index: int, hashes: Sequence[bytes]) -> bool:
+def _will_publish(progress: Progress, index: int, hashes: Sequence[bytes], block_size: int) -> bool:
     """Whether a running request has yet to compute the block that `hashes[index]` names."""
-    return request.published <= index < len(request.hashes) and request.hashes[index] == hashes[index]
+    known = progress.hashes
+    return progress.cached // block_size <= index < len(known) and known[index] == hashes[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class LayerCache:
     """The reference kernels keep keys and values as [n_slots, n_kv_heads, head_dim]; for the C++ kernels see
-    `kernels.cpu.program.new_layer_cache`."""
+    `kernels.cpu.cache.new_layer_cache`."""
 
     keys: Tensor
     values: Tensor
@@ -25,6 +26,21 @@ class LayerCache:
     def nbytes(self) -> int:
         tensors = (self.keys, self.values, self.key_scales, self.value_scales)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """Where a step's rows go in the layers of one cache group, and where each sequence's past lies there.
+
+    A slot is a row of a layer's flat cache: `block * block_size + offset`.
+    """
+
+    write_slots: Tensor
+    """[T] int64: the slot each packed row writes."""
+    sequence_slots: Sequence[Tensor]
+    """One int64 tensor a sequence: the slots of its positions from its first one here to its last of this step."""
+    first_positions: Sequence[int]
+    """By sequence: the first position whose slot is there. No row of the step sees one before it."""
 
 
 def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from landrace.kernels.layer_cache import GroupView as GroupView
 from landrace.kernels.layer_cache import LayerCache
+from landrace.models.cache_spec import CacheGroup, Paged
 
 
 @dataclass(frozen=True)
 class CacheView:
-    """Where this step's keys and values go, and where each sequence's past lies.
-
-    A slot is a row of the flat cache: `block * block_size + offset`.
-    """
+    """The cache as one step sees it."""
 
     layers: tuple[LayerCache, ...]
     """What the decoder's `new_cache` made."""
-    write_slots: Tensor
-    """[T] int64: the slot each packed row writes."""
-    sequence_slots: tuple[Tensor, ...]
-    """One int64 tensor a sequence: the slots of its positions 0 .. end of this step, in order."""
+    groups: Mapping[Paged, GroupView]
+    """By what its layers keep, in the order of `ModelSpec.cache_groups`."""
+
+    @staticmethod
+    def whole(
+        layers: tuple[LayerCache, ...],
+        groups: Iterable[CacheGroup],
+        write_slots: Tensor,
+        sequence_slots: Sequence[Tensor],
+    ) -> CacheView:
+        """The same slots in every group, of all positions from 0 on."""
+        view = GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots))
+        return CacheView(layers, {group.spec: view for group in groups})
 
 
 @dataclass(frozen=True)
 class AdapterRows:
-    """The packed rows that use one adapter. `rows` None: all of them."""
+    """The packed rows that use the adapter in `place`. `rows` None: all of them."""
 
-    slot: int
+    place: int
     rows: Tensor | None
 
 

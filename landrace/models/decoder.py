@@ -1,7 +1,6 @@
-"""`Decoder`: the one forward pass, built from a `ModelSpec`.
+"""`Decoder`: the one forward pass, built from a `ModelSpec`, and its weights for PyTorch.
 
-Parameters carry the names transformers gives Llama's, without the `model.` prefix. The residual stream, norms,
-rotations and logits are float32; within a branch, products and what passes between them are `product_dtype`.
+Parameters carry the names transformers gives Llama's, without the `model.` prefix.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 from landrace.errors import CheckpointError, OptionError
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference import sampling
-from landrace.kernels.reference.dense import linear
 from landrace.kernels.sampling_rule import SamplingRule
+from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
-from landrace.models.layers import Embedding, Layer, Linear, RMSNorm, Step
-from landrace.models.lora import attach_adapter, detach_adapter
+from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.ops import Ops, X
+from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
+from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import ModelSpec
 
 
@@ -33,6 +34,7 @@ class Decoder(nn.Module):
 
     differentiable = True
     cache_tile = 1
+    slow: tuple[str, ...] = ()
 
     def __init__(
         self, spec: ModelSpec, *, dtype: torch.dtype = torch.float32, product_dtype: torch.dtype | None = None
@@ -41,15 +43,15 @@ class Decoder(nn.Module):
         self.spec = spec
         self.dtype = dtype
         self.product_dtype = product_dtype or dtype
+        self.adapters = AdapterBank()
         with torch.device("meta"):
-            self.embed_tokens = Embedding(spec.vocab_size, spec.d_model, dtype)
-            self.layers = nn.ModuleList(
-                Layer(index, layer, spec, dtype, self.product_dtype) for index, layer in enumerate(spec.layers)
-            )
-            self.norm = RMSNorm(spec.d_model, spec.norm_eps)
+            self.embed_tokens = Table(spec.vocab_size, spec.d_model, dtype)
+            self.layers = nn.ModuleList(Layer(index, layer, spec, dtype) for index, layer in enumerate(spec.layers))
+            self.norm = Norm(spec.d_model, spec.norm_eps)
             self.lm_head = None
             if not spec.tie_embeddings:
-                self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype)
+                self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
+        name_weights(self)
         self.eval()
 
     @property
@@ -81,7 +83,7 @@ class Decoder(nn.Module):
                     f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
                     f"{list(parameter.shape)}."
                 )
-            if not tensor.is_floating_point():
+            if tensor.is_floating_point() != parameter.is_floating_point():
                 raise CheckpointError(f"The tensor {name!r} holds {tensor.dtype}, not floating-point weights.")
             path, _, leaf = name.rpartition(".")
             weight = tensor.detach().to(device=device, dtype=parameter.dtype)
@@ -91,55 +93,49 @@ class Decoder(nn.Module):
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens, so that no row ever holds what was there before.
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """Zeroed memory, so that no row ever holds what was there before: see `ServingDecoder`.
 
         `dtype` is float32 (None: the same) or bfloat16; OptionError for another.
         """
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
-        shapes = [(n_slots, layer.attention.n_kv_heads, layer.attention.head_dim) for layer in self.spec.layers]
+        slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
+        mixers = [layer.mixer for layer in self.spec.layers]
+        shapes = [(slots[index], mixer.n_kv_heads, mixer.head_dim) for index, mixer in enumerate(mixers)]
         return tuple(
             LayerCache(*(torch.zeros(shape, dtype=dtype or torch.float32, device=self.device) for _ in range(2)))
             for shape in shapes
         )
 
-    def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
-        """Puts an adapter on the projections (`lora.attach_adapter`); returns its slot for `AdapterRows`."""
-        return attach_adapter(self, spec, tensors)
+    def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+        """The shapes of the weights that an adapter with these targets is made for, by name."""
+        return adaptable(self, targets)
 
-    def remove_adapter(self, slot: int) -> None:
-        """Takes the adapter in `slot` off again."""
-        detach_adapter(self, slot)
+    def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
+        """Takes an adapter (`adapters.adapter_of`); returns its place for `AdapterRows`. Float32 tensors on this device
+        are kept, not copied."""
+        return self.adapters.add(adapter_of(self.adaptable(spec.targets), spec, tensors, self.device))
+
+    def remove_adapter(self, place: int) -> None:
+        """Takes the adapter in `place` off again."""
+        self.adapters.remove(place)
 
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take."""
         return sum(parameter.nbytes for parameter in self.parameters())
 
-    def hidden(self, batch: ForwardBatch) -> Tensor:
-        """The normalised last hidden state [R, d_model] of the wanted rows (all T without `logit_rows`)."""
-        step = Step(batch)
-        x = self.embed_tokens(batch.token_ids)
-        if self.spec.embed_scale != 1.0:
-            x = x * self.spec.embed_scale
+    def forward(self, batch: ForwardBatch, *, reduce: Reduce | None = None) -> Tensor:
+        """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""
+        return self.compute(ReferenceOps(batch, self.adapters, self.product_dtype, reduce))
+
+    def compute(self, ops: Ops[X]) -> X:
+        """The forward pass, for any backend."""
+        x = ops.embed(self.embed_tokens, self.spec.embed_scale)
         for layer in self.layers:
-            x = layer(x, step)
-        if batch.logit_rows is not None:
-            x = x.index_select(0, batch.logit_rows)
-        normed: Tensor = self.norm(x)
-        return normed
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [R, d_model] to float32 logits [R, vocab]."""
-        head = self.lm_head
-        weight, bias = (self.embed_tokens.weight, None) if head is None else (head.weight, head.bias)
-        logits = linear(hidden.to(self.product_dtype), weight, bias).float()
-        return logits if self.spec.logit_divisor == 1.0 else logits / self.spec.logit_divisor
-
-    def forward(self, batch: ForwardBatch) -> Tensor:
-        """Float32 logits [R, vocab] of the wanted rows."""
-        return self.logits(self.hidden(batch))
+            x = layer(x, ops)
+        return ops.head(x, self.lm_head or self.embed_tokens, self.norm, self.spec.logit_divisor)
 
     def choose_tokens(
         self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from landrace.models.spec import RopeSpec
+from landrace.models.mixer_spec import RopeSpec
 
 
 def inverse_frequencies(rope: RopeSpec) -> Tensor:

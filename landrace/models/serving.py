@@ -24,6 +24,9 @@ class ServingDecoder(Protocol):
     differentiable: bool
     """Whether its logits can be differentiated, so that gradients have to be turned off where they are not wanted."""
 
+    slow: tuple[str, ...]
+    """Operations that its kernels leave to PyTorch."""
+
     @property
     def device(self) -> torch.device: ...
 
@@ -32,15 +35,16 @@ class ServingDecoder(Protocol):
         """Memory that the weights take."""
         ...
 
-    def new_cache(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for the keys and values of `n_slots` tokens; None: the decoder's own choice of type."""
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+        """Zeroed memory for keys and values: by group of `spec.cache_groups`, those of so many tokens in each of its
+        layers. `dtype` None: the decoder's own choice of type."""
         ...
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
-        """Takes an adapter; returns its slot for `AdapterRows`. Raises CheckpointError for tensors that do not fit."""
+        """Takes an adapter; returns its place for `AdapterRows`. Raises CheckpointError for tensors that do not fit."""
         ...
 
-    def remove_adapter(self, slot: int) -> None: ...
+    def remove_adapter(self, place: int) -> None: ...
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows."""

@@ -35,6 +35,8 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     finish_reason: str | None = None
     queue_seconds: float = 0.0
     first_token_seconds: float | None = None
@@ -46,6 +48,8 @@ class Choice:
         self.logprobs += output.logprobs
         self.prompt_logprobs += output.prompt_logprobs
         self.cached_tokens = output.cached_prompt_tokens
+        self.drafted_tokens += output.drafted_tokens
+        self.accepted_tokens += output.accepted_tokens
         self.finish_reason = output.finish_reason
         self.queue_seconds = output.queue_seconds
         self.seconds = elapsed
@@ -114,15 +118,20 @@ class Generation:
         return choice, event
 
     def usage(self) -> dict[str, object]:
-        """Token counts in the API's form; a prompt counts once, however many choices it has."""
+        """Token counts in the API's form; a prompt counts once, however many choices it has. Rejected drafts are not
+        among the completion's tokens."""
         firsts = self.choices[:: self._n]
         prompt_tokens = sum(len(choice.prompt.ids) for choice in firsts)
         completion_tokens = sum(choice.n_tokens for choice in self.choices)
+        drafted = sum(choice.drafted_tokens for choice in self.choices)
+        accepted = sum(choice.accepted_tokens for choice in self.choices)
+        drafts = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in firsts)},
+            **({"completion_tokens_details": drafts} if drafted else {}),
         }
 
 

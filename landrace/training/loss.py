@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from landrace.errors import OptionError
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.training.packing import MicroBatch, pack
+
+Logits = Callable[[Tensor], Tensor]
 
 LOGIT_ROWS = 512
 """Rows whose logits exist at once: 100 MB in float32 for a vocabulary of 50,000."""
@@ -23,14 +25,20 @@ def backward_loss(decoder: Decoder, micro: MicroBatch, *, divisor: float) -> flo
     The output layer is differentiated slice by slice into a copy of the hidden rows, whose collected gradient then
     goes through the layers once: the logits are neither kept nor computed twice.
     """
-    hidden = decoder.hidden(micro.batch)
     total = 0.0
-    slices = [part.requires_grad_() for part in torch.split(hidden.detach(), LOGIT_ROWS)]
-    for part, targets in zip(slices, torch.split(micro.targets, LOGIT_ROWS), strict=True):
-        loss = cross_entropy(decoder.logits(part), targets, reduction="sum")
-        (loss / divisor).backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    hidden.backward(torch.cat([_gradient(part) for part in slices]))  # type: ignore[no-untyped-call]
+    slices: list[Tensor] = []
+
+    def differentiate_head(hidden: Tensor, logits: Logits) -> Tensor:
+        nonlocal total
+        slices.extend(part.requires_grad_() for part in torch.split(hidden.detach(), LOGIT_ROWS))
+        for part, targets in zip(slices, torch.split(micro.targets, LOGIT_ROWS), strict=True):
+            loss = cross_entropy(logits(part), targets, reduction="sum")
+            (loss / divisor).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return hidden
+
+    hidden = decoder(micro.batch, reduce=differentiate_head)
+    hidden.backward(torch.cat([_gradient(part) for part in slices]))
     return total
 
 
@@ -100,9 +108,10 @@ def _group_logprobs(
 
 def _chosen_logprobs(decoder: Decoder, batch: ForwardBatch, targets: Tensor) -> Tensor:
     """log p of targets [R] at the batch's logit rows, float32 [R]."""
-    hidden = decoder.hidden(batch)
-    parts = [
-        -cross_entropy(decoder.logits(rows), wanted, reduction="none")
-        for rows, wanted in zip(torch.split(hidden, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True)
-    ]
-    return torch.cat(parts)
+
+    def chosen(hidden: Tensor, logits: Logits) -> Tensor:
+        slices = zip(torch.split(hidden, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True)
+        return torch.cat([-cross_entropy(logits(rows), wanted, reduction="none") for rows, wanted in slices])
+
+    logprobs: Tensor = decoder(batch, reduce=chosen)
+    return logprobs

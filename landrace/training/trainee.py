@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from landrace.errors import OptionError
+from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows
 from landrace.models.decoder import Decoder
-from landrace.models.lora import adapter_parameters, attach_adapter, detach_adapter
 from landrace.models.lora_spec import LoraSpec
 from landrace.training.options import TuneOptions
 
@@ -34,20 +34,22 @@ def trainee(decoder: Decoder, options: TuneOptions) -> Iterator[Trainee]:
     """Makes the chosen parameters trainable, and nothing else, for as long as the context lasts."""
     before = [(parameter, parameter.requires_grad) for parameter in decoder.parameters()]
     decoder.requires_grad_(False)
-    slot: int | None = None
+    place: int | None = None
     try:
         if options.method == "lora":
             spec = LoraSpec(options.rank, options.alpha, options.targets)
-            slot = attach_adapter(decoder, spec, generator=torch.Generator().manual_seed(options.seed))
-            made = Trainee(adapter_parameters(decoder, slot), spec, (AdapterRows(slot, None),))
+            shapes = decoder.adaptable(spec.targets)
+            start = fresh_tensors(shapes, spec, torch.Generator().manual_seed(options.seed))
+            place = decoder.add_adapter(spec, start)
+            made = Trainee(decoder.adapters[place].parameters(), spec, (AdapterRows(place, None),))
         else:
             made = Trainee(_all_weights(decoder), None, ())
         for parameter in made.parameters.values():
             parameter.requires_grad_(True)
         yield made
     finally:
-        if slot is not None:
-            detach_adapter(decoder, slot)
+        if place is not None:
+            decoder.remove_adapter(place)
         decoder.zero_grad(set_to_none=True)
         for parameter, required in before:
             parameter.requires_grad_(required)
@@ -59,10 +61,9 @@ def _all_weights(decoder: Decoder) -> dict[str, nn.Parameter]:
             f"Full tuning needs weights in float32, not {decoder.dtype}: smaller updates would be lost.",
             hint="Open the model in float32, or tune an adapter (--method lora).",
         )
-    weights = dict(decoder.named_parameters())
-    if any("lora_A" in name for name in weights):
-        raise OptionError("Full tuning needs a decoder without adapters.", hint="Detach the adapters first.")
-    return weights
+    if len(decoder.adapters):
+        raise OptionError("Full tuning needs a decoder without adapters.", hint="Remove the adapters first.")
+    return dict(decoder.named_parameters())
 
 
 def weights_fingerprint(decoder: Decoder) -> str:

@@ -9,30 +9,30 @@ import pytest
 
 from landrace.bench.floors import (
     Floor,
+    MatrixBytes,
     ModelCost,
     StepWork,
     arithmetic_of,
     held_matrix_bytes,
-    layer_weights,
     peak_gop_s,
     stored_matrix_bytes,
 )
 from landrace.checkpoints import open_checkpoint
 from landrace.kernels.cpu.machine import MachineLimits
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
+from landrace.kernels.mask import Sliding
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.mixer_spec import Gqa
+from landrace.models.spec import LayerSpec, ModelSpec
 
-WHOLE = LayerSpec(AttentionSpec(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), FeedForwardSpec(6))
-WINDOWED = replace(WHOLE, attention=replace(WHOLE.attention, window=4))
+WHOLE = LayerSpec(Gqa(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), Dense(6))
+WINDOWED = replace(WHOLE, mixer=replace(WHOLE.mixer, mask=Sliding(4)))
 SPEC = ModelSpec(vocab_size=10, d_model=4, layers=(WHOLE, WHOLE), norm_eps=1e-5, tie_embeddings=True, max_length=100)
-COST = ModelCost(SPEC, matrix_bytes=500, cache_bytes_per_token=32, arithmetic="int8")
-
-
-def test_weights_of_a_layer() -> None:
-    # q and o: 4 x 4 each; k and v: 4 x 2 each; gate, up and down: 4 x 6 each.
-    assert layer_weights(WHOLE, 4) == 16 + 16 + 8 + 8 + 3 * 24
+COST = ModelCost(SPEC, matrices=MatrixBytes(500), cache_bytes_per_token=32, arithmetic="int8")
 
 
 def test_operations_of_a_step() -> None:
+    # In each layer q and o 4 x 4, k and v 4 x 2, gate, up and down 4 x 6.
     # Layers 2 * 240 weights * 3 tokens, head 2 * 40; the tokens see 6, 7 and 8, four heads' dimensions, two layers.
     one = 1440 + 80 + 2 * (4 * 4 * (6 + 7 + 8))
     assert COST.operations(StepWork(streams=1, new=3, past=5)) == one
@@ -52,6 +52,18 @@ def test_bytes_count_matrices_once_and_every_stream_s_cache() -> None:
     assert COST.bytes(StepWork(streams=3, new=1, past=5)) == 500 + 3 * 5 * 32
 
 
+def test_a_token_reads_and_computes_its_own_experts() -> None:
+    """Of 8 experts of 4 x 6 three times, two a token; the router is 8 x 4."""
+    moe = Moe(n_experts=8, d_hidden=6, router=Router(top_k=2), shared=Dense(3))
+    layer = replace(WHOLE, ffn=moe)
+    cost = replace(COST, spec=replace(SPEC, layers=(layer,)), matrices=MatrixBytes(500, 800))
+    attention = 4 * 2 * 2
+    assert cost.operations(StepWork(1, 1, 0)) == 2 * (48 + 32 + 2 * 72 + 36) + 80 + attention
+    assert cost.bytes(StepWork(1, 1, 0)) == 500 + 800 / 4
+    assert cost.bytes(StepWork(3, 2, 0)) == pytest.approx(500 + 800 * (1 - 0.75**6))
+    assert held_matrix_bytes(cost.spec, 1000).experts == round(1000 * 576 / (576 + 48 + 32 + 36 + 40))
+
+
 def test_the_larger_of_the_two_is_the_floor(machine: MachineLimits) -> None:
     one = COST.floor(StepWork(streams=1, new=1, past=0), machine)
     assert one == Floor(500 / 10e9, "bytes")
@@ -66,14 +78,14 @@ def test_the_peak_follows_the_weights(machine: MachineLimits) -> None:
 
 
 def test_held_bytes_leave_out_an_embedding_that_is_not_the_head() -> None:
-    assert held_matrix_bytes(SPEC, 280) == 280
-    assert held_matrix_bytes(replace(SPEC, tie_embeddings=False), 320) == 280
+    assert held_matrix_bytes(SPEC, 280) == MatrixBytes(280)
+    assert held_matrix_bytes(replace(SPEC, tie_embeddings=False), 320) == MatrixBytes(280)
 
 
 def test_a_folder_of_floats(tiny_folder: Path) -> None:
     checkpoint = open_checkpoint(tiny_folder)
     weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) + 256 * 64
-    assert stored_matrix_bytes(checkpoint) == 4 * weights
+    assert stored_matrix_bytes(checkpoint) == MatrixBytes(4 * weights)
     assert arithmetic_of(checkpoint, "stored") == "float32"
     assert arithmetic_of(checkpoint, "bfloat16") == "bfloat16"
     assert arithmetic_of(checkpoint, "int4") == "int8"
@@ -83,5 +95,5 @@ def test_smollm2_as_stored(smollm2_path: Path) -> None:
     checkpoint = open_checkpoint(smollm2_path)
     layers = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
     # Q4_1 layers, 20 bytes for 32 weights; a Q8_0 embedding that is the head as well, 34 bytes.
-    assert stored_matrix_bytes(checkpoint) == layers // 32 * 20 + 49152 * 576 // 32 * 34
+    assert stored_matrix_bytes(checkpoint) == MatrixBytes(layers // 32 * 20 + 49152 * 576 // 32 * 34)
     assert arithmetic_of(checkpoint, "stored") == "int8"

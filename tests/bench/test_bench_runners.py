@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from landrace.bench.floors import ModelCost
+from landrace.bench.floors import MatrixBytes, ModelCost
 from landrace.bench.fresh_process import measure_fresh
 from landrace.bench.measure import Bench, measure_decode, measure_first_token, measure_prefill
 from landrace.bench.ours import Ours
@@ -28,16 +29,16 @@ VOCAB = 256
 @pytest.fixture
 def scheduled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """The tokens of each request, for every step any engine computes."""
-    from landrace.engine.scheduler import Scheduler, Step
+    from landrace.engine.scheduler import Plan, Scheduler
 
     steps: list[list[int]] = []
     plan = Scheduler.schedule
 
-    def watched(self: Scheduler) -> Step:
-        step = plan(self)
-        if step.requests:
-            steps.append([request.scheduled for request in step.requests])
-        return step
+    def watched(self: Scheduler) -> Plan:
+        planned = plan(self)
+        if planned.work:
+            steps.append([progress.scheduled for progress in planned.work])
+        return planned
 
     monkeypatch.setattr(Scheduler, "schedule", watched)
     yield steps
@@ -93,6 +94,19 @@ def test_samples_of_many_pairs_begin_at_the_same_context(
     assert tokens == 3 * 64 + 3 * 16 * 5 + 3 * (2 + 4 * steps)
 
 
+@pytest.mark.parametrize(("experts", "different"), [(0, 1), (1000, 3)])
+def test_equal_streams_are_not_for_experts(
+    tiny_folder: Path, ours: Ours, machine: MachineLimits, experts: int, different: int
+) -> None:
+    peer, begun = Ours.open(str(tiny_folder), threads=1), []
+    begin = peer.begin_decode
+    peer.begin_decode = lambda prompts, room: begun.append(prompts) or begin(prompts, room)  # type: ignore[method-assign]
+    bench = bench_of({"landrace": ours, "peer": peer}, machine, pairs=1)
+    bench = replace(bench, cost=replace(bench.cost, matrices=MatrixBytes(1000, experts)))
+    measure_decode(bench, DecodeRow(streams=3, context=64))
+    assert len(set(map(tuple, begun[0]))) == different
+
+
 def test_decoding_needs_a_beginning(ours: Ours) -> None:
     with pytest.raises(LandraceError, match="begin_decode"):
         ours.decode(1)
@@ -111,7 +125,7 @@ def test_rows_have_figures_and_limits(ours: Ours, machine: MachineLimits) -> Non
 def bench_of(runners: dict[str, Runner], machine: MachineLimits, pairs: int) -> Bench:
     ours = runners["landrace"]
     assert isinstance(ours, Ours)
-    cost = ModelCost(ours.checkpoint.spec, ours.weight_bytes, ours.cache_bytes_per_token, "float32")
+    cost = ModelCost(ours.checkpoint.spec, MatrixBytes(ours.weight_bytes), ours.cache_bytes_per_token, "float32")
     return Bench(runners, cost, machine, pairs)
 
 

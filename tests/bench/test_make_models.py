@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,29 @@ llama_cpp = pytest.importorskip("llama_cpp")
 import make_models  # noqa: E402
 import vocabularies  # noqa: E402
 
-SHAPE = make_models.Shape(layers=3, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=1024, context=512)
+SIZES = {
+    "vocab_size": 1024,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 512,
+}
+EXPERTS = {**SIZES, "intermediate_size": 256, "moe_intermediate_size": 256, "num_experts": 16}
+# Rows that are no whole blocks of 256, as gpt-oss has them: the quantiser takes types with smaller blocks there.
+ODD_ROWS = {**SIZES, "hidden_size": 288, "intermediate_size": 288, "num_local_experts": 16, "sliding_window": 8}
+
+
+def tiny(name: str, sizes: dict[str, int], *kinds: str) -> make_models.Shape:
+    shape = make_models.SHAPES[name]
+    return replace(shape, name=name, config={**shape.config, **sizes}, kinds=("BF16", *kinds))
+
+
+SHAPE = tiny("qwen3-0.6b", SIZES, *make_models.QUANTISED)
+SHAPES = (SHAPE, tiny("qwen3-30b-a3b", EXPERTS, "Q4_K_M"), tiny("gpt-oss-20b", ODD_ROWS, "Q4_K_M"))
+DENSE, MOE, GPT_OSS = (shape.name for shape in SHAPES)
 IDS = list(range(60, 92))
 TEXTS = ("The keys are in the blue box, number 1234.", "Où est la clé ?\n\n  Ключ — здесь", "钥匙在哪里？ 👋", "")
 
@@ -27,7 +50,8 @@ TEXTS = ("The keys are in the blue box, number 1234.", "Où est la clé ?\n\n  �
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
-    make_models.write_random_models(out, SHAPE, vocabularies.generated(SHAPE.vocab), "tiny")
+    for shape in SHAPES:
+        make_models.write_random_models(out, shape, vocabularies.generated(shape.vocab))
     return out
 
 
@@ -38,52 +62,70 @@ def logits(path: Path) -> torch.Tensor:
 
 
 # llama.cpp keeps the inputs of a product in the type of its weights, or in 8 bits where these are quantised.
-@pytest.mark.parametrize(("kind", "bound"), [("BF16", 0.02), ("Q4_0", 0.05), ("Q8_0", 0.05), ("Q4_K_M", 0.05)])
-def test_both_engines_agree(models: Path, kind: str, bound: float) -> None:
-    found = make_models.agreement(models / f"tiny.{kind}.gguf", IDS)
+@pytest.mark.parametrize(
+    ("file", "bound"),
+    [
+        (f"{DENSE}.BF16", 0.02),
+        (f"{DENSE}.Q4_0", 0.05),
+        (f"{DENSE}.Q8_0", 0.05),
+        (f"{DENSE}.Q4_K_M", 0.05),
+        (f"{MOE}.BF16", 0.02),
+        (f"{MOE}.Q4_K_M", 0.05),
+        (f"{GPT_OSS}.BF16", 0.02),
+        (f"{GPT_OSS}.Q4_K_M", 0.05),
+    ],
+)
+def test_both_engines_agree(models: Path, file: str, bound: float) -> None:
+    found = make_models.agreement(models / f"{file}.gguf", IDS)
     assert found.relative < bound
     assert found.same_choice > 0.8
 
 
 @pytest.mark.parametrize(
-    ("kind", "types"),
+    ("file", "types"),
     [
-        ("BF16", {"BF16"}),
-        ("Q4_0", {"Q4_0", "Q6_K"}),
-        ("Q8_0", {"Q8_0"}),
-        ("Q4_K_M", {"Q4_K", "Q6_K"}),
+        (f"{DENSE}.BF16", {"BF16"}),
+        (f"{DENSE}.Q4_0", {"Q4_0", "Q6_K"}),
+        (f"{DENSE}.Q8_0", {"Q8_0"}),
+        (f"{DENSE}.Q4_K_M", {"Q4_K", "Q6_K"}),
+        (f"{MOE}.BF16", {"BF16"}),
+        (f"{MOE}.Q4_K_M", {"Q4_K", "Q6_K"}),
+        (f"{GPT_OSS}.Q4_K_M", {"Q4_K", "Q5_0", "Q8_0"}),
     ],
 )
-def test_a_file_holds_what_its_name_says(models: Path, kind: str, types: set[str]) -> None:
-    infos = open_checkpoint(models / f"tiny.{kind}.gguf").tensor_infos.values()
-    assert {info.dtype for info in infos if len(info.shape) == 2} == types
-    assert {info.dtype for info in infos if len(info.shape) == 1} == {"F32"}
+def test_a_file_holds_what_its_name_says(models: Path, file: str, types: set[str]) -> None:
+    infos = open_checkpoint(models / f"{file}.gguf").tensor_infos
+    left = {name for name, info in infos.items() if len(info.shape) == 1 or "ffn_gate_inp" in name or ".bias" in name}
+    assert {info.dtype for name, info in infos.items() if name not in left} == types
+    assert {infos[name].dtype for name in left} == {"F32"}
 
 
-def test_the_folder_holds_the_same_weights_and_they_are_alive(models: Path) -> None:
-    found = logits(models / "tiny")
-    assert torch.equal(found, logits(models / "tiny.BF16.gguf"))
+@pytest.mark.parametrize("name", [DENSE, MOE, GPT_OSS])
+def test_the_folder_holds_the_same_weights_and_they_are_alive(models: Path, name: str) -> None:
+    found = logits(models / name)
+    assert torch.equal(found, logits(models / f"{name}.BF16.gguf"))
     assert found.isfinite().all() and found.std() > 0.05
     # Another token, another answer: the choice is not one token's for every prompt.
     assert len(set(found.argmax(-1).tolist())) > len(IDS) // 2
 
 
-def test_transformers_reads_the_folder(models: Path) -> None:
+@pytest.mark.parametrize("name", [DENSE, MOE, GPT_OSS])
+def test_transformers_reads_the_folder(models: Path, name: str) -> None:
     transformers = pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(models / "tiny", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32)
     with torch.no_grad():
         theirs = model(input_ids=torch.tensor([IDS])).logits[0]
-    assert (theirs - logits(models / "tiny")).abs().max() < 1e-4
-    tokenizer = transformers.AutoTokenizer.from_pretrained(models / "tiny")
-    ours = open_tokenizer(open_checkpoint(models / "tiny"))
+    assert (theirs - logits(models / name)).abs().max() < 1e-4
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models / name)
+    ours = open_tokenizer(open_checkpoint(models / name))
     for text in TEXTS:
         assert tokenizer.encode(text, add_special_tokens=False) == ours.encode(text)
 
 
 def test_both_engines_cut_text_alike(models: Path) -> None:
-    folder = open_tokenizer(open_checkpoint(models / "tiny"))
-    ours = open_tokenizer(open_checkpoint(models / "tiny.Q8_0.gguf"))
-    theirs: Any = llama_cpp.Llama(str(models / "tiny.Q8_0.gguf"), vocab_only=True, verbose=False)
+    folder = open_tokenizer(open_checkpoint(models / DENSE))
+    ours = open_tokenizer(open_checkpoint(models / f"{DENSE}.Q8_0.gguf"))
+    theirs: Any = llama_cpp.Llama(str(models / f"{DENSE}.Q8_0.gguf"), vocab_only=True, verbose=False)
     for text in TEXTS:
         ids = ours.encode(text)
         assert theirs.tokenize(text.encode(), add_bos=False) == ids == folder.encode(text)
@@ -96,12 +138,12 @@ def test_both_engines_cut_text_alike(models: Path) -> None:
 
 def test_a_vocabulary_can_be_taken_from_a_file_or_a_folder(models: Path) -> None:
     bigger = vocabularies.padded(vocabularies.generated(SHAPE.vocab), SHAPE.vocab + 40)
-    assert vocabularies.taken(models / "tiny.Q4_0.gguf", SHAPE.vocab + 40) == bigger
-    from_folder = vocabularies.taken(models / "tiny", SHAPE.vocab + 40)
+    assert vocabularies.taken(models / f"{DENSE}.Q4_0.gguf", SHAPE.vocab + 40) == bigger
+    from_folder = vocabularies.taken(models / DENSE, SHAPE.vocab + 40)
     kinds = "tokenizer.ggml.token_type"  # tokenizer.json does not tell padding from other tokens.
     assert {**from_folder, kinds: bigger[kinds]} == bigger
     with pytest.raises(OptionError, match="more than"):
-        vocabularies.taken(models / "tiny", SHAPE.vocab - 1)
+        vocabularies.taken(models / DENSE, SHAPE.vocab - 1)
     with pytest.raises(UnsupportedError, match=r"tokenizer\.json"):
         vocabularies.taken(models, SHAPE.vocab)
     with pytest.raises(OptionError, match="too small"):

@@ -13,8 +13,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from landrace.checkpoints import tensor_info
-from landrace.checkpoints.bounded import read_range
+from landrace.checkpoints import parameters
+from landrace.checkpoints.bounded import read_into
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.checkpoints.write import write_checkpoint
@@ -124,18 +124,18 @@ def test_every_byte_is_read_once(kind: str, as_stored: bool, tmp_path: Path, mon
     checkpoint = open_checkpoint(tmp_path)
     ranges: list[tuple[int, int]] = []
 
-    def counted(path: Path, offset: int, count: int) -> torch.Tensor:
-        ranges.append((offset, offset + count))
-        return read_range(path, offset, count)
+    def counted(path: Path, offset: int, out: torch.Tensor) -> None:
+        ranges.append((offset, offset + out.numel()))
+        read_into(path, offset, out)
 
-    monkeypatch.setattr(tensor_info, "read_range", counted)
+    monkeypatch.setattr(parameters, "read_into", counted)
     if as_stored:
         values = {name: stored.floats() for name, stored in checkpoint.stored().items()}
     else:
         values = dict(checkpoint.tensors())
     theirs = model.state_dict()
     for name, source in checkpoint.sources.items():
-        assert torch.equal(values[name], source.take(theirs[source.tensor])), name
+        assert torch.equal(values[name], source.take(theirs)), name
     ranges.sort()
     assert all(end <= begin for (_, end), (begin, _) in pairwise(ranges))
     used = {source.tensor for source in checkpoint.sources.values()}

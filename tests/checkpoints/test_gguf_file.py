@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from landrace.checkpoints.gguf_file import MAX_ARRAY_VALUES, read_gguf
-from landrace.checkpoints.gguf_write import write_gguf
+from landrace.checkpoints.gguf_write import write_encoded_gguf, write_gguf
 from landrace.errors import CheckpointError, LandraceError, OptionError, UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS, quantize
 
@@ -266,6 +266,19 @@ def test_llama_sized_rows_of_each_type_are_accounted(kind: str, tmp_path: Path) 
     write_gguf(path, {}, {"w": (raw, kind)})
     found = read_gguf(path).tensors["w"]
     assert found.shape == (3, 512) and torch.equal(found.raw(), raw)
+
+
+def test_tensors_can_be_written_one_by_one(tmp_path: Path) -> None:
+    tensors = {"experts": (torch.randn(3, 2, 32), "F16"), "b": (torch.randn(5), "F32")}
+    encoded = [(tensor.half() if kind == "F16" else tensor).view(torch.uint8) for tensor, kind in tensors.values()]
+    write_gguf(tmp_path / "whole.gguf", METADATA, tensors)
+    shapes = {name: (tuple(tensor.shape), kind) for name, (tensor, kind) in tensors.items()}
+    write_encoded_gguf(tmp_path / "one.gguf", METADATA, shapes, iter(encoded))
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    write_gguf(tmp_path / "raw.gguf", METADATA, {"experts": (encoded[0], "F16"), "b": (encoded[1], "F32")})
+    assert (tmp_path / "raw.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    with pytest.raises(OptionError, match="bytes"):
+        write_encoded_gguf(tmp_path / "bad.gguf", METADATA, shapes, [encoded[0], encoded[1][:-1]])
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

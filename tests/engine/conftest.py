@@ -6,13 +6,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from landrace.engine.step_times import StepTimes
+from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from landrace.models.ffn_spec import Dense, Ffn
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -39,14 +44,33 @@ class PieceTokenizer:
         return b"".join(self.shown_bytes(token) for token in ids).decode(errors="replace")
 
 
-def make_spec(*, window: int | None = None, rope: RopeSpec | None = None, max_length: int = 256) -> ModelSpec:
+FFN = Dense(d_hidden=48)
+
+
+def make_spec(
+    *,
+    window: int | None = None,
+    masks: tuple[Mask, ...] = (FULL,),
+    rope: RopeSpec | None = None,
+    ffn: Ffn = FFN,
+    max_length: int = 256,
+    **attention: Any,
+) -> ModelSpec:
+    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has."""
+    masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
     layers = tuple(
         LayerSpec(
-            AttentionSpec(
-                n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, window=window if index % 2 else None
+            Gqa(
+                n_heads=4,
+                n_kv_heads=2,
+                head_dim=8,
+                scale=8**-0.5,
+                rope=rope,
+                mask=masks[index % len(masks)],
+                **attention,
             ),
-            FeedForwardSpec(d_hidden=48),
+            ffn,
         )
         for index in range(3)
     )
@@ -73,6 +97,13 @@ def tokenizer() -> PieceTokenizer:
 def tiny_decoder() -> Callable[..., Decoder]:
     """Makes a fresh tiny decoder; keywords go to the spec."""
     return lambda seed=0, **spec: make_decoder(make_spec(**spec), seed)
+
+
+@pytest.fixture
+def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take as long with drafts as without: whatever can be guessed is drafted, on any machine."""
+    monkeypatch.setattr(StepTimes, "most_rows", 1000)
+    monkeypatch.setattr(StepTimes, "seconds", lambda times, rows: 1.0)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from landrace.engine import Engine, EngineOptions, Request
-from landrace.models.spec import RopeSpec
+from landrace.kernels.activation import Activation
+from landrace.kernels.mask import FULL, Chunked, Sliding
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.mixer_spec import RopeSpec
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -21,6 +25,24 @@ DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, orig
 MODELS: dict[str, dict[str, object]] = {
     "plain": {},
     "window": {"window": 7},
+    "windows alone": {"masks": (Sliding(20), Sliding(5))},
+    "chunks, a window, all": {"masks": (Chunked(24), Sliding(9), FULL)},
+    "experts": {
+        "ffn": Moe(
+            8,
+            24,
+            Router(
+                3, "sigmoid", choice_bias=True, renorm=True, n_groups=4, top_groups=2, group_score="top2_sum", scale=1.5
+            ),
+            shared=Dense(16),
+            shared_gate=True,
+        ),
+    },
+    "experts, sinks, a window": {
+        "masks": (Sliding(9), FULL),
+        "sinks": True,
+        "ffn": Moe(6, 24, Router(2, "softmax_of_chosen", bias=True), bias=True, activation=Activation("oai", 2.0, 1.7)),
+    },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }
@@ -29,11 +51,13 @@ MODELS: dict[str, dict[str, object]] = {
 def check_what_the_rungs_do(
     decoder: Any, tokenizer: Any, rungs: Mapping[str, EngineOptions], make_requests: Callable[[], list[Request]]
 ) -> None:
-    """The pre-empted rungs pre-empt, the prefix rungs hit."""
+    """The pre-empted rungs pre-empt, the prefix rungs hit, the drafted rungs guess right and wrong."""
     for name, preempts, hits in (
         ("pre-empted", True, False),
         ("pre-empted, with prefixes", True, True),
         ("prefix", False, True),
+        ("drafted", False, True),
+        ("drafted, pre-empted", True, True),
     ):
         engine = Engine(decoder, tokenizer, rungs[name])
         scheduler = engine._scheduler
@@ -43,3 +67,6 @@ def check_what_the_rungs_do(
         completions = engine.generate(make_requests())
         assert bool(preempted) == preempts, name
         assert any(completion.cached_prompt_tokens for completion in completions) == hits, name
+        drafted = sum(completion.drafted_tokens for completion in completions)
+        accepted = sum(completion.accepted_tokens for completion in completions)
+        assert 0 < accepted < drafted if "drafted" in name else drafted == 0, name

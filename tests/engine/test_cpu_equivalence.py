@@ -1,5 +1,5 @@
-"""The equivalence ladder on the C++ kernels, to the bit: however a request was chunked, paged, batched, pre-empted or
-cached, the same tokens with exactly the same logprobs.
+"""The equivalence ladder on the C++ kernels, to the bit: however a request was chunked, paged, batched, pre-empted,
+cached or drafted, the same tokens with exactly the same logprobs.
 
 The bottom rung is a forward pass over the whole sequence for every token, in memory of its own.
 """
@@ -29,6 +29,15 @@ HELD: list[tuple[str, Weights, str]] = [
     *(("plain", weights, cache) for weights in ("float32", "int8", "int4") for cache in CACHES),
     ("window", "int4", "int8"),
     ("window", "bfloat16", "float32"),
+    ("windows alone", "int4", "float16"),
+    ("chunks, a window, all", "int8", "int8"),
+    ("chunks, a window, all", "float32", "float32"),
+    *(
+        ("experts", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("experts, sinks, a window", "bfloat16", "bfloat16"),
+    ("experts, sinks, a window", "int4", "float16"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]
@@ -40,7 +49,10 @@ RUNGS = {
     "pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=64, prefix_cache=False),
     "pre-empted, with prefixes": EngineOptions(cache_tokens=80, max_step_tokens=16),
     "prefix": EngineOptions(),
+    "drafted": EngineOptions(draft="ngram"),
+    "drafted, pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=16, draft="ngram"),
 }
+pytestmark = pytest.mark.usefixtures("free_rows")
 
 Expected = tuple[list[int], list[TokenLogprob], list[TokenLogprob]]
 
@@ -74,13 +86,14 @@ def make_requests(adapters: Sequence[str | None] = (None,), **params: object) ->
 def naive_logits(decoder: CpuDecoder, tokens: Sequence[int], dtype: torch.dtype, slot: int | None) -> torch.Tensor:
     """Logits [T, vocab] of one whole sequence in a cache that nobody used before."""
     n = len(tokens)
-    slots = torch.arange(n)
+    slots, groups = torch.arange(n), decoder.spec.cache_groups
+    layers = decoder.new_cache([-(-n // 16) * 16] * len(groups), dtype)
     return decoder(
         ForwardBatch(
             token_ids=torch.tensor(tokens),
             positions=slots,
             starts=(0, n),
-            cache=CacheView(decoder.new_cache(-(-n // 16) * 16, dtype), slots, (slots,)),
+            cache=CacheView.whole(layers, groups, slots, (slots,)),
             adapters=() if slot is None else (AdapterRows(slot, None),),
         )
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +15,13 @@ from hypothesis import strategies as st
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import LandraceError, OptionError, PromptTooLongError, RequestError
+from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.decoder import Decoder
+from landrace.models.ffn_spec import Dense
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.mixer_spec import Gqa
+from landrace.models.spec import LayerSpec, ModelSpec
 
 VOCAB = 64
 EOS, EMOJI = 63, [32, 33, 34, 35]
@@ -31,7 +38,8 @@ class Script:
         self.line_of_slot: dict[int, int] = {}
 
     def __call__(self, batch: ForwardBatch) -> torch.Tensor:
-        starts = [int(slots[0]) for slots in batch.cache.sequence_slots]
+        (view,) = batch.cache.groups.values()
+        starts = [int(slots[0]) for slots in view.sequence_slots]
         for sequence, first_slot in enumerate(starts):
             row = batch.starts[sequence]
             if batch.positions[row] == 0:
@@ -59,6 +67,11 @@ def greedy(**fields: object) -> SamplingParams:
 
 def one(engine: Engine, prompt: tuple[int, ...] = (0,), **fields: object) -> Completion:
     return engine.generate([Request("r", prompt, greedy(**fields))])[0]
+
+
+def check_all_free(engine: Engine) -> None:
+    for pool in (group.pool for group in engine._scheduler.cache.groups):
+        assert len(pool.free) == pool.n_blocks
 
 
 def ids(text: str) -> list[int]:
@@ -275,7 +288,7 @@ def test_a_step_that_cannot_be_computed_ends_its_requests_only(tiny_decoder: Cal
     assert (
         results[3].token_ids == one(Engine(tiny_decoder(), tokenizer), (3, 4), max_tokens=6, ignore_eos=True).token_ids
     )
-    assert len(engine._scheduler.pool.free) == engine.options.n_blocks
+    check_all_free(engine)
 
 
 def test_abort(tiny_decoder: Callable, tokenizer: object) -> None:
@@ -294,8 +307,7 @@ def test_abort(tiny_decoder: Callable, tokenizer: object) -> None:
         ("waiting", "abort"),
     ]
     assert len([o for o in outputs if o.request_id == "b"]) == 18
-    assert len(engine._scheduler.pool.free) == engine.options.n_blocks
-    assert not engine._cache._tables
+    check_all_free(engine)
 
 
 def test_adapters_come_and_go_and_share_no_cache(tiny_decoder: Callable, tokenizer: object) -> None:
@@ -364,7 +376,8 @@ def test_generate_wants_an_idle_engine_and_leaves_one(tiny_decoder: Callable, to
 
     with pytest.raises(KeyboardInterrupt):
         engine.generate([Request("r", (1,), greedy())], interrupt)
-    assert not engine.has_work and len(engine._scheduler.pool.free) == engine.options.n_blocks
+    assert not engine.has_work
+    check_all_free(engine)
     engine.add(Request("other", (1,), greedy()))
     with pytest.raises(LandraceError):
         engine.generate([Request("r", (1,), greedy())])
@@ -390,3 +403,90 @@ def test_the_tokenizer_is_the_only_source_of_end_tokens(tiny_decoder: Callable, 
     other = SimpleNamespace(**{**vars(tokenizer), "eos_ids": frozenset({5})}, shown_bytes=tokenizer.shown_bytes)  # type: ignore[attr-defined]
     result = one(Engine(Script(tiny_decoder(), [ids("abcdefgh")]), other, EngineOptions(prefix_cache=False)))
     assert result.text == "abcde"
+
+
+def test_requests_travel() -> None:
+    request = Request("r", [1, 2], greedy(stop=("x",)), "adapter")  # type: ignore[arg-type]
+    again = pickle.loads(pickle.dumps(request))
+    assert (again.id, again.prompt_ids, again.params, again.adapter) == ("r", (1, 2), request.params, "adapter")
+
+
+def nudge(decoder: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(1.05)
+
+
+def test_new_weights_never_meet_an_old_cache(tiny_decoder: Callable, tokenizer: object) -> None:
+    scoring = Request("r", tuple(range(3, 60)), greedy(max_tokens=1, logprobs=1))
+    engine = Engine(tiny_decoder(window=9), tokenizer)
+    before = engine.generate([scoring])[0]
+    nudge(engine.decoder)  # type: ignore[arg-type]
+    engine.weights_changed()
+    changed = tiny_decoder(window=9)
+    nudge(changed)
+    ours, expected = (e.generate([scoring])[0] for e in (engine, Engine(changed, tokenizer)))
+    assert ours.cached_prompt_tokens == 0 and ours.logprobs == expected.logprobs != before.logprobs
+    assert engine.generate([scoring])[0].cached_prompt_tokens == 48
+
+
+def test_what_runs_while_weights_change_ends_and_what_waits_is_computed_anew(
+    tiny_decoder: Callable, tokenizer: object
+) -> None:
+    engine = Engine(tiny_decoder(), tokenizer, EngineOptions(max_running=2, max_step_tokens=16))
+    waiting = Request("waits", tuple(range(20)), greedy(ignore_eos=True))
+    for request in (*(Request(name, (index, 2), greedy()) for index, name in enumerate("ab")), waiting):
+        engine.add(request)
+    engine.step()
+    nudge(engine.decoder)  # type: ignore[arg-type]
+    engine.weights_changed()
+    outputs = engine.step()
+    assert [(o.request_id, o.finish_reason) for o in outputs[:2]] == [("a", "error"), ("b", "error")]
+    assert all(output.error and "weights changed" in output.error.message for output in outputs[:2])
+    outputs = outputs[2:]
+    while engine.has_work:
+        outputs += engine.step()
+    changed = tiny_decoder()
+    nudge(changed)
+    expected = Engine(changed, tokenizer).generate([waiting])[0]
+    assert Completion.of(waiting, outputs).token_ids == expected.token_ids
+    check_all_free(engine)
+
+
+def test_a_window_takes_memory_for_the_window(tokenizer: object) -> None:
+    """32 layers of 8 heads of 64 channels that all see 128 positions, at 16k tokens: 2.1 GB where all are kept."""
+    heads = {"n_heads": 8, "n_kv_heads": 8, "head_dim": 64, "scale": 0.125, "rope": None}
+    sizes = {
+        "alone": EngineOptions(cache_tokens=16384, max_running=1, max_step_tokens=16),
+        "default": EngineOptions(cache_tokens=16384),
+        "long": EngineOptions(cache_tokens=131072),
+    }
+    kept = {}
+    for mask in (FULL, Sliding(128), Chunked(128)):
+        layer = LayerSpec(Gqa(mask=mask, **heads), Dense(8))  # type: ignore[arg-type]
+        spec = ModelSpec(8, 8, (layer,) * 32, norm_eps=1e-5, tie_embeddings=True, max_length=131072)
+        for name, options in sizes.items():
+            kept[mask, name] = Engine(Decoder(spec), tokenizer, options).cache_bytes / 1e6
+    assert kept[FULL, "alone"] == kept[FULL, "default"] == pytest.approx(2147, abs=1)
+    for mask in (Sliding(128), Chunked(128)):
+        assert kept[mask, "alone"] == pytest.approx(21, abs=1)
+        assert kept[mask, "default"] == pytest.approx(1384, abs=1)
+        assert kept[mask, "long"] == kept[mask, "default"] < kept[FULL, "long"] / 12
+
+
+def test_a_window_serves_a_long_prompt_in_the_memory_of_the_window(tiny_decoder: Callable, tokenizer: object) -> None:
+    decoder = tiny_decoder(masks=(Sliding(128),), max_length=16384)
+    engine = Engine(decoder, tokenizer, EngineOptions(max_running=1))
+    (group,) = engine._scheduler.cache.groups
+    assert group.pool.n_blocks == (127 + 30 + 512) // 16
+    tokens = [(7 * i + i // 50) % 60 for i in range(16000)]
+    result = one(engine, tuple(tokens), ignore_eos=True, max_tokens=4, logprobs=1)
+    for entry in result.logprobs:
+        # Three layers: what lies further back than three windows decides nothing.
+        packed = ForwardBatch.packed([tokens[-400:]], logit_rows=torch.tensor([399]))
+        with torch.inference_mode():
+            row = decoder(replace(packed, positions=torch.arange(400) + len(tokens) - 400)).log_softmax(-1)[0]
+        assert row.argmax() == entry.token_id
+        assert entry.logprob == pytest.approx(row.max().item(), abs=1e-4)
+        tokens.append(entry.token_id)
+    check_all_free(engine)

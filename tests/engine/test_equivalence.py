@@ -1,4 +1,4 @@
-"""The equivalence ladder: however a request was chunked, paged, batched, pre-empted or cached, the same tokens.
+"""The equivalence ladder: chunked, paged, batched, pre-empted, cached or drafted, a request gets the same tokens.
 
 The bottom rung is a full forward pass over the whole sequence for every token, without a cache.
 On the real model all sequences share those passes, to save time.
@@ -18,7 +18,6 @@ from landrace.engine import Completion, Engine, EngineOptions, Request, Sampling
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import attach_adapter
 from landrace.models.lora_spec import LoraSpec
 
 RUNGS = {
@@ -31,7 +30,10 @@ RUNGS = {
     "pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=64, prefix_cache=False),
     "pre-empted, with prefixes": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16),
     "prefix": EngineOptions(block_size=4),
+    "drafted": EngineOptions(block_size=8, draft="ngram"),
+    "drafted, pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16, draft="ngram"),
 }
+pytestmark = pytest.mark.usefixtures("free_rows")
 
 
 def make_requests(adapters: tuple[str | None, ...] = (None,), **params: object) -> list[Request]:
@@ -145,7 +147,7 @@ def test_ladder_with_adapters_mixed_in_one_batch(
     expected = []
     for request in requests:
         decoder = tiny_decoder()
-        slot = attach_adapter(decoder, *adapters[request.adapter]) if request.adapter else None
+        slot = decoder.add_adapter(*adapters[request.adapter]) if request.adapter else None
         expected.append(oracle(decoder, naive_logits, request, slot))
     assert expected[-1][0] != expected[-2][0] != expected[-3][0]
     for options in RUNGS.values():

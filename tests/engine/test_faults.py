@@ -12,10 +12,12 @@ import torch
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.engine import answers as answers_module
 from landrace.engine import engine as engine_module
+from landrace.engine import progress as progress_module
 from landrace.engine import sampler as sampler_module
-from landrace.engine import scheduler as scheduler_module
-from landrace.engine.block_pool import BlockPool
-from landrace.engine.cache import KVCache
+from landrace.engine.cache.cache import Cache
+from landrace.engine.cache.memory import CacheMemory
+from landrace.engine.cache.paged import PagedGroup
+from landrace.engine.cache.pool import BlockPool
 from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
@@ -27,7 +29,12 @@ SEAMS: dict[str, tuple[object, str]] = {
     "plan": (Scheduler, "schedule"),
     "admit": (Scheduler, "_start"),
     "pre-empt": (Scheduler, "_preempt_last"),
-    "hash": (scheduler_module, "chain_hash"),
+    "hash": (progress_module, "chain_hash"),
+    "usable": (Cache, "usable"),
+    "fits in a group": (PagedGroup, "fits"),
+    "attach": (PagedGroup, "attach"),
+    "extend": (PagedGroup, "extend"),
+    "committed": (PagedGroup, "committed"),
     "look up": (BlockPool, "lookup"),
     "fits": (BlockPool, "fits"),
     "share": (BlockPool, "share"),
@@ -35,9 +42,8 @@ SEAMS: dict[str, tuple[object, str]] = {
     "release": (BlockPool, "release"),
     "publish": (BlockPool, "publish"),
     "build": (engine_module, "build_batch"),
-    "write slots": (KVCache, "write_slots"),
-    "slots": (KVCache, "slots"),
-    "drop": (KVCache, "drop"),
+    "write slots": (CacheMemory, "write_slots"),
+    "view": (CacheMemory, "view"),
     "forward": (None, "__call__"),
     "choose": (None, "choose_tokens"),
     "adjust": (sampler_module, "adjust_logits"),
@@ -87,8 +93,9 @@ class Wrapped:
 
 @pytest.fixture(scope="module", params=["reference", "cpu"])
 def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable) -> Any:
+    """With layers that see everything, and others that see a window."""
     if request.param == "reference":
-        return tiny_decoder()
+        return tiny_decoder(window=9)
     from landrace.kernels.cpu import native
     from landrace.models.cpu_decoder import CpuDecoder
     from landrace.models.stored import StoredTensor
@@ -96,8 +103,8 @@ def decoder(request: pytest.FixtureRequest, tiny_decoder: Callable) -> Any:
     extension = native()
     if extension is None:
         pytest.skip("the C++ kernels are not built")
-    tensors = {name: StoredTensor.of(tensor) for name, tensor in tiny_decoder().named_tensors()}
-    return CpuDecoder(tiny_decoder().spec, extension, threads=1).load(tensors)
+    tensors = {name: StoredTensor.of(tensor) for name, tensor in tiny_decoder(window=9).named_tensors()}
+    return CpuDecoder(tiny_decoder(window=9).spec, extension, threads=1).load(tensors)
 
 
 def options_for(decoder: Any) -> EngineOptions:
@@ -153,11 +160,11 @@ def drive(engine: Engine, requests: list[Request]) -> dict[str, list[StepOutput]
 
 def check_idle(engine: Engine) -> None:
     """Nothing is held, and every block is free once."""
-    pool = engine._scheduler.pool
-    assert not engine._live and not engine._pending and not engine._cache._tables
+    assert not engine._live and not engine._pending
     assert not engine._scheduler.running and not engine._scheduler.waiting
-    assert sorted(pool.free) == list(range(pool.n_blocks)) and not any(pool.references)
-    assert {digest: block for block, digest in pool.hash_of.items()} == pool.block_of
+    for pool in (group.pool for group in engine._scheduler.cache.groups):
+        assert sorted(pool.free) == list(range(pool.n_blocks)) and not any(pool.references)
+        assert {digest: block for block, digest in pool.hash_of.items()} == pool.block_of
 
 
 def whole(requests: list[Request], outputs: dict[str, list[StepOutput]]) -> Iterator[tuple[Request, Completion]]:
@@ -207,7 +214,7 @@ def test_any_exception_at_any_seam(
         elif completion.finish_reason != "abort":
             assert tokens == expected[request.id], request.id
     assert fault.raised or seam == "pre-empt"
-    assert bool(failed) == bool(fault.raised) or seam == "drop" or often != "always"
+    assert bool(failed) == bool(fault.raised) or often != "always"
     if often == "once" and seam in OWN:
         assert failed <= 1, "only the request whose own work failed"
     check_idle(engine)

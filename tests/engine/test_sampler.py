@@ -18,6 +18,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from landrace.engine import sampler
+from landrace.engine.draws import uniform
 from landrace.engine.sampler import SamplingState, adjust_logits, token_logprobs
 from landrace.engine.sampler import choose_tokens as choose_by
 from landrace.engine.sampling_params import SamplingParams
@@ -245,6 +247,25 @@ def test_a_row_without_probabilities_chooses_nothing_and_disturbs_nobody(choose_
         assert choose_tokens(logits[row : row + 1], [state(seed=row, **kinds[row])]) == [tokens[row]]
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"temperature": 0}, {"repetition_penalty": 1.4, "presence_penalty": 0.5, "frequency_penalty": 0.3}]
+)
+def test_a_state_tells_what_it_will_be_and_stays_what_it_is(choose_tokens: Choose, fields: dict[str, float]) -> None:
+    logits = random_logits(1, scale=0.5, vocab=20)
+    now = state((1, 2), (3,), seed=5, **fields)
+    adjusted = adjust_logits(logits, [now])
+    output = [3, 4, 4, 11, 12, 13, 14, 15, 16]
+    later = now
+    for n, token in enumerate(output[1:], start=2):
+        later = later.after(token)
+        recorded = state((1, 2), tuple(output[:n]), seed=5, **fields)
+        assert choose_tokens(logits, [later]) == choose_tokens(logits, [recorded])
+        assert torch.equal(adjust_logits(logits, [later]), adjust_logits(logits, [recorded]))
+        assert later.uniform == recorded.uniform == uniform(5, n) != now.uniform
+    assert torch.equal(adjust_logits(logits, [now]), adjusted)
+    assert now.uniform == state((1, 2), (3,), seed=5, **fields).uniform
+
+
 def test_rows_without_a_state_are_looked_at_only(choose_tokens: Choose) -> None:
     logits = random_logits(5)
     logits[3, 0] = math.nan
@@ -255,13 +276,12 @@ def test_rows_without_a_state_are_looked_at_only(choose_tokens: Choose) -> None:
     assert tokens[4] == choose_tokens(logits[4:], [state(seed=2)])[0]
 
 
-def test_the_ends_of_the_unit_interval(choose_tokens: Choose) -> None:
+def test_the_ends_of_the_unit_interval(choose_tokens: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.full((2, 5), -math.inf)
     logits[:, [1, 3]] = 0.0
     states = [state(), state()]
-    for draws, expected in (((0.0, 0.0), 1), ((1 - 2**-53, 1 - 2**-53), 3)):
-        for one, draw in zip(states, draws, strict=True):
-            one.uniform = draw
+    for draw, expected in ((0.0, 1), (1 - 2**-53, 3)):
+        monkeypatch.setattr(sampler, "uniform", lambda seed, index, draw=draw: draw)
         assert choose_tokens(logits, states) == [expected] * 2
 
 

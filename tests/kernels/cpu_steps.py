@@ -40,6 +40,12 @@ def stored_matrix(block_type: str, n_out: int, n_in: int, seed: int = 0) -> Tens
     return raw.view(n_out, -1)
 
 
+def rows_of(n: int, width: int, seed: int = 1) -> Tensor:
+    """Rows of mixed sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, width, generator=generator) * torch.rand(n, 1, generator=generator).mul(6).sub(3).exp()
+
+
 class Kernels:
     """The extension with a pool of three threads, and the weights packed for one test."""
 
@@ -125,8 +131,7 @@ def plain_step(
         token_ids=torch.zeros(n_rows, dtype=torch.long) if token_ids is None else token_ids,
         positions=torch.arange(n_rows),
         starts=(0, n_rows),
-        slots=(torch.arange(max(n_rows, 1)),),
-        write_slots=torch.arange(n_rows),
+        groups=(),
         logit_rows=torch.tensor(logit_rows, dtype=torch.long),
         adapter_rows=adapter_rows,
     )

@@ -18,6 +18,7 @@ from cpu_steps import (
     expected_product,
     plain_step,
     poison,
+    rows_of,
     stored_matrix,
 )
 from torch import Tensor
@@ -37,12 +38,6 @@ def shapes(kind: str) -> tuple[tuple[int, int], ...]:
     if kind.endswith("K"):
         return ((17, 256), (40, 512))
     return ((1, 32), (40, 64), (17, 96), (33, 576))
-
-
-def rows_of(n: int, width: int, seed: int = 1) -> Tensor:
-    """Rows of mixed sizes."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, width, generator=generator) * torch.rand(n, 1, generator=generator).mul(6).sub(3).exp()
 
 
 class OneProduct:
@@ -159,7 +154,7 @@ def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bo
             [
                 Part(one, stored_at, packed_bias),
                 Part(one, added_at, packed_bias, Epilogue.ADD, factor),
-                Part(one, gated_at, packed_bias, Epilogue.SWIGLU, gated=two, gated_bias=packed_other_bias),
+                Part(one, gated_at, packed_bias, Epilogue.GATE, gated=two, gated_bias=packed_other_bias),
                 Part(two, other_at, packed_other_bias),
             ],
             norm=kernels.vector(weight) if normed else None,

@@ -10,12 +10,9 @@ import torch
 from cpu_steps import Kernels, assert_near, assert_same, plain_step, poison, stored_matrix
 from torch import Tensor
 
-from landrace.kernels.cpu.program import (
-    Part,
-    Program,
-)
+from landrace.kernels.cpu.program import Part, Program
 from landrace.kernels.cpu.weights import KINDS, WeightMemory, as_rows, matrix_bytes
-from landrace.kernels.reference.dense import rms_norm, swiglu
+from landrace.kernels.reference.dense import gated, rms_norm
 
 WIDTHS = (1, 7, 15, 16, 17, 31, 64, 100, 576)
 EXTREMES = (0.0, -0.0, 1e-45, -1e-40, 1e-20, 3.0, -90.0, 90.0, -1e4, 1e4, 1e18, -1e25, 3e38)
@@ -51,13 +48,13 @@ def test_gates(kernels: Kernels, isa: str, width: int) -> None:
     gate, up = rows_of(40, width, 4) * 10, rows_of(40, width, 5)
     program = kernels.program(isa)
     gate_at, up_at, out = (program.buffer(width) for _ in range(3))
-    program.swiglu(gate_at, up_at, out)
+    program.gate(gate_at, up_at, out)
     for n in (0, 1, 2, 5, 40):
         poison(program, {gate_at: width, up_at: width, out: width})
         program.write(gate_at, gate[:n])
         program.write(up_at, up[:n])
         program.run(plain_step(n), threads=1 + n % 3)
-        expected = swiglu(gate[:n].double(), up[:n].double())
+        expected = gated(gate[:n].double(), up[:n].double())
         assert_near(program.read(out, n), expected, expected.abs() + 1e-20, 1e-6)
         assert program.read(out, n + 1)[n].isnan().all()
 
@@ -75,14 +72,14 @@ def test_extreme_values(kernels: Kernels) -> None:
     def compute(isa: str, threads: int) -> Tensor:
         program = kernels.program(isa)
         at, out = program.buffer(20), program.buffer(20)
-        gate_at, up_at, gated = (program.buffer(n) for _ in range(3))
+        gate_at, up_at, gated_at = (program.buffer(n) for _ in range(3))
         program.norm(at, kernels.vector(weight), 1e-5, out)
-        program.swiglu(gate_at, up_at, gated)
+        program.gate(gate_at, up_at, gated_at)
         program.write(at, x)
         program.write(gate_at, gate.contiguous())
         program.write(up_at, up.contiguous())
         program.run(plain_step(n + 3), threads)
-        normed, mixed = program.read(out, n + 3), program.read(gated, n)
+        normed, mixed = program.read(out, n + 3), program.read(gated_at, n)
         assert normed[n].isnan().all()
         assert not normed[n + 1, 4].isfinite()
         assert not normed[n + 2, 19].isfinite()
@@ -93,19 +90,19 @@ def test_extreme_values(kernels: Kernels) -> None:
     # Squares past the greatest float32 make a norm of zero, here as in the reference.
     expected = rms_norm(x[:n], weight, 1e-5)
     assert_near(normed[:n], expected.double(), expected.abs() + 1e-20, 1e-6)
-    gated = swiglu(gate.double(), up.double())
-    fits = gated.abs() < 3e38
+    both = gated(gate.double(), up.double())
+    fits = both.abs() < 3e38
     # Below -88 the sigmoid is e^-88 and not less, and half of the least float32 is nothing.
     least = up.double().abs() * (1.01 * math.exp(-88) * gate.abs() + 1e-45)
-    bound = 1e-6 * gated.abs() + least + 1e-38
-    assert_near(mixed[fits], gated[fits], bound[fits], 1.0)
+    bound = 1e-6 * both.abs() + least + 1e-38
+    assert_near(mixed[fits], both[fits], bound[fits], 1.0)
     assert (mixed[~fits].abs() > 3e38).all()
 
 
 def test_a_gate_that_is_no_number(kernels: Kernels, isa: str) -> None:
     program = kernels.program(isa)
     gate_at, up_at, out = (program.buffer(18) for _ in range(3))
-    program.swiglu(gate_at, up_at, out)
+    program.gate(gate_at, up_at, out)
     gate, up = torch.ones(2, 18), torch.ones(2, 18)
     gate[0, 17], up[1, 2] = math.nan, math.nan
     program.write(gate_at, gate)
@@ -123,7 +120,7 @@ def test_replays_of_programs_that_share_a_pool(kernels: Kernels, isa: str) -> No
         first = kernels.matrix(stored_matrix(kind, 48, 64, seed), kind, 64)
         second = kernels.matrix(stored_matrix("F32", 40, 48, seed + 5), "F32", 48)
         program.product("first", at, [Part(first, low)])
-        program.swiglu(low, low, low)
+        program.gate(low, low, low)
         program.product("second", low, [Part(second, out)])
         programs.append((program, at, out))
     x = rows_of(130, 64)
@@ -140,7 +137,7 @@ def test_replays_of_programs_that_share_a_pool(kernels: Kernels, isa: str) -> No
             program.run(plain_step(min(n, 130 - turn % 5)), turn % 4)
         else:
             names = [name for name, _ in program.profile(plain_step(min(n, 130 - turn % 5)), 1 + turn % 3)]
-            assert names == ["first", "swiglu", "second"]
+            assert names == ["first", "gate", "second"]
         assert torch.equal(program.read(out, min(n, 130 - turn % 5)), whole[turn % 2][turn % 5 :][:n])
 
 

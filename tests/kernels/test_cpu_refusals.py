@@ -12,9 +12,12 @@ import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Heads, Part, Rotary, StepInput, new_layer_cache
+from landrace.kernels.cpu.cache import Heads, new_layer_cache
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Rotary, StepInput
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.mask import Chunked, Sliding
 
 # Until the kernels refuse these, some of them end the interpreter.
 HEADS = Heads(2, 1, 16)
@@ -28,7 +31,7 @@ class Attended:
         self.program = kernels.program("plain")
         self.q, self.k, self.v, self.out = (self.program.buffer(width) for width in (32, 16, 16, 32))
         self.program.rope(0, HEADS, self.q, self.k, self.v, rotary=0, rotary_half=8)
-        self.program.attention(0, HEADS, self.q, self.out, window=None)
+        self.program.attention(0, HEADS, self.q, self.out)
         self.cache = new_layer_cache(HEADS, n_slots, torch.float32)
         if bind:
             self.program.bind_cache([self.cache])
@@ -37,12 +40,13 @@ class Attended:
 
     def run(self, n: int = 4, threads: int = 2, **changes: Any) -> Tensor:
         rows = torch.arange(n)
+        slots = changes.pop("slots", (rows,))
+        view = GroupView(changes.pop("write_slots", rows), slots, changes.pop("firsts", (0,) * len(slots)))
         step = StepInput(
             token_ids=torch.zeros(n, dtype=torch.long),
             positions=rows,
             starts=(0, n),
-            slots=(rows,),
-            write_slots=rows,
+            groups=(view,),
             logit_rows=torch.empty(0, dtype=torch.long),
             rotary=(Rotary(torch.ones(32, 8), torch.zeros(32, 8), rows),),
         )
@@ -86,6 +90,18 @@ STEPS: dict[str, Callable[[Attended], Any]] = {
     "writing past the cache": lambda a: a.run(write_slots=ids(0, 1, 2, 64)),
     "writing before the cache": lambda a: a.run(write_slots=ids(-1, 1, 2, 3)),
     "writing elsewhere than is read": lambda a: a.run(write_slots=ids(16, 17, 18, 19)),
+    "fewer slots than sequences": lambda a: a.run(slots=()),
+    "fewer first positions than sequences": lambda a: a.run(firsts=()),
+    "a first position that is no tile's": lambda a: a.run(
+        1, positions=ids(20), slots=(ids(*range(4, 21)),), firsts=(4,)
+    ),
+    "a negative first position": lambda a: a.run(slots=(torch.arange(20),), firsts=(-16,)),
+    "a row before the first position": lambda a: a.run(slots=(torch.arange(32),), firsts=(16,)),
+    "a past that is seen and not there": lambda a: a.run(
+        1, positions=ids(20), slots=(torch.arange(5),), firsts=(16,), write_slots=ids(4)
+    ),
+    "no groups": lambda a: a.run(groups=()),
+    "too many groups": lambda a: a.run(groups=(GroupView(torch.arange(4), (torch.arange(4),), (0,)),) * 2),
     "too few starts": lambda a: a.run(starts=(0,)),
     "no starts": lambda a: a.run(starts=()),
     "starts past the rows": lambda a: a.run(starts=(0, 9, 4), slots=(torch.arange(9),) * 2),
@@ -143,6 +159,17 @@ def test_caches_of_the_wrong_shape_are_refused(kernels: Kernels, name: str) -> N
         attended.program.bind_cache(CACHES[name](attended.cache))
 
 
+def test_groups_are_numbered_in_order(kernels: Kernels) -> None:
+    program = kernels.program("plain")
+    q, k, v = program.buffer(32), program.buffer(16), program.buffer(16)
+    for wrong in (1, -1):
+        with pytest.raises(ValueError, match="the next is 0"):
+            program.rope(0, HEADS, q, k, v, rotary=None, group=wrong)
+    for layer, group in enumerate((0, 1, 0)):
+        program.rope(layer, HEADS, q, k, v, rotary=None, group=group)
+    program.bind_cache([new_layer_cache(HEADS, n, torch.float32) for n in (16, 64, 16)])
+
+
 def test_layers_of_different_sizes_are_refused(kernels: Kernels) -> None:
     program = kernels.program("plain")
     q, k, v = program.buffer(32), program.buffer(16), program.buffer(16)
@@ -154,11 +181,14 @@ def test_layers_of_different_sizes_are_refused(kernels: Kernels) -> None:
 
 @pytest.fixture
 def parts(kernels: Kernels) -> SimpleNamespace:
-    """A program with buffers of 32 and 16, and what can be recorded on them."""
-    program = kernels.program("plain")
+    """A program with buffers of 32 and 16, one whose first buffers are like them and that has keys, and what can be
+    recorded on them."""
+    program, attended = kernels.program("plain"), kernels.program("plain")
+    attended.rope(0, HEADS, attended.buffer(32), attended.buffer(16), attended.buffer(16), rotary=None)
     return SimpleNamespace(
         kernels=kernels,
         program=program,
+        attended=attended,
         wide=program.buffer(32),
         narrow=program.buffer(16),
         matrix=kernels.matrix(stored_matrix("Q4_0", 16, 32), "Q4_0", 32),
@@ -179,10 +209,10 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "no such rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], rows=-3),
     "a short bias": lambda p: p.program.product("", p.wide, [Part(p.square, p.wide, p.vector)]),
     "a short norm": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], norm=p.vector),
-    "half a gate": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, epilogue=Epilogue.SWIGLU)]),
+    "half a gate": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, epilogue=Epilogue.GATE)]),
     "a gate for nothing": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, gated=p.matrix)]),
     "gates of two shapes": lambda p: p.program.product(
-        "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.SWIGLU, gated=p.matrix)]
+        "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.GATE, gated=p.matrix)]
     ),
     "gathering all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], gather=True),
     "scattering logit rows": lambda p: p.program.product(
@@ -199,8 +229,8 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "an embedding of another width": lambda p: p.program.embedding(p.square, 1.0, p.narrow),
     "a norm of another width": lambda p: p.program.norm(p.wide, p.vector, 1e-5, p.wide),
     "a norm to another width": lambda p: p.program.norm(p.narrow, p.vector, 1e-5, p.wide),
-    "gates of two widths": lambda p: p.program.swiglu(p.wide, p.narrow, p.wide),
-    "gates of no buffer": lambda p: p.program.swiglu(-1, p.narrow, p.narrow),
+    "gates of two widths": lambda p: p.program.gate(p.wide, p.narrow, p.wide),
+    "gates of no buffer": lambda p: p.program.gate(-1, p.narrow, p.narrow),
     "heads that do not share": lambda p: Heads(3, 2, 16),
     "no heads": lambda p: Heads(0, 1, 16),
     "heads too wide": lambda p: Heads(1, 1, 513),
@@ -213,13 +243,43 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "a negative table": lambda p: p.program.rope(0, HEADS, p.wide, p.narrow, p.narrow, rotary=-1, rotary_half=8),
     "narrow queries": lambda p: p.program.rope(0, HEADS, p.narrow, p.narrow, p.narrow, rotary=None),
     "a head norm without weights": lambda p: p.program.rope(
-        0, HEADS, p.wide, p.narrow, p.narrow, rotary=None, norm="before_rope"
+        0, HEADS, p.wide, p.narrow, p.narrow, rotary=None, norm=QkNorm("before_rope")
     ),
     "a later layer first": lambda p: p.program.rope(7, HEADS, p.wide, p.narrow, p.narrow, rotary=None),
     "a negative layer": lambda p: p.program.rope(-1, HEADS, p.wide, p.narrow, p.narrow, rotary=None),
-    "attention without keys": lambda p: p.program.attention(0, HEADS, p.wide, p.wide, window=None),
-    "attention to narrow rows": lambda p: p.program.attention(0, HEADS, p.wide, p.narrow, window=None),
-    "an empty window": lambda p: p.program.attention(0, HEADS, p.wide, p.wide, window=0),
+    "attention without keys": lambda p: p.program.attention(0, HEADS, p.wide, p.wide),
+    "attention to narrow rows": lambda p: p.program.attention(0, HEADS, p.wide, p.narrow),
+    "a norm without weights that has one": lambda p: p.program.rope(
+        0,
+        HEADS,
+        p.wide,
+        p.narrow,
+        p.narrow,
+        rotary=None,
+        norm=QkNorm("before_rope", kind="l2"),
+        q_norm=p.vector,
+        k_norm=p.vector,
+    ),
+    "a joint norm of one head's width": lambda p: p.program.rope(
+        0,
+        HEADS,
+        p.wide,
+        p.narrow,
+        p.narrow,
+        rotary=None,
+        norm=QkNorm("before_rope", over="all_heads"),
+        q_norm=p.vector,
+        k_norm=p.vector,
+    ),
+    "a temperature of no positions": lambda p: p.program.rope(
+        0, HEADS, p.wide, p.narrow, p.narrow, rotary=None, temperature=Temperature(0.1, 0)
+    ),
+    "a wide gate of rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, row_gate=p.wide)]),
+    "gates of half a head": lambda p: p.program.gate_heads(p.wide, p.program.buffer(3), p.wide),
+    "an empty chunk": lambda p: p.attended.attention(0, HEADS, p.wide, p.wide, mask=Chunked(0)),
+    "sinks of other heads": lambda p: p.attended.attention(0, HEADS, p.wide, p.wide, sinks=p.vector),
+    "slopes of other heads": lambda p: p.attended.attention(0, HEADS, p.wide, p.wide, slopes=torch.ones(3)),
+    "an empty window": lambda p: p.attended.attention(0, HEADS, p.wide, p.wide, mask=Sliding(0)),
     "writing wide rows": lambda p: p.program.write(p.narrow, torch.zeros(4, 32)),
     "writing float64": lambda p: p.program.write(p.wide, torch.zeros(4, 32).double()),
     "writing strided rows": lambda p: p.program.write(p.wide, torch.zeros(32, 4).t()),

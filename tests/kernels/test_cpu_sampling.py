@@ -61,7 +61,7 @@ def right(logits: torch.Tensor, rule: SamplingRule, uniform: float, token: int, 
         keep = kept(x, rule, float(np.float32(rule.top_p)) + shift)
         weights = np.where(keep, np.exp(x.astype(np.float64)), 0.0)
         shares = np.cumsum(weights) / weights.sum()
-        first, last = (np.searchsorted(shares, min(max(u, 0.0), LAST_UNIFORM), side="right") for u in
+        first, last = (np.searchsorted(shares, max(u, 0.0), side="right") for u in
                        (uniform - rounding, uniform + rounding))  # fmt: skip
         if keep[token] and first <= token <= last:
             return True

@@ -148,5 +148,5 @@ def test_other_types_and_shapes_are_refused(extension: ModuleType, pool: Any) ->
     for values, message in ((good.double(), "float64"), (good.to("meta"), "main memory")):
         with pytest.raises(ValueError, match=message):
             quantize_weights(extension, pool, "plain", values, "Q4_0")
-    with pytest.raises(ValueError, match="no quantisation for mmx"):
+    with pytest.raises(ValueError, match="no instruction set mmx"):
         quantize_weights(extension, pool, "mmx", good, "Q4_0")

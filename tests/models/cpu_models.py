@@ -12,11 +12,17 @@ import torch
 from tiny_models import tiny_spec
 from torch import Tensor
 
+from landrace.kernels.activation import Activation
+from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.mask import Chunked, Sliding
+from landrace.kernels.router import Router
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.spec import ModelSpec, RopeSpec
+from landrace.models.ffn_spec import Dense, Ffn, Moe
+from landrace.models.mixer_spec import RopeSpec
+from landrace.models.spec import ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 
 TILE = 16
@@ -52,7 +58,7 @@ def stepped(
     n_tiles = [-(-len(ids) // TILE) for ids in sequences]
     tiles = torch.randperm(sum(n_tiles), generator=torch.Generator().manual_seed(5)).split(n_tiles)
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
-    layers = decoder.new_cache(sum(n_tiles) * TILE, dtype)
+    layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
         for tensor in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
             if tensor is not None:
@@ -70,8 +76,9 @@ def stepped(
             token_ids=torch.tensor([t for s, first, end in step for t in sequences[s][first:end]]),
             positions=torch.tensor([p for _, first, end in step for p in range(first, end)]),
             starts=tuple(starts),
-            cache=CacheView(
+            cache=CacheView.whole(
                 layers,
+                decoder.spec.cache_groups,
                 torch.cat([slots[s][first:end] for s, first, end in step]),
                 tuple(slots[s][:end] for s, _, end in step),
             ),
@@ -136,6 +143,15 @@ def spec_of(name: str) -> ModelSpec:
     return read_config({**SIZES, **MODELS[name]}).spec
 
 
+def with_ffn(ffn: Ffn) -> ModelSpec:
+    spec = tiny_spec()
+    return replace(spec, layers=tuple(replace(layer, ffn=ffn) for layer in spec.layers))
+
+
+def with_activation(activation: Activation) -> ModelSpec:
+    return with_ffn(Dense(40, activation=activation))
+
+
 DYNAMIC = RopeSpec(1e4, 12, "dynamic", factor=4.0, original_length=16, length=64)
 LONGROPE = RopeSpec(
     1e4, 12, "longrope", original_length=30, attention_factor=1.2, length=64,
@@ -146,13 +162,36 @@ SPECS: dict[str, ModelSpec] = {
     "dynamic rope": tiny_spec(rope=DYNAMIC),
     "longrope": tiny_spec(rope=LONGROPE),
     "yarn": tiny_spec(rope=RopeSpec(1e4, 12, "yarn", factor=4.0, original_length=32, attention_factor=1.1)),
-    "no rope, a window": tiny_spec(rope=None, window=5),
-    "norms after rope": tiny_spec(qk_norm="after_rope"),
-    "sandwich, scales": replace(
-        tiny_spec(), norm_placement="sandwich", residual_scale=0.3, embed_scale=2.5, logit_divisor=3.0
+    "no rope, a window": tiny_spec(rope=None, mask=Sliding(5)),
+    "norms after rope": tiny_spec(qk_norm=QkNorm("after_rope")),
+    "sandwich, scales": replace(tiny_spec(residual=Sandwich(0.3)), embed_scale=2.5, logit_divisor=3.0),
+    "joint norms, a temperature": tiny_spec(
+        rope=None, qk_norm=QkNorm("before_rope", over="all_heads"), temperature=Temperature(0.3, 4)
     ),
-    "residual scale": replace(tiny_spec(), residual_scale=0.3),
+    "norms without weights, chunks": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), mask=Chunked(8)),
+    "sinks, a window": tiny_spec(sinks=True, mask=Sliding(7)),
+    "ALiBi": tiny_spec(rope=None, alibi=True),
+    "gated heads": tiny_spec(head_gate=True),
+    "queries of low rank": tiny_spec(q_rank=20),
+    "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),
     "logit divisor": replace(tiny_spec(), logit_divisor=3.0),
+    **{
+        activation.kind: with_activation(activation)
+        for activation in (Activation("clamp_before", 0.5), Activation("clamp_after", 0.4), Activation("oai", 0.5, 1.7))
+    },
+    "experts": with_ffn(Moe(8, 24, Router(2, renorm=True))),
+    "experts with everything": with_ffn(
+        Moe(
+            8,
+            24,
+            Router(3, "sigmoid", bias=True, choice_bias=True, n_groups=4, top_groups=2, group_score="top2_sum"),
+            bias=True,
+            activation=Activation("oai", 1.0, 1.7),
+            shared=Dense(16),
+            shared_gate=True,
+        )
+    ),
+    "experts by input": with_ffn(Moe(5, 24, Router(1, "sigmoid_of_chosen"), shared=Dense(24), weight_on_input=True)),
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),
 }

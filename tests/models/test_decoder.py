@@ -13,10 +13,14 @@ from tiny_models import cached_logits, opened_for, packed_logits, random_decoder
 from torch import Tensor
 
 from landrace.errors import CheckpointError
+from landrace.kernels.head_form import QkNorm
+from landrace.kernels.mask import FULL, Sliding
 from landrace.models.batch import ForwardBatch
-from landrace.models.decoder import Decoder, Step
+from landrace.models.decoder import Decoder
 from landrace.models.families.names import Naming
-from landrace.models.spec import RopeSpec
+from landrace.models.mixer_spec import RopeSpec
+from landrace.models.reference_ops import ReferenceOps
+from landrace.models.spec import PLAIN, Sandwich
 
 
 @settings(max_examples=15, deadline=None)
@@ -40,13 +44,14 @@ def test_the_future_is_hidden() -> None:
 @pytest.mark.parametrize("window", [1, 5, 12, 100])
 def test_windows_against_an_explicit_mask(window: int) -> None:
     """One layer's attention, by the definition: position i sees j when 0 <= i - j < window."""
-    spec = tiny_spec(window=window, rope=None)
+    spec = tiny_spec(mask=Sliding(window), rope=None)
     decoder = random_decoder(spec)
     x = torch.randn(30, spec.d_model, generator=torch.Generator().manual_seed(0))
-    step = Step(ForwardBatch.packed([[1] * 17, [1] * 13]))
+    batch = ForwardBatch.packed([[1] * 17, [1] * 13])
+    ops = ReferenceOps(batch, decoder.adapters, torch.float32, None)
     attention = decoder.layers[0].self_attn
     with torch.no_grad():
-        ours = attention(x, step)
+        ours = attention(x, ops, None, None, 1.0)
         parts = [_by_hand(attention, part, window) for part in x.split([17, 13])]
     torch.testing.assert_close(ours, torch.cat(parts), rtol=1e-5, atol=1e-5)
 
@@ -68,7 +73,7 @@ def _by_hand(attention: torch.nn.Module, x: Tensor, window: int) -> Tensor:
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("prefill", [1, 7, 23, 39])
 def test_cached_steps_equal_whole_sequences(window: int | None, prefill: int) -> None:
-    decoder = random_decoder(tiny_spec(window=window))
+    decoder = random_decoder(tiny_spec(mask=FULL if window is None else Sliding(window)))
     sequences = random_ids((40, 23, 31))
     assert worst(cached_logits(decoder, sequences, prefill), packed_logits(decoder, sequences)) < 1e-5
 
@@ -141,17 +146,21 @@ def test_loading_is_strict() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_names_cover_every_parameter(sandwich: bool, tied: bool, bias: bool) -> None:
     spec = replace(
-        tiny_spec(qkv_bias=bias, o_bias=bias, qk_norm="after_rope" if bias else "none"),
-        norm_placement="sandwich" if sandwich else "pre",
+        tiny_spec(
+            qkv_bias=bias,
+            o_bias=bias,
+            qk_norm=QkNorm("after_rope") if bias else None,
+            residual=Sandwich() if sandwich else PLAIN,
+        ),
         tie_embeddings=tied,
         lm_head_bias=bias,
     )
     spec = replace(spec, layers=tuple(replace(layer, ffn=replace(layer.ffn, bias=bias)) for layer in spec.layers))
     shapes = Decoder(spec).expected_shapes()
-    assert set(Naming(prefixes=(("", ""),)).sources(spec)) == set(shapes)
+    assert set(Naming(prefixes=(("", ""),)).sources(spec, shapes)) == set(shapes)
     fused = Naming(
         fused={"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}, prefixes=(("", ""),)
-    ).sources(spec)
+    ).sources(spec, shapes)
     for name, source in fused.items():
         if source.rows is not None:
             assert source.rows[1] - source.rows[0] == shapes[name][0]

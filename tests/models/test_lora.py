@@ -12,9 +12,9 @@ from tiny_models import load, packed_logits, random_decoder, random_ids, referen
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
+from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import adapter_parameters, attach_adapter, detach_adapter
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 
 
@@ -48,7 +48,7 @@ def test_an_adapter_adds_its_product(targets: tuple[str, ...], rslora: bool) -> 
     tensors = random_adapter(decoder, spec, seed=1)
     expected = packed_logits(merged(decoder, spec, tensors), random_ids())
     plain = packed_logits(decoder, random_ids())
-    slot = attach_adapter(decoder, spec, tensors)
+    slot = decoder.add_adapter(spec, tensors)
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(slot, None),))
     with torch.no_grad():
         ours = list(decoder(batch).split([40, 23]))
@@ -71,7 +71,7 @@ def test_rows_choose_their_adapter() -> None:
         packed_logits(merged(decoder, second, adapters[1]), sequences[2:3])[0],
         packed_logits(merged(decoder, first, adapters[0]), sequences[3:])[0],
     ]
-    slots = [attach_adapter(decoder, first, adapters[0]), attach_adapter(decoder, second, adapters[1])]
+    slots = [decoder.add_adapter(first, adapters[0]), decoder.add_adapter(second, adapters[1])]
     assert slots == [0, 1]
     rows = (
         AdapterRows(slots[0], torch.tensor([*range(11, 18), *range(27, 32)])),
@@ -87,16 +87,17 @@ def test_slots_come_and_go() -> None:
     before = packed_logits(decoder, random_ids())
     names = set(decoder.expected_shapes())
     spec = LoraSpec(2, 4.0, ("q_proj",))
-    slots = [attach_adapter(decoder, spec, random_adapter(random_decoder(tiny_spec()), spec, n)) for n in range(3)]
+    slots = [decoder.add_adapter(spec, random_adapter(random_decoder(tiny_spec()), spec, n)) for n in range(3)]
     assert slots == [0, 1, 2]
-    detach_adapter(decoder, 1)
-    assert adapter_parameters(decoder, 1) == {}
-    assert set(adapter_parameters(decoder, 2)) == {
+    decoder.remove_adapter(1)
+    assert [place for place, _ in decoder.adapters.items()] == [0, 2]
+    assert set(decoder.adapters[2].parameters()) == {
         f"layers.{n}.self_attn.q_proj.lora_{leaf}" for n in range(2) for leaf in "AB"
     }
-    assert attach_adapter(decoder, LoraSpec(2, 4.0, ("up_proj",))) == 3
+    other = LoraSpec(2, 4.0, ("up_proj",))
+    assert decoder.add_adapter(other, random_adapter(decoder, other, 3)) == 3
     for slot in (0, 2, 3):
-        detach_adapter(decoder, slot)
+        decoder.remove_adapter(slot)
     assert set(decoder.expected_shapes()) == names
     assert worst(packed_logits(decoder, random_ids()), before) == 0
 
@@ -104,9 +105,11 @@ def test_slots_come_and_go() -> None:
 def test_a_fresh_adapter_changes_nothing_and_learns() -> None:
     decoder = random_decoder(tiny_spec())
     before = packed_logits(decoder, random_ids())
-    slot = attach_adapter(decoder, LoraSpec(4, 8.0), generator=torch.Generator().manual_seed(0))
+    spec = LoraSpec(4, 8.0)
+    start = fresh_tensors(decoder.adaptable(spec.targets), spec, torch.Generator().manual_seed(0))
+    slot = decoder.add_adapter(spec, start)
     assert not any(parameter.requires_grad for parameter in decoder.parameters())
-    parameters = adapter_parameters(decoder, slot)
+    parameters = decoder.adapters[slot].parameters()
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(slot, None),))
@@ -132,7 +135,7 @@ def test_a_wrong_adapter_is_refused_and_leaves_no_trace() -> None:
         {**good, "layers.0.self_attn.k_proj.lora_A": torch.zeros(2, 32)},
     ):
         with pytest.raises(CheckpointError):
-            attach_adapter(decoder, spec, bad)
+            decoder.add_adapter(spec, bad)
     assert set(decoder.expected_shapes()) == set(random_decoder(tiny_spec()).expected_shapes())
     for arguments in ({"rank": 0}, {"targets": ("lm_head",)}, {"targets": ()}):
         with pytest.raises(OptionError):
@@ -156,7 +159,7 @@ def test_against_peft(tmp_path: Path) -> None:
     for name, parameter in tuned.named_parameters():
         if "lora_" in name:
             tensors[name.removeprefix("base_model.model.model.").removesuffix(".default.weight")] = parameter.detach()
-    slot = attach_adapter(decoder, LoraSpec(4, 16.0, tuple(targets), rslora=True), tensors)
+    slot = decoder.add_adapter(LoraSpec(4, 16.0, tuple(targets), rslora=True), tensors)
     sequences = random_ids()
     with torch.no_grad():
         theirs = [tuned(input_ids=torch.tensor([ids])).logits[0] for ids in sequences]

@@ -9,8 +9,8 @@ import torch
 
 from landrace.errors import OptionError
 from landrace.models.families import read_config
+from landrace.models.mixer_spec import RopeSpec
 from landrace.models.rope import inverse_frequencies, rotary_tables
-from landrace.models.spec import RopeSpec
 
 transformers = pytest.importorskip("transformers")
 
@@ -57,7 +57,7 @@ def check(config: dict[str, Any], module: Any, positions: tuple[int, ...], absol
     spec = read_config(config).spec
     longest = min(max(positions) + 1, spec.length_limit or spec.max_length)
     spec = spec if spec.trained_length is None else spec.for_length(longest)
-    rope = spec.layers[0].attention.rope
+    rope = spec.layers[0].mixer.rope
     assert rope is not None
     cos, sin = module(torch.zeros(1), torch.tensor([positions]))
     half = rope.rotary_dim // 2
@@ -86,7 +86,7 @@ def test_tables_of_hunyuans_alpha() -> None:
     module = code.HunYuanDenseV1RotaryEmbedding(config)
     read = {"model_type": "hunyuan_v1_dense", **SIZES, "head_dim": 64, "rope_parameters": parameters}
     check(read, module, POSITIONS, 1e-6)
-    assert not read_config(read).spec.layers[0].attention.rope.depends_on_length
+    assert not read_config(read).spec.layers[0].mixer.rope.depends_on_length
 
 
 def test_tables_of_a_part_of_the_head() -> None:
@@ -140,11 +140,11 @@ def test_one_table_for_every_length_within_a_regime(kind: str) -> None:
     spec = read_config({"model_type": "llama", **SIZES, "rope_parameters": KINDS[kind]}).spec
 
     def cos(length: int) -> torch.Tensor:
-        rope = spec.for_length(length).layers[0].attention.rope
+        rope = spec.for_length(length).layers[0].mixer.rope
         assert rope is not None
         return rotary_tables(rope, torch.arange(64))[0]
 
-    usual = rotary_tables(spec.layers[0].attention.rope, torch.arange(64))[0]  # type: ignore[arg-type]
+    usual = rotary_tables(spec.layers[0].mixer.rope, torch.arange(64))[0]  # type: ignore[arg-type]
     assert torch.equal(cos(10), usual) and torch.equal(cos(spec.max_length), usual)
     stretches = spec.length_limit is not None and spec.length_limit > spec.max_length
     assert stretches == (spec.trained_length is not None)

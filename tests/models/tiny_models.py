@@ -16,7 +16,9 @@ from landrace.kernels.layer_cache import LayerCache
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from landrace.models.ffn_spec import Dense
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
 
@@ -49,9 +51,9 @@ def save(model: Any, folder: Path, **options: Any) -> tuple[dict[str, Any], dict
 
 
 def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[FamilyModel, Decoder]:
-    model = read_config(config, tensors)
+    model = read_config(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     decoder = Decoder(model.spec)
-    return model, decoder.load((name, source.take(tensors[source.tensor])) for name, source in model.sources.items())
+    return model, decoder.load((name, source.take(tensors)) for name, source in model.sources.items())
 
 
 def opened_for(decoder: Decoder, length: int) -> Decoder:
@@ -83,7 +85,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     slots = list(order.view(len(sequences), longest))
     keys, values = [], []
     for layer in decoder.spec.layers:
-        shape = (longest * len(sequences), layer.attention.n_kv_heads, layer.attention.head_dim)
+        shape = (longest * len(sequences), layer.mixer.n_kv_heads, layer.mixer.head_dim)
         keys.append(torch.full(shape, float("nan")))
         values.append(torch.full(shape, float("nan")))
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
@@ -103,8 +105,9 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             token_ids=torch.tensor([t for s, first, last in spans for t in sequences[s][first:last]]),
             positions=torch.tensor([p for _, first, last in spans for p in range(first, last)]),
             starts=tuple(starts),
-            cache=CacheView(
+            cache=CacheView.whole(
                 tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
+                decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
             ),
@@ -115,7 +118,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     return [torch.cat(parts) for parts in out]
 
 
-def tiny_spec(**changes: Any) -> ModelSpec:
+def tiny_spec(*, residual: Residual = PLAIN, **changes: Any) -> ModelSpec:
     """A two-layer model of our own; `changes` go to its attention."""
     facts: dict[str, Any] = {
         "n_heads": 4,
@@ -125,7 +128,7 @@ def tiny_spec(**changes: Any) -> ModelSpec:
         "rope": RopeSpec(10_000.0, 12),
         **changes,
     }
-    layer = LayerSpec(AttentionSpec(**facts), FeedForwardSpec(40))
+    layer = LayerSpec(Gqa(**facts), Dense(40), residual)
     return ModelSpec(
         vocab_size=110, d_model=32, layers=(layer, layer), norm_eps=1e-5, tie_embeddings=False, max_length=256
     )

@@ -27,7 +27,7 @@ from landrace.engine import Completion, EngineOptions, Request, SamplingParams
 from landrace.model import open_engine
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.lora import LoraSpec
+from landrace.models.lora_spec import LoraSpec
 from landrace.text import encode_chat
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,9 @@ import torch
 from tokenizers import AddedToken, models, pre_tokenizers
 
 from landrace.models.decoder import Decoder
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, RopeSpec
+from landrace.models.ffn_spec import Dense
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.text import ChatTemplate, Tokenizer
 from landrace.text.tokenizer import Conventions, Spelling
 
@@ -59,8 +61,8 @@ def byte_tokenizer() -> MakeTokenizer:
 
 def _tiny_decoder(*, seed: int = 0, vocab_size: int = 260, tie: bool = True, layers: int = 2) -> Decoder:
     layer = LayerSpec(
-        AttentionSpec(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=RopeSpec(theta=10000.0, rotary_dim=8)),
-        FeedForwardSpec(d_hidden=48),
+        Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=RopeSpec(theta=10000.0, rotary_dim=8)),
+        Dense(d_hidden=48),
     )
     spec = ModelSpec(
         vocab_size=vocab_size, d_model=32, layers=(layer,) * layers, norm_eps=1e-5, tie_embeddings=tie, max_length=256

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows
-from landrace.models.lora import adapter_parameters, attach_adapter
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 from landrace.training.examples import Example
 from landrace.training.optimizer import make_optimizer, optimizer_step
@@ -37,9 +37,9 @@ def reference_model(decoder):
         vocab_size=spec.vocab_size,
         hidden_size=spec.d_model,
         num_hidden_layers=len(spec.layers),
-        num_attention_heads=layer.attention.n_heads,
-        num_key_value_heads=layer.attention.n_kv_heads,
-        head_dim=layer.attention.head_dim,
+        num_attention_heads=layer.mixer.n_heads,
+        num_key_value_heads=layer.mixer.n_kv_heads,
+        head_dim=layer.mixer.head_dim,
         intermediate_size=layer.ffn.d_hidden,
         rms_norm_eps=spec.norm_eps,
         tie_word_embeddings=spec.tie_embeddings,
@@ -104,8 +104,9 @@ def test_lora_equals_peft(tiny_decoder):
     decoder = tiny_decoder()
     model = reference_model(decoder)
     spec = LoraSpec(4, 8.0)
-    slot = attach_adapter(decoder, spec, generator=torch.Generator().manual_seed(1))
-    ours = adapter_parameters(decoder, slot)
+    start = fresh_tensors(decoder.adaptable(spec.targets), spec, torch.Generator().manual_seed(1))
+    slot = decoder.add_adapter(spec, start)
+    ours = decoder.adapters[slot].parameters()
     model = peft.get_peft_model(
         model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=list(PROJECTIONS), lora_dropout=0.0)
     )

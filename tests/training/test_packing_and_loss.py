@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from landrace.errors import OptionError
 from landrace.models.batch import AdapterRows, ForwardBatch
-from landrace.models.lora import attach_adapter
 from landrace.models.lora_spec import LoraSpec
 from landrace.training import loss as loss_module
 from landrace.training.examples import Example
@@ -161,7 +160,7 @@ def test_token_logprobs_of_an_adapter(tiny_decoder):
         for n in (0, 1)
         for leaf, shape in (("lora_A", (2, 32)), ("lora_B", (32, 2)))
     }
-    slot = attach_adapter(decoder, LoraSpec(2, 4.0, ("q_proj",)), {n: torch.randn(s) for n, s in shapes.items()})
+    slot = decoder.add_adapter(LoraSpec(2, 4.0, ("q_proj",)), {n: torch.randn(s) for n, s in shapes.items()})
     assert torch.equal(token_logprobs(decoder, ids)[0], base)
     assert not torch.allclose(token_logprobs(decoder, ids, adapters=(AdapterRows(slot, None),))[0], base, atol=1e-3)
 

@@ -11,7 +11,6 @@ from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora import attach_adapter
 from landrace.training.data import CompletionRow
 from landrace.training.options import TuneOptions
 from landrace.training.result import write_result
@@ -54,7 +53,7 @@ def test_peft_loads_the_adapter(base, byte_tokenizer, tmp_path):
     checkpoint, decoder, result, folder = run(base, byte_tokenizer(), tmp_path / "run", "lora")
     spec, tensors, record = read_adapter(folder, checkpoint.sources)
     assert spec == result.lora and all(torch.equal(tensors[name], result.tensors[name]) for name in result.tensors)
-    slot = attach_adapter(decoder, spec, tensors)
+    slot = decoder.add_adapter(spec, tensors)
     plain = decoder(ForwardBatch.packed([IDS]))
     ours = decoder(ForwardBatch.packed([IDS], adapters=(AdapterRows(slot, None),)))
     model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)

@@ -13,7 +13,6 @@ import torch
 
 from landrace.errors import CheckpointError, DataError, OptionError
 from landrace.models.batch import AdapterRows
-from landrace.models.lora import attach_adapter
 from landrace.training.checkpoint import newest_checkpoint
 from landrace.training.data import ChatRow, CompletionRow
 from landrace.training.interrupt import TuneInterrupted
@@ -106,7 +105,7 @@ def test_lora_leaves_the_decoder_as_it_was_and_its_adapter_does_the_work(tiny_de
     assert not any(p.requires_grad or p.grad is not None for p in decoder.parameters())
     ids = [tokenizer.encode("say 3") + tokenizer.encode("9<|im_end|>")]
     before = token_logprobs(decoder, ids, first=[5])[0].sum()
-    slot = attach_adapter(decoder, result.lora, result.tensors)
+    slot = decoder.add_adapter(result.lora, result.tensors)
     after = token_logprobs(decoder, ids, first=[5], adapters=(AdapterRows(slot, None),))[0].sum()
     assert after > before + 1
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landrace.kernels.cpu.weights import KINDS, as_rows
+from landrace.kernels.cpu.weights import as_rows
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.kernels.reference.quantising import check, too_large
 
@@ -26,7 +26,6 @@ def quantize_weights(native: ModuleType, pool: Any, isa: str, values: Tensor, bl
     block = BLOCKS[block_type]
     n_blocks = values.numel() // block.elements
     out = torch.empty(values.shape[0], values.shape[1] // block.elements * block.bytes, dtype=torch.uint8)
-    kinds = KINDS.index(source), KINDS.index(block_type)
-    if not native.quantise_weights(pool, isa, *kinds, stored.data_ptr(), n_blocks, out.data_ptr()):
+    if not native.quantise_weights(pool, isa, source, block_type, stored.data_ptr(), n_blocks, out.data_ptr()):
         raise ValueError(f"It holds NaN, infinity or a value of {too_large(block_type):.0f} or more.")
     return out

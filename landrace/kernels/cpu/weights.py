@@ -12,8 +12,8 @@ from torch import Tensor
 
 from landrace.kernels.reference.blocks import BLOCKS
 
-KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-"""Block types in the order of the kernels' `Kind`."""
+KINDS = tuple(BLOCKS)
+"""The block types that the kernels multiply with: a test compares them with the extension's own list."""
 _ALIGNMENT = 64
 
 
@@ -43,7 +43,7 @@ class PackedVector:
 def matrix_bytes(native: ModuleType, block_type: str, n_out: int, n_in: int) -> int:
     """Bytes that a packed matrix takes."""
     _check_matrix(block_type, n_out, n_in)
-    size: int = native.matrix_bytes(KINDS.index(block_type), n_out, n_in)
+    size: int = native.matrix_bytes(block_type, n_out, n_in)
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -80,9 +80,8 @@ class WeightMemory:
             )
         stored = stored.contiguous()
         address = self._take(matrix_bytes(self._native, block_type, n_out, n_in))
-        kind = KINDS.index(block_type)
-        self._native.pack_matrix(self._pool, kind, n_out, n_in, stored.data_ptr(), address)
-        return PackedMatrix(block_type, n_out, n_in, self._native.Matrix(kind, n_out, n_in, address), self._arena)
+        self._native.pack_matrix(self._pool, block_type, n_out, n_in, stored.data_ptr(), address)
+        return PackedMatrix(block_type, n_out, n_in, self._native.Matrix(block_type, n_out, n_in, address), self._arena)
 
     def vector(self, values: Tensor) -> PackedVector:
         """Keeps the values of a one-dimensional tensor as float32."""

@@ -15,12 +15,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from landrace.kernels.mask import Mask
 
 _WASTE = 1.25
 """A group may hold this many times as many padded positions as real ones."""
 
 _SHORT = 128 * 128
 """Up to this many scores a head, writing them out beats the fused kernel on a CPU, above all in the backward pass."""
+
+_WRITTEN = 1 << 24
+"""About so many scores are written out at a time where the fused kernel does not know what to do with them."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +41,38 @@ class _Group:
     """[G]."""
     k_lengths: Tensor
     """[G]."""
+    k_firsts: Tensor
+    """[G]: the position of each sequence's first key."""
     n_queries: int
     n_keys: int
     slots: Tensor | None
     """[G, K] cache slots of the keys; None: the keys are the packed rows themselves."""
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    masks: dict[Mask, Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None) -> Tensor:
-        """[G, 1, Q, K] true where a query may look: its last query is aligned with its last key."""
-        if window not in self.masks:
-            device = self.q_lengths.device
-            keys = torch.arange(self.n_keys, device=device)
-            queries = torch.arange(self.n_queries, device=device) + (self.k_lengths - self.q_lengths)[:, None]
-            distance = queries[:, :, None] - keys
-            seen = distance >= 0
-            if window is not None:
-                seen &= distance < window
-            # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
-            padded = torch.arange(self.n_queries, device=device) >= self.q_lengths[:, None]
-            seen[:, :, 0] |= padded
-            self.masks[window] = seen[:, None]
-        return self.masks[window]
+    def positions(self, begin: int, end: int) -> Tensor:
+        """[G, end - begin] of the queries from begin to end, counted from the sequence's first key: the last query is
+        aligned with the last key."""
+        return torch.arange(begin, end, device=self.k_lengths.device) + (self.k_lengths - self.q_lengths)[:, None]
+
+    def distances(self, begin: int, end: int) -> Tensor:
+        """[G, end - begin, K] position of the key less that of the query."""
+        return torch.arange(self.n_keys, device=self.k_lengths.device) - self.positions(begin, end)[:, :, None]
+
+    def seen(self, mask: Mask, begin: int, end: int) -> Tensor:
+        """[G, 1, end - begin, K] true where a query may look."""
+        queries, firsts = self.positions(begin, end), self.k_firsts[:, None]
+        keys = torch.arange(self.n_keys, device=queries.device)
+        first_seen = mask.first_seen(queries + firsts) - firsts
+        seen = (keys <= queries[:, :, None]) & (keys >= first_seen[:, :, None])
+        # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
+        seen[:, :, 0] |= queries >= self.k_lengths[:, None]
+        return seen[:, None]
+
+    def mask(self, mask: Mask) -> Tensor:
+        """[G, 1, Q, K] true where a query may look."""
+        if mask not in self.masks:
+            self.masks[mask] = self.seen(mask, 0, self.n_queries)
+        return self.masks[mask]
 
 
 @dataclass(frozen=True)
@@ -72,9 +89,13 @@ class AttentionPlan:
 
 
 def plan_attention(
-    starts: Sequence[int], sequence_slots: Sequence[Tensor] | None, device: torch.device
+    starts: Sequence[int],
+    sequence_slots: Sequence[Tensor] | None,
+    device: torch.device,
+    first_positions: Sequence[int] | None = None,
 ) -> AttentionPlan:
-    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]."""
+    """Groups S sequences; s has rows starts[s] to starts[s + 1] and, with a cache, its keys in sequence_slots[s]: those
+    of its positions from first_positions[s] on (None: from 0)."""
     q_lengths = [end - start for start, end in pairwise(starts)]
     k_lengths = q_lengths if sequence_slots is None else [slots.numel() for slots in sequence_slots]
     by_length = sorted(range(len(q_lengths)), key=lambda s: (q_lengths[s], k_lengths[s]))
@@ -91,7 +112,10 @@ def plan_attention(
             memberships.append([s])
             area, widest = own, k_lengths[s]
     memberships = sorted(sorted(members) for members in memberships)
-    groups = tuple(_make_group(members, q_lengths, k_lengths, sequence_slots, device) for members in memberships)
+    k_firsts = [0] * len(k_lengths) if first_positions is None else first_positions
+    groups = tuple(
+        _make_group(members, q_lengths, k_lengths, k_firsts, sequence_slots, device) for members in memberships
+    )
     sequence = [s for members in memberships for s in members]
     if sequence == sorted(sequence):
         return AttentionPlan(groups, order=None, inverse=None, fresh=sequence_slots is None)
@@ -104,6 +128,7 @@ def _make_group(
     members: list[int],
     q_lengths: list[int],
     k_lengths: list[int],
+    k_firsts: Sequence[int],
     sequence_slots: Sequence[Tensor] | None,
     device: torch.device,
 ) -> _Group:
@@ -124,6 +149,7 @@ def _make_group(
         places=places,
         q_lengths=torch.tensor([q_lengths[s] for s in members], device=device),
         k_lengths=torch.tensor([k_lengths[s] for s in members], device=device),
+        k_firsts=torch.tensor([k_firsts[s] for s in members], device=device),
         n_queries=n_queries,
         n_keys=n_keys,
         slots=slots,
@@ -158,49 +184,98 @@ def _pad(rows: Tensor, group: _Group) -> Tensor:
     return rows.view(n_sequences, group.n_queries, *rows.shape[1:]).transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scale: float, window: int | None) -> Tensor:
+@dataclass(frozen=True)
+class _Scoring:
+    """What becomes of q.k before and in the softmax."""
+
+    scale: float
+    mask: Mask
+    sinks: Tensor | None
+    slopes: Tensor | None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scoring: _Scoring) -> Tensor:
     """One group: q [G, heads, Q, d], k and v [G, kv_heads, K, d], result like q."""
     if group.n_queries * group.n_keys <= _SHORT:
-        return _attend_short(q, k, v, group.mask(window), scale)
-    plain_causal = fresh and (window is None or group.n_keys <= window)
+        return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
+    if scoring.sinks is not None or scoring.slopes is not None:
+        return _attend_in_slices(q, k, v, group, scoring)
+    plain_causal = fresh and scoring.mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if plain_causal else group.mask(window),
+        attn_mask=None if plain_causal else group.mask(scoring.mask),
         is_causal=plain_causal,
-        scale=scale,
+        scale=scoring.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
-def _attend_short(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """The same with the scores written out; heads that share keys are one batch entry."""
+def _attend_in_slices(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring) -> Tensor:
+    """The same with the scores of a few queries at a time written out, and once more in the backward pass."""
+    together = max(1, _WRITTEN // (q.shape[0] * q.shape[1] * group.n_keys))
+    parts = []
+    for begin in range(0, group.n_queries, together):
+        end = min(group.n_queries, begin + together)
+        arguments = (q[:, :, begin:end], k, v, group, scoring, begin, end)
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(_attend_written, *arguments, use_reentrant=False, preserve_rng_state=False))
+        else:
+            parts.append(_attend_written(*arguments))
+    return torch.cat(parts, dim=2)
+
+
+def _attend_written(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring, begin: int, end: int) -> Tensor:
+    """Queries from begin to end with their scores written out; heads that share keys are one batch entry."""
     n, heads, n_queries, d = q.shape
     kv_heads, n_keys = k.shape[1], k.shape[2]
+    whole = n_queries == group.n_queries
+    seen = group.mask(scoring.mask) if whole else group.seen(scoring.mask, begin, end)
     grouped = q.reshape(n * kv_heads, -1, d)
     scores = torch.bmm(grouped, k.reshape(n * kv_heads, n_keys, d).transpose(1, 2)).float()
-    scores = (scores * scale).view(n, heads, n_queries, n_keys).masked_fill(~seen, -torch.inf)
-    weights = scores.softmax(-1).to(v.dtype).view(n * kv_heads, -1, n_keys)
+    scores = (scores * scoring.scale).view(n, heads, n_queries, n_keys)
+    if scoring.slopes is not None:
+        scores = scores + scoring.slopes[:, None, None] * group.distances(begin, end)[:, None]
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if scoring.sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        sinks = scoring.sinks.float()[:, None, None].expand(n, -1, n_queries, 1)
+        weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+    weights = weights.to(v.dtype).reshape(n * kv_heads, -1, n_keys)
     return torch.bmm(weights, v.reshape(n * kv_heads, n_keys, d)).view(n, heads, n_queries, d)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, scale: float, window: int | None) -> Tensor:
-    """softmax(scale * q.k) v with the causal (and window) mask; returns [T, heads, head_dim].
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan,
+    *,
+    scale: float,
+    mask: Mask,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, head_dim].
 
     q [T, heads, head_dim]. Without a cache k and v are packed rows [T, kv_heads, head_dim]; with one they are the
-    layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written.
+    layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written. Both in float32:
+    sinks [heads], a score of each head that takes part in the softmax and has no value; slopes [heads], which times
+    (position of the key - position of the query) are added to the scores.
     """
     sizes = [group.n_rows for group in plan.groups]
     q_parts = torch.split(_take(q, plan.order), sizes)
     k_parts = torch.split(_take(k, plan.order), sizes) if plan.fresh else ()
     v_parts = torch.split(_take(v, plan.order), sizes) if plan.fresh else ()
+    scoring = _Scoring(scale, mask, sinks, slopes)
     mixed = []
     for index, group in enumerate(plan.groups):
         if group.slots is None:
             keys, values = _pad(k_parts[index], group), _pad(v_parts[index], group)
         else:
             keys, values = (x[group.slots].to(q.dtype).transpose(1, 2) for x in (k, v))
-        out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scale, window)
+        out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scoring)
         mixed.append(_take(out.transpose(1, 2).reshape(-1, *q.shape[1:]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landrace.kernels.activation import SWIGLU, Activation
+
 _FEW_ROWS = 256
 
 
@@ -26,11 +28,22 @@ def _few_rows(x: Tensor, weight: Tensor) -> Tensor:
     return (weight @ columns.t()).t()[: x.shape[0]].contiguous()
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in float32 (Zhang and Sennrich, 2019)."""
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps), times weight if there is one, over the last dimension, in float32 (Zhang and Sennrich,
+    2019)."""
     return F.rms_norm(x.float(), (x.shape[-1],), weight, eps)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer, 2020)."""
-    return F.silu(gate) * up
+def gated(gate: Tensor, up: Tensor, activation: Activation = SWIGLU) -> Tensor:
+    """A gate and an up of one shape as one (see `Activation`)."""
+    limit = activation.limit
+    match activation.kind:
+        case "swiglu":
+            return F.silu(gate) * up
+        case "clamp_before":
+            return F.silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
+        case "clamp_after":
+            return F.silu(gate).clamp(max=limit) * up.clamp(-limit, limit)
+        case "oai":
+            gate = gate.clamp(max=limit)
+            return gate * torch.sigmoid(activation.alpha * gate) * (up.clamp(-limit, limit) + 1)

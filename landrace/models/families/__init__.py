@@ -7,19 +7,39 @@ A family is a row of a table, looked up by `model_type`. To add one: a reader th
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import glm, hunyuan, llama, qwen
-from landrace.models.families.config import Config, shown
+from landrace.models.families import (
+    baichuan,
+    ernie_moe,
+    glm,
+    glm_moe,
+    gpt_oss,
+    hunyuan,
+    hunyuan_moe,
+    llama,
+    llama4,
+    minimax,
+    qwen,
+    qwen_moe,
+    step,
+    step3,
+)
+from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
-from landrace.models.families.weights import Source
+from landrace.models.families.names import Naming, shapes_of
+from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
-FAMILIES: Mapping[str, Family] = {**llama.FAMILIES, **qwen.FAMILIES, **glm.FAMILIES, **hunyuan.FAMILIES}
-TEXT_HALVES: Mapping[str, TextHalf] = {**qwen.TEXT_HALVES, **glm.TEXT_HALVES, **hunyuan.TEXT_HALVES}
+_FILES = (
+    *(llama, qwen, glm, hunyuan, baichuan),
+    *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
+)
+FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
+TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}
 
 BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
 
@@ -36,10 +56,11 @@ class FamilyModel:
     them; that it equals the embedding is for the loader to check."""
 
 
-def read_config(config: Mapping[str, Any], tensor_names: Collection[str] = ()) -> FamilyModel:
+def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None) -> FamilyModel:
     """Reads a hub `config.json`, whether of transformers 4 or 5 or of the modelling code beside the weights.
 
-    `tensor_names` chooses where a family's checkpoints are known under several prefixes. Raises UnsupportedError for a
+    `stored`, the names and shapes of a file's tensors, chooses where a family's checkpoints are known under several
+    prefixes or names, or in several layouts; without it they are the hub's. Raises UnsupportedError for a
     model type, a key or a value that asks for arithmetic the decoder does not have; CheckpointError for numbers
     that fit no model.
     """
@@ -48,21 +69,39 @@ def read_config(config: Mapping[str, Any], tensor_names: Collection[str] = ()) -
     text, halves = _text_config(config)
     kind = text["model_type"]
     family = FAMILIES[kind]
-    reader = Config(text, family.defaults)
+    reader = Config(with_aliases(text, family.aliases), family.defaults)
     spec = family.read(reader)
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
-    naming = replace(family.naming, prefixes=halves[0].prefixes) if halves else family.naming
+    prefixes = halves[0].prefixes if halves else None
+    namings = [naming if prefixes is None else replace(naming, prefixes=prefixes) for naming in family.namings]
+    naming, sources = _best_naming(namings, spec, stored or {})
     ignorable = [BUFFERS, *(pattern for half in halves for pattern in half.towers)]
-    body, head = naming.prefix(tensor_names)
+    body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
         ignorable.append(re.escape(f"{head}{naming.head}.weight"))
     if drafts:
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
         ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
-    return FamilyModel(spec, naming.sources(spec, tensor_names), tuple(ignorable))
+    return FamilyModel(spec, sources, (*ignorable, *family.ignorable))
+
+
+def _best_naming(
+    namings: Sequence[Naming], spec: ModelSpec, stored: Mapping[str, Shape]
+) -> tuple[Naming, dict[str, Source]]:
+    """The way of naming that the file's tensors fit, or fit best."""
+    shapes = shapes_of(spec)
+    found = [(naming, naming.sources(spec, shapes, stored)) for naming in namings]
+    return min(found, key=lambda pair: sum(not _fits(source, shapes[name], stored) for name, source in pair[1].items()))
+
+
+def _fits(source: Source, shape: Shape, stored: Mapping[str, Shape]) -> bool:
+    try:
+        return source.shape(stored) == shape
+    except (KeyError, CheckpointError):
+        return False
 
 
 def _text_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TextHalf]]:

@@ -59,6 +59,15 @@ class Config:
         self._where = where
         self._used: set[str] = set()
 
+    def replaced(self, values: Mapping[str, Any]) -> Config:
+        """The same object with other values for some keys; what is read of it counts for this one."""
+        other = Config({**self._values, **values}, self._defaults, where=self._where)
+        other._used = self._used
+        return other
+
+    def was_read(self, key: str) -> bool:
+        return key in self._used
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
@@ -110,6 +119,15 @@ class Config:
             raise self.wrong(key, value, "true or false")
         return value
 
+    def for_all(self, key: str, n_layers: int) -> int | None:
+        """A positive integer that the file may give once or, the same, for every layer."""
+        value = self.get(key)
+        if not isinstance(value, (list, tuple)):
+            return self.optional_size(key)
+        if len(set(map(str, self.per_layer(key, n_layers) or ()))) != 1:
+            raise UnsupportedError(f"{self._where} gives each layer a {key} of its own, which is not implemented.")
+        return Config({key: value[0]}, where=self._where).size(key)
+
     def per_layer(self, key: str, n_layers: int) -> list[Any] | None:
         """A list with an entry for every layer, or None."""
         value = self.get(key)
@@ -138,8 +156,9 @@ class Config:
 
     def finish(self, no_effect: Iterable[str] = (), fixed: Mapping[str, Any] | None = None) -> None:
         """Refuses every key that was not read and is not known to be without effect."""
-        for key, allowed in {**FIXED, **(fixed or {})}.items():
-            if key not in self._used:
+        own = fixed or {}
+        for key, allowed in {**FIXED, **own}.items():
+            if key in own or key not in self._used:
                 self.require(key, *(allowed if isinstance(allowed, tuple) else (allowed,)))
         patterns = [re.compile(pattern) for pattern in (*NO_EFFECT, *no_effect)]
         for key, value in self._values.items():
@@ -153,6 +172,17 @@ class Config:
 
     def wrong(self, key: str, value: Any, wanted: str) -> CheckpointError:
         return CheckpointError(f"{self._where} sets {key} to {shown(value)}, but it must be {wanted}.")
+
+
+def with_aliases(values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The same keys under the names that a family reads. CheckpointError if two names of one key disagree."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = aliases.get(key, key)
+        if found.get(name) is not None and value is not None and found[name] != value:
+            raise CheckpointError(f"config.json says that {key} is {shown(value)} and {name} is {shown(found[name])}.")
+        found[name] = found.get(name) if value is None else value
+    return found
 
 
 def shown(value: Any) -> str:

@@ -1,15 +1,18 @@
-"""Reads what the dense grouped-query families have in common."""
+"""Reads what families with grouped-query attention have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.head_form import QkNorm
+from landrace.kernels.mask import FULL, Sliding
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.rope import lengths, read_rope
-from landrace.models.spec import AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec
+from landrace.models.ffn_spec import Dense, Ffn
+from landrace.models.mixer_spec import Gqa
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 
 def read_attention(
@@ -17,23 +20,14 @@ def read_attention(
     *,
     qkv_bias: bool = False,
     o_bias: bool = False,
-    qk_norm: Literal["none", "before_rope", "after_rope"] = "none",
+    qk_norm: QkNorm | None = None,
     scale: float | None = None,
     partial_rotary: bool = False,
     ntk_alpha: bool = False,
-) -> AttentionSpec:
+) -> Gqa:
     """Full grouped-query attention with rotary embedding. `scale` None: head_dim ** -0.5."""
-    n_heads = config.size("num_attention_heads")
-    n_kv_heads = config.optional_size("num_key_value_heads") or n_heads
-    if n_heads % n_kv_heads:
-        raise CheckpointError(f"{n_heads} attention heads cannot share {n_kv_heads} key-value heads.")
-    d_model = config.size("hidden_size")
-    head_dim = config.optional_size("head_dim")
-    if head_dim is None:
-        if d_model % n_heads:
-            raise CheckpointError(f"The hidden size {d_model} is not a multiple of the {n_heads} attention heads.")
-        head_dim = d_model // n_heads
-    return AttentionSpec(
+    n_heads, n_kv_heads, head_dim = read_heads(config)
+    return Gqa(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
@@ -45,57 +39,97 @@ def read_attention(
     )
 
 
+def read_heads(config: Config) -> tuple[int, int, int]:
+    """Heads of queries, heads of keys and values, and their width."""
+    n_heads = config.size("num_attention_heads")
+    n_kv_heads = config.optional_size("num_key_value_heads") or n_heads
+    if n_heads % n_kv_heads:
+        raise CheckpointError(f"{n_heads} attention heads cannot share {n_kv_heads} key-value heads.")
+    d_model = config.size("hidden_size")
+    head_dim = config.optional_size("head_dim")
+    if head_dim is None:
+        if d_model % n_heads:
+            raise CheckpointError(f"The hidden size {d_model} is not a multiple of the {n_heads} attention heads.")
+        head_dim = d_model // n_heads
+    return n_heads, n_kv_heads, head_dim
+
+
 def n_layers(config: Config) -> int:
     return config.size("num_hidden_layers", MAX_LAYERS)
 
 
 def read_dense(
     config: Config,
-    attention: AttentionSpec | Sequence[AttentionSpec],
+    attention: Gqa | Sequence[Gqa],
     *,
     mlp_bias: bool = False,
-    lm_head_bias: bool = False,
-    norm_placement: Literal["pre", "sandwich"] = "pre",
     embed_scale: float = 1.0,
-    residual_scale: float = 1.0,
+    residual: Residual = PLAIN,
     logit_divisor: float = 1.0,
 ) -> ModelSpec:
     """A decoder whose layers all have a gated MLP, and `attention` (one for every layer, or one for all)."""
-    each = [attention] * n_layers(config) if isinstance(attention, AttentionSpec) else attention
-    ffn = FeedForwardSpec(config.size("intermediate_size"), bias=mlp_bias)
-    max_length, length_limit = lengths(config, next((one.rope for one in each if one.rope is not None), None))
+    return read_decoder(
+        config,
+        attention,
+        Dense(config.size("intermediate_size"), bias=mlp_bias),
+        embed_scale=embed_scale,
+        residual=residual,
+        logit_divisor=logit_divisor,
+    )
+
+
+def read_decoder(
+    config: Config,
+    attention: Gqa | Sequence[Gqa],
+    ffn: Ffn | Sequence[Ffn],
+    *,
+    lm_head_bias: bool = False,
+    embed_scale: float = 1.0,
+    residual: Residual = PLAIN,
+    logit_divisor: float = 1.0,
+) -> ModelSpec:
+    """A decoder with these attentions and feed-forward layers: one for every layer, or one for all."""
+    count = n_layers(config)
+    mixers = [attention] * count if isinstance(attention, Gqa) else attention
+    ffns = ffn if isinstance(ffn, Sequence) else [ffn] * count
+    max_length, length_limit = lengths(config, next((one.rope for one in mixers if one.rope is not None), None))
     return ModelSpec(
         vocab_size=config.size("vocab_size"),
         d_model=config.size("hidden_size"),
-        layers=tuple(LayerSpec(one, ffn) for one in each),
+        layers=tuple(LayerSpec(one, other, residual) for one, other in zip(mixers, ffns, strict=True)),
         norm_eps=config.number("rms_norm_eps"),
         tie_embeddings=config.flag("tie_word_embeddings"),
         max_length=max_length,
         length_limit=length_limit,
-        norm_placement=norm_placement,
         embed_scale=embed_scale,
-        residual_scale=residual_scale,
         logit_divisor=logit_divisor,
         lm_head_bias=lm_head_bias,
     )
 
 
-def with_windows(config: Config, attention: AttentionSpec, usual: Sequence[bool]) -> list[AttentionSpec]:
+def with_windows(config: Config, attention: Gqa, usual: Sequence[bool], *, optional: bool = True) -> list[Gqa]:
     """`attention` for every layer, with the sliding window in those that `layer_types` names.
 
-    `usual` says which layers slide when there is no `layer_types`, should the configuration use a window at all.
+    `usual` says which layers slide when there is no `layer_types`, should the configuration use a window at all;
+    `optional`: `use_sliding_window` says whether it does.
     """
-    window = config.optional_size("sliding_window", MAX_POSITIONS)
-    if not config.flag("use_sliding_window"):
+    window = config.optional_size("sliding_window", MAX_POSITIONS) if config.get("sliding_window") != 0 else None
+    if optional and not config.flag("use_sliding_window"):
         window = None
-    kinds = config.per_layer("layer_types", len(usual))
-    if kinds is None:
+    slides = layer_kinds(config, "layer_types", len(usual), {"full_attention": False, "sliding_attention": True})
+    if slides is None:
         slides = [window is not None and one for one in usual]
-    else:
-        unknown = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
-        if unknown:
-            raise UnsupportedError(f"Layers of the type {shown(unknown[0])} are not implemented.")
-        slides = [kind == "sliding_attention" for kind in kinds]
     if window is None and any(slides):
         raise CheckpointError("The configuration names sliding layers but uses no sliding window.")
-    return [replace(attention, window=window if one else None) for one in slides]
+    return [replace(attention, mask=Sliding(window) if one and window is not None else FULL) for one in slides]
+
+
+def layer_kinds(config: Config, key: str, count: int, meanings: Mapping[str, bool]) -> list[bool] | None:
+    """What the names under `key`, one a layer, mean; None when the configuration does not have the key."""
+    kinds = config.per_layer(key, count)
+    if kinds is None:
+        return None
+    unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in meanings]
+    if unknown:
+        raise UnsupportedError(f"Layers of the type {shown(unknown[0])} are not implemented.")
+    return [meanings[kind] for kind in kinds]

@@ -19,7 +19,12 @@ class Family:
     read: Callable[[Config], ModelSpec]
     defaults: Mapping[str, Any]
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
-    naming: Naming = field(default_factory=Naming)
+    namings: tuple[Naming, ...] = (Naming(),)
+    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names that config.json may use for the keys that `read` knows."""
+    ignorable: tuple[str, ...] = ()
+    """Regexes (whole name) of tensors that carry nothing for the logits."""
     no_effect: tuple[str, ...] = ()
     """Regexes (whole key) of further config keys that cannot change a logit."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

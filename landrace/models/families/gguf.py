@@ -1,4 +1,4 @@
-"""GGUF files of llama.cpp's dense architectures: their metadata as a config.json, and the names of their tensors.
+"""GGUF files of llama.cpp's architectures: their metadata as a config.json, and the names of their tensors.
 
 Facts from llama.cpp's converter: it stores q and k of Llama's relatives (and their biases) for the interleaved rotary
 layout, leaves out a tied head, bakes Hunyuan's alpha into the rotary base, and stores the factors of Llama 3's and
@@ -7,17 +7,21 @@ longrope's rotary scaling as tensors.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import UnsupportedError
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
-from landrace.models.families.names import Naming
+from landrace.models.families.gguf_moe import EXPERTS
+from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
+from landrace.models.families.gguf_step import flattened, step_rope
+from landrace.models.families.names import Naming, shapes_of
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 
+BAICHUAN_13B_LAYERS = 40
+"""By which llama.cpp, too, tells the Baichuan that does not rotate."""
 IGNORABLE = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?")
 """Regexes (whole name) of tensors that hold no weights; `config_from_gguf` reads those that matter."""
 
@@ -33,6 +37,16 @@ LAYER = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.sinks": "attn_sinks",
+    "mlp.router": "ffn_gate_inp",
+    "mlp.router.choice_bias": "exp_probs_b.bias",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_gate": "ffn_gate_inp_shexp",
 }
 
 
@@ -50,11 +64,14 @@ class Architecture:
     """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
     scales: tuple[tuple[str, str], ...] = ()
     """Metadata key to config key."""
+    unit_head: int | None = None
+    """See `Naming.unit_head`."""
 
 
 QKV = ("attn_q", "attn_k", "attn_v")
 ATTENTION = (*QKV, "attn_output")
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
+AFTER_ATTENTION = ("post_attention_layernorm", "post_attention_norm")
 LLAMA_FLAGS = (("attention_bias", ATTENTION), ("mlp_bias", MLP))
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -87,12 +104,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "hunyuan-dense": Architecture("hunyuan_v1_dense", flags=(("attention_bias", ATTENTION),)),
     "seed_oss": Architecture(
         "seed_oss",
-        renamed=(("post_attention_layernorm", "post_attention_norm"),),
+        renamed=(AFTER_ATTENTION,),
         flags=(("attention_bias", QKV), ("attention_out_bias", ("attn_output",)), ("mlp_bias", MLP)),
     ),
+    "baichuan": Architecture("baichuan", interleaved=True, unit_head=125_696),
+    "qwen2moe": Architecture("qwen2_moe", flags=(("qkv_bias", QKV),)),
+    "qwen3moe": Architecture("qwen3_moe", flags=(("attention_bias", ATTENTION),)),
+    "qwen3vlmoe": Architecture("qwen3_moe", flags=(("attention_bias", ATTENTION),)),
+    "glm4moe": Architecture("glm4_moe", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", QKV),)),
+    "ernie4_5-moe": Architecture("ernie4_5_moe", interleaved=True, flags=(("use_bias", (*ATTENTION, *MLP)),)),
+    "hunyuan-moe": Architecture("hunyuan_v1_moe", flags=(("attention_bias", ATTENTION),)),
+    "minimax-m2": Architecture("minimax_m2"),
+    "gpt-oss": Architecture("gpt_oss", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", ATTENTION),)),
+    "llama4": Architecture("llama4_text", interleaved=True),
+    "step35": Architecture(
+        "step3p5", renamed=(("self_attn.g_proj", "attn_gate"),), flags=(("attention_bias", ATTENTION),)
+    ),
 }
-
-ReadTensor = Callable[[str], Sequence[float]]
 
 
 def config_from_gguf(
@@ -106,10 +134,14 @@ def config_from_gguf(
     name = metadata.get("general.architecture")
     architecture = _architecture(name)
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
+    if architecture.model_type == "step3p5":
+        own = flattened(own)
     keys = Config(own, where="The GGUF metadata")
-    if keys.get("expert_count"):
-        raise UnsupportedError(f"This GGUF file is a mixture of {shown(keys.get('expert_count'))} experts.")
-    keys.get("expert_used_count")
+    experts = EXPERTS.get(architecture.model_type)
+    if experts is None:
+        if keys.get("expert_count"):
+            raise UnsupportedError(f"This GGUF file is a mixture of {shown(keys.get('expert_count'))} experts.")
+        keys.get("expert_used_count")
     layers = keys.size("block_count", MAX_LAYERS)
     head_dim = keys.optional_size("attention.key_length")
     d_model, heads = keys.size("embedding_length"), _same_in_all(keys, "attention.head_count", layers)
@@ -140,17 +172,26 @@ def config_from_gguf(
         config["attention_multiplier"] = config["head_dim"] ** -0.5
     if architecture.model_type == "minicpm":
         config |= _minicpm_scales(keys, d_model, layers)
-    config |= _rope(keys, config, architecture, tensor_names, read_tensor)
-    keys.finish(
-        no_effect=(r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",),
-        fixed={
-            "attention.causal": True,
-            "use_parallel_residual": False,
-            "nextn_predict_layers": 0,
-            "attention.sliding_window": 0,
-        },
-    )
+    if architecture.model_type == "baichuan" and layers == BAICHUAN_13B_LAYERS:
+        config["model_max_length"] = config.pop("max_position_embeddings")
+    if experts is not None:
+        config |= experts(keys, tensor_names, config)
+    rope_of = step_rope if architecture.model_type == "step3p5" else gguf_rope
+    rope = rope_of(keys, config, architecture.model_type, tensor_names, read_tensor)
+    if architecture.model_type == "gpt_oss" and "rope_scaling" in rope:
+        rope["rope_scaling"] |= {"truncate": False}  # The model's own, whatever llama.cpp rounds.
+    config |= rope
+    fixed: dict[str, Any] = {"attention.causal": True, "use_parallel_residual": False}
+    unless_read = ("nextn_predict_layers", "attention.sliding_window", "leading_dense_block_count")
+    fixed |= {key: 0 for key in unless_read if not keys.was_read(key)}
+    keys.finish(no_effect=(r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",), fixed=fixed)
     return config
+
+
+def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Regexes (whole name) of the tensors that carry nothing for the logits."""
+    first, drafts = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
+    return (*IGNORABLE, *(rf"blk\.{n}\..*" for n in range(first, first + drafts)))
 
 
 def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
@@ -165,8 +206,9 @@ def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
         renamed={**LAYER, **dict(known.renamed)},
         fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")} if known.fused_gate else {},
         interleaved=known.interleaved,
+        unit_head=known.unit_head,
     )
-    return naming.sources(spec)
+    return naming.sources(spec, shapes_of(spec))
 
 
 def _architecture(name: Any) -> Architecture:
@@ -211,102 +253,3 @@ def _minicpm_scales(keys: Config, d_model: int, layers: int) -> dict[str, float]
         "scale_depth": keys.number("residual_scale") * layers**0.5,
         "dim_model_base": d_model / keys.number("logit_scale"),
     }
-
-
-def _rope(
-    keys: Config,
-    config: Mapping[str, Any],
-    architecture: Architecture,
-    tensor_names: Collection[str],
-    read_tensor: ReadTensor | None,
-) -> dict[str, Any]:
-    """`rope_theta`, `rope_scaling` and, where a part of each head rotates, `partial_rotary_factor`."""
-    theta = keys.optional_number("rope.freq_base") or 10_000.0
-    found: dict[str, Any] = {"rope_theta": theta}
-    rotary_dim = keys.optional_size("rope.dimension_count") or config["head_dim"]
-    if architecture.model_type == "glm4" or rotary_dim != config["head_dim"]:
-        found["partial_rotary_factor"] = rotary_dim / config["head_dim"]
-    sections = keys.get("rope.dimension_sections")
-    if architecture.model_type == "glm4" and sections and any(sections):
-        raise UnsupportedError(
-            "GGUF files of GLM-4V are not supported: their q and k rows are stored in an order of their own.",
-            hint="Use the model's safetensors.",
-        )
-    scaling = _scaling(keys, tensor_names, read_tensor)
-    if "rope_freqs.weight" in tensor_names:
-        if scaling is not None:
-            raise UnsupportedError("The GGUF file has both a rotary scaling and rotary factors.")
-        scaling = _llama3_scaling(_values("rope_freqs.weight", read_tensor), theta, rotary_dim)
-    if scaling is not None:
-        found["rope_scaling"] = scaling
-    return found
-
-
-def _scaling(keys: Config, tensor_names: Collection[str], read_tensor: ReadTensor | None) -> dict[str, Any] | None:
-    kind = keys.get("rope.scaling.type") or "none"
-    factor = keys.optional_number("rope.scaling.factor")
-    old_factor = keys.optional_number("rope.scale_linear")
-    original = keys.optional_size("rope.scaling.original_context_length", MAX_POSITIONS)
-    magnitude = keys.optional_number("rope.scaling.attn_factor")
-    if "rope_factors_long.weight" in tensor_names:
-        kind = "longrope"
-    if kind == "none":
-        if (factor or 1) != 1 or (magnitude or 1) != 1:
-            raise UnsupportedError("The GGUF file has a rotary scaling factor but names no kind of scaling.")
-        return None if (old_factor or 1) == 1 else {"rope_type": "linear", "factor": old_factor}
-    if kind == "linear" and (magnitude or 1) == 1:
-        return {"rope_type": "linear", "factor": factor or old_factor or 1.0}
-    if kind == "yarn" and factor is not None and (magnitude or 1) == 1:
-        keys.require("rope.scaling.yarn_attn_factor", 1.0)
-        keys.require("rope.scaling.yarn_ext_factor", 1.0, -1.0)
-        return {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original or keys.size("context_length", MAX_POSITIONS),
-            "beta_fast": keys.optional_number("rope.scaling.yarn_beta_fast"),
-            "beta_slow": keys.optional_number("rope.scaling.yarn_beta_slow"),
-        }
-    if kind == "longrope":
-        return {
-            "rope_type": "longrope",
-            "short_factor": list(_values("rope_factors_short.weight", read_tensor)),
-            "long_factor": list(_values("rope_factors_long.weight", read_tensor)),
-            "original_max_position_embeddings": original or keys.size("context_length", MAX_POSITIONS),
-            "attention_factor": magnitude,
-        }
-    raise UnsupportedError(f"Rotary scaling of the kind {shown(kind)} with these settings is not implemented for GGUF.")
-
-
-def _values(tensor: str, read_tensor: ReadTensor | None) -> tuple[float, ...]:
-    if read_tensor is None:
-        raise UnsupportedError(f"The GGUF file keeps its rotary scaling in {tensor!r}, which was not read.")
-    return tuple(float(value) for value in read_tensor(tensor))
-
-
-def _llama3_scaling(factors: Sequence[float], theta: float, rotary_dim: int) -> dict[str, Any]:
-    """The `rope_scaling` whose factors these are: the longest waves are slowed by all of `factor`, and the bounds are
-    those of every Llama since 3.1."""
-    factor = max(factors, default=1.0)
-    expected = [_llama3_factor(theta ** (2 * i / rotary_dim), factor) for i in range(rotary_dim // 2) if factor >= 1]
-    if len(factors) != len(expected) or any(
-        not math.isclose(one, other, rel_tol=1e-3) for one, other in zip(factors, expected, strict=True)
-    ):
-        raise UnsupportedError("The GGUF file has rotary factors that are not Llama 3's.")
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-
-
-def _llama3_factor(wavelength: float, factor: float) -> float:
-    """What a wave of 2 pi `wavelength` tokens is slowed by, with bounds 1 and 4 over 8192 tokens."""
-    turns = 8192 / (2 * math.pi * wavelength)
-    if turns >= 4:
-        return 1.0
-    if turns <= 1:
-        return factor
-    blend = (turns - 1) / 3
-    return 1 / ((1 - blend) / factor + blend)

@@ -10,7 +10,7 @@ from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config
 from landrace.models.families.dense import read_attention, read_dense
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import ModelSpec, Sandwich
 
 GLM4 = {
     "vocab_size": 151552,
@@ -82,7 +82,7 @@ def read_glm(config: Config) -> ModelSpec:
 
 def read_glm4(config: Config) -> ModelSpec:
     attention = read_attention(config, qkv_bias=config.flag("attention_bias"), partial_rotary=True)
-    return read_dense(config, attention, norm_placement="sandwich")
+    return read_dense(config, attention, residual=Sandwich())
 
 
 def read_chatglm(config: Config) -> ModelSpec:
@@ -111,14 +111,14 @@ def read_chatglm(config: Config) -> ModelSpec:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "glm": Family(read_glm, GLM4, NAMING),
-    "glm4": Family(read_glm4, GLM4, NAMING),
-    "glm4v_text": Family(read_glm4, GLM4V_TEXT, NAMING),
-    "glm_ocr_text": Family(read_glm4, GLM_OCR_TEXT, NAMING),
+    "glm": Family(read_glm, GLM4, (NAMING,)),
+    "glm4": Family(read_glm4, GLM4, (NAMING,)),
+    "glm4v_text": Family(read_glm4, GLM4V_TEXT, (NAMING,)),
+    "glm_ocr_text": Family(read_glm4, GLM_OCR_TEXT, (NAMING,)),
     "chatglm": Family(
         read_chatglm,
         CHATGLM,
-        CHATGLM_NAMING,
+        (CHATGLM_NAMING,),
         no_effect=(
             "vocab_size",  # Of the tokenizer; the table has padded_vocab_size rows.
             "apply_query_key_layer_scaling|attention_softmax_in_fp32|fp32_residual_connection",  # Rounding only.

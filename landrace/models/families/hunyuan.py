@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from landrace.kernels.head_form import QkNorm
 from landrace.models.families.config import Config
 from landrace.models.families.dense import read_attention, read_dense
 from landrace.models.families.family import Family, TextHalf
@@ -37,18 +38,18 @@ FIXED = {
 def read_hunyuan(config: Config) -> ModelSpec:
     bias = config.flag("attention_bias")
     config.require("attention_head_dim", config.get("head_dim"))
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm="after_rope", ntk_alpha=True)
+    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("after_rope"), ntk_alpha=True)
     return read_dense(config, attention)
 
 
 FAMILIES: Mapping[str, Family] = {
-    "hunyuan_v1_dense": Family(read_hunyuan, HUNYUAN, NAMING, NO_EFFECT, FIXED),
+    "hunyuan_v1_dense": Family(read_hunyuan, HUNYUAN, (NAMING,), no_effect=NO_EFFECT, fixed=FIXED),
     "hunyuan_vl_text": Family(
         read_hunyuan,
         {**HUNYUAN, "tie_word_embeddings": True},
-        NAMING,
-        NO_EFFECT,
-        {**FIXED, "position_embedding_xdrope": (False, True)},
+        (NAMING,),
+        no_effect=NO_EFFECT,
+        fixed={**FIXED, "position_embedding_xdrope": (False, True)},
     ),
 }
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from landrace.models.families.config import MAX_POSITIONS, Config
 from landrace.models.families.dense import n_layers, read_attention, read_dense, with_windows
-from landrace.models.families.family import Family
+from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import ModelSpec, Plain
 
 SHAPE = {
     "vocab_size": 32000,
@@ -63,7 +63,7 @@ def read_granite(config: Config) -> ModelSpec:
         attention,
         mlp_bias=config.flag("mlp_bias"),
         embed_scale=config.number("embedding_multiplier"),
-        residual_scale=config.number("residual_multiplier"),
+        residual=Plain(config.number("residual_multiplier")),
         logit_divisor=config.number("logits_scaling"),
     )
 
@@ -75,7 +75,7 @@ def read_minicpm(config: Config) -> ModelSpec:
         config,
         read_attention(config, qkv_bias=bias, o_bias=bias),
         embed_scale=config.number("scale_emb"),
-        residual_scale=config.number("scale_depth") / n_layers(config) ** 0.5,
+        residual=Plain(config.number("scale_depth") / n_layers(config) ** 0.5),
         logit_divisor=config.size("hidden_size") / config.number("dim_model_base"),
     )
     sparse = config.section("sparse_config")
@@ -159,7 +159,9 @@ FAMILIES: Mapping[str, Family] = {
             "tie_word_embeddings": True,
             "use_bias": False,
         },
-        naming=Naming(interleaved=True),
+        namings=(Naming(interleaved=True),),
         fixed={"compression_ratio": 1.0},
     ),
 }
+
+TEXT_HALVES: Mapping[str, TextHalf] = {}

@@ -1,12 +1,30 @@
-"""`Naming`: from the decoder's parameter names to the names and rows of a checkpoint's tensors."""
+"""`Naming`: from the decoder's parameter names to the names, rows and layouts of a checkpoint's tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from landrace.models.families.weights import Rotary, Source
+from landrace.models.declared import declared
+from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.spec import LayerSpec, ModelSpec
+
+EXPERTS = "mlp.experts"
+NORM = "norm.weight"
+
+ONE_BY_ONE: Mapping[str, str] = {EXPERTS: "mlp.experts.{}"}
+"""A tensor for each expert, as most hub files have them."""
+JOINT: Mapping[str, tuple[str, ...]] = {
+    "mlp.experts.gate_up_proj": ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
+    "mlp.experts.down_proj": ("mlp.experts.down_proj.weight",),
+}
+"""All experts in two tensors, [experts, 2 * d_hidden, d_model] and [experts, d_model, d_hidden]: how transformers holds
+them, and writes them when it is told to keep its own names."""
+
+
+def shapes_of(spec: ModelSpec) -> dict[str, Shape]:
+    """Every parameter of `Decoder(spec)`, by name."""
+    return {param.name: param.shape for param in declared(spec)}
 
 
 @dataclass(frozen=True)
@@ -20,11 +38,22 @@ class Naming:
     norm: str = "norm"
     head: str = "lm_head"
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Modules of a layer that are called otherwise: ours to theirs."""
+    """What of a layer is called otherwise, ours to theirs: a parameter, or the beginning of several; the longest
+    counts. {} in theirs is the expert's number."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Their module to ours whose rows it holds, in order."""
+    """Their module to ours whose rows it holds, in order; or their tensor to our parameters."""
+    alternating: Collection[str] = ()
+    """Which of the `fused` hold their parts' rows in turn, not one part after another."""
+    transposed: Collection[str] = ()
+    """Their tensors that are stored [in, out]."""
+    first_entry: Collection[str] = ()
+    """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
     """Whether q and k rows are stored for the interleaved rotary layout."""
+    norms_around_zero: bool = False
+    """Whether a norm multiplies by 1 + its stored weight."""
+    unit_head: int | None = None
+    """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
 
     def prefix(self, tensor_names: Collection[str] = ()) -> tuple[str, str]:
         """The pair of `prefixes` under which a file with these tensors keeps its embedding; the first if none fits."""
@@ -33,66 +62,94 @@ class Naming:
                 return body, head
         return self.prefixes[0]
 
-    def sources(self, spec: ModelSpec, tensor_names: Collection[str] = ()) -> dict[str, Source]:
-        """A `Source` for every parameter of `Decoder(spec)`, by the parameter's name."""
+    def sources(
+        self, spec: ModelSpec, parameters: Mapping[str, Shape], tensor_names: Collection[str] = ()
+    ) -> dict[str, Source]:
+        """A `Source` for each of `parameters`, by name: those of `Decoder(spec)`, with their shapes."""
         body, head = self.prefix(tensor_names)
-        found = {"embed_tokens.weight": Source(f"{body}{self.embedding}.weight")}
-        for n, layer in enumerate(spec.layers):
-            modules = tuple(_modules(layer, spec))
-            places = self._places({name: rows for name, rows, _ in modules})
-            for name, _, leaves in modules:
-                theirs, span = places[name]
-                for leaf in leaves:
-                    tensor = f"{body}{self.layer.format(n)}{theirs}.{leaf}"
-                    found[f"layers.{n}.{name}.{leaf}"] = Source(tensor, span, self._rotary(name, layer))
-        found["norm.weight"] = Source(f"{body}{self.norm}.weight")
-        if not spec.tie_embeddings:
-            for leaf in _leaves(spec.lm_head_bias):
-                found[f"lm_head.{leaf}"] = Source(f"{head}{self.head}.{leaf}")
+        found: dict[str, Source] = {}
+        layers: list[dict[str, Shape]] = [{} for _ in spec.layers]
+        for name, shape in parameters.items():
+            first, _, leaf = name.partition(".")
+            if first == "layers":
+                number, _, inner = leaf.partition(".")
+                layers[int(number)][inner] = shape
+            elif first == "embed_tokens":
+                found[name] = Source(f"{body}{self.embedding}.{leaf}")
+            elif first == "norm":
+                found[name] = self._norm(f"{body}{self.norm}.{leaf}")
+            else:
+                unit = leaf == "weight" and spec.vocab_size == self.unit_head
+                form: Form = "unit_rows" if unit else "plain"
+                found[name] = Source(f"{head}{self.head}.{leaf}", form=form)
+        for n, (shapes, layer) in enumerate(zip(layers, spec.layers, strict=True)):
+            before = body + self.layer.format(n)
+            found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer)}
         return found
 
-    def _places(self, rows: Mapping[str, int]) -> dict[str, tuple[str, tuple[int, int] | None]]:
-        """Our module to theirs and its span of rows (None: all)."""
-        places: dict[str, tuple[str, tuple[int, int] | None]] = {
-            name: (self.renamed.get(name, name), None) for name in rows
-        }
-        for theirs, parts in self.fused.items():
-            start = 0
-            for name in parts:
-                places[name] = (theirs, (start, start + rows[name]))
-                start += rows[name]
-        return places
+    def _layer(self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec) -> Iterator[tuple[str, Source]]:
+        parts = self._parts(shapes)
+        for name, shape in shapes.items():
+            theirs, rows, step = parts.get(name) or (self._renamed(name), None, 1)
+            tensor = before + theirs
+            expert = name.startswith(EXPERTS)
+            transposed = theirs in self.transposed
+            if "{}" in theirs:
+                yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
+            elif expert:
+                yield (
+                    name,
+                    Source(tensor, rows, step=step, per_expert=rows is not None or transposed, transposed=transposed),
+                )
+            elif theirs in self.first_entry:
+                yield name, Source(tensor, entry=0)
+            elif name.endswith(NORM):
+                yield name, self._norm(tensor)
+            else:
+                yield name, Source(tensor, rows, self._rotary(name, layer), step, transposed=transposed)
+
+    def _norm(self, tensor: str) -> Source:
+        return Source(tensor, form="plus_one" if self.norms_around_zero else "plain")
+
+    def _renamed(self, name: str) -> str:
+        """The parameter's name in the file, after the layer's prefix."""
+        known = name
+        while known:
+            if known in self.renamed:
+                return self.renamed[known] + name[len(known) :]
+            known = known.rpartition(".")[0]
+        return name
+
+    def _parts(self, shapes: Mapping[str, Shape]) -> dict[str, tuple[str, tuple[int, int] | None, int]]:
+        """Of each parameter that lies in a fused tensor: that tensor, its rows and the step between them."""
+        found: dict[str, tuple[str, tuple[int, int] | None, int]] = {}
+        for theirs, ours in self._fused(shapes):
+            rows = [shapes[name][1 if name.startswith(EXPERTS) else 0] for name in ours]
+            start, total, turns = 0, sum(rows), len(ours)
+            for number, name in enumerate(ours):
+                if turns == 1:
+                    found[name] = (theirs, None, 1)
+                elif theirs in self.alternating:
+                    found[name] = (theirs, (number, total), turns)
+                else:
+                    found[name] = (theirs, (start, start + rows[number]), 1)
+                start += rows[number]
+        return found
+
+    def _fused(self, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Their tensors with parameters of this layer, and which."""
+        for theirs, ours in self.fused.items():
+            if all(name in shapes for name in ours):
+                yield theirs, ours
+            for leaf in ("weight", "bias"):
+                if all(f"{name}.{leaf}" in shapes for name in ours):
+                    yield f"{theirs}.{leaf}", tuple(f"{name}.{leaf}" for name in ours)
 
     def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention = layer.attention
-        if not self.interleaved or name not in ("self_attn.q_proj", "self_attn.k_proj"):
+        attention = layer.mixer
+        if not self.interleaved or not name.startswith(("self_attn.q_proj.", "self_attn.k_proj.")):
             return None
-        heads = attention.n_heads if name.endswith("q_proj") else attention.n_kv_heads
+        heads = attention.n_heads if name.startswith("self_attn.q_proj.") else attention.n_kv_heads
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
-
-
-def _leaves(bias: bool) -> tuple[str, ...]:
-    return ("weight", "bias") if bias else ("weight",)
-
-
-def _modules(layer: LayerSpec, spec: ModelSpec) -> Iterator[tuple[str, int, tuple[str, ...]]]:
-    """Name, rows and parameters of each module of a decoder layer."""
-    attention, ffn = layer.attention, layer.ffn
-    q_rows, kv_rows = attention.n_heads * attention.head_dim, attention.n_kv_heads * attention.head_dim
-    yield "input_layernorm", spec.d_model, ("weight",)
-    yield "self_attn.q_proj", q_rows, _leaves(attention.qkv_bias)
-    yield "self_attn.k_proj", kv_rows, _leaves(attention.qkv_bias)
-    yield "self_attn.v_proj", kv_rows, _leaves(attention.qkv_bias)
-    yield "self_attn.o_proj", spec.d_model, _leaves(attention.o_bias)
-    if attention.qk_norm != "none":
-        yield "self_attn.q_norm", attention.head_dim, ("weight",)
-        yield "self_attn.k_norm", attention.head_dim, ("weight",)
-    yield "post_attention_layernorm", spec.d_model, ("weight",)
-    yield "mlp.gate_proj", ffn.d_hidden, _leaves(ffn.bias)
-    yield "mlp.up_proj", ffn.d_hidden, _leaves(ffn.bias)
-    yield "mlp.down_proj", spec.d_model, _leaves(ffn.bias)
-    if spec.norm_placement == "sandwich":
-        yield "post_self_attn_layernorm", spec.d_model, ("weight",)
-        yield "post_mlp_layernorm", spec.d_model, ("weight",)

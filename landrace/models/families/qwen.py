@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from landrace.kernels.head_form import QkNorm
 from landrace.models.families.config import Config
 from landrace.models.families.dense import n_layers, read_attention, read_dense, with_windows
 from landrace.models.families.family import Family, TextHalf
-from landrace.models.spec import AttentionSpec, ModelSpec
+from landrace.models.mixer_spec import Gqa
+from landrace.models.spec import ModelSpec
 
 QWEN2 = {
     "vocab_size": 151936,
@@ -53,7 +55,7 @@ QWEN2_5_OMNI = {
 }
 
 
-def _upper_windows(config: Config, attention: AttentionSpec) -> list[AttentionSpec]:
+def _upper_windows(config: Config, attention: Gqa) -> list[Gqa]:
     """The layers from `max_window_layers` on slide."""
     first = config.get("max_window_layers")
     if isinstance(first, bool) or not isinstance(first, (int, type(None))):
@@ -67,7 +69,7 @@ def read_qwen2(config: Config) -> ModelSpec:
 
 def read_qwen3(config: Config) -> ModelSpec:
     bias = config.flag("attention_bias")
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm="before_rope")
+    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("before_rope"))
     return read_dense(config, _upper_windows(config, attention))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.config import MAX_POSITIONS, Config, shown
-from landrace.models.spec import RopeSpec
+from landrace.models.mixer_spec import RopeSpec
 
 TEXT_ONLY = ("mrope_section", "mrope_interleaved", "xdrope_section")
 """How image positions share the channels; with text alone every section turns by the same position."""
@@ -90,8 +90,8 @@ def _read_kind(
 
 def _llama3(section: Config, theta: float, rotary_dim: int, original: int) -> RopeSpec:
     low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
-    if high <= low:
-        raise CheckpointError(f"high_freq_factor {high} must be above low_freq_factor {low}.")
+    if high < low:  # Llama 4 Scout sets both to 1: nothing is blended.
+        raise CheckpointError(f"high_freq_factor {high} must not be below low_freq_factor {low}.")
     return RopeSpec(
         theta,
         rotary_dim,

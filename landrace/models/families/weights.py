@@ -1,17 +1,28 @@
-"""`Source`: which rows of which checkpoint tensor make one canonical parameter.
+"""`Source`: which parts of which checkpoint tensors make one canonical parameter, there and back.
 
-Only rows (dimension 0) are ever selected or reordered, so one `Source` serves a weight [out, in], its
-bias [out] and the `lora_B` [out, r] of an adapter on it.
+Only rows are ever selected or reordered, so a `Source` of one matrix also serves its bias [out] and the `lora_B`
+[out, r] of an adapter on it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.errors import CheckpointError
+
+Shape = tuple[int, ...]
+Form = Literal["plain", "plus_one", "unit_rows"]
+
+UNIT_ROWS = 4096
+"""Rows that are divided by their lengths at once, so that a head is not held in float32 beside itself."""
+UNIT_TOLERANCE = 1e-2
+"""How far the length of a unit row may be from 1: more than bfloat16 rounds."""
 
 
 @dataclass(frozen=True)
@@ -56,37 +67,164 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows `rows` (all when None) of the checkpoint's `tensor`, turned to the half layout where `rotary` is set."""
+    """How one parameter is kept: the whole of one tensor, unless a field says otherwise."""
 
     tensor: str
+    """The stored tensor's name; where `stacked`, that of each, with {} for its number."""
     rows: tuple[int, int] | None = None
+    """The parameter is these rows (with `per_expert`: of each expert), not all."""
     rotary: Rotary | None = None
+    """Its rows are stored in the interleaved layout."""
+    step: int = 1
+    """Of `rows`, every so many-th, beginning with the first."""
+    stacked: int | None = None
+    """So many stored tensors, one under another on a new first axis: the experts, one by one."""
+    per_expert: bool = False
+    """The stored tensor's first axis counts experts, so that the rows are on its second."""
+    transposed: bool = False
+    """The last two axes are stored the other way round, [in, out]."""
+    entry: int | None = None
+    """The parameter is this entry of the stored tensor's first axis."""
+    form: Form = "plain"
+    """plus_one: the parameter is 1 + what is stored (norms whose weights are stored around 0). unit_rows: each stored
+    row is divided by its length (Baichuan 2's output head)."""
 
-    def take(self, tensor: Tensor) -> Tensor:
-        """The canonical rows out of the checkpoint's tensor. The result may share memory with `tensor`."""
-        return self.turn(self._part(tensor))
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The stored tensors' names."""
+        if self.stacked is None:
+            return (self.tensor,)
+        return tuple(self.tensor.replace("{}", str(number)) for number in range(self.stacked))
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether the parameter's rows are stored rows, next to one another, and not entries of several."""
+        return not self.transposed and self.step == 1
+
+    def take(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """The parameter out of the checkpoint's tensors, by name. May share memory with them.
+
+        Raises CheckpointError for tensors that it cannot be taken from.
+        """
+        found = [self._canonical(stored[name]) for name in self.tensors]
+        return found[0] if self.stacked is None else torch.stack(found)
+
+    def put(self, stored: Mapping[str, Tensor], parameter: Tensor) -> None:
+        """Writes the parameter into the checkpoint's tensors, in place: the inverse of `take`.
+
+        Raises CheckpointError for a parameter of the wrong shape, or whose rows should have the length 1 and have not.
+        """
+        values = self._as_stored(parameter)
+        for name, part in zip(self.tensors, (values,) if self.stacked is None else values, strict=True):
+            place = self.part(stored[name])
+            if place.shape != part.shape:
+                raise CheckpointError(f"'{name}' takes {list(place.shape)}, but got {list(part.shape)}.")
+            place.copy_(part if self.rotary is None else self.rotary.to_interleaved(part))
+
+    def take_rows(self, tensor: Tensor) -> Tensor:
+        """The parameter's rows out of a tensor whose first axis is the stored matrix's outputs, an adapter's B."""
+        return self.turn(self._rows(tensor, 0))
+
+    def put_rows(self, dest: Tensor, rows: Tensor) -> None:
+        """The inverse of `take_rows`, in place."""
+        self._rows(dest, 0).copy_(rows if self.rotary is None else self.rotary.to_interleaved(rows))
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """What one stored tensor holds of the parameter, in the parameter's orientation: a view of it."""
+        if self.entry is not None:
+            return tensor[self.entry]
+        turned = tensor.transpose(-1, -2) if self.transposed else tensor
+        return self._rows(turned, self._axis)
 
     def turn(self, part: Tensor) -> Tensor:
-        """The canonical rows out of `rows` alone, for who read no more of the file. May share memory with `part`."""
+        """Rows as stored into the half layout, where they are rotary. May share memory with `part`."""
         return part if self.rotary is None else self.rotary.to_half(part)
 
-    def put(self, dest: Tensor, tensor: Tensor) -> None:
-        """Write canonical rows into the checkpoint's tensor `dest`, in place: the inverse of `take`."""
-        part = self._part(dest)
-        if part.shape != tensor.shape:
-            raise CheckpointError(
-                f"'{self.tensor}' takes rows of shape {list(part.shape)}, but got {list(tensor.shape)}."
-            )
-        part.copy_(tensor if self.rotary is None else self.rotary.to_interleaved(tensor))
+    def formed(self, values: Tensor) -> Tensor:
+        """Stored values into the parameter's: what `form` says. Unit rows keep their type, 1 + x is float32."""
+        if self.form == "plus_one":
+            return values.float() + 1.0
+        if self.form == "unit_rows":
+            out = torch.empty_like(values)
+            for at in range(0, len(values), UNIT_ROWS):
+                out[at : at + UNIT_ROWS] = F.normalize(values[at : at + UNIT_ROWS].float(), dim=-1)
+            return out
+        return values
 
-    def check_rows(self, stored_rows: int) -> None:
-        """CheckpointError unless these rows can be taken of a tensor with `stored_rows`."""
-        start, end = self.rows or (0, stored_rows)
-        if not 0 <= start < end <= stored_rows:
-            raise CheckpointError(f"'{self.tensor}' has {stored_rows} rows, but rows {start} to {end} are needed.")
+    def shape(self, stored: Mapping[str, Shape]) -> Shape:
+        """The parameter's shape, for stored tensors of these shapes. CheckpointError if it cannot be taken."""
+        shapes = {self.part_shape(stored[name]) for name in self.tensors}
+        if len(shapes) > 1:
+            raise CheckpointError(f"The tensors '{self.tensor}' differ in shape: {sorted(map(list, shapes))}.")
+        (part,) = shapes
+        return part if self.stacked is None else (self.stacked, *part)
+
+    def part_shape(self, stored: Shape) -> Shape:
+        """The shape of `part`. CheckpointError if these rows cannot be taken of a tensor of that shape."""
+        if len(stored) <= self._axis or (self.transposed and len(stored) < 2):
+            raise CheckpointError(f"The tensor '{self.tensor}' has the shape {list(stored)}, which is too few axes.")
+        if self.entry is not None:
+            if self.entry >= stored[0]:
+                raise CheckpointError(f"'{self.tensor}' has {stored[0]} entries, but entry {self.entry} is needed.")
+            return stored[1:]
+        shape = list((*stored[:-2], stored[-1], stored[-2]) if self.transposed else stored)
+        shape[self._axis] = self._rows_of(shape[self._axis])
+        return tuple(shape)
+
+    def stored_shape(self, parameter: Shape, rows: int | None) -> Shape:
+        """The shape of each stored tensor; `rows` of them where the parameter is a part, None where it is all."""
+        shape = list(parameter if self.stacked is None else parameter[1:])
+        if self.entry is not None:
+            return (self.entry + 1, *shape)
+        if rows is not None:
+            shape[self._axis] = rows
+        if self.transposed:
+            shape[-2], shape[-1] = shape[-1], shape[-2]
+        return tuple(shape)
+
+    @property
+    def _axis(self) -> int:
+        return 1 if self.per_expert else 0
+
+    def _rows_of(self, have: int) -> int:
+        """How many of so many stored rows are the parameter's. CheckpointError if they are not there."""
+        start, end = self.rows or (0, have)
+        if not 0 <= start < end <= have:
+            raise CheckpointError(f"'{self.tensor}' has {have} rows, but rows {start} to {end} are needed.")
+        rows = len(range(start, end, self.step))
         if self.rotary is not None:
-            self.rotary.check_rows(end - start)
+            self.rotary.check_rows(rows)
+        return rows
 
-    def _part(self, tensor: Tensor) -> Tensor:
-        self.check_rows(tensor.shape[0])
-        return tensor if self.rows is None else tensor[self.rows[0] : self.rows[1]]
+    def _rows(self, tensor: Tensor, axis: int) -> Tensor:
+        self._rows_of(tensor.shape[axis])
+        if self.rows is None:
+            return tensor
+        index = (slice(None),) * axis + (slice(*self.rows, self.step),)
+        return tensor[index]
+
+    def _canonical(self, tensor: Tensor) -> Tensor:
+        return self.formed(self.turn(self.part(tensor)))
+
+    def _as_stored(self, parameter: Tensor) -> Tensor:
+        if self.form == "plus_one":
+            return parameter.float() - 1.0
+        if self.form == "unit_rows":
+            lengths = parameter.float().norm(dim=-1)
+            if not torch.allclose(lengths, torch.ones(()), rtol=0, atol=UNIT_TOLERANCE):
+                raise CheckpointError(
+                    f"This family divides each row of '{self.tensor}' by its length, so rows of another length cannot "
+                    "be stored.",
+                    hint="Tune the model without its output head.",
+                )
+        return parameter
+
+
+def total_rows(sources: Iterable[Source]) -> dict[str, int]:
+    """Stored tensors that several parameters share, by name, to the rows they have."""
+    found: dict[str, int] = {}
+    for source in sources:
+        if source.rows is not None:
+            for name in source.tensors:
+                found[name] = max(found.get(name, 0), source.rows[1])
+    return found

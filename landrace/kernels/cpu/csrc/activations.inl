@@ -1,7 +1,7 @@
 // Norms, activation functions, and rows quantised to signed bytes.
 #pragma once
 
-#include "types.h"
+#include "product.h"
 #include "vec.h"
 
 #include <limits>
@@ -9,7 +9,7 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// x / sqrt(mean(x^2) + eps) * weight. Sums in sixteen lanes, added in one fixed tree.
+/// x / sqrt(mean(x^2) + eps) * weight; a null weight is one of ones. Sums in sixteen lanes, added in one fixed tree.
 inline void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
     Floats squares = all(0.0f);
     const int whole = n / kLanes * kLanes;
@@ -22,10 +22,14 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
         squares = fma(v, v, squares);
     }
     const Floats inverse = all(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + eps));
-    for (int i = 0; i < whole; i += kLanes) store(out + i, mul(mul(load(x + i), inverse), load(weight + i)));
+    for (int i = 0; i < whole; i += kLanes) {
+        const Floats scaled = mul(load(x + i), inverse);
+        store(out + i, weight ? mul(scaled, load(weight + i)) : scaled);
+    }
     if (whole < n) {
         const int rest = n - whole;
-        store_some(out + whole, mul(mul(load_some(x + whole, rest), inverse), load_some(weight + whole, rest)), rest);
+        const Floats scaled = mul(load_some(x + whole, rest), inverse);
+        store_some(out + whole, weight ? mul(scaled, load_some(weight + whole, rest)) : scaled, rest);
     }
 }
 
@@ -97,17 +101,37 @@ inline void pair_up(const float* x, int n, uint32_t* pairs) {
     }
 }
 
-/// silu(gate) * up.
-inline Floats gated(Floats gate, Floats up) {
-    return mul(div(gate, add(all(1.0f), exp(sub(all(0.0f), gate)))), up);
+/// 1 / (1 + e^-x).
+inline Floats sigmoid(Floats x) { return div(all(1.0f), add(all(1.0f), exp(sub(all(0.0f), x)))); }
+
+inline float sigmoid(float x) {
+    float lanes[kLanes];
+    store(lanes, sigmoid(all(x)));
+    return lanes[0];
 }
 
-inline void swiglu(const float* gate, const float* up, int64_t n, float* out) {
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
+/// x * sigmoid(alpha * x).
+inline Floats swish(Floats x, Floats alpha_x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), alpha_x)))); }
+
+/// A gate and an up as one.
+inline Floats gated(Floats gate, Floats up, const Activation& activation) {
+    if (activation.kind == ActivationKind::swiglu) return mul(swish(gate, gate), up);
+    // What is no number stays so: min and max return their second operand then.
+    const Floats limit = all(activation.limit);
+    up = max(all(-activation.limit), min(limit, up));
+    if (activation.kind == ActivationKind::clamp_after) return mul(min(limit, swish(gate, gate)), up);
+    gate = min(limit, gate);
+    if (activation.kind == ActivationKind::clamp_before) return mul(swish(gate, gate), up);
+    return mul(swish(gate, mul(all(activation.alpha), gate)), add(up, all(1.0f)));
+}
+
+/// n values of each.
+inline void gate_row(const float* gate, const float* up, int n, const Activation& activation, float* out) {
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, gated(load(gate + i), load(up + i), activation));
     if (i < n) {
-        const int rest = static_cast<int>(n - i);
-        store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest)), rest);
+        const int rest = n - i;
+        store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest), activation), rest);
     }
 }
 

@@ -5,8 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu_features.h"
-
 namespace landrace {
 
 // Multiply-adds on registers only. Both factors are 1, so that the sum of all accumulators counts the multiply-adds,
@@ -17,8 +15,6 @@ struct PeakLoop {
     double (*run)(uint64_t rounds);  // the sum of all accumulators
 };
 
-enum class Kind { int8, bf16, fp32 };
-
 // The loops of one instruction set.
 struct MachineLoops {
     uint64_t (*read_sum)(const uint64_t* words, size_t count);  // modulo 2^64
@@ -28,28 +24,16 @@ struct MachineLoops {
 };
 
 extern const MachineLoops machine_plain;
-#ifdef LANDRACE_HAVE_AVX2
 extern const MachineLoops machine_avx2;
-#endif
-#ifdef LANDRACE_HAVE_AVX2_VNNI
 extern const MachineLoops machine_avx2_vnni;
-#endif
-#ifdef LANDRACE_HAVE_AVX512
 extern const MachineLoops machine_avx512;
-#endif
-#ifdef LANDRACE_HAVE_AVX512_BF16
-extern const PeakLoop peak_avx512_bf16;
-#endif
-
-// `isa` has to be one of available_isas().
-const MachineLoops& machine_loops(Isa isa);
-const PeakLoop& peak_loop(Isa isa, Kind kind);
+extern const MachineLoops machine_avx512_bf16;
 
 // Gigabytes (1e9 bytes) a second of each of `passes` passes: `threads` threads read a buffer of `bytes` bytes once,
 // a part each. The buffer should be much larger than all caches. Throws std::bad_alloc and std::system_error.
-std::vector<double> read_rates(Isa isa, int threads, size_t bytes, int passes);
+std::vector<double> read_rates(const MachineLoops& loops, int threads, size_t bytes, int passes);
 
 // Giga-operations a second of `threads` threads together, in each of `passes` passes of about 25 ms.
-std::vector<double> peak_rates(Isa isa, Kind kind, int threads, int passes);
+std::vector<double> peak_rates(const PeakLoop& loop, int threads, int passes);
 
 }  // namespace landrace

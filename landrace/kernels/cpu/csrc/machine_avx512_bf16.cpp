@@ -1,6 +1,4 @@
-#include <immintrin.h>
-
-#include "machine_loops.h"
+#include "machine_zmm.h"
 
 namespace landrace {
 namespace {
@@ -19,6 +17,7 @@ struct Bf16 {
 
 }  // namespace
 
-constexpr PeakLoop peak_avx512_bf16 = peak<Bf16>("vdpbf16ps");
+constexpr MachineLoops machine_avx512_bf16 = {
+    &read_sum, peak<Int8>("vpdpbusd"), peak<Bf16>("vdpbf16ps"), peak<Fp32>("vfmadd231ps")};
 
 }  // namespace landrace

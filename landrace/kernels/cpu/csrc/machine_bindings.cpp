@@ -9,46 +9,45 @@
 #include <utility>
 #include <vector>
 
-#include "cpu_features.h"
-#include "machine.h"
+#include "instruction_sets.h"
 
 namespace nb = nanobind;
 using namespace landrace;
 
 namespace {
 
-std::vector<std::string> instruction_sets() {
+std::vector<std::string> names_of_sets() {
     std::vector<std::string> names;
-    for (Isa isa : available_isas()) names.emplace_back(isa_name(isa));
+    for (const InstructionSet& set : instruction_sets()) names.emplace_back(set.name);
     return names;
 }
 
-Isa isa_of(const std::string& name) { return isa_named(name, "this build or processor has no instruction set"); }
+const MachineLoops& loops_of(const std::string& isa) { return *instruction_set(isa).machine; }
 
-Kind kind_of(const std::string& name) {
-    if (name == "int8") return Kind::int8;
-    if (name == "bf16") return Kind::bf16;
-    if (name == "fp32") return Kind::fp32;
-    throw nb::value_error(("no arithmetic is called " + name).c_str());
+const PeakLoop& peak_of(const std::string& isa, const std::string& arithmetic) {
+    const MachineLoops& loops = loops_of(isa);
+    if (arithmetic == "int8") return loops.int8;
+    if (arithmetic == "bf16") return loops.bf16;
+    if (arithmetic == "fp32") return loops.fp32;
+    throw nb::value_error(("no arithmetic is called " + arithmetic).c_str());
 }
 
 std::vector<double> measure_read(const std::string& isa, int threads, size_t bytes, int passes) {
-    const Isa known = isa_of(isa);
+    const MachineLoops& loops = loops_of(isa);
     const nb::gil_scoped_release released;
-    return read_rates(known, threads, bytes, passes);
+    return read_rates(loops, threads, bytes, passes);
 }
 
 std::vector<double> measure_peak(const std::string& isa, const std::string& kind, int threads, int passes) {
-    const Isa known = isa_of(isa);
-    const Kind arithmetic = kind_of(kind);
+    const PeakLoop& loop = peak_of(isa, kind);
     const nb::gil_scoped_release released;
-    return peak_rates(known, arithmetic, threads, passes);
+    return peak_rates(loop, threads, passes);
 }
 
 }  // namespace
 
 void bind_machine(nb::module_& m) {
-    m.def("instruction_sets", &instruction_sets,
+    m.def("instruction_sets", &names_of_sets,
           "The instruction sets this build has kernels for and this processor runs, best last.");
     m.def("processor_name", &processor_name, "What the processor calls itself; empty where it does not say.");
     m.def("measure_read", &measure_read, nb::arg("isa"), nb::arg("threads"), nb::arg("bytes"), nb::arg("passes"),
@@ -58,20 +57,20 @@ void bind_machine(nb::module_& m) {
     m.def(
         "peak_instruction",
         [](const std::string& isa, const std::string& kind) {
-            return std::string(peak_loop(isa_of(isa), kind_of(kind)).instruction);
+            return std::string(peak_of(isa, kind).instruction);
         },
         nb::arg("isa"), nb::arg("kind"), "The instruction that measure_peak times.");
     // The two loops themselves, so that a test can see that they do their work.
     m.def(
         "read_sum",
         [](const std::string& isa, nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> words) {
-            return machine_loops(isa_of(isa)).read_sum(words.data(), words.size());
+            return loops_of(isa).read_sum(words.data(), words.size());
         },
         nb::arg("isa"), nb::arg("words"), "The sum modulo 2^64, read as measure_read reads.");
     m.def(
         "run_peak",
         [](const std::string& isa, const std::string& kind, uint64_t rounds) {
-            const PeakLoop& loop = peak_loop(isa_of(isa), kind_of(kind));
+            const PeakLoop& loop = peak_of(isa, kind);
             return std::pair<double, double>(loop.run(rounds), loop.operations * static_cast<double>(rounds));
         },
         nb::arg("isa"), nb::arg("kind"), nb::arg("rounds"),

@@ -125,37 +125,7 @@ uint64_t rounds_of_a_pass(const PeakLoop& loop) {
 
 }  // namespace
 
-const MachineLoops& machine_loops(Isa isa) {
-    switch (isa) {
-#ifdef LANDRACE_HAVE_AVX2
-        case Isa::avx2: return machine_avx2;
-#endif
-#ifdef LANDRACE_HAVE_AVX2_VNNI
-        case Isa::avx2_vnni: return machine_avx2_vnni;
-#endif
-#ifdef LANDRACE_HAVE_AVX512
-        case Isa::avx512_bf16:
-        case Isa::avx512: return machine_avx512;
-#endif
-        default: return machine_plain;
-    }
-}
-
-const PeakLoop& peak_loop(Isa isa, Kind kind) {
-    const MachineLoops& loops = machine_loops(isa);
-    switch (kind) {
-        case Kind::int8: return loops.int8;
-        case Kind::fp32: return loops.fp32;
-        case Kind::bf16: break;
-    }
-#ifdef LANDRACE_HAVE_AVX512_BF16
-    if (isa == Isa::avx512_bf16) return peak_avx512_bf16;
-#endif
-    return loops.bf16;
-}
-
-std::vector<double> read_rates(Isa isa, int threads, size_t bytes, int passes) {
-    const MachineLoops& loops = machine_loops(isa);
+std::vector<double> read_rates(const MachineLoops& loops, int threads, size_t bytes, int passes) {
     // Whole cache lines for each thread.
     const size_t part = std::max<size_t>(bytes / 64 / threads, 1) * 8;
     const std::unique_ptr<uint64_t, Free> words = allocate(part * 8 * threads);
@@ -169,8 +139,7 @@ std::vector<double> read_rates(Isa isa, int threads, size_t bytes, int passes) {
     return rates;
 }
 
-std::vector<double> peak_rates(Isa isa, Kind kind, int threads, int passes) {
-    const PeakLoop& loop = peak_loop(isa, kind);
+std::vector<double> peak_rates(const PeakLoop& loop, int threads, int passes) {
     const uint64_t rounds = rounds_of_a_pass(loop);
     std::vector<double> totals(threads);
     std::vector<double> rates =

@@ -2,45 +2,20 @@
 
 #include <algorithm>
 #include <atomic>
-#include <stdexcept>
 
-#include "cpu_features.h"
 #include "packing.h"
 
 namespace landrace {
-
-namespace plain { Quantisers quantisers(); }
-#ifdef LANDRACE_HAVE_AVX2
-namespace avx2 { Quantisers quantisers(); }
-#endif
-#ifdef LANDRACE_HAVE_AVX512
-namespace avx512 { Quantisers quantisers(); }
-#endif
 
 namespace {
 
 /// Few enough to share out the smallest matrices evenly; whole tiles of sixteen.
 constexpr int64_t kBlocksPerPiece = 256;
 
-Quantisers quantisers_of(const std::string& name) {
-    switch (isa_named(name, "no quantisation for")) {
-#ifdef LANDRACE_HAVE_AVX512
-        case Isa::avx512_bf16:
-        case Isa::avx512: return avx512::quantisers();
-#endif
-#ifdef LANDRACE_HAVE_AVX2
-        case Isa::avx2_vnni:
-        case Isa::avx2: return avx2::quantisers();
-#endif
-        default: return plain::quantisers();
-    }
-}
-
 }  // namespace
 
-bool quantise_weights(ThreadPool& pool, const std::string& isa, Kind source, Kind target, const uint8_t* from, int64_t n_blocks, uint8_t* to) {
-    const Quantisers all = quantisers_of(isa);
-    const QuantiseBlocks blocks = (target == Kind::q8_0 ? all.q8_0 : all.q4_0)[static_cast<int>(source)];
+bool quantise_weights(ThreadPool& pool, const Quantisers& quantisers, Kind source, Kind target, const uint8_t* from, int64_t n_blocks, uint8_t* to) {
+    const QuantiseBlocks blocks = (target == Kind::q8_0 ? quantisers.q8_0 : quantisers.q4_0)[static_cast<int>(source)];
     const size_t in_bytes = stored_row_bytes(source, kGroup), out_bytes = stored_row_bytes(target, kGroup);
     const auto n_pieces = static_cast<int>((n_blocks + kBlocksPerPiece - 1) / kBlocksPerPiece);
     std::atomic<bool> fits{true};

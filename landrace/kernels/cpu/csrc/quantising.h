@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 #include "thread_pool.h"
 #include "types.h"
@@ -22,6 +21,6 @@ struct Quantisers {
 
 /// Quantises `n_blocks` blocks of `source` floats to `target`, q8_0 or q4_0, with all threads of the pool. The bits depend
 /// on the values alone. False: see `QuantiseBlocks`.
-bool quantise_weights(ThreadPool& pool, const std::string& isa, Kind source, Kind target, const uint8_t* from, int64_t n_blocks, uint8_t* to);
+bool quantise_weights(ThreadPool& pool, const Quantisers& quantisers, Kind source, Kind target, const uint8_t* from, int64_t n_blocks, uint8_t* to);
 
 }  // namespace landrace

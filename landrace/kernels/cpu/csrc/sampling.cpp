@@ -3,43 +3,17 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
-#include <stdexcept>
-
-#include "cpu_features.h"
 
 namespace landrace {
-
-namespace plain { ChooseRow row_chooser(); }
-#ifdef LANDRACE_HAVE_AVX2
-namespace avx2 { ChooseRow row_chooser(); }
-#endif
-#ifdef LANDRACE_HAVE_AVX512
-namespace avx512 { ChooseRow row_chooser(); }
-#endif
 
 namespace {
 
 /// Logits that are worth waking a thread for.
 constexpr int64_t kLogitsPerThread = 1 << 18;
 
-ChooseRow chooser_of(const std::string& name) {
-    switch (isa_named(name, "no token choice for")) {
-#ifdef LANDRACE_HAVE_AVX512
-        case Isa::avx512_bf16:
-        case Isa::avx512: return avx512::row_chooser();
-#endif
-#ifdef LANDRACE_HAVE_AVX2
-        case Isa::avx2_vnni:
-        case Isa::avx2: return avx2::row_chooser();
-#endif
-        default: return plain::row_chooser();
-    }
-}
-
 }  // namespace
 
-std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, const std::string& isa, const std::vector<RowChoice>& rows, int64_t vocab) {
-    const ChooseRow choose = chooser_of(isa);
+std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, ChooseRow choose, const std::vector<RowChoice>& rows, int64_t vocab) {
     const auto n = static_cast<int>(rows.size());
     std::vector<int64_t> tokens(rows.size());
     const int64_t useful = std::clamp<int64_t>(static_cast<int64_t>(n) * vocab / kLogitsPerThread, 1, std::max<int64_t>(n, 1));

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "thread_pool.h"
@@ -51,6 +50,6 @@ struct RowChoice {
 };
 
 /// The token of each row. A row's token depends on nothing but the row.
-std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, const std::string& isa, const std::vector<RowChoice>& rows, int64_t vocab);
+std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, ChooseRow choose, const std::vector<RowChoice>& rows, int64_t vocab);
 
 }  // namespace landrace

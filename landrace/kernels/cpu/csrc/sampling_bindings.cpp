@@ -6,7 +6,7 @@
 
 #include <tuple>
 
-#include "sampling.h"
+#include "instruction_sets.h"
 
 namespace nb = nanobind;
 using namespace landrace;
@@ -20,6 +20,7 @@ std::vector<int64_t> choose(
     ThreadPool& pool, int threads, const std::string& isa, uintptr_t logits, int64_t stride, int64_t vocab, const std::vector<int64_t>& rows,
     const std::vector<Rule>& rules, const std::vector<double>& uniforms
 ) {
+    const ChooseRow choose_row = instruction_set(isa).row_chooser();
     nb::gil_scoped_release release;
     std::vector<RowChoice> choices;
     choices.reserve(rows.size());
@@ -28,7 +29,7 @@ std::vector<int64_t> choose(
         const SamplingRule rule{static_cast<float>(temperature), top_k, static_cast<float>(top_p), min_p};
         choices.push_back({reinterpret_cast<const float*>(logits) + rows[i] * stride, rule, uniforms[i]});
     }
-    return choose_tokens(pool, threads, isa, choices, vocab);
+    return choose_tokens(pool, threads, choose_row, choices, vocab);
 }
 
 }  // namespace

@@ -1,0 +1,128 @@
+"""Canonical parameters out of the tensors of a checkpoint's files: every byte is read once, straight to where it
+stays, whether a parameter lies in many stored tensors or many parameters in one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from landrace.checkpoints.bounded import read_into
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
+from landrace.errors import UnsupportedError
+from landrace.models.families.weights import Source
+from landrace.models.stored import StoredTensor
+
+Infos = Mapping[str, TensorInfo]
+
+
+def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, StoredTensor]:
+    """Canonical name to the parameter as the files store it; nothing is read yet.
+
+    Raises CheckpointError for tensors that a source does not fit, UnsupportedError for types that it cannot be made of.
+    """
+    mixed: dict[str, _Mixed] = {}
+    found = {}
+    for name, source in sources.items():
+        block_type = _block_type(source, infos)
+        shape = source.shape({one: infos[one].shape for one in source.tensors})
+        if source.whole_rows:
+            tensor = StoredTensor(block_type, shape, _reader(source, infos))
+        else:
+            group = mixed.setdefault(source.tensor, _Mixed(infos[source.tensor]))
+            tensor = StoredTensor(block_type, shape, group.reader(name, source))
+        found[name] = tensor if source.form == "plain" else _formed(source, tensor)
+    return found
+
+
+def _block_type(source: Source, infos: Infos) -> str:
+    for one in source.tensors:
+        infos[one].require_weights()
+    kinds = sorted({infos[one].dtype for one in source.tensors})
+    if len(kinds) > 1:
+        raise UnsupportedError(f"The tensors '{source.tensor}' are stored in different types: {', '.join(kinds)}.")
+    if not source.whole_rows and kinds[0] not in PLAIN:
+        raise UnsupportedError(f"The tensor '{source.tensor}' is stored as {kinds[0]}, but not by rows.")
+    return kinds[0]
+
+
+def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
+    spans = _spans(source, infos)
+    shape = source.shape({one: infos[one].shape for one in source.tensors})
+    rows = math.prod(shape[:-1])
+
+    def read() -> Tensor:
+        out = torch.empty(sum(span.nbytes for span in spans), dtype=torch.uint8)
+        at = 0
+        for span in spans:
+            read_into(span.path, span.offset, out[at : at + span.nbytes])
+            at += span.nbytes
+        if source.rotary is not None:
+            # Turning moves entries of the first axis; the bytes of one entry of it stay together.
+            out = source.turn(out.view(spans[0].shape[0], -1))
+        return out.view(rows, -1)
+
+    return read
+
+
+def _spans(source: Source, infos: Infos) -> list[TensorInfo]:
+    """The stretches of the files that hold the parameter, in order."""
+    if source.stacked is not None:
+        return [infos[one].part(source.rows) for one in source.tensors]
+    info = infos[source.tensor]
+    if source.entry is not None:
+        return [info.entry(source.entry)]
+    if source.per_expert and source.rows is not None:
+        return [info.entry(expert).part(source.rows) for expert in range(info.shape[0])]
+    return [info.part(source.rows)]
+
+
+class _Mixed:
+    """Parameters whose entries alternate in one stored tensor: the first one that is read brings the others along,
+    each of which then waits in memory for its own first reading."""
+
+    def __init__(self, info: TensorInfo) -> None:
+        self._info = info
+        self._sources: dict[str, Source] = {}
+        self._ready: dict[str, Tensor] = {}
+        self._unread: set[str] = set()
+
+    def reader(self, name: str, source: Source) -> Callable[[], Tensor]:
+        self._sources[name] = source
+        self._unread.add(name)
+        return lambda: self._read(name)
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self._ready:
+            self._fill({name, *self._unread})
+        self._unread.discard(name)
+        values = self._ready.pop(name)
+        return values.view(-1, values.shape[-1]).view(torch.uint8)
+
+    def _fill(self, names: set[str]) -> None:
+        info = self._info
+        made = {
+            name: torch.empty(self._sources[name].part_shape(info.shape), dtype=PLAIN[info.dtype]) for name in names
+        }
+        for expert in range(info.shape[0]) if self._by_expert else (None,):
+            stored = (info if expert is None else info.entry(expert)).load()
+            for name, whole in made.items():
+                source = replace(self._sources[name], per_expert=False)
+                (whole if expert is None else whole[expert]).copy_(source.part(stored))
+        self._ready |= made
+
+    @property
+    def _by_expert(self) -> bool:
+        return all(source.per_expert for source in self._sources.values())
+
+
+def _formed(source: Source, stored: StoredTensor) -> StoredTensor:
+    kept = source.form == "unit_rows" and stored.block_type in PLAIN
+    return StoredTensor(
+        stored.block_type if kept else "F32",
+        stored.shape,
+        lambda: StoredTensor.of(source.formed(stored.floats())).read(),
+    )

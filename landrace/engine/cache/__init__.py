@@ -1,0 +1,1 @@
+"""Who holds which part of the cache: bookkeeping without torch, except for `memory`."""

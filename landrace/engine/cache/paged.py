@@ -1,0 +1,127 @@
+"""`PagedGroup`: blocks of consecutive positions, of which a request holds those that its later tokens see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from landrace.engine.cache.pool import BlockPool
+from landrace.engine.options import EngineOptions
+from landrace.models.cache_spec import Paged
+
+
+@dataclass(eq=False)
+class BlockTable:
+    """The blocks one request holds, in order of position."""
+
+    first: int = 0
+    """How many blocks of its beginning it does not hold, since none of its later tokens sees them."""
+    blocks: list[int] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """How many blocks there are from position 0 to where the table ends."""
+        return self.first + len(self.blocks)
+
+    def block_at(self, index: int) -> int:
+        """The block of positions index * block_size and on."""
+        return self.blocks[index - self.first]
+
+
+class PagedGroup:
+    """A pool of blocks under one mask.
+
+    Where a position sees all of its past, a newcomer gets blocks for all its tokens, so that its prompt never runs dry.
+    Under a window it takes them from step to step, for what that step computes, as it gives others back.
+    """
+
+    def __init__(self, spec: Paged, n_blocks: int, block_size: int) -> None:
+        self.spec = spec
+        self.pool = BlockPool(n_blocks)
+        self._size = block_size
+
+    def new(self) -> BlockTable:
+        return BlockTable()
+
+    def usable(self, hashes: Sequence[bytes], limit: int) -> int:
+        n_blocks = limit // self._size
+        if self.spec.reach is None:
+            return len(self.pool.lookup(hashes[:n_blocks])) * self._size
+        while n_blocks > 0:
+            needed = range(n_blocks - 1, self._first_seen(n_blocks * self._size) - 1, -1)
+            missing = next((index for index in needed if hashes[index] not in self.pool.block_of), None)
+            if missing is None:
+                break
+            n_blocks = missing  # whatever lies further on needs this one as well
+        return n_blocks * self._size
+
+    def fits(self, hashes: Sequence[bytes], length: int, held: int, headroom: int) -> bool:
+        shared = [self.pool.block_of[digest] for digest in self._needed(hashes, length)]
+        fresh = self._blocks(self._reserved(length, held)) - length // self._size
+        # A pool of windows is made for all who run (`blocks_of`), and needs no headroom.
+        return self.pool.fits(shared, fresh + (headroom if self.spec.reach is None else 0))
+
+    def attach(self, table: BlockTable, hashes: Sequence[bytes], length: int) -> None:
+        table.first = self._first_seen(length)
+        table.blocks = [self.pool.block_of[digest] for digest in self._needed(hashes, length)]
+        self.pool.share(table.blocks)
+
+    def reserve(self, table: BlockTable, held: int) -> None:
+        self.extend(table, self._reserved(table.end * self._size, held))
+
+    def grows(self, table: BlockTable, end: int) -> bool:
+        return self.pool.fits((), self._blocks(end) - table.end)
+
+    def extend(self, table: BlockTable, end: int) -> None:
+        table.blocks += self.pool.take(self._blocks(end) - table.end)
+
+    def cut(self, cached: int, end: int) -> int:
+        return end
+
+    def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int) -> None:
+        for index in range(before // self._size, len(hashes)):
+            self.pool.publish(table.block_at(index), hashes[index])
+        unseen = self._first_seen(cached) - table.first
+        if unseen > 0:
+            self.pool.release(table.blocks[:unseen])
+            del table.blocks[:unseen]
+            table.first += unseen
+
+    def release(self, table: BlockTable) -> None:
+        self.pool.release(table.blocks)
+        table.blocks = []
+
+    def withdraw(self, hashes: Sequence[bytes]) -> None:
+        for digest in hashes:
+            self.pool.withdraw(digest)
+
+    def together(self, lengths: Sequence[int]) -> bool:
+        return self.spec.reach is not None or sum(map(self._blocks, lengths)) <= self.pool.n_blocks
+
+    def _blocks(self, n_tokens: int) -> int:
+        return -(-n_tokens // self._size)
+
+    def _reserved(self, length: int, held: int) -> int:
+        """The end of what a newcomer takes at once."""
+        return held if self.spec.reach is None else length
+
+    def _first_seen(self, position: int) -> int:
+        """The first block that a token at `position`, or a later one, sees."""
+        return max(0, self.spec.mask.first_seen(position)) // self._size
+
+    def _needed(self, hashes: Sequence[bytes], length: int) -> Sequence[bytes]:
+        """Of the first `length` tokens' blocks, those that later tokens see."""
+        return hashes[self._first_seen(length) : length // self._size]
+
+
+def blocks_of(spec: Paged, options: EngineOptions) -> int:
+    """How many blocks a group's pool has.
+
+    n consecutive positions touch at most (n + 2 * block_size - 2) // block_size blocks. Under a window, a request whose
+    step computes c tokens holds reach + c of them, and a step computes `max_step_tokens` in all: so whoever runs always
+    finds room. A group that sees everything has room for `cache_tokens`, and no window needs more than that.
+    """
+    if spec.reach is None:
+        return options.n_blocks
+    positions = options.most_running * (spec.reach + 2 * options.block_size - 2) + options.max_step_tokens
+    return min(options.n_blocks, positions // options.block_size)

@@ -1,0 +1,23 @@
+"""How the two halves of a gated layer become one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How a gate g and an up u become one.
+
+    swiglu: silu(g) * u (Shazeer, 2020). clamp_before: silu(min(g, limit)) * clamp(u, +-limit). clamp_after:
+    min(silu(g), limit) * clamp(u, +-limit) (Step-3.5). oai: with g and u clamped as in clamp_before,
+    g * sigmoid(alpha * g) * (u + 1) (gpt-oss).
+    """
+
+    kind: Literal["swiglu", "clamp_before", "clamp_after", "oai"] = "swiglu"
+    limit: float = float("inf")
+    alpha: float = 1.0
+
+
+SWIGLU = Activation()

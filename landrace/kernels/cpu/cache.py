@@ -1,0 +1,71 @@
+"""Keys and values of one layer in the layout that the C++ kernels read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from landrace.kernels.cpu.checks import check_tensor
+from landrace.kernels.layer_cache import LayerCache, untouched_zeros
+
+TILE = 16
+"""Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
+MAX_HEAD_DIM = 512
+CACHE_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Grouped-query attention's shape."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.head_dim <= MAX_HEAD_DIM:
+            raise ValueError(f"Heads have 1 to {MAX_HEAD_DIM} channels, not {self.head_dim}.")
+        if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} heads of keys evenly.")
+
+    @property
+    def padded_dim(self) -> int:
+        """Channels of a value in the cache."""
+        return -(-self.head_dim // TILE) * TILE
+
+
+def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
+    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values
+    [16, padded head_dim].
+
+    So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16, padded head_dim] are
+    two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both. ValueError when the
+    slots are no whole tiles or the type is not one of the cache's.
+    """
+    if n_slots % TILE or n_slots < 0:
+        raise ValueError(f"{n_slots} cache slots are not whole tiles of {TILE}.")
+    if dtype not in CACHE_TYPES:
+        raise ValueError(f"The cache holds {', '.join(map(str, CACHE_TYPES))}, not {dtype}.")
+    shape = (n_slots // TILE, heads.n_kv_heads)
+    tiles = untouched_zeros((*shape, heads.head_dim + heads.padded_dim, TILE), dtype)
+    keys, values = tiles[:, :, : heads.head_dim], tiles[:, :, heads.head_dim :]
+    scales = [untouched_zeros((*shape, TILE), torch.float32) if dtype == torch.int8 else None for _ in range(2)]
+    return LayerCache(keys, values.view(*shape, TILE, heads.padded_dim), *scales)
+
+
+def check_layer_cache(cache: LayerCache, heads: Heads) -> int:
+    """How many slots the cache has. ValueError unless it is one as `new_layer_cache` makes them."""
+    n_slots = cache.keys.shape[0] * TILE
+    like = new_layer_cache(heads, 2 * TILE, cache.keys.dtype)
+    for name in ("keys", "values", "key_scales", "value_scales"):
+        tensor, expected = getattr(cache, name), getattr(like, name)
+        if (tensor is None) != (expected is None):
+            raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8.")
+        if tensor is not None:
+            shape = (n_slots // TILE, *expected.shape[1:])
+            check_tensor(tensor, expected.dtype, shape, f"a cache's {name}", expected.stride())
+    distance = like.values.data_ptr() - like.keys.data_ptr()
+    if n_slots and cache.values.data_ptr() - cache.keys.data_ptr() != distance:
+        raise ValueError("A cache's values lie behind its keys, as new_layer_cache makes them.")
+    return n_slots

@@ -1,0 +1,351 @@
+// Attention over a paged cache, in place.
+//
+// Positions are taken in chunks of 256 from the start of the sequence. Each chunk gives a partial softmax, and the
+// partial results are merged in order. A row's arithmetic depends on its own position only, so it does not matter which
+// rows share a pass, how a prompt was cut, or whether chunks were computed side by side.
+#pragma once
+
+#include "activations.inl"
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+/// Keys attended to at a time; partial results are merged in this rhythm wherever a sequence is cut.
+constexpr int kKeysPerChunk = 256;
+/// Query rows times heads that one pass over the keys serves.
+constexpr int kRowsAttending = 12;
+
+/// Which positions a position sees of those up to its own: see landrace/kernels/mask.py.
+struct Mask {
+    enum class Kind : int { full, sliding, chunked };
+    Kind kind;
+    int extent;  // of the window or the chunk
+
+    bool operator==(const Mask& other) const { return kind == other.kind && extent == other.extent; }
+    int64_t first_seen(int64_t position) const {
+        if (kind == Kind::sliding) return position < extent ? 0 : position + 1 - extent;
+        return kind == Kind::chunked ? position / extent * extent : 0;
+    }
+};
+/// What Python calls the kinds, in order.
+constexpr const char* kMasks[] = {"full", "sliding", "chunked"};
+
+/// Query rows of one sequence and heads of one key-value head that attend together.
+struct AttendJob {
+    HeadShape shape;
+    LayerCache cache;
+    const int64_t* slots;  // of the sequence's positions; every aligned sixteen positions are sixteen aligned slots
+    Mask mask;
+    const float* sinks;    // [shape.n_heads] scores that take part in the softmax and have no value, or null
+    const float* slopes;   // [shape.n_heads], times (position of the key - position of the row) added to its scores, or null
+    int first_head;
+    int n_heads;           // n_rows * n_heads <= kRowsAttending
+    int n_rows;
+    int64_t first_position;  // of the first query row; the next ones follow
+    const float* q;          // the first row, [rows, shape.n_heads * head_dim]
+    float* out;              // likewise
+};
+
+/// Running softmax of one query row and head: its greatest score and the sum of its weights. Nothing seen yet: -inf, 0.
+struct Partial {
+    float greatest;
+    float total;
+};
+
+template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t element) {
+    if constexpr (type == CacheType::f32) return load(reinterpret_cast<const float*>(at) + element);
+    if constexpr (type == CacheType::f16) return load_half(at + 2 * element);
+    if constexpr (type == CacheType::bf16) return load_bfloat(at + 2 * element);
+    return load_i8(at + element);
+}
+
+/// How many tiles ahead of its use memory is asked for a tile.
+constexpr int kTilesAhead = 4;
+
+/// Asks for the N vectors of elements from `element` on.
+template <CacheType type, int N> inline void prefetch_elements(const uint8_t* at, int64_t element) {
+    constexpr int64_t bytes = N * kLanes * element_bytes(type);
+    for (int64_t i = 0; i < bytes; i += 64) prefetch(at + element * element_bytes(type) + i);
+}
+
+/// Scores of R queries with T tiles of sixteen keys. queries [head_dim, R].
+template <CacheType type, int R, int T>
+inline void tile_scores(const float* queries, const uint8_t* const* keys, int head_dim, Floats out[R][T]) {
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
+        LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = all(0.0f);
+    for (int c = 0; c < head_dim; ++c) {
+        Floats k[T];
+        LANDRACE_UNROLL for (int t = 0; t < T; ++t) {
+            k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
+            prefetch_elements<type, 1>(keys[t + kTilesAhead], static_cast<int64_t>(c) * kLanes);
+        }
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
+            const Floats q = all(queries[c * R + r]);
+            LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = fma(q, k[t], out[r][t]);
+        }
+    }
+}
+
+/// weights [R, keys] times values [keys, padded_dim] into sums [R, padded_dim], for V vectors of channels from `channel`
+/// on and keys first <= key < end.
+template <CacheType type, int R, int V>
+inline void weigh_values(
+    const float* weights, const uint8_t* const* values, int first, int end, int64_t channel, float* sums, int padded_dim
+) {
+    Floats acc[R][V];
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
+    for (int key = first; key < end; ++key) {
+        const int tile = key / kTile;
+        const int64_t at = static_cast<int64_t>(key % kTile) * padded_dim + channel;
+        Floats value[V];
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[tile], at + v * kLanes);
+        prefetch_elements<type, V>(values[tile + kTilesAhead], at);
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
+            const Floats w = all(weights[r * kKeysPerChunk + key]);
+            LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
+        }
+    }
+    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) store(sums + static_cast<int64_t>(r) * padded_dim + channel + v * kLanes, acc[r][v]);
+}
+
+template <CacheType type, int R>
+inline void weigh_all_values(const float* weights, const uint8_t* const* values, int first, int end, float* sums, int padded_dim) {
+    int channel = 0;
+    for (; channel + 4 * kLanes <= padded_dim; channel += 4 * kLanes)
+        weigh_values<type, R, 4>(weights, values, first, end, channel, sums, padded_dim);
+    for (; channel < padded_dim; channel += kLanes)
+        weigh_values<type, R, 1>(weights, values, first, end, channel, sums, padded_dim);
+}
+
+/// Keys first <= key < end, counted in a chunk.
+struct KeyRange {
+    int first, end;
+};
+
+/// What a row of the job sees of the chunk of keys that starts at `base`; nothing: first == end.
+inline KeyRange seen_by(const AttendJob& job, int row, int64_t base) {
+    const int64_t position = job.first_position + row;
+    const int64_t oldest = job.mask.first_seen(position);
+    const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
+    return {within(oldest), within(position + 1)};
+}
+
+/// scores [n_tiles, 16] of row and head `index` plus the head's slope times (position of the key - position of the row).
+inline void add_distances(const AttendJob& job, int index, int64_t base, int first_tile, int n_tiles, float* scores) {
+    static constexpr float lanes[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Floats slope = all(job.slopes[job.first_head + index % job.n_heads]);
+    const int64_t position = job.first_position + index / job.n_heads;
+    for (int tile = first_tile; tile < n_tiles; ++tile) {
+        const Floats distance = add(all(static_cast<float>(base + tile * kTile - position)), load(lanes));
+        store(scores + tile * kTile, fma(slope, distance, load(scores + tile * kTile)));
+    }
+}
+
+/// Whether values first <= key < end of the chunk that starts at `base` are numbers.
+template <CacheType type>
+inline bool are_finite(const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int first, int end) {
+    const HeadShape& s = job.shape;
+    Ints greatest_magnitude = all_ints(0);
+    for (int key = first; key < end; ++key) {
+        const int lane = key % kTile;
+        if (type == CacheType::i8) {
+            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
+            greatest_magnitude = max(greatest_magnitude, magnitude(all(job.cache.value_scales[tile * kTile + lane])));
+            continue;
+        }
+        for (int c = 0; c < s.head_dim; c += kLanes) {
+            const Floats value = load_elements<type>(values[key / kTile], static_cast<int64_t>(lane) * s.padded_dim + c);
+            const int n = s.head_dim - c < kLanes ? s.head_dim - c : kLanes;
+            greatest_magnitude = max(greatest_magnitude, magnitude(where_lane(0, n, value, all(0.0f))));
+        }
+    }
+    return greatest(greatest_magnitude) < 0x7f800000;
+}
+
+template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums);
+
+template <CacheType type, int R> void attend_rows(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    const HeadShape& s = job.shape;
+    const int d = s.head_dim, n = job.n_rows * job.n_heads;
+    const int kv_head = job.first_head / (s.n_heads / s.n_kv_heads);
+    const int64_t base = static_cast<int64_t>(chunk) * kKeysPerChunk;
+    // The first row sees the oldest keys, the last row the newest.
+    const KeyRange first_row = seen_by(job, 0, base), last_row = seen_by(job, job.n_rows - 1, base);
+    const int first_key = first_row.first, n_keys = last_row.end;
+    if (first_key >= n_keys) {
+        for (int i = 0; i < n; ++i) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
+        return;
+    }
+    const int first_tile = first_key / kTile, n_tiles = (n_keys + kTile - 1) / kTile;
+
+    // Behind the keys come the values, and behind those the next head's keys: so they are asked for.
+    const uint8_t* keys[kKeysPerChunk / kTile + kTilesAhead];
+    const uint8_t* values[kKeysPerChunk / kTile + kTilesAhead];
+    for (int t = first_tile; t < n_tiles; ++t) {
+        keys[t] = job.cache.tiles + job.cache.tile_of(s, job.slots[base + t * kTile], kv_head) * job.cache.tile_bytes(s);
+        values[t] = keys[t] + job.cache.key_bytes(s);
+    }
+    for (int t = 0; t < kTilesAhead; ++t) {
+        const int from = first_tile + t < n_tiles ? first_tile + t : first_tile;
+        keys[n_tiles + t] = values[from];
+        values[n_tiles + t] = keys[from] + job.cache.tile_bytes(s);
+    }
+    // What some of the rows do not see has a weight of zero there. That hides a number, but not a NaN.
+    const auto hidden = [&](int first, int end) { return are_finite<type>(job, base, kv_head, values, first, end); };
+    if (R > 1 && job.n_rows > 1 && !(hidden(first_row.first, last_row.first) && hidden(first_row.end, last_row.end)))
+        return attend_each_row<type>(job, chunk, partials, sums);
+
+    alignas(64) float queries[kMaxHeadDim * R];
+    for (int i = 0; i < R; ++i) {
+        const int from = i < n ? i : n - 1;
+        const float* q = job.q + (static_cast<int64_t>(from / job.n_heads) * s.n_heads + job.first_head + from % job.n_heads) * d;
+        for (int c = 0; c < d; ++c) queries[c * R + i] = q[c];
+    }
+    alignas(64) float scores[R * kKeysPerChunk];
+    constexpr int T = R <= 4 ? 4 : 2;
+    const auto keep = [&](auto count, int t) {
+        constexpr int together = decltype(count)::value;
+        Floats out[R][together];
+        tile_scores<type, R, together>(queries, keys + t, d, out);
+        for (int j = 0; j < together; ++j) {
+            const Floats scale = type == CacheType::i8
+                ? load(job.cache.key_scales + job.cache.tile_of(s, job.slots[base + (t + j) * kTile], kv_head) * kTile)
+                : all(1.0f);
+            for (int r = 0; r < R; ++r)
+                store(scores + r * kKeysPerChunk + (t + j) * kTile, type == CacheType::i8 ? mul(out[r][j], scale) : out[r][j]);
+        }
+    };
+    int t = first_tile;
+    for (; t + T <= n_tiles; t += T) keep(std::integral_constant<int, T>(), t);
+    for (; t < n_tiles; ++t) keep(std::integral_constant<int, 1>(), t);
+
+    const Floats nothing = all(-std::numeric_limits<float>::infinity());
+    for (int i = 0; i < R; ++i) {
+        float* row = scores + i * kKeysPerChunk;
+        const auto [first, end] = seen_by(job, (i < n ? i : n - 1) / job.n_heads, base);
+        if (first >= end) {
+            for (int tile = first_tile; tile < n_tiles; ++tile) store(row + tile * kTile, all(0.0f));
+            if (i < n) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
+            continue;
+        }
+        if (job.slopes) add_distances(job, i < n ? i : n - 1, base, first_tile, n_tiles, row);
+        Floats top = nothing;
+        for (int tile = first_tile; tile < n_tiles; ++tile) {
+            const int from = first - tile * kTile, until = end - tile * kTile;
+            Floats score = load(row + tile * kTile);
+            if (from > 0 || until < kTile) {
+                score = where_lane(from < 0 ? 0 : from < kTile ? from : kTile, until < 0 ? 0 : until < kTile ? until : kTile, score, nothing);
+                store(row + tile * kTile, score);
+            }
+            top = max(top, score);
+        }
+        const float best = greatest(top);
+        Floats total = all(0.0f);
+        for (int tile = first_tile; tile < n_tiles; ++tile) {
+            const Floats weight = exp(sub(load(row + tile * kTile), all(best)));
+            store(row + tile * kTile, weight);
+            total = add(total, weight);
+        }
+        if (i < n) partials[i] = {best, sum(total)};
+    }
+
+    if (type == CacheType::i8)
+        for (int key = first_key; key < n_keys; ++key) {
+            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
+            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile * kTile + key % kTile];
+        }
+    if constexpr (R > 6) {
+        // Sums of rows past n would fall outside: the last block covers what is left.
+        constexpr int half = R / 2;
+        alignas(64) float spare[half * kMaxHeadDim];
+        weigh_all_values<type, half>(scores, values, first_key, n_keys, sums, s.padded_dim);
+        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, first_key, n_keys, spare, s.padded_dim);
+        const int rest = n - half > 0 ? n - half : 0;
+        std::memcpy(sums + static_cast<int64_t>(half) * s.padded_dim, spare, sizeof(float) * static_cast<size_t>(rest) * static_cast<size_t>(s.padded_dim));
+    } else {
+        alignas(64) float spare[R * kMaxHeadDim];
+        weigh_all_values<type, R>(scores, values, first_key, n_keys, spare, s.padded_dim);
+        std::memcpy(sums, spare, sizeof(float) * static_cast<size_t>(n) * static_cast<size_t>(s.padded_dim));
+    }
+}
+
+template <CacheType type> void attend_typed(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    const int n = job.n_rows * job.n_heads;
+    if (n == 1) attend_rows<type, 1>(job, chunk, partials, sums);
+    else if (n == 2) attend_rows<type, 2>(job, chunk, partials, sums);
+    else if (n == 3) attend_rows<type, 3>(job, chunk, partials, sums);
+    else if (n == 4) attend_rows<type, 4>(job, chunk, partials, sums);
+    else if (n <= 6) attend_rows<type, 6>(job, chunk, partials, sums);
+    else if (n <= 8) attend_rows<type, 8>(job, chunk, partials, sums);
+    else attend_rows<type, 12>(job, chunk, partials, sums);
+}
+
+template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    for (int row = 0; row < job.n_rows; ++row) {
+        AttendJob one = job;
+        one.n_rows = 1;
+        one.first_position += row;
+        one.q += static_cast<int64_t>(row) * job.shape.n_heads * job.shape.head_dim;
+        const int64_t at = static_cast<int64_t>(row) * job.n_heads;
+        attend_typed<type>(one, chunk, partials + at, sums + at * job.shape.padded_dim);
+    }
+}
+
+/// The partial softmax of one chunk for the job's rows: partials [n_rows * n_heads], sums [same, padded_dim].
+inline void attend(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    switch (job.cache.type) {
+        case CacheType::f32: return attend_typed<CacheType::f32>(job, chunk, partials, sums);
+        case CacheType::f16: return attend_typed<CacheType::f16>(job, chunk, partials, sums);
+        case CacheType::bf16: return attend_typed<CacheType::bf16>(job, chunk, partials, sums);
+        case CacheType::i8: return attend_typed<CacheType::i8>(job, chunk, partials, sums);
+    }
+}
+
+inline bool is_empty(const Partial& p) { return p.total == 0.0f && p.greatest == -std::numeric_limits<float>::infinity(); }
+
+/// Adds the partial results of the next chunk to those of the chunks before it.
+inline void merge(Partial* into, float* into_sums, const Partial* part, const float* part_sums, int n, int padded_dim) {
+    for (int i = 0; i < n; ++i) {
+        float* a = into_sums + static_cast<int64_t>(i) * padded_dim;
+        const float* b = part_sums + static_cast<int64_t>(i) * padded_dim;
+        if (is_empty(part[i])) continue;
+        if (is_empty(into[i])) {
+            into[i] = part[i];
+            std::memcpy(a, b, sizeof(float) * static_cast<size_t>(padded_dim));
+            continue;
+        }
+        const float best = into[i].greatest > part[i].greatest ? into[i].greatest : part[i].greatest;
+        const float keep = exp(into[i].greatest - best), gain = exp(part[i].greatest - best);
+        into[i] = {best, std::fma(part[i].total, gain, into[i].total * keep)};
+        for (int c = 0; c < padded_dim; c += kLanes)
+            store(a + c, fma(load(b + c), all(gain), mul(load(a + c), all(keep))));
+    }
+}
+
+/// What the weighted values are multiplied by: 1 / total weight, the sink's included.
+inline float normaliser(const Partial& partial, const float* sink) {
+    if (!sink) return 1.0f / partial.total;
+    const float best = partial.greatest > *sink ? partial.greatest : *sink;
+    const float keep = exp(partial.greatest - best);
+    return keep / std::fma(partial.total, keep, exp(*sink - best));
+}
+
+/// Weighted values over total weight, to the job's output rows.
+inline void finish(const AttendJob& job, const Partial* partials, const float* sums) {
+    const HeadShape& s = job.shape;
+    for (int i = 0; i < job.n_rows * job.n_heads; ++i) {
+        const int head = job.first_head + i % job.n_heads;
+        float* out = job.out + (static_cast<int64_t>(i / job.n_heads) * s.n_heads + head) * s.head_dim;
+        const Floats inverse = all(normaliser(partials[i], job.sinks ? job.sinks + head : nullptr));
+        for (int c = 0; c < s.head_dim; c += kLanes) {
+            const Floats mixed = mul(load(sums + static_cast<int64_t>(i) * s.padded_dim + c), inverse);
+            if (s.head_dim - c >= kLanes) store(out + c, mixed);
+            else store_some(out + c, mixed, s.head_dim - c);
+        }
+    }
+}
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace

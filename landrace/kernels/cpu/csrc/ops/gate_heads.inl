@@ -1,0 +1,45 @@
+// Each head of x times the sigmoid of its own gate.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "activations.inl"
+#include "operation.h"
+
+namespace landrace {
+namespace LANDRACE_ISA {
+
+class GateHeads final : public Operation {
+public:
+    static constexpr Field kSchema[] = {buffer_field("x"), buffer_field("gate"), buffer_field("out")};
+
+    GateHeads(const Fields& fields, Workspace& workspace)
+        : x_(fields.buffer("x")), gate_(fields.buffer("gate")), out_(fields.buffer("out")), n_heads_(workspace.checked_width(gate_)),
+          head_dim_(workspace.checked_width(x_) / n_heads_) {
+        if (head_dim_ * n_heads_ != workspace.checked_width(x_)) throw std::invalid_argument("rows are not whole heads");
+        workspace.expect(out_, head_dim_ * n_heads_);
+    }
+
+    void run(const Context& c, int thread) override {
+        c.share(thread, c.step.n_rows, [&](int row) {
+            for (int head = 0; head < n_heads_; ++head)
+                scale(c.row(x_, row) + head * head_dim_, sigmoid(c.row(gate_, row)[head]), c.row(out_, row) + head * head_dim_);
+        });
+    }
+
+private:
+    void scale(const float* x, float factor, float* out) const {
+        for (int i = 0; i < head_dim_; i += kLanes) {
+            const int n = std::min(kLanes, head_dim_ - i);
+            store_some(out + i, mul(load_some(x + i, n), all(factor)), n);
+        }
+    }
+
+    int x_, gate_, out_, n_heads_, head_dim_;
+};
+
+LANDRACE_OPERATION(gate_heads, GateHeads)
+
+}  // namespace LANDRACE_ISA
+}  // namespace landrace

@@ -1,0 +1,66 @@
+// One step's input, and whether it can be computed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "types.h"
+
+namespace landrace {
+
+/// Which rows an operation works on: all of the step's, those whose logits are wanted, or those of an adapter (its slot).
+enum : int { kAllRows = -1, kLogitRows = -2 };
+
+/// Angles of one kind of rotation: row i of the step uses row `rows[i]` of the tables.
+struct RotaryTable {
+    const float* cos;
+    const float* sin;
+    const int64_t* rows;
+    int64_t n_table_rows;
+};
+
+/// Where the layers of one cache group keep each sequence's positions.
+struct CacheSlots {
+    const int64_t* const* slots;  // by sequence: the slots of its positions from first_positions[s] on
+    const int64_t* counts;        // by sequence: how many
+    const int64_t* first_positions;
+    const int64_t* write_slots;   // [n_rows]
+
+    /// Of a sequence, by position: the first ones are not there.
+    const int64_t* by_position(int sequence) const { return slots[sequence] - first_positions[sequence]; }
+};
+
+/// All addresses stay the caller's.
+struct Step {
+    int n_rows;
+    const int64_t* token_ids;          // [n_rows]
+    const int64_t* positions;          // [n_rows]
+    int n_sequences;
+    const int64_t* starts;             // [n_sequences + 1]
+    std::vector<CacheSlots> groups;    // by cache group
+    const int64_t* logit_rows;         // [n_logit_rows]
+    int n_logit_rows;
+    std::vector<RotaryTable> rotary;
+    std::vector<std::vector<int32_t>> adapter_rows;  // by slot; empty: nobody uses it
+    float* logits;                     // [n_logit_rows, vocabulary]
+
+    int count(int rows) const {
+        if (rows == kAllRows) return n_rows;
+        if (rows == kLogitRows) return n_logit_rows;
+        return rows < static_cast<int>(adapter_rows.size()) ? static_cast<int>(adapter_rows[static_cast<size_t>(rows)].size()) : 0;
+    }
+};
+
+/// Throws std::out_of_range, which says `what`, unless 0 <= value < end.
+void expect_within(int64_t value, int64_t end, const char* what);
+
+/// Throws std::out_of_range for a row or angle that does not exist.
+void check_rows(const Step& step);
+
+/// Throws std::out_of_range unless every sequence's positions follow one another.
+void check_sequences(const Step& step);
+
+/// Throws std::out_of_range unless the positions of checked sequences have slots, in whole tiles, of a cache of `n_slots`.
+void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots);
+
+}  // namespace landrace

@@ -1,0 +1,86 @@
+// What the operations of a program share: buffers of rows, the cache, and state that they keep beside both.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "step.h"
+#include "types.h"
+
+namespace landrace {
+
+/// The buffer of a step's logits.
+constexpr int kLogits = -1;
+
+/// What operations keep within a step beside the buffers: a plan, rows prepared for a product, a table of routes. One
+/// operation may write it and others read it.
+class State {
+public:
+    virtual ~State();
+    /// Makes room for steps of `n_rows` rows (whole panels) on `threads` threads.
+    virtual void reserve(int n_rows, int threads);
+    /// Called before every step, by one thread.
+    virtual void prepare(const Step& step, int threads);
+};
+
+class Workspace {
+public:
+    Workspace() = default;
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    /// A buffer of `width` floats a row. Returns its number.
+    int add_buffer(int width);
+    float* rows(int buffer) { return buffers_[static_cast<size_t>(buffer)].data(); }
+    int64_t width(int buffer) const { return widths_[static_cast<size_t>(buffer)]; }
+    /// Throws std::invalid_argument where there is no such buffer.
+    int checked_width(int buffer) const;
+    /// Throws std::invalid_argument unless there is such a buffer, and its rows have `width` values.
+    void expect(int buffer, int width) const;
+
+    /// Logits are stored once, by one operation; 0: by none. Throws std::invalid_argument for a second.
+    void store_logits(int vocabulary);
+    int vocabulary() const { return vocabulary_; }
+
+    /// The state of type T for which `serves(key...)` holds; made as T(key...) when there is none yet.
+    template <class T, class... Key> T& state(const Key&... key) {
+        for (const auto& state : states_)
+            if (T* known = dynamic_cast<T*>(state.get()); known && known->serves(key...)) return *known;
+        auto made = std::make_unique<T>(key...);
+        T& state = *made;
+        states_.push_back(std::move(made));
+        return state;
+    }
+
+    /// Says that keys and values of a layer of a cache group are written; layers are numbered in order. Throws
+    /// std::invalid_argument.
+    void write_layer(int layer, const HeadShape& shape, int group);
+    /// Says that they are read. Returns the layer's group. Throws std::invalid_argument unless such heads are written.
+    int read_layer(int layer, const HeadShape& shape) const;
+    void bind_cache(int layer, LayerCache cache, int64_t n_slots);
+    const LayerCache& cache(int layer) const { return caches_[static_cast<size_t>(layer)]; }
+
+    /// Makes room for `n_rows` rows in every buffer; what is in them stays.
+    void reserve(int n_rows, int threads);
+    /// Throws std::out_of_range for a row, slot or angle that does not exist, or when no cache is bound.
+    void check(const Step& step) const;
+    /// Makes room for a step that was checked.
+    void prepare(const Step& step, int threads);
+
+private:
+    std::vector<int> widths_;
+    std::vector<std::vector<float>> buffers_;
+    std::vector<std::unique_ptr<State>> states_;
+    struct Layer {
+        HeadShape shape;
+        int group;
+    };
+    std::vector<Layer> layers_;
+    std::vector<LayerCache> caches_;
+    std::vector<int64_t> n_slots_;  // by cache group
+    int vocabulary_ = 0;
+    int capacity_ = 0;
+};
+
+}  // namespace landrace

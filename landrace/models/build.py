@@ -1,0 +1,34 @@
+"""From a spec's members to the blocks that compute them: the one place that matches on the unions."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from landrace.models.ffn.dense import DenseBlock
+from landrace.models.ffn.moe import MoeBlock
+from landrace.models.ffn_spec import Dense, Ffn, Moe
+from landrace.models.mixer_spec import Gqa, Mixer
+from landrace.models.mixers.gqa import GqaBlock
+from landrace.models.spec import ModelSpec
+
+
+def mixer_block(spec: Mixer, model: ModelSpec, cache: int, dtype: torch.dtype) -> nn.Module:
+    """`cache`: the number of the layer's cache."""
+    match spec:
+        case Gqa():
+            return GqaBlock(spec, model.d_model, model.norm_eps, cache, dtype)
+        case _:
+            assert_never(spec)
+
+
+def ffn_block(spec: Ffn, model: ModelSpec, dtype: torch.dtype) -> nn.Module:
+    match spec:
+        case Dense():
+            return DenseBlock(spec, model.d_model, dtype)
+        case Moe():
+            return MoeBlock(spec, model.d_model, model.vocab_size, dtype)
+        case _:
+            assert_never(spec)

@@ -1,0 +1,44 @@
+"""What layers keep of a sequence between steps, as frozen facts. Layers with equal needs form a group, whose blocks are
+counted together. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from landrace.kernels.mask import Chunked, Mask, Sliding
+
+
+@dataclass(frozen=True)
+class Paged:
+    """Something for every position that a later one sees, in blocks."""
+
+    mask: Mask
+
+    @property
+    def reach(self) -> int | None:
+        """How many positions before its own a position sees at most; None: all."""
+        match self.mask:
+            case Sliding(window):
+                return window - 1
+            case Chunked(chunk):
+                return chunk - 1
+            case _:
+                return None
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """Layers whose caches need the same positions."""
+
+    spec: Paged
+    layers: tuple[int, ...]
+    """Their indices, in order."""
+
+
+def group_layers(specs: Iterable[Paged]) -> tuple[CacheGroup, ...]:
+    """Groups what each layer keeps; the group of the first layer comes first."""
+    layers: dict[Paged, list[int]] = {}
+    for layer, spec in enumerate(specs):
+        layers.setdefault(spec, []).append(layer)
+    return tuple(CacheGroup(spec, tuple(own)) for spec, own in layers.items())

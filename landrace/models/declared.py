@@ -1,0 +1,66 @@
+"""What a model's blocks declare: every parameter's name, shape, role and share, without memory for any of them.
+
+Checkpoint names, adapters' targets, counts of parameters and the least work of a step follow from this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from landrace.models.decoder import Decoder
+from landrace.models.params import Role, Split, Weights
+from landrace.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Param:
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    split: Split | None
+    share: float
+    """How much of it one token uses."""
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def in_layers(self) -> bool:
+        return self.name.startswith("layers.")
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether a product reads it."""
+        return self.name.endswith(".weight") and len(self.shape) >= 2 and self.role != "table"
+
+
+def declared(spec: ModelSpec) -> tuple[Param, ...]:
+    """Every parameter of `Decoder(spec)`, in order of use."""
+    return params_of(Decoder(spec))
+
+
+def params_of(decoder: Decoder) -> tuple[Param, ...]:
+    """Every parameter of the decoder, in order of use."""
+    return tuple(
+        Param(f"{holder.name}.{leaf}", tuple(weight.shape), holder.role, holder.split, holder.share)
+        for holder in decoder.modules()
+        if isinstance(holder, Weights)
+        for leaf, weight in holder.named_parameters(recurse=False)
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a model."""
+
+    total: int
+    active: int
+    """Those that one token uses: all but the experts it does not go to."""
+
+
+def count(spec: ModelSpec) -> Counts:
+    params = declared(spec)
+    return Counts(sum(param.size for param in params), round(sum(param.share * param.size for param in params)))

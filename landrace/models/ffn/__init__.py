@@ -1,0 +1,1 @@
+"""Blocks that work on each position alone, one kind a file."""

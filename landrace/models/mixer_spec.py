@@ -1,0 +1,78 @@
+"""What mixes the positions of a sequence in a layer, as frozen facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.mask import FULL, Mask
+from landrace.models.cache_spec import Paged
+
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding of one layer group, in the half ("neox") layout.
+
+    Checkpoints that store the interleaved layout are permuted when they are loaded
+    (`families.weights.Source`), so the arithmetic knows one layout only.
+    """
+
+    theta: float
+    rotary_dim: int
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    original_length: int = 0
+    """Length the model was trained at before extension, in tokens (dynamic, llama3, yarn, longrope)."""
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+    """Multiplies cos and sin (yarn, longrope)."""
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    length: int = 0
+    """The length of sequence that the one table is made for (dynamic, longrope); 0: the original length."""
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the table is another one where the model is opened for longer sequences."""
+        return self.kind in ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class Gqa:
+    """Grouped-query attention."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    scale: float
+    """Factor on q.k before the softmax."""
+    rope: RopeSpec | None
+    """None: queries and keys are not rotated in this layer."""
+    mask: Mask = FULL
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: QkNorm | None = None
+    alibi: bool = False
+    """A score of position i with j gets slope_h * (j - i) added (Press et al., 2022)."""
+    sinks: bool = False
+    """A learned logit for each head takes part in the softmax and is dropped after it (gpt-oss)."""
+    head_gate: bool = False
+    """Each head's result is multiplied by sigmoid of its own projection of the layer's input (Step-3.5)."""
+    temperature: Temperature | None = None
+    q_rank: int | None = None
+    """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
+
+    @property
+    def cache(self) -> Paged:
+        """What the layer keeps between steps: keys and values."""
+        return Paged(self.mask)
+
+
+Mixer = Gqa

@@ -1,0 +1,1 @@
+"""Blocks that mix the positions of a sequence, one kind a file."""

@@ -1,0 +1,51 @@
+"""Grouped-query attention, for every backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from landrace.models.mixer_spec import Gqa
+from landrace.models.ops import Ops, X
+from landrace.models.params import Linear, Norm, Vector
+
+
+class GqaBlock(nn.Module):
+    """`cache` is the number of the layer's cache."""
+
+    def __init__(self, spec: Gqa, d_model: int, eps: float, cache: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.spec = spec
+        self.cache = cache
+        self.eps = eps
+        q_size, kv_size = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+        if spec.q_rank is not None:
+            self.q_a_proj = Linear(d_model, spec.q_rank, False, dtype)
+            self.q_a_norm = Norm(spec.q_rank, eps)
+        self.q_proj = Linear(spec.q_rank or d_model, q_size, spec.qkv_bias, dtype, "out")
+        self.k_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype, "out")
+        self.v_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype, "out")
+        self.o_proj = Linear(q_size, d_model, spec.o_bias, dtype, "in")
+        if spec.head_gate:
+            self.g_proj = Linear(d_model, spec.n_heads, False, dtype, "out")
+        if spec.qk_norm is not None and spec.qk_norm.kind == "rms":
+            over_all = spec.qk_norm.over == "all_heads"
+            self.q_norm = Norm(q_size if over_all else spec.head_dim, eps)
+            self.k_norm = Norm(kv_size if over_all else spec.head_dim, eps)
+        self.sinks = Vector(spec.n_heads) if spec.sinks else None
+
+    def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float) -> X:
+        """into + factor * attention(norm(x))."""
+        spec = self.spec
+        first = self.q_proj if spec.q_rank is None else self.q_a_proj
+        gates = [self.g_proj] if spec.head_gate else []
+        q, k, v, *gate = ops.linears(x, [first, self.k_proj, self.v_proj, *gates], norm=norm)
+        if spec.q_rank is not None:
+            (q,) = ops.linears(q, [self.q_proj], norm=self.q_a_norm)
+        weighted = spec.qk_norm is not None and spec.qk_norm.kind == "rms"
+        norms = (self.q_norm, self.k_norm) if weighted else None
+        q, past = ops.keep(spec, self.cache, q, k, v, norms, self.eps)
+        mixed = ops.attend(spec, q, past, self.sinks)
+        if gate:
+            mixed = ops.gate_heads(spec, mixed, gate[0])
+        return ops.add_linear(into, mixed, self.o_proj, factor)

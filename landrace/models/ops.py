@@ -1,0 +1,81 @@
+"""`Ops`: every operation that a decoder is made of. A backend of the one forward pass is an `Ops`, and nothing else.
+
+Blocks are written once against it. `X` is a backend's rows of one step: a tensor [T, width], or the number of a buffer
+that a recorded program will fill. So a block takes no number out of rows, asks for no count of them and branches on its
+spec alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from landrace.kernels.activation import Activation
+from landrace.kernels.router import Router
+from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Gqa
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+
+X = TypeVar("X")
+
+
+class Ops(Protocol[X]):
+    """The residual stream and what is added to it are float32. An operation that takes `norm` normalises its input
+    first; one that takes `into` adds to it (None: to nothing) and returns the sum, which may be the same rows. Adapters
+    of the step's rows are part of every product."""
+
+    def embed(self, table: Table, factor: float) -> X:
+        """factor * the rows of the step's tokens."""
+        ...
+
+    def norm(self, x: X, norm: Norm) -> X:
+        """norm(x), in float32."""
+        ...
+
+    def linears(self, x: X, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[X]:
+        """x W^T + b of each."""
+        ...
+
+    def gated(self, x: X, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> X:
+        """activation(x gate^T, x up^T)."""
+        ...
+
+    def add_linear(self, into: X | None, x: X, weight: Linear, factor: float = 1.0, *, gate: X | None = None) -> X:
+        """into + factor * (x W^T + b), times sigmoid(gate [T, 1]) if there is one."""
+        ...
+
+    def add_norm(self, into: X, x: X, norm: Norm, factor: float) -> X:
+        """into + factor * norm(x)."""
+        ...
+
+    def keep(
+        self, spec: Gqa, cache: int, q: X, k: X, v: X, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[X, Any]:
+        """Normalises and rotates the heads of q and k as `spec` says and writes k and v to the layer's cache. `norms`:
+        the weights, where the norm has any.
+
+        Returns the queries, and what `attend` needs to find the sequence's keys and values.
+        """
+        ...
+
+    def attend(self, spec: Gqa, q: X, past: Any, sinks: Vector | None) -> X:
+        """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * head_dim]."""
+        ...
+
+    def gate_heads(self, spec: Gqa, x: X, gate: X) -> X:
+        """Each head of x times sigmoid of its own gate [T, n_heads]."""
+        ...
+
+    def route(self, x: X, weights: RouterWeights, router: Router) -> Any:
+        """Which experts each row goes to, and what they are worth, for `experts`. In float32."""
+        ...
+
+    def experts(
+        self, into: X | None, x: X, routing: Any, gate: Experts, up: Experts, down: Experts, spec: Moe, factor: float
+    ) -> X:
+        """into + factor * the sum of what a row's experts make of it, each times its worth, in order of expert."""
+        ...
+
+    def head(self, x: X, weight: Linear | Table, norm: Norm, divisor: float) -> X:
+        """Logits of the rows that are wanted, divided by `divisor`."""
+        ...

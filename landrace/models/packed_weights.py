@@ -1,0 +1,110 @@
+"""`PackedWeights`: a model's parameters in one memory, as the C++ kernels read them, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from landrace.errors import CheckpointError
+from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
+from landrace.models.declared import Param
+from landrace.models.stored import StoredTensor
+
+
+class PackedWeights:
+    """Matrices stay as the checkpoint stores them; vectors and routers, whose rounding would choose other experts, are
+    float32.
+
+    Raises CheckpointError for an unknown name, a wrong shape or one that is missing.
+    """
+
+    def __init__(
+        self, native: ModuleType, pool: Any, params: Iterable[Param], tensors: Mapping[str, StoredTensor]
+    ) -> None:
+        self.matrices: dict[str, PackedMatrix] = {}
+        self.vectors: dict[str, PackedVector] = {}
+        self.expert_matrices: dict[str, tuple[PackedMatrix, ...]] = {}
+        self.expert_vectors: dict[str, tuple[PackedVector, ...]] = {}
+        # In the order of use, so that a step reads memory from front to back.
+        found = [(param, _held(param, tensor)) for param, tensor in _matched(params, tensors)]
+        sizes = [size for param, tensor in found for size in _matrix_sizes(param, tensor)]
+        lengths = [length for param, _ in found for length in _vector_lengths(param)]
+        self._memory = WeightMemory(native, pool, total_bytes(native, sizes, lengths))
+        for param, tensor in found:
+            self._pack(param, tensor)
+
+    @property
+    def used_bytes(self) -> int:
+        return self._memory.used_bytes
+
+    @property
+    def block_types(self) -> set[str]:
+        """Of all matrices."""
+        experts = (matrix for matrices in self.expert_matrices.values() for matrix in matrices)
+        return {matrix.block_type for matrix in (*self.matrices.values(), *experts)}
+
+    def _pack(self, param: Param, tensor: StoredTensor) -> None:
+        name, n_in, memory = param.name, param.shape[-1], self._memory
+        if _is_number_table(param):
+            self.vectors[name] = memory.vector(tensor.values().flatten())
+        elif param.role == "experts" and len(param.shape) == 3:
+            experts = torch.split(tensor.read(), param.shape[1])
+            self.expert_matrices[name] = tuple(memory.matrix(rows, tensor.block_type, n_in) for rows in experts)
+        elif param.role == "experts":
+            self.expert_vectors[name] = tuple(memory.vector(row) for row in tensor.values())
+        elif len(param.shape) == 2:
+            self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, n_in)
+        else:
+            self.vectors[name] = memory.vector(tensor.values())
+
+
+def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[Param, StoredTensor]]:
+    left, missing = set(tensors), []
+    pairs: list[tuple[Param, StoredTensor]] = []
+    for param in params:
+        tensor = tensors.get(param.name)
+        left.discard(param.name)
+        if tensor is None:
+            missing.append(param.name)
+        elif tensor.shape != param.shape:
+            raise CheckpointError(
+                f"The tensor {param.name!r} has shape {list(tensor.shape)}, but the configuration says "
+                f"{list(param.shape)}."
+            )
+        else:
+            pairs.append((param, tensor))
+    if left:
+        raise CheckpointError(f"The model has no place for the tensor {min(left)!r}.")
+    if missing:
+        some = ", ".join(missing[:5])
+        raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
+    yield from pairs
+
+
+def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
+    if param.role != "router" or len(param.shape) != 2 or _is_number_table(param):
+        return tensor
+    return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values())[0])
+
+
+def _is_number_table(param: Param) -> bool:
+    return param.role == "router" and param.name.endswith(".table")
+
+
+def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, int]]:
+    """(block type, rows, columns) of each matrix that is packed."""
+    if _is_number_table(param) or len(param.shape) < 2 or (param.role == "experts" and len(param.shape) == 2):
+        return []
+    *experts, n_out, n_in = param.shape
+    return [(tensor.block_type, n_out, n_in)] * (experts[0] if experts else 1)
+
+
+def _vector_lengths(param: Param) -> list[int]:
+    if _is_number_table(param):
+        return [param.size]
+    if param.role == "experts" and len(param.shape) == 2:
+        return [param.shape[1]] * param.shape[0]
+    return [param.shape[0]] if len(param.shape) == 1 else []

@@ -1,0 +1,132 @@
+"""Named weights: what a block declares and what operations take.
+
+A holder knows its shape and its part in the model; `Decoder` tells it its name. The parameters lie on the meta device
+until a checkpoint is loaded, and stay there where other kernels hold the weights.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from landrace.kernels.router import Router
+
+Role = Literal["table", "linear", "experts", "norm", "vector", "router"]
+Split = Literal["out", "in", "experts"]
+
+
+class Weights(nn.Module):
+    """Parameters that an operation takes together. Holders are not called: an `Ops` reads them."""
+
+    name: str
+    """Where it lies in the decoder, such as `layers.0.self_attn.q_proj`."""
+    role: ClassVar[Role]
+    split: Split | None = None
+    """How processors that share a layer would cut its weight: by its outputs, its inputs or its experts; None: each
+    would hold all of it."""
+    share = 1.0
+    """How much of it one token uses."""
+
+
+class Table(Weights):
+    """Rows by token, [vocabulary, d_model]."""
+
+    role = "table"
+
+    def __init__(self, n_rows: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        # Not nn.Embedding: its initialisation on the meta device loads a second's worth of torch's compiler.
+        self.weight = _parameter(n_rows, width, dtype=dtype)
+
+
+class Linear(Weights):
+    """y = x W^T + b, with W [n_out, n_in]."""
+
+    role = "linear"
+    bias: nn.Parameter | None
+
+    def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, split: Split | None = None) -> None:
+        super().__init__()
+        self.split = split
+        self.weight = _parameter(n_out, n_in, dtype=dtype)
+        self.bias = _parameter(n_out) if bias else None
+
+
+class Norm(Weights):
+    """The weight of an RMS norm, [size]."""
+
+    role = "norm"
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = _parameter(size)
+
+
+class Vector(Weights):
+    """One number for each of `size` things, kept in float32."""
+
+    role = "vector"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = _parameter(size)
+
+
+class Experts(Weights):
+    """A linear layer for each expert: W [n_experts, n_out, n_in] and b [n_experts, n_out]."""
+
+    role = "experts"
+    split = "experts"
+    bias: nn.Parameter | None
+
+    def __init__(self, n_experts: int, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.weight = _parameter(n_experts, n_out, n_in, dtype=dtype)
+        self.bias = _parameter(n_experts, n_out) if bias else None
+
+
+class RouterWeights(Weights):
+    """What a router of a mixture of experts learns, in float32: W [n_experts, n_in], biases of the logits and of the
+    choice [n_experts], and a table of experts by token [vocabulary, top_k] of whole numbers."""
+
+    role = "router"
+    bias: nn.Parameter | None
+    choice_bias: nn.Parameter | None
+    table: nn.Parameter | None
+
+    def __init__(self, router: Router, n_experts: int, n_in: int, vocab_size: int) -> None:
+        super().__init__()
+        self.weight = _parameter(n_experts, n_in)
+        self.bias = _parameter(n_experts) if router.bias else None
+        self.choice_bias = _parameter(n_experts) if router.choice_bias else None
+        self.table = _parameter(vocab_size, router.top_k, dtype=torch.int64) if router.by_token else None
+
+
+def name_weights(tree: nn.Module) -> None:
+    """Tells every holder in `tree` its name."""
+    for name, module in tree.named_modules():
+        if isinstance(module, Weights):
+            module.name = name
+
+
+def _parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape, dtype=dtype), requires_grad=False)
+
+
+def adaptable(tree: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The weight shapes, [out, in] or [experts, out, in], of the layers' linear weights whose last name is in
+    `targets`, by name."""
+    return {
+        name: tuple(module.weight.shape)
+        for name, module in tree.named_modules()
+        if isinstance(module, (Linear, Experts)) and name.startswith("layers.") and name.rpartition(".")[2] in targets
+    }
+
+
+def as_parameter(tensor: Tensor) -> nn.Parameter:
+    """The same memory as a parameter that is not trained."""
+    return nn.Parameter(tensor, requires_grad=False)

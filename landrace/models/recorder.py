@@ -1,0 +1,262 @@
+"""`Recorder`: the operations of `Ops`, recorded as a program of the C++ kernels.
+
+Rows are numbers of buffers. Buffers of one purpose and width are shared by all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from landrace.kernels.activation import Activation
+from landrace.kernels.cpu import mixture
+from landrace.kernels.cpu.cache import Heads
+from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
+from landrace.kernels.reference.heads import alibi_slopes
+from landrace.kernels.router import Router
+from landrace.models.cache_spec import Paged
+from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.packed_weights import PackedWeights
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+
+
+@dataclass(frozen=True)
+class PackedAdapter:
+    """A LoRA adapter's matrices, packed: see `Adapter`."""
+
+    scale: float
+    pairs: Mapping[str, tuple[PackedMatrix, PackedMatrix]]
+    expert_pairs: Mapping[str, tuple[Sequence[PackedMatrix], Sequence[PackedMatrix]]]
+    """A and B of each expert."""
+
+
+class Recorder:
+    """See `Ops`. Looks weights up by their names."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: PackedWeights,
+        adapters: Mapping[int, PackedAdapter],
+        cache_groups: Sequence[Paged],
+    ) -> None:
+        self.ropes: list[RopeSpec] = []
+        """The tables that a step must bring, in order."""
+        self.slow: list[str] = []
+        """Operations that PyTorch computes in the middle of the program."""
+        self._program = program
+        self._weights = weights
+        self._adapters = adapters
+        self._cache_groups = list(cache_groups)
+        self._buffers: dict[tuple[str, int], int] = {}
+
+    def embed(self, table: Table, factor: float) -> int:
+        matrix = self._weights.matrices[f"{table.name}.weight"]
+        x = self._buffer("stream", matrix.n_in)
+        self._program.embedding(matrix, factor, x)
+        return x
+
+    def norm(self, x: int, norm: Norm) -> int:
+        out = self._buffer("normed", self._vector(norm).size)
+        self._program.norm(x, self._vector(norm), norm.eps, out)
+        return out
+
+    def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
+        parts = [self._part(weight, _leaf(weight)) for weight in weights]
+        self._program.product(", ".join(map(_leaf, weights)), x, parts, **self._normed(norm))
+        for weight, part in zip(weights, parts, strict=True):
+            self._adapt(x, weight, part.out, norm=norm)
+        return [part.out for part in parts]
+
+    def gated(self, x: int, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> int:
+        name = f"{_leaf(gate)}, {_leaf(up)}"
+        hidden = self._part(gate, "hidden")
+        if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
+            gate_out, up_out = self.linears(x, [gate, up], norm=norm)
+            self._program.gate(gate_out, up_out, hidden.out, activation)
+        else:
+            other = self._part(up, "hidden")
+            both = replace(
+                hidden, epilogue=Epilogue.GATE, gated=other.matrix, gated_bias=other.bias, activation=activation
+            )
+            self._program.product(name, x, [both], **self._normed(norm))
+        return hidden.out
+
+    def add_linear(
+        self, into: int | None, x: int, weight: Linear, factor: float = 1.0, *, gate: int | None = None
+    ) -> int:
+        part = self._part(weight, "branch") if into is None else self._part(weight, into)
+        part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor, row_gate=gate)
+        self._program.product(_leaf(weight), x, [part])
+        self._adapt(x, weight, part.out, factor=factor, gate=gate)
+        return part.out
+
+    def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:
+        self._program.norm(x, self._vector(norm), norm.eps, into, add=factor)
+        return into
+
+    def keep(
+        self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[int, int]:
+        q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
+        self._program.rope(
+            cache,
+            heads_of(spec),
+            q,
+            k,
+            v,
+            rotary=None if spec.rope is None else self._rotary(spec.rope),
+            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            scale=spec.scale,
+            norm=spec.qk_norm,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            eps=eps,
+            temperature=spec.temperature,
+            group=self._cache_groups.index(spec.cache),
+        )
+        return q, cache
+
+    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
+        out = self._buffer("mixed", spec.n_heads * spec.head_dim)
+        self._program.attention(
+            past,
+            heads_of(spec),
+            q,
+            out,
+            mask=spec.mask,
+            sinks=None if sinks is None else self._vector(sinks),
+            slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
+        )
+        return out
+
+    def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
+        self._program.gate_heads(x, gate, x)
+        return x
+
+    def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
+        logits = self._part(weights, "router")
+        self._program.product("router", x, [logits])
+        vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
+        choice_bias, table = vectors
+        return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
+
+    def experts(
+        self,
+        into: int | None,
+        x: int,
+        routing: mixture.Routing,
+        gate: Experts,
+        up: Experts,
+        down: Experts,
+        spec: Moe,
+        factor: float,
+    ) -> int:
+        projections = [self._projection(weight) for weight in (gate, up, down)]
+        out = self._buffer("branch", projections[2].matrices[0].n_out) if into is None else into
+        mixture.experts(
+            self._program,
+            "experts",
+            x,
+            routing,
+            *projections,
+            activation=spec.activation,
+            weight_on_input=spec.weight_on_input,
+            out=out,
+            add=into is not None,
+            factor=factor,
+        )
+        return out
+
+    def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
+        part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
+        self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
+        return LOGITS
+
+    def call(self, name: str, inputs: Sequence[int], width: int, function: Callable[..., Tensor]) -> int:
+        """Records what the kernels have no operation for: rows [T, width] = function(rows of each input), by PyTorch.
+
+        A row's result must not depend on other rows. `slow` names the operation, so that users are told.
+        """
+        out, program = self._buffer(name, width), self._program
+
+        def compute(step: StepInput) -> None:
+            n_rows = step.token_ids.numel()
+            program.view(out, n_rows).copy_(function(*(program.view(x, n_rows) for x in inputs)))
+
+        program.call(name, compute)
+        if name not in self.slow:
+            self.slow.append(name)
+        return out
+
+    def width(self, x: int) -> int:
+        """Values in a row of a buffer."""
+        return self._program.view(x, 0).shape[1]
+
+    def _adapt(
+        self,
+        x: int,
+        weight: Linear,
+        out: int,
+        *,
+        norm: Norm | None = None,
+        factor: float = 1.0,
+        gate: int | None = None,
+    ) -> None:
+        """out = out + factor * sigmoid(gate) * scale * B A x, for the rows of each adapter."""
+        for place, adapter in self._adapters.items():
+            pair = adapter.pairs.get(weight.name)
+            if pair is None:
+                continue
+            a, b = pair
+            low = self._buffer("low", a.n_out)
+            self._program.product("adapter", x, [Part(a, low)], **self._normed(norm), rows=place, gather=True)
+            part = Part(b, out, epilogue=Epilogue.ADD, factor=factor * adapter.scale, row_gate=gate)
+            self._program.product("adapter", low, [part], rows=place, scatter=True)
+
+    def _projection(self, weight: Experts) -> mixture.ExpertProjection:
+        adapters = [
+            mixture.ExpertAdapter(place, *adapter.expert_pairs[weight.name], adapter.scale)
+            for place, adapter in self._adapters.items()
+            if weight.name in adapter.expert_pairs
+        ]
+        matrices = self._weights.expert_matrices[f"{weight.name}.weight"]
+        return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
+
+    def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
+        """`out`: a buffer, or the purpose of one."""
+        matrix = self._weights.matrices[f"{weight.name}.weight"]
+        return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
+
+    def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
+        return self._weights.vectors.get(f"{weight.name}.bias")
+
+    def _vector(self, weight: Norm | Vector) -> PackedVector:
+        return self._weights.vectors[f"{weight.name}.weight"]
+
+    def _normed(self, norm: Norm | None) -> dict[str, Any]:
+        return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
+
+    def _rotary(self, rope: RopeSpec) -> int:
+        if rope not in self.ropes:
+            self.ropes.append(rope)
+        return self.ropes.index(rope)
+
+    def _buffer(self, purpose: str, width: int) -> int:
+        if (purpose, width) not in self._buffers:
+            self._buffers[purpose, width] = self._program.buffer(width)
+        return self._buffers[purpose, width]
+
+
+def _leaf(weight: Linear) -> str:
+    return weight.name.rpartition(".")[2]
+
+
+def heads_of(spec: Gqa) -> Heads:
+    """The shape that the kernels and the cache need."""
+    return Heads(spec.n_heads, spec.n_kv_heads, spec.head_dim)

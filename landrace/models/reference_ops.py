@@ -1,0 +1,194 @@
+"""`ReferenceOps`: the operations of one step in PyTorch, differentiable, on any device. The oracle of other backends.
+
+The residual stream, norms and rotations are float32; within a branch, products and what passes between them are
+`product_dtype`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from landrace.kernels.activation import Activation
+from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
+from landrace.kernels.reference.dense import gated, linear, rms_norm
+from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
+from landrace.kernels.reference.heads import alibi_slopes, gated_heads, normed, temperature
+from landrace.kernels.reference.rotary import rotate
+from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.router import Router
+from landrace.models.adapters import AdapterBank
+from landrace.models.batch import ForwardBatch
+from landrace.models.cache_spec import Paged
+from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.rope import rotary_tables
+
+Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""From the wanted rows' normalised hidden states [R, d_model], and the function that makes float32 logits of such rows,
+to what the forward pass returns."""
+
+
+class ReferenceOps:
+    """See `Ops`. `reduce`: what the head returns instead of logits."""
+
+    def __init__(
+        self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
+    ) -> None:
+        self._batch = batch
+        self._adapters = [(rows.rows, adapters[rows.place]) for rows in batch.adapters]
+        self._product_dtype = product_dtype
+        self._reduce = reduce
+        self._attention_plans: dict[Paged | None, AttentionPlan] = {}
+        """By cache group; under None where there is no cache, for all layers."""
+        self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+
+    def embed(self, table: Table, factor: float) -> Tensor:
+        rows = F.embedding(self._batch.token_ids, table.weight).float()
+        return rows if factor == 1.0 else rows * factor
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return rms_norm(x, norm.weight, norm.eps)
+
+    def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
+        x = self._normed(x, norm)
+        return [self._linear(x, weight) for weight in weights]
+
+    def gated(self, x: Tensor, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> Tensor:
+        x = self._normed(x, norm)
+        return gated(self._linear(x, gate), self._linear(x, up), activation)
+
+    def add_linear(
+        self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0, *, gate: Tensor | None = None
+    ) -> Tensor:
+        branch = self._linear(x, weight)
+        return _added(into, branch if gate is None else branch * gate.sigmoid(), factor)
+
+    def add_norm(self, into: Tensor, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return torch.add(into, rms_norm(x, norm.weight, norm.eps), alpha=factor)
+
+    def keep(
+        self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        q = q.view(-1, spec.n_heads, spec.head_dim)
+        k, v = (x.view(-1, spec.n_kv_heads, spec.head_dim) for x in (k, v))
+        weights = (None, None) if norms is None else (norms[0].weight, norms[1].weight)
+
+        def norm(when: str) -> None:
+            nonlocal q, k
+            if spec.qk_norm is not None and spec.qk_norm.when == when:
+                q, k = normed(q, weights[0], spec.qk_norm, eps), normed(k, weights[1], spec.qk_norm, eps)
+
+        norm("before_rope")
+        if spec.rope is not None:
+            cos, sin = self._tables(spec.rope)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        norm("after_rope")
+        if spec.temperature is not None:
+            q = q * temperature(self._batch.positions, spec.temperature)[:, None, None]
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        view = self._batch.cache
+        if view is not None:
+            keys, values = view.layers[cache].keys, view.layers[cache].values
+            write_slots = view.groups[spec.cache].write_slots
+            keys.index_copy_(0, write_slots, k.to(keys.dtype))
+            values.index_copy_(0, write_slots, v.to(values.dtype))
+            k, v = keys, values
+        return q, (k, v)
+
+    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
+        slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
+        own = None if sinks is None else sinks.weight
+        plan = self._attention_plan(spec.cache)
+        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        return mixed.flatten(1)
+
+    def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
+        return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
+
+    def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
+        logits = linear(x.float(), weights.weight, weights.bias)
+        chosen = None if weights.table is None else weights.table[self._batch.token_ids]
+        return route(logits, router, choice_bias=weights.choice_bias, chosen=chosen)
+
+    def experts(
+        self,
+        into: Tensor | None,
+        x: Tensor,
+        routing: Routing,
+        gate: Experts,
+        up: Experts,
+        down: Experts,
+        spec: Moe,
+        factor: float,
+    ) -> Tensor:
+        branch = experts(
+            x.to(self._product_dtype),
+            routing,
+            *map(self._projection, (gate, up, down)),
+            activation=spec.activation,
+            weight_on_input=spec.weight_on_input,
+        )
+        return _added(into, branch, factor)
+
+    def head(self, x: Tensor, weight: Linear | Table, norm: Norm, divisor: float) -> Tensor:
+        if self._batch.logit_rows is not None:
+            x = x.index_select(0, self._batch.logit_rows)
+        hidden = rms_norm(x, norm.weight, norm.eps)
+        bias = weight.bias if isinstance(weight, Linear) else None
+
+        def logits(rows: Tensor) -> Tensor:
+            y = linear(rows.to(self._product_dtype), weight.weight, bias).float()
+            return y if divisor == 1.0 else y / divisor
+
+        return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
+
+    def _attention_plan(self, kept: Paged) -> AttentionPlan:
+        batch, device = self._batch, self._batch.token_ids.device
+        key = None if batch.cache is None else kept
+        if key not in self._attention_plans:
+            if batch.cache is None:
+                self._attention_plans[key] = plan_attention(batch.starts, None, device)
+            else:
+                view = batch.cache.groups[kept]
+                plan = plan_attention(batch.starts, view.sequence_slots, device, view.first_positions)
+                self._attention_plans[key] = plan
+        return self._attention_plans[key]
+
+    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
+        return (x if norm is None else rms_norm(x, norm.weight, norm.eps)).to(self._product_dtype)
+
+    def _projection(self, weight: Experts) -> ExpertProjection:
+        adapters = [
+            ExpertAdapter(rows, *adapter.pairs[weight.name], adapter.scale)
+            for rows, adapter in self._adapters
+            if weight.name in adapter.pairs
+        ]
+        return ExpertProjection(weight.weight, weight.bias, adapters)
+
+    def _linear(self, x: Tensor, weight: Linear) -> Tensor:
+        y = linear(x, weight.weight, weight.bias)
+        for rows, adapter in self._adapters:
+            pair = adapter.pairs.get(weight.name)
+            if pair is None:
+                continue
+            a, b = pair
+            low = linear(x if rows is None else x.index_select(0, rows), a, None) * adapter.scale
+            up = b.to(low.dtype).t()
+            y = torch.addmm(y, low, up) if rows is None else y.index_add(0, rows, low @ up)
+        return y
+
+    def _tables(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
+        if rope not in self._rotary:
+            self._rotary[rope] = rotary_tables(rope, self._batch.positions)
+        return self._rotary[rope]
+
+
+def _added(into: Tensor | None, branch: Tensor, factor: float) -> Tensor:
+    if into is None:
+        return branch if factor == 1.0 else factor * branch
+    return torch.add(into, branch, alpha=factor)

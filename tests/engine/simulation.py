@@ -1,0 +1,307 @@
+"""The bookkeeping of the engine, driven as the engine drives it, over a memory that remembers what a model would have
+computed into each place: random workloads, and a conservation law after every step."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import ModuleType
+from typing import Any
+
+from snapshots import Snapshots, States
+
+from landrace.engine import progress as progress_module
+from landrace.engine import scheduler as scheduler_module
+from landrace.engine.cache import cache as cache_module
+from landrace.engine.cache import paged as paged_module
+from landrace.engine.cache import pool as pool_module
+from landrace.engine.options import EngineOptions
+from landrace.engine.request import Request
+from landrace.engine.sampling_params import SamplingParams
+from landrace.kernels.mask import FULL, Chunked, Mask, Sliding
+from landrace.models.cache_spec import Paged
+
+
+@dataclass(frozen=True)
+class Bookkeeping:
+    """The modules under test, so that others can stand in for them."""
+
+    pool: ModuleType = pool_module
+    paged: ModuleType = paged_module
+    cache: ModuleType = cache_module
+    progress: ModuleType = progress_module
+    scheduler: ModuleType = scheduler_module
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """The simulated model: a function of all tokens so far, over few values so that prefixes meet."""
+    return zlib.crc32(bytes(tokens)) % 2
+
+
+def naive(prompt: Sequence[int], max_tokens: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(max_tokens):
+        tokens.append(next_token(tokens))
+    return tokens
+
+
+class Pages:
+    """A paged group and the simulated memory behind it."""
+
+    def __init__(self, mask: Mask, options: EngineOptions, modules: Bookkeeping) -> None:
+        self.mask, self.size = mask, options.block_size
+        self.modules = modules
+        spec = Paged(mask)
+        self.group = modules.paged.PagedGroup(spec, modules.paged.blocks_of(spec, options), options.block_size)
+        self.places: dict[tuple[int, int], object] = {}
+
+    def write(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
+        pool = self.group.pool
+        for position in range(progress.cached, progress.cached + progress.scheduled):
+            block = table.block_at(position // self.size)
+            assert pool.references[block] == 1, "a shared block was written"
+            assert block not in pool.hash_of, "a published block was written"
+            self.places[block, position % self.size] = marks[position]
+
+    def read(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
+        """Whatever a row of the step sees holds what it should."""
+        end = progress.cached + progress.scheduled
+        first = max(0, self.mask.first_seen(progress.cached))
+        assert table.first * self.size <= first and table.end * self.size >= end
+        for position in range(first, end):
+            place = (table.block_at(position // self.size), position % self.size)
+            assert self.places[place] == marks[position], "a position holds something else"
+
+    def check(self, running: Mapping[Any, Any], digests: Mapping[object, bytes]) -> None:
+        """Every block is free or held, by exactly as many as it counts; what is published is what its name says."""
+        pool = self.group.pool
+        holders = Counter(block for table in running.values() for block in table.blocks)
+        assert [holders[block] for block in range(pool.n_blocks)] == pool.references
+        assert set(pool.free) == {block for block in range(pool.n_blocks) if holders[block] == 0}
+        assert len(pool.free) + len(holders) == pool.n_blocks
+        assert {digest: block for block, digest in pool.hash_of.items()} == pool.block_of
+        for block, digest in pool.hash_of.items():
+            assert digests[self.places[block, self.size - 1]] == digest, "a published block holds something else"
+        for progress, table in running.items():
+            assert len(set(table.blocks)) == len(table.blocks)
+            first = max(0, self.mask.first_seen(progress.cached)) // self.size
+            assert table.first == first, "exactly what no later row sees is given back"
+            if self.mask != FULL:
+                assert table.end <= max(-(-progress.cached // self.size), progress.cached // self.size + 1)
+
+
+class Simulation:
+    """Drives a scheduler as the engine does."""
+
+    def __init__(
+        self, options: EngineOptions, kinds: Sequence[Mask | Snapshots] = (FULL,), modules: Bookkeeping | None = None
+    ) -> None:
+        self.options = options
+        self.modules = modules or Bookkeeping()
+        self.pages: list[Any] = [
+            States(kept, options) if isinstance(kept, Snapshots) else Pages(kept, options, self.modules)
+            for kept in kinds
+        ]
+        self.cache = self.modules.cache.Cache([pages.group for pages in self.pages])
+        self.scheduler = self.modules.scheduler.Scheduler(options, self.cache)
+        self.arrivals: list[Any] = []
+        self.finished: list[Any] = []
+        self.scores: dict[Any, list[int]] = {}
+        self.trace: list[tuple[str, int, int]] = []
+        self.steps = 0
+        self.started_past: dict[Any, list[Any]] = {}
+        self.first_token: dict[Any, int] = {}
+        """By request: the number of the step that gave its first token."""
+        self.moved: dict[Any, int] = {}
+        """By request: the last step that gave it a token."""
+        self.pause: dict[Any, int] = {}
+        """By request: most steps from one of its tokens to the next."""
+        self._marks: dict[Any, list[object]] = {}
+        self._digests: dict[object, bytes] = {}
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        score_from: int | None = None,
+        root: bytes = b"r",
+        extras: Mapping[int, bytes] | None = None,
+    ) -> Any:
+        params = SamplingParams(max_tokens=max_tokens, prompt_logprobs_from=score_from)
+        request = Request(f"r{len(self.arrivals)}", tuple(prompt), params)
+        progress = self.modules.progress.Progress(request, root, extras or {})
+        self.arrivals.append(progress)
+        self.scores[progress] = []
+        self.scheduler.add(progress)
+        return progress
+
+    def remove(self, progress: Any) -> None:
+        self.scheduler.remove(progress)
+        self.check()
+
+    def step(self) -> None:
+        before = list(self.scheduler.running)
+        work = self.scheduler.schedule().work
+        self.steps += 1
+        self.note_passing(before)
+        self.check_plan(work, before)
+        for act in ("write", "read"):  # the rows of a step are written before any of them looks
+            for progress in work:
+                for pages, table in zip(self.pages, progress.tables, strict=True):
+                    getattr(pages, act)(progress, table, self.marks(progress))
+        for progress in work:
+            self.book(progress)
+        self.check()
+
+    def book(self, progress: Any) -> None:
+        self.trace.append((progress.request.id, progress.cached, progress.scheduled))
+        end = progress.cached + progress.scheduled
+        for target in range(max(progress.scored, progress.cached + 1), min(len(progress.request.prompt_ids), end + 1)):
+            self.scores[progress].append(target)
+        whole = end == progress.held
+        before = progress.cached
+        self.scheduler.commit(progress, [next_token(progress.tokens)] if whole else [])
+        assert progress.cached == end
+        if self.options.prefix_cache:
+            size = self.options.block_size
+            for pages in self.pages:
+                for digest in progress.hashes[before // size : end // size]:
+                    assert isinstance(pages, States) or digest in pages.group.pool.block_of, (
+                        "what is whole is published"
+                    )
+        if whole:
+            self.first_token.setdefault(progress, self.steps)
+            pause = self.steps - self.moved.get(progress, self.steps)
+            self.pause[progress] = max(self.pause.get(progress, 0), pause)
+            self.moved[progress] = self.steps
+        full = progress.held == self.options.cache_room
+        if whole and (progress.n_output == progress.request.params.max_tokens or full):
+            self.scheduler.remove(progress)
+            self.finished.append(progress)
+
+    def marks(self, progress: Any) -> list[object]:
+        """What each position holds: a name for its own token and all before it, under the same root and extras."""
+        marks = self._marks.setdefault(progress, [])
+        size = self.options.block_size
+        for position in range(len(marks), progress.held):
+            parent: object = marks[-1] if marks else progress.root
+            marks.append(hash((parent, progress.tokens[position], progress.extras.get(position // size))))
+            if (position + 1) % size == 0:
+                before: Any = marks[position - size] if position >= size else None
+                root = self._digests[before] if before is not None else progress.root
+                own = progress.tokens[position + 1 - size : position + 1]
+                extra = progress.extras.get(position // size, b"")
+                self._digests[marks[-1]] = pool_module.chain_hash(root, own, extra)
+        return marks
+
+    def note_passing(self, before: list[Any]) -> None:
+        """Who started while whoever had arrived earlier went on waiting."""
+        for newcomer in self.scheduler.running:
+            if newcomer not in before:
+                for earlier in self.scheduler.waiting:
+                    if self.arrivals.index(earlier) < self.arrivals.index(newcomer):
+                        self.started_past.setdefault(earlier, []).append(newcomer)
+
+    def check_plan(self, work: Sequence[Any], before: list[Any]) -> None:
+        running = self.scheduler.running
+        assert sum(progress.scheduled for progress in work) <= self.options.max_step_tokens
+        assert len(set(work)) == len(work)
+        assert len(running) <= self.options.most_running
+        prompts = [progress.left > 1 for progress in work]
+        assert prompts == sorted(prompts), "decode rows go first"
+        for progress in work:
+            assert progress in running
+            assert progress.scheduled >= 1
+            assert progress.cached + progress.scheduled <= progress.held
+        assert work or not running, "somebody always moves"
+        assert not running or running[0] in work, "the first to arrive always moves"
+        for progress in running:
+            assert progress in work or progress.left > 1, "no stream pauses"
+        spent = sum(progress.scheduled for progress in work)
+        preempted = any(progress.preemptions for progress in self.scheduler.waiting)
+        cut = any(isinstance(pages, States) for pages in self.pages)
+        assert (
+            preempted or cut or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running))
+        ), "no token of a step is left over while somebody wants it"
+
+    def check(self) -> None:
+        """Conservation, and the order of things."""
+        scheduler = self.scheduler
+        for index, pages in enumerate(self.pages):
+            tables = {progress: progress.tables[index] for progress in scheduler.running}
+            pages.check(tables, self._digests)
+        for progress in scheduler.running:
+            assert 0 <= progress.cached < progress.held
+            assert progress.scheduled == 0
+        for progress in scheduler.waiting:
+            assert progress.tables == [] and progress.cached == progress.scheduled == 0
+        for requests in (scheduler.running, scheduler.waiting):
+            order = [self.arrivals.index(progress) for progress in requests]
+            assert order == sorted(order), "what runs and what waits is kept in order of arrival"
+
+    def run(self, limit: int = 5000) -> None:
+        for _ in range(limit):
+            if not self.scheduler.has_work:
+                return
+            self.step()
+        raise AssertionError("the scheduler makes no progress")
+
+    def check_to_the_end(self, aborted: Sequence[Any] = ()) -> None:
+        self.run()
+        for pages in self.pages:
+            assert len(pages.group.pool.free) == pages.group.pool.n_blocks
+        for progress in self.arrivals:
+            expected = naive(progress.request.prompt_ids, progress.request.params.max_tokens)
+            expected = expected[: self.options.cache_room]
+            assert progress.tokens == expected[: progress.held]
+            if progress in self.finished:
+                assert progress.held == len(expected)
+                first, end = progress.request.params.prompt_logprobs_from, len(progress.request.prompt_ids)
+                assert self.scores[progress] == list(range(first or end, end)), "each score once"
+            else:
+                assert progress in aborted
+
+
+def kinds_of(draw: Random) -> dict[str, Sequence[Mask | Snapshots]]:
+    """Kinds of models, by name."""
+    window, chunk = draw.choice((1, 2, 3, 5, 9)), draw.choice((1, 3, 4, 8))
+    return {
+        "paged": (FULL,),
+        "paged and sliding": (FULL, Sliding(window)),
+        "sliding and chunked": (Sliding(window), Chunked(chunk)),
+        "chunked and paged": (Chunked(chunk), FULL),
+        "sliding alone": (Sliding(window),),
+        "two windows": (Sliding(window), Sliding(window + 3), FULL),
+        "paged and states": (FULL, Snapshots(draw.choice((1, 2, 4)), draw.choice((1, 3, 8)))),
+        "states alone": (Snapshots(draw.choice((1, 2)), 5),),
+    }
+
+
+KINDS = tuple(kinds_of(Random(0)))
+
+
+def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: int = 60) -> Simulation:
+    """A long random run in which pre-emption, prefix hits and eviction happen; checked to its end."""
+    random = Random(seed)
+    options = EngineOptions(
+        block_size=random.choice([1, 2, 3, 4]),
+        cache_tokens=48,
+        max_step_tokens=random.choice([5, 12, 40]),
+        max_running=random.choice([4, 5]),
+    )
+    simulation = Simulation(options, kinds_of(random)[kind], modules)
+    aborted = []
+    for _ in range(n_requests):
+        prompt = [random.randrange(2) for _ in range(random.randrange(1, 12))]
+        scores = random.random() < 0.2 and len(prompt) > 1
+        simulation.add(prompt, random.randrange(1, 40), random.randrange(1, len(prompt)) if scores else None)
+        for _ in range(random.randrange(6)):
+            simulation.step()
+        if random.random() < 0.1 and simulation.scheduler.running:
+            aborted.append(random.choice(simulation.scheduler.running))
+            simulation.remove(aborted[-1])
+    simulation.check_to_the_end(aborted)
+    return simulation

@@ -1,0 +1,102 @@
+# ruff: noqa: E501  mutated lines are quoted whole
+"""Small mistakes in the bookkeeping, put in on purpose: the random workloads must catch every one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from simulation import KINDS, Bookkeeping, crowd
+
+from landrace.engine import progress, scheduler
+from landrace.engine.cache import cache, paged, pool
+
+IN_ORDER = (pool, paged, cache, progress, scheduler)
+"""Each imports earlier ones only."""
+SEEDS = range(6)
+
+MUTANTS: list[tuple[ModuleType, str, str]] = [
+    (pool, "if self.references[block] == 0:\n                del self.free[block]", "if False:\n                pass"),
+    (pool, "self.references[block] -= 1", "self.references[block] = 0"),
+    (pool, "            self.forget(block)\n            self.references", "            self.references"),
+    (pool, "self.references[block] = 1", "pass"),
+    (pool, "fresh + sum(block in self.free for block in shared) <=", "fresh <="),
+    (pool, "if digest not in self.block_of:", "if True:"),
+    (pool, "            del self.block_of[digest]", "            pass"),
+    (paged, "max(0, self.spec.mask.first_seen(position)) //", "max(0, self.spec.mask.first_seen(position) + 1) //"),
+    (paged, "self._first_seen(cached) - table.first", "self._first_seen(cached + 1) - table.first"),
+    (paged, "self._first_seen(cached) - table.first", "self._first_seen(before) - table.first"),
+    (paged, "if unseen > 0:", "if unseen > 1:"),
+    (paged, "self.pool.release(table.blocks[:unseen])", "pass"),
+    (paged, "            table.first += unseen", "            pass"),
+    (paged, "            del table.blocks[:unseen]", "            pass"),
+    (paged, "range(before // self._size, len(hashes))", "range(1 + before // self._size, len(hashes))"),
+    (paged, "self.pool.publish(table.block_at(index), hashes[index])", "pass"),
+    (paged, "self.pool.publish(table.block_at(index), hashes[index])", "self.pool.publish(table.blocks[-1], hashes[index])"),
+    (paged, "        self.pool.share(table.blocks)", "        pass"),
+    (paged, "table.first = self._first_seen(length)", "table.first = 0"),
+    (paged, "range(n_blocks - 1, self._first_seen(n_blocks * self._size) - 1, -1)", "range(n_blocks - 1, self._first_seen(n_blocks * self._size), -1)"),
+    (paged, "self.pool.release(table.blocks)\n        table.blocks = []", "table.blocks = []"),
+    (paged, "self.pool.take(self._blocks(end) - table.end)", "self.pool.take(self._blocks(end) - table.end + 1)"),
+    (paged, "return self.pool.fits((), self._blocks(end) - table.end)", "return True"),
+    (paged, "return self.blocks[index - self.first]", "return self.blocks[index - self.first - 1]"),
+    (paged, "return -(-n_tokens // self._size)", "return n_tokens // self._size"),
+    (cache, "if length in (0, limit):", "if True:"),
+    (cache, "        if not all(group.fits(hashes, length, held, headroom) for group in self.groups):\n            return None\n", ""),
+    (cache, "if not all(group.grows(table, end) for group, table in own):", "if not any(group.grows(table, end) for group, table in own):"),
+    (cache, "            group.committed(table, hashes, before, cached)", "            group.committed(table, hashes, cached, cached)"),
+    (cache, "            group.release(table)", "            pass"),
+    (progress, "self.hashes[-1] if index else self.root", "self.root"),
+    (progress, "index * block_size : (index + 1) * block_size", "index * block_size : (index + 1) * block_size - 1"),
+    (progress, "else self.held) - 1", "else self.held)"),
+    (scheduler, "progress.cached = progress.held - 1 if tokens else before + progress.scheduled", "progress.cached = progress.held if tokens else before + progress.scheduled"),
+    (scheduler, "        progress.cached = length\n", ""),
+    (scheduler, "hash_blocks(progress.cached // self", "hash_blocks((progress.cached + 1) // self"),
+    (scheduler, "        self.cache.release(progress.tables)\n        _let_go(progress)\n        progress.preemptions", "        _let_go(progress)\n        progress.preemptions"),
+    (scheduler, "            self.cache.release(progress.tables)\n            _let_go", "            _let_go"),
+    (scheduler, "    progress.cached = progress.scheduled = 0", "    progress.scheduled = 0"),
+    (scheduler, "insort(self.waiting, progress, key=_place)", "self.waiting.append(progress)"),
+    (scheduler, "insort(self.running, progress, key=_place)", "self.running.append(progress)"),
+    (scheduler, "            budget -= more", "            pass"),
+    (scheduler, "max(progress.scored, min(progress.cached + 1, prompt))", "prompt"),
+]  # fmt: skip
+
+
+@contextmanager
+def mutated(module: ModuleType, old: str, new: str) -> Iterator[Bookkeeping]:
+    """The bookkeeping with one module's source changed; the others import that one."""
+    made: dict[str, ModuleType] = {}
+    before = {own.__name__: own for own in IN_ORDER}
+    try:
+        for own in IN_ORDER:
+            source = Path(str(own.__file__)).read_text(encoding="utf-8")
+            if own is module:
+                assert source.count(old) == 1, f"{old!r} is not there once"
+                source = source.replace(old, new)
+            copy = made[own.__name__] = ModuleType(own.__name__)
+            sys.modules[own.__name__] = copy
+            exec(compile(source, str(own.__file__), "exec"), vars(copy))
+    finally:
+        sys.modules.update(before)
+    yield Bookkeeping(*made.values())
+
+
+def workloads(modules: Bookkeeping) -> None:
+    for seed in SEEDS:
+        for kind in KINDS:
+            crowd(kind, seed, modules, n_requests=25)
+
+
+@pytest.mark.parametrize(("module", "old", "new"), MUTANTS, ids=range(len(MUTANTS)))
+def test_a_mistake_is_caught(module: ModuleType, old: str, new: str) -> None:
+    with mutated(module, old, new) as modules, pytest.raises((AssertionError, LookupError, TypeError, ValueError)):
+        workloads(modules)
+
+
+def test_without_a_mistake_there_is_nothing_to_catch() -> None:
+    with mutated(pool, "class BlockPool", "class BlockPool") as modules:
+        workloads(modules)

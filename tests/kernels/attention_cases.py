@@ -1,0 +1,269 @@
+"""What the tests of attention in C++ share: sequences, steps that serve them, and the reference that they are held
+against."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from cpu_steps import Kernels, assert_near
+from torch import Tensor
+
+from landrace.kernels.cpu.cache import TILE, Heads, new_layer_cache
+from landrace.kernels.cpu.program import Rotary, StepInput
+from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.mask import FULL, Mask
+from landrace.kernels.reference.attention import attention, plan_attention
+from landrace.kernels.reference.heads import alibi_slopes, normed, temperature
+from landrace.kernels.reference.rotary import rotate
+
+CPU = torch.device("cpu")
+CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+EPS = 1e-3
+
+Step = list[tuple[int, int, int]]
+"""(sequence, first position, end) of each sequence in a step."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sequences, where their keys and values go, and what is done with them."""
+
+    heads: Heads
+    lengths: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    mask: Mask = FULL
+    rotary_half: int | None = None
+    """None: half the channels of a head."""
+    norm: QkNorm | None = None
+    temperature: Temperature | None = None
+    sinks: bool = False
+    alibi: bool = False
+    scale: float = 0.3
+    spread: float = 1.0
+    """Standard deviation of the inputs."""
+
+    def inputs(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """By sequence: q [length, n_heads, head_dim], and k and v [length, n_kv_heads, head_dim]."""
+        generator = torch.Generator().manual_seed(len(self.lengths))
+        shapes = (self.heads.n_heads, self.heads.n_kv_heads, self.heads.n_kv_heads)
+        q, k, v = (
+            [torch.randn(n, heads, self.heads.head_dim, generator=generator) * self.spread for n in self.lengths]
+            for heads in shapes
+        )
+        return q, k, v
+
+    def slots(self) -> tuple[list[Tensor], int]:
+        """Shuffled blocks of sixteen for each sequence, among others that nobody has; and how many slots there are."""
+        n_tiles = [-(-n // TILE) for n in self.lengths]
+        tiles = torch.randperm(sum(n_tiles) + 5, generator=torch.Generator().manual_seed(9)).split([*n_tiles, 5])
+        own = [
+            (t[:, None] * TILE + torch.arange(TILE)).flatten()[:n] for t, n in zip(tiles, self.lengths, strict=False)
+        ]
+        return own, (sum(n_tiles) + 5) * TILE
+
+    @property
+    def half(self) -> int:
+        return self.heads.head_dim // 2 if self.rotary_half is None else self.rotary_half
+
+    def angles(self) -> tuple[Tensor, Tensor]:
+        angles = torch.rand(max(self.lengths), self.half, generator=torch.Generator().manual_seed(4)) * 6
+        return angles.cos(), angles.sin()
+
+    def norm_weights(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of q and k."""
+        if self.norm is None or self.norm.kind == "l2":
+            return None, None
+        generator = torch.Generator().manual_seed(6)
+        joint = self.norm.over == "all_heads"
+        sizes = (self.heads.head_dim * (n if joint else 1) for n in (self.heads.n_heads, self.heads.n_kv_heads))
+        q, k = (1 + 0.3 * torch.randn(size, generator=generator) for size in sizes)
+        return q, k
+
+    def head_sinks(self) -> Tensor | None:
+        """Scores of the size of others."""
+        return torch.linspace(-1.5, 2.5, self.heads.n_heads) if self.sinks else None
+
+    def slopes(self) -> Tensor | None:
+        return alibi_slopes(self.heads.n_heads) if self.alibi else None
+
+    def turned(self, x: Tensor, weight: Tensor | None, queries: bool) -> Tensor:
+        """A sequence's q or k after norm, rotation and temperature, by the reference kernels in float64."""
+        x = x.double()
+        if self.norm is not None and self.norm.when == "before_rope":
+            x = normed(x, weight, self.norm, EPS).double()
+        if self.half:
+            cos, sin = self.angles()
+            x = rotate(x, cos[: len(x)].double(), sin[: len(x)].double())
+        if self.norm is not None and self.norm.when == "after_rope":
+            x = normed(x, weight, self.norm, EPS).double()
+        if queries and self.temperature is not None:
+            x = x * temperature(torch.arange(len(x)), self.temperature)[:, None, None]
+        return x * self.scale if queries else x
+
+
+def poisoned_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
+    cache = new_layer_cache(heads, n_slots, dtype)
+    for tensor in (cache.keys, cache.values, cache.key_scales, cache.value_scales):
+        if tensor is not None:
+            tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+    return cache
+
+
+def flat(cache: LayerCache, heads: Heads) -> tuple[Tensor, Tensor]:
+    """Keys and values as [n_slots, n_kv_heads, head_dim] float64."""
+    keys = cache.keys.double().permute(0, 3, 1, 2).reshape(-1, heads.n_kv_heads, heads.head_dim)
+    values = cache.values.double().transpose(1, 2).flatten(0, 1)[:, :, : heads.head_dim]
+    if cache.key_scales is None or cache.value_scales is None:
+        return keys, values
+    scales = (
+        x.double().transpose(1, 2).reshape(-1, heads.n_kv_heads, 1) for x in (cache.key_scales, cache.value_scales)
+    )
+    return keys * next(scales), values * next(scales)
+
+
+@dataclass(frozen=True)
+class Result:
+    out: list[Tensor]
+    """By sequence: [length, n_heads, head_dim]; NaN where nothing was computed."""
+    q: list[Tensor]
+    """The same of the turned queries."""
+    cache: LayerCache
+
+
+def serve(
+    kernels: Kernels,
+    isa: str,
+    threads: int,
+    case: Case,
+    schedule: list[Step],
+    inputs: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None,
+) -> Result:
+    """Computes all steps with NaN in every slot and row that nobody has written."""
+    heads = case.heads
+    q, k, v = inputs or case.inputs()
+    slots, n_slots = case.slots()
+    cos, sin = case.angles()
+    program = kernels.program(isa)
+    sizes = (heads.n_heads, heads.n_kv_heads, heads.n_kv_heads, heads.n_heads)
+    buffers = [program.buffer(n * heads.head_dim) for n in sizes]
+    q_at, k_at, v_at, out_at = buffers
+    q_norm, k_norm = (None if weight is None else kernels.vector(weight) for weight in case.norm_weights())
+    sinks = case.head_sinks()
+    program.rope(
+        0, heads, q_at, k_at, v_at, rotary=0 if case.half else None, rotary_half=case.half, scale=case.scale,
+        norm=case.norm, q_norm=q_norm, k_norm=k_norm, eps=EPS, temperature=case.temperature,
+    )  # fmt: skip
+    packed_sinks = None if sinks is None else kernels.vector(sinks)
+    program.attention(0, heads, q_at, out_at, mask=case.mask, sinks=packed_sinks, slopes=case.slopes())
+    cache = poisoned_cache(heads, n_slots, case.dtype)
+    program.bind_cache([cache])
+    out = [torch.full(x.shape, math.nan) for x in q]
+    turned = [torch.full(x.shape, math.nan) for x in q]
+    most = max(sum(end - first for _, first, end in step) for step in schedule) + 9
+    for step in schedule:
+        starts = [0]
+        for _, first, end in step:
+            starts.append(starts[-1] + end - first)
+        n_rows = starts[-1]
+        for buffer, heads_of in zip(buffers, sizes, strict=True):
+            program.write(buffer, torch.full((most, heads_of * heads.head_dim), math.nan))
+        for buffer, whole in ((q_at, q), (k_at, k), (v_at, v)):
+            program.write(buffer, torch.cat([whole[s][first:end].flatten(1) for s, first, end in step]))
+        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
+        # What no row sees any more has no slots.
+        firsts = [max(0, case.mask.first_seen(first)) // TILE * TILE for _, first, _ in step]
+        program.run(
+            StepInput(
+                token_ids=torch.zeros(n_rows, dtype=torch.long),
+                positions=positions,
+                starts=starts,
+                groups=[
+                    GroupView(
+                        torch.cat([slots[s][first:end] for s, first, end in step]),
+                        [slots[s][oldest : max(end, 1)] for (s, _, end), oldest in zip(step, firsts, strict=True)],
+                        firsts,
+                    )
+                ],
+                logit_rows=torch.empty(0, dtype=torch.long),
+                rotary=[Rotary(cos, sin, positions)] if case.half else [],
+            ),
+            threads,
+        )
+        rows, q_rows = (program.read(buffer, most).view(most, heads.n_heads, -1) for buffer in (out_at, q_at))
+        assert rows[n_rows:].isnan().all()
+        for (s, first, end), start in zip(step, starts, strict=False):
+            out[s][first:end] = rows[start : start + end - first]
+            turned[s][first:end] = q_rows[start : start + end - first]
+    return Result(out, turned, cache)
+
+
+def at_once(case: Case) -> list[Step]:
+    return [[(s, 0, n) for s, n in enumerate(case.lengths)]]
+
+
+def one_by_one(case: Case, prefill: int) -> list[Step]:
+    """All sequences side by side: `prefill` tokens, then one at a time."""
+    steps = [[(s, 0, min(prefill, n)) for s, n in enumerate(case.lengths)]]
+    for position in range(prefill, max(case.lengths)):
+        steps.append([(s, position, position + 1) for s, n in enumerate(case.lengths) if position < n])
+    return steps
+
+
+def at_random(case: Case, seed: int, most: int) -> list[Step]:
+    """Steps of some sequences in any order, cut anywhere; some have no rows in a step."""
+    draw = random.Random(seed)
+    done = [0] * len(case.lengths)
+    steps: list[Step] = []
+    while any(at < n for at, n in zip(done, case.lengths, strict=True)):
+        step: Step = []
+        for s in draw.sample(range(len(done)), draw.randint(1, len(done))):
+            end = min(case.lengths[s], done[s] + draw.choice((0, 1, 1, 2, 5, most)))
+            step.append((s, done[s], end))
+            done[s] = end
+        if any(first < end for _, first, end in step):
+            steps.append(step)
+    return steps
+
+
+def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[Step]) -> Result:
+    """Queries, cache and outputs against the reference kernels."""
+    result = serve(kernels, isa, threads, case, schedule)
+    q, k, v = case.inputs()
+    slots, _ = case.slots()
+    keys, values = flat(result.cache, case.heads)
+    q_norm, k_norm = case.norm_weights()
+    for s in range(len(q)):
+        # Rounding in the cache: half a unit of the last place, and for int8 half of 1/127 of the greatest.
+        for ours, theirs in (
+            (keys[slots[s]], case.turned(k[s], k_norm, queries=False)),
+            (values[slots[s]], v[s].double()),
+        ):
+            near = 2e-6 * case.spread * math.sqrt(case.heads.head_dim) + 1e-6 * theirs.abs()
+            greatest = theirs.abs().amax(-1, keepdim=True) + near
+            rounding = {
+                torch.float32: 0,
+                torch.float16: theirs.abs() / 2048 + 2**-25,
+                torch.bfloat16: theirs.abs() / 256,
+                torch.int8: greatest / 253,
+            }[case.dtype]
+            assert_near(ours, theirs, rounding + near, 1.0)
+        turned = case.turned(q[s], q_norm, queries=True)
+        assert_near(result.q[s], turned, 1e-6 * turned.abs() + 2e-6 * case.spread, 1.0)
+    starts = [sum(case.lengths[:s]) for s in range(len(q) + 1)]
+    plan = plan_attention(starts, slots, CPU)
+    expected = attention(
+        torch.cat(result.q).double(),
+        keys,
+        values,
+        plan,
+        scale=1.0,
+        mask=case.mask,
+        sinks=case.head_sinks(),
+        slopes=case.slopes(),
+    )
+    assert_near(torch.cat(result.out), expected, 2e-5 * max(1.0, case.spread**2) * case.spread, 1.0)
+    return result
