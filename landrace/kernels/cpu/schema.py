@@ -70,7 +70,3 @@ def _value(operation: str, field: _Field, value: object) -> object:
     wanted = f"one of {', '.join(field.choices)}" if field.kind == "choice" else f"of the kind {field.kind}"
     shown = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
     raise ValueError(f"{operation}: the field {field.name} must be {wanted}, not {shown}.")
-
-
-def _is_vector(values: Tensor) -> bool:
-    return values.dtype == torch.float32 and values.dim() == 1 and values.is_cpu and values.is_contiguous()
