@@ -40,7 +40,9 @@ _FILES = (
     *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
-TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}
+TEXT_HALVES: Mapping[str, TextHalf] = {
+    kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
+}
 
 BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.spec import LayerSpec, ModelSpec
@@ -147,3 +148,12 @@ class Naming:
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+
+def with_experts(hub: Mapping[str, str], own: Mapping[str, str] | None = None, **both: Any) -> tuple[Naming, Naming]:
+    """A tensor for each expert, as the hub's files have it, and all in one as transformers writes them. `hub` and
+    `own`: what of a layer is called otherwise in each, the same without `own`. `both`: what holds for both."""
+    return (
+        Naming(renamed={**ONE_BY_ONE, **hub}, **both),
+        Naming(renamed=hub if own is None else own, fused=JOINT, **both),
+    )
