@@ -21,10 +21,9 @@ from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
-from landrace.models.families.weights import Source
+from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
@@ -108,18 +107,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
-    spec = read_config(config).spec
-    sources = gguf_sources(spec, file.metadata["general.architecture"])
+    model = read_config(config)
+    sources = gguf_sources(model.spec, file.metadata["general.architecture"])
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    return Checkpoint(path, "gguf", config, spec, sources, _with_ones(sources, file.tensors, spec), file.metadata)
+    infos = _with_ones(sources, file.tensors, model.shapes)
+    return Checkpoint(path, "gguf", config, model.spec, sources, infos, file.metadata)
 
 
 def _with_ones(
-    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], spec: ModelSpec
+    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], shapes: Mapping[str, Shape]
 ) -> dict[str, TensorInfo]:
     """The tensors with axes of length 1 as the parameters have them: converters keep some and drop others."""
     found = dict(infos)
-    for name, shape in shapes_of(spec).items():
+    for name, shape in shapes.items():
         info = infos[sources[name].tensor]
         if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
             found[info.name] = replace(info, shape=shape)

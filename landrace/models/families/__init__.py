@@ -52,8 +52,10 @@ class FamilyModel:
     """A model as its configuration describes it."""
 
     spec: ModelSpec
+    shapes: dict[str, Shape]
+    """Of every parameter of `Decoder(spec)`."""
     sources: dict[str, Source]
-    """For every parameter of `Decoder(spec)`, where a checkpoint keeps it."""
+    """Where a checkpoint keeps each."""
     ignorable: tuple[str, ...]
     """Regexes (whole name) of tensors that carry nothing for the logits of text. A tied head's own tensor is among
     them; that it equals the embedding is for the loader to check."""
@@ -79,7 +81,8 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
 
     prefixes = halves[0].prefixes if halves else None
     namings = [naming if prefixes is None else replace(naming, prefixes=prefixes) for naming in family.namings]
-    naming, sources = _best_naming(namings, spec, stored or {})
+    shapes = shapes_of(spec)
+    naming, sources = _best_naming(namings, spec, shapes, stored or {})
     ignorable = [BUFFERS, *(pattern for half in halves for pattern in half.towers)]
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
@@ -88,14 +91,13 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
         ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
-    return FamilyModel(spec, sources, (*ignorable, *family.ignorable))
+    return FamilyModel(spec, shapes, sources, (*ignorable, *family.ignorable))
 
 
 def _best_naming(
-    namings: Sequence[Naming], spec: ModelSpec, stored: Mapping[str, Shape]
+    namings: Sequence[Naming], spec: ModelSpec, shapes: Mapping[str, Shape], stored: Mapping[str, Shape]
 ) -> tuple[Naming, dict[str, Source]]:
     """The way of naming that the file's tensors fit, or fit best."""
-    shapes = shapes_of(spec)
     found = [(naming, naming.sources(spec, shapes, stored)) for naming in namings]
     return min(found, key=lambda pair: sum(not _fits(source, shapes[name], stored) for name, source in pair[1].items()))
 
