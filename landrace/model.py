@@ -19,7 +19,6 @@ from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
-from landrace.kernels.cpu.cache import TILE
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
@@ -224,13 +223,15 @@ def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
     """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
     type they are kept in. Reads no weights."""
     device = default_device()
-    slots = [TILE] * len(checkpoint.spec.cache_groups)
-    if _choose_kernels("auto", device)[0] is None:
+    extension, _ = _choose_kernels("auto", device)
+    n_slots = 1 if extension is None else extension.TILE
+    slots = [n_slots] * len(checkpoint.spec.cache_groups)
+    if extension is None:
         layers = Decoder(checkpoint.spec).new_cache(slots)
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(checkpoint.spec, slots, cache_dtype_beside(matrices))
-    return sum(layer.nbytes for layer in layers) / TILE, layers[0].keys.dtype
+        layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
+    return sum(layer.nbytes for layer in layers) / n_slots, layers[0].keys.dtype
 
 
 def available_threads() -> int:

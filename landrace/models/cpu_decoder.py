@@ -15,7 +15,7 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.cache import MAX_HEAD_DIM, TILE, new_layer_cache
+from landrace.kernels.cpu.cache import new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
@@ -43,13 +43,13 @@ class CpuDecoder:
     """
 
     differentiable = False
-    cache_tile = TILE
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         widest = max(layer.mixer.head_dim for layer in spec.layers)
-        if widest > MAX_HEAD_DIM:
+        most = native.MAX_HEAD_DIM
+        if widest > most:
             raise OptionError(
-                f"The C++ kernels compute heads of at most {MAX_HEAD_DIM} channels, and this model has {widest}.",
+                f"The C++ kernels compute heads of at most {most} channels, and this model has {widest}.",
                 hint="Choose the reference kernels.",
             )
         self.spec = spec
@@ -57,6 +57,7 @@ class CpuDecoder:
         self.device = torch.device("cpu")
         self.threads = threads
         self._native = native
+        self.cache_tile: int = native.TILE
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
         self._adapters: dict[int, PackedAdapter] = {}
@@ -86,7 +87,7 @@ class CpuDecoder:
 
     def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
         """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
-        return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
+        return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
         """Takes an adapter (`adapters.adapter_of`), packed; returns its place for `AdapterRows`."""
@@ -142,7 +143,7 @@ class CpuDecoder:
         slots, first = [], 0
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
-            first += -(-(end - start) // TILE) * TILE
+            first += -(-(end - start) // self.cache_tile) * self.cache_tile
         groups = self.spec.cache_groups
         return CacheView.whole(
             self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
@@ -192,13 +193,15 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(
+    native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype
+) -> tuple[LayerCache, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if any(n % TILE for n in n_slots):
+    if any(n % native.TILE for n in n_slots):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
-            hint=f"Choose a block_size that {TILE} divides.",
+            f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(n_slots)} are not whole tiles.",
+            hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     shapes = [heads_of(layer.mixer) for layer in spec.layers]
-    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))
+    return tuple(new_layer_cache(native, shape, slots[index], dtype) for index, shape in enumerate(shapes))

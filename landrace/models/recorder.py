@@ -14,7 +14,7 @@ from torch import Tensor
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import mixture
 from landrace.kernels.cpu.cache import Heads
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
@@ -174,9 +174,10 @@ class Recorder:
         return out
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
-        part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
-        self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
-        return LOGITS
+        program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
+        part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
+        program.product("head", x, [part], **self._normed(norm), rows=program.logit_rows, gather=True)
+        return program.logits
 
     def call(self, name: str, inputs: Sequence[int], width: int, function: Callable[..., Tensor]) -> int:
         """Records what the kernels have no operation for: rows [T, width] = function(rows of each input), by PyTorch.

@@ -21,6 +21,7 @@ from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.step_times import StepTimes
 from landrace.models.batch import ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.lora_spec import LoraSpec
 
 pytestmark = pytest.mark.usefixtures("free_rows")
@@ -95,7 +96,7 @@ def test_adapters(kernels: str, make_model: Callable, tokenizer: object, monkeyp
     spec = LoraSpec(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
     generator = torch.Generator().manual_seed(1)
     tensors = {}
-    for name, shape in make_model("reference").expected_shapes().items():
+    for name, shape in shapes_of(make_model("reference").spec).items():
         path = name.removesuffix(".weight")
         if path.endswith(spec.targets):
             tensors[f"{path}.lora_A"] = torch.randn(2, shape[1], generator=generator) * 0.3

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
     ernie_moe,
@@ -30,7 +31,7 @@ from landrace.models.families import (
 )
 from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
-from landrace.models.families.names import Naming, shapes_of
+from landrace.models.families.names import Naming
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 

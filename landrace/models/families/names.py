@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from landrace.models.declared import declared
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -20,11 +19,6 @@ JOINT: Mapping[str, tuple[str, ...]] = {
 }
 """All experts in two tensors, [experts, 2 * d_hidden, d_model] and [experts, d_model, d_hidden]: how transformers holds
 them, and writes them when it is told to keep its own names."""
-
-
-def shapes_of(spec: ModelSpec) -> dict[str, Shape]:
-    """Every parameter of `Decoder(spec)`, by name."""
-    return {param.name: param.shape for param in declared(spec)}
 
 
 @dataclass(frozen=True)
