@@ -144,7 +144,7 @@ def open_engine(
         decoder = _reference_decoder(checkpoint, held, device)
     engine = Engine(decoder, tokenizer, options)
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
+        spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
     told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
     notices = [text for text in told if text is not None]
