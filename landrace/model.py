@@ -150,7 +150,7 @@ def open_engine(
     decoder = decoder_of(checkpoint)
     engine = Engine(decoder, tokenizer, options, draft_model=draft_model)
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
+        spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
     told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
     notices = [text for text in told if text is not None]

@@ -40,6 +40,8 @@ class Naming:
     """Which of the `fused` hold their parts' rows in turn, not one part after another."""
     transposed: Collection[str] = ()
     """Their tensors that are stored [in, out]."""
+    adapted_as_stored: bool = False
+    """transformers keeps experts [in, out] in modules that do not say so: peft's A and B are those of the transpose."""
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
@@ -91,9 +93,17 @@ class Naming:
             if "{}" in theirs:
                 yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
             elif expert:
+                per_expert = rows is not None or transposed
                 yield (
                     name,
-                    Source(tensor, rows, step=step, per_expert=rows is not None or transposed, transposed=transposed),
+                    Source(
+                        tensor,
+                        rows,
+                        step=step,
+                        per_expert=per_expert,
+                        transposed=transposed,
+                        adapted_as_stored=self.adapted_as_stored,
+                    ),
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
