@@ -268,7 +268,7 @@ def _join(parts: Mapping[str, Source], pairs: Mapping[str, _Pair]) -> _Pair:
     first = pairs[order[0]].a
     shared = all(torch.equal(first, pairs[name].a) for name in order)
     a = first if shared else torch.cat([pairs[name].a for name in order])
-    out = max(source.rows[1] if source.rows else pairs[name].b.shape[0] for name, source in parts.items())
+    out = max(source.total_rows or pairs[name].b.shape[0] for name, source in parts.items())
     b = torch.zeros(out, a.shape[0])
     at = 0
     for name in order:
