@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from landrace.kernels.layer_cache import LayerCache
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
@@ -83,14 +82,11 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     longest = max(map(len, sequences))
     order = torch.randperm(longest * len(sequences), generator=torch.Generator().manual_seed(5))
     slots = list(order.view(len(sequences), longest))
-    keys, values = [], []
-    for layer in decoder.spec.layers:
-        shape = (longest * len(sequences), layer.mixer.n_kv_heads, layer.mixer.head_dim)
-        keys.append(torch.full(shape, float("nan")))
-        values.append(torch.full(shape, float("nan")))
+    layers = decoder.new_cache([longest * len(sequences)] * len(decoder.spec.cache_groups))
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
-    for tensor in (*keys, *values):
+    for tensor in (tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None):
+        tensor.fill_(float("nan"))
         tensor[0] = 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
@@ -106,7 +102,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             positions=torch.tensor([p for _, first, last in spans for p in range(first, last)]),
             starts=tuple(starts),
             cache=CacheView.whole(
-                tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
+                layers,
                 decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
