@@ -117,7 +117,8 @@ class Decoder(nn.Module):
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(
-            new_layer_cache(layer.mixer, slots[index], kind, self.device) for index, layer in enumerate(self.spec.layers)
+            new_layer_cache(layer.mixer, slots[index], kind, self.device)
+            for index, layer in enumerate(self.spec.layers)
         )
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

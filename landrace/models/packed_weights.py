@@ -99,7 +99,7 @@ def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
 
 
 def _transposed(tensor: StoredTensor, n_heads: int) -> StoredTensor:
-    """Each head's matrix transposed. Where it is not stored so, blocks run the wrong way: they are unpacked to float32."""
+    """Each head's matrix transposed. Blocks that run the other way are unpacked, to float32."""
     n_rows, n_in = tensor.shape
     shape = (n_heads, n_in, n_rows // n_heads)
     if tensor.transposed_heads:

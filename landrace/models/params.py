@@ -46,7 +46,7 @@ class Table(Weights):
 class Linear(Weights):
     """y = x W^T + b, with W [n_out, n_in]."""
 
-    role = "linear"
+    role: ClassVar[Role] = "linear"
     bias: nn.Parameter | None
 
     def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, split: Split | None = None) -> None:
@@ -59,7 +59,7 @@ class Linear(Weights):
 class HeadLinear(Linear):
     """y[h] = x W[h]^T for every head h, with W [n_heads * n_out, n_in]; backends may multiply head by head."""
 
-    role = "heads"
+    role: ClassVar[Role] = "heads"
 
     def __init__(self, n_heads: int, n_in: int, n_out: int, dtype: torch.dtype) -> None:
         super().__init__(n_in, n_heads * n_out, False, dtype, "out")

@@ -144,9 +144,7 @@ class Recorder:
         )
         return q, (cache, queries)
 
-    def attend_latents(
-        self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear
-    ) -> int:
+    def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
         """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
         cache, queries = past
         self._by_head(q, keys, queries, spec.scale)
@@ -242,9 +240,7 @@ class Recorder:
 
     def _by_head(self, x: int, weight: HeadLinear, out: int, factor: float) -> None:
         """out[h] = factor * x[h] times the head's matrix, adapters of the step's rows included."""
-        self._program.head_product(
-            _leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor
-        )
+        self._program.head_product(_leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor)
         for place, adapter in self._adapters.items():
             pair = adapter.head_pairs.get(weight.name)
             if pair is None:

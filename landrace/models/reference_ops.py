@@ -126,9 +126,7 @@ class ReferenceOps:
             kept = memory
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
 
-    def attend_latents(
-        self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear
-    ) -> Tensor:
+    def attend_latents(self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear) -> Tensor:
         """With a cache, which holds latents, in their own width; without one keys and values of all heads are made
         once, which is cheaper. Both are the same but for rounding."""
         plan = self._attention_plan(spec.cache)
@@ -137,7 +135,7 @@ class ReferenceOps:
             mixed = attention(queries, past, past[..., : spec.kv_rank], plan, scale=spec.scale, mask=spec.mask)
             return self._head_linear(mixed, values).flatten(1)
         latents, beside = past[:, 0, : spec.kv_rank], past[..., spec.kv_rank :]
-        k, v = (self._linear(latents, weight).unflatten(1, (spec.n_heads, -1)) for weight in (keys, values))
+        k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
         return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask).flatten(1)
 

@@ -67,8 +67,9 @@ class StoredTensor:
 
 def held_as(name: str, tensor: StoredTensor, weights: Weights, quantize: Quantize = quantize_weights) -> StoredTensor:
     """The parameter `name` in another type. Vectors stay as they are, experts' biases and routers too (an error there
-    sends a token to another expert), and so do absorbed weights, which are multiplied across their rows; a matrix whose rows are not whole blocks of 32 stays unquantised. With int4,
-    embeddings and heads take 8 bits: their errors reach the logits undamped.
+    sends a token to another expert), and weights that kernels absorb, and so multiply across their rows; a matrix whose
+    rows are not whole blocks of 32 stays unquantised. With int4, embeddings and heads take 8 bits: their errors reach
+    the logits undamped.
 
     Reading it raises CheckpointError for values that no block can hold.
     """

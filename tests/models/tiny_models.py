@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
@@ -128,6 +129,21 @@ def tiny_spec(*, residual: Residual = PLAIN, **changes: Any) -> ModelSpec:
     return ModelSpec(
         vocab_size=110, d_model=32, layers=(layer, layer), norm_eps=1e-5, tie_embeddings=False, max_length=256
     )
+
+
+def latent_spec(**changes: Any) -> ModelSpec:
+    """The same with latent attention."""
+    facts: dict[str, Any] = {
+        "n_heads": 4,
+        "kv_rank": 20,
+        "nope_dim": 12,
+        "rope_dim": 6,
+        "v_dim": 10,
+        "scale": 18**-0.5,
+        "rope": RopeSpec(10_000.0, 6),
+        **changes,
+    }
+    return replace(tiny_spec(), layers=tuple(replace(layer, mixer=Mla(**facts)) for layer in tiny_spec().layers))
 
 
 def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:

@@ -395,7 +395,7 @@ class Program:
         )
 
 
-def _fields_of(mask: Mask) -> dict[str, object]:
+def _fields_of(mask: Mask) -> dict[str, Any]:
     match mask:
         case Full():
             return {"mask": "full", "extent": 0}

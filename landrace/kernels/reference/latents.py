@@ -20,4 +20,4 @@ def head_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _by_head(weight: Tensor, like: Tensor) -> Tensor:
-    return weight.to(like.dtype).unflatten(0, (like.shape[1], -1))
+    return weight.to(like.dtype).view(like.shape[1], -1, weight.shape[1])

@@ -13,7 +13,7 @@ from landrace.models.families.dense import read_decoder
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.latent import NAMES, read_latent_attention
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_after, sparse_by_name
-from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
+from landrace.models.families.names import JOINT, ONE_BY_ONE
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
@@ -110,9 +110,8 @@ def read_deepseek_v2(config: Config) -> ModelSpec:
     experts, chosen = read_experts(config, "n_routed_experts", "num_experts_per_tok")
     config.require("topk_method", "greedy", "group_limited_greedy")
     router = Router(chosen, "softmax", scale=config.number("routed_scaling_factor"))
-    groups, best = config.optional_size("n_group"), config.optional_size("topk_group")
     if config.get("topk_method") == "group_limited_greedy":
-        router = replace(router, n_groups=groups or config.size("n_group"), top_groups=best or config.size("topk_group"))
+        router = replace(router, n_groups=config.size("n_group"), top_groups=config.size("topk_group"))
     return _read(config, experts, router, sparse_after(config, "first_k_dense_replace"))
 
 
@@ -148,7 +147,7 @@ FAMILIES: Mapping[str, Family] = {
         V2,
         NAMINGS,
         ALIASES,
-        no_effect=NO_EFFECT,
+        no_effect=(*NO_EFFECT, "n_group|topk_group"),
         # The published code divides by the sum where norm_topk_prob is true, and transformers' class does not.
         fixed={"scoring_func": "softmax", "moe_layer_freq": 1, "norm_topk_prob": False},
     ),
@@ -159,7 +158,7 @@ FAMILIES: Mapping[str, Family] = {
 TEXT_HALVES: Mapping[str, TextHalf] = {
     "kimi_k25": TextHalf(
         "deepseek_v3",
-        (("language_model.model.", "language_model."),),
+        (("language_model.model.", "language_model."), ("model.language_model.", "")),
         (r"(model\.)?(vision_tower|mm_projector)\..*",),
         tied=("outer",),
         ties_by_default=True,

@@ -139,8 +139,8 @@ class Naming:
     def _parts(
         self, shapes: Mapping[str, Shape], n_heads: int
     ) -> dict[str, tuple[str, tuple[int, int] | None, int, int | None]]:
-        """Of each parameter that lies in a fused tensor: that tensor, its rows, the step between them, and the number of
-        heads whose rows they are."""
+        """Of each parameter that lies in a fused tensor: that tensor, its rows, the step between them, and how many
+        heads' rows they are."""
         found: dict[str, tuple[str, tuple[int, int] | None, int, int | None]] = {}
         for theirs, ours in self._fused(shapes):
             heads = n_heads if theirs in self.by_head else None

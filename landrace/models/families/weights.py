@@ -66,7 +66,7 @@ class Rotary:
         self.check_rows(tensor.shape[0])
         rest = tuple(tensor.shape[1:])
         sizes = [self.first, self.rotary_dim, self.head_dim - self.first - self.rotary_dim]
-        return tensor.reshape(self.n_heads, self.head_dim, *rest).split(sizes, dim=1), rest
+        return torch.split(tensor.reshape(self.n_heads, self.head_dim, *rest), sizes, dim=1), rest
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Source:
         if self.rows is None:
             return tensor
         if self.heads is not None:
-            return tensor.unflatten(0, (self.heads, -1))[:, slice(*self.rows)]
+            return tensor.view(self.heads, -1, *tensor.shape[1:])[:, slice(*self.rows)]
         index = (slice(None),) * axis + (slice(*self.rows, self.step),)
         return tensor[index]
 

@@ -68,7 +68,9 @@ private:
 
     void keep(const Context& c, int row) const {
         const LayerCache& cache = c.workspace.cache(layer_);
-        alignas(64) float latent[kMaxHeadDim], beside[kMaxRopeDim];
+        // Padding is read with the channels, so it is zero.
+        alignas(64) float latent[kMaxHeadDim] = {}, beside[kMaxRopeDim] = {};
+        const int padded_rank = shape_.padded_rank(), padded_beside = shape_.padded_dim() - padded_rank;
         const float* x = c.row(latents_, row);
         rms_norm(x, norm_.data, eps_, shape_.rank, latent);
         std::copy(x + shape_.rank, x + shape_.key_dim(), beside);
@@ -80,8 +82,8 @@ private:
             cache.key_scales[slot] = int8_scale(beside, shape_.rope_dim, beside_inverse);
         }
         uint8_t* at = cache.latent(shape_, slot);
-        store_head(cache.type, latent, shape_.rank, latent_inverse, at, 1);
-        store_head(cache.type, beside, shape_.rope_dim, beside_inverse, at + shape_.padded_rank() * element_bytes(cache.type), 1);
+        store_head(cache.type, latent, padded_rank, latent_inverse, at, 1);
+        store_head(cache.type, beside, padded_beside, beside_inverse, at + padded_rank * element_bytes(cache.type), 1);
     }
 
     int layer_;
