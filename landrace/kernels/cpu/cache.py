@@ -68,9 +68,9 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     Heads: a head's keys [head_dim, 16] and right behind them its values [16, padded head_dim], which are padded to a
     multiple of 16. So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16,
     padded head_dim] are two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both.
-    Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots / 16, 1, 16],
-    of the latents in `value_scales` and of the channels beside them in `key_scales`. ValueError when the slots are no
-    whole tiles or the type is not one of the cache's.
+    Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
+    16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. ValueError when the
+    slots are no whole tiles or the type is not one of the cache's.
     """
     tile: int = native.TILE
     if n_slots % tile or n_slots < 0:
