@@ -15,6 +15,7 @@ from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.engine import Engine, EngineOptions
+from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
@@ -122,7 +123,8 @@ def open_engine(
     """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
     ready to be asked for.
 
-    `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
+    `options.draft` may name a smaller model, which is opened as well. `threads`: None for as many as this process may
+    use. Raises OptionError for what this machine cannot do.
     """
     device = default_device()
     held = next((choice for choice in WEIGHTS if choice == weights), None)
@@ -134,20 +136,39 @@ def open_engine(
     checkpoint = _open(name, options.max_length, home)
     tokenizer = open_tokenizer(checkpoint)
     extension, missing = _choose_kernels(kernels, device)
-    decoder: ServingDecoder
-    if extension is not None:
-        decoder = cpu_decoder(checkpoint, extension, weights=held, threads=threads)
-        used = decoder.isa
-    else:
-        used = "reference"
-        decoder = _reference_decoder(checkpoint, held, device)
-    engine = Engine(decoder, tokenizer, options)
+
+    def decoder_of(opened: Checkpoint) -> ServingDecoder:
+        if extension is None:
+            return _reference_decoder(opened, held, device)
+        return cpu_decoder(opened, extension, weights=held, threads=threads)
+
+    draft_model: ServingDecoder | None = None
+    if options.draft not in (None, NGRAM):
+        drafts = _open(options.draft, None, home)
+        _check_same_tokens(name, tokenizer, options.draft, open_tokenizer(drafts))
+        draft_model = decoder_of(drafts)
+    decoder = decoder_of(checkpoint)
+    engine = Engine(decoder, tokenizer, options, draft_model=draft_model)
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
+        spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
     told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
     notices = [text for text in told if text is not None]
+    used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def _check_same_tokens(name: str, tokenizer: Tokenizer, draft: str, other: Tokenizer) -> None:
+    """OptionError unless every number that is a token of both is the same token. One may have tokens that the other
+    lacks: sizes of one family are padded differently."""
+    n_tokens = min(one.backend.get_vocab_size() for one in (tokenizer, other))
+    texts = ((tokenizer.token_text(token), other.token_text(token)) for token in range(n_tokens))
+    different = sum(own is not None and theirs is not None and own != theirs for own, theirs in texts)
+    if different:
+        raise OptionError(
+            f"{draft} cannot write drafts for {name}: {different} of their {n_tokens} tokens differ.",
+            hint="Choose a model of the same family, or --draft ngram.",
+        )
 
 
 def slow_notice(decoder: ServingDecoder) -> str | None:

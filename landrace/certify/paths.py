@@ -65,7 +65,7 @@ def certify(
     """
     model = open_model(name, dtype="float32", max_length=max_length)
     sequences = [_token_ids(model, messages) for messages in conversations]
-    loaded = read_adapter(adapter, model.checkpoint.hub_sources)[:2] if adapter is not None else None
+    loaded = read_adapter(adapter, *model.checkpoint.adapter_sources)[:2] if adapter is not None else None
 
     on_path(REFERENCE)
     reference = _trainer_scores(model.decoder, sequences, loaded)

@@ -53,12 +53,14 @@ class Checkpoint:
     """GGUF key-values; empty for safetensors."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """`generation_config.json`; empty when there is none."""
+    adapter_sources: tuple[dict[str, Source], ...] = ()
+    """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
     def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's files keep each parameter. Adapters and written models use these names, whatever format the
-        weights came in."""
+        """Where the hub's files keep each parameter. Written models use these names, whatever format the weights came
+        in."""
         return self.sources if self.format == "safetensors" else read_config(self.config).sources
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -110,8 +112,8 @@ def _open_gguf(path: Path) -> Checkpoint:
     model = read_config(config)
     sources = gguf_sources(model.spec, file.metadata["general.architecture"])
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    infos = _with_ones(sources, file.tensors, model.shapes)
-    return Checkpoint(path, "gguf", config, model.spec, sources, infos, file.metadata)
+    infos, adapted = _with_ones(sources, file.tensors, model.shapes), model.adapter_sources
+    return Checkpoint(path, "gguf", config, model.spec, sources, infos, file.metadata, adapter_sources=adapted)
 
 
 def _with_ones(
@@ -150,7 +152,14 @@ def _open_folder(path: Path) -> Checkpoint:
     model = read_config(config, {name: info.shape for name, info in infos.items()})
     _check_names(path, model.sources, infos, model.ignorable)
     return Checkpoint(
-        path, "safetensors", config, model.spec, model.sources, infos, generation_config=generation_config
+        path,
+        "safetensors",
+        config,
+        model.spec,
+        model.sources,
+        infos,
+        generation_config=generation_config,
+        adapter_sources=model.adapter_sources,
     )
 
 

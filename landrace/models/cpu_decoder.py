@@ -17,17 +17,17 @@ from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
-from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
-from landrace.models.adapters import Adapter, adapter_of
+from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import RopeSpec
+from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.recorder import PackedAdapter, Recorder, heads_of
+from landrace.models.recorder import Recorder, cache_shape
 from landrace.models.rope import rotary_tables
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -45,13 +45,14 @@ class CpuDecoder:
     differentiable = False
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
-        widest = max(layer.mixer.head_dim for layer in spec.layers)
-        most = native.MAX_HEAD_DIM
-        if widest > most:
-            raise OptionError(
-                f"The C++ kernels compute heads of at most {most} channels, and this model has {widest}.",
-                hint="Choose the reference kernels.",
-            )
+        for layer in spec.layers:
+            try:
+                cache_shape(layer.mixer).check(native)
+            except ValueError as error:
+                raise OptionError(
+                    f"The C++ kernels cannot compute this model's attention: {error}",
+                    hint="Choose the reference kernels.",
+                ) from error
         self.spec = spec
         self._tree = Decoder(spec)
         self.device = torch.device("cpu")
@@ -93,7 +94,7 @@ class CpuDecoder:
         """Takes an adapter (`adapters.adapter_of`), packed; returns its place for `AdapterRows`."""
         adapter = adapter_of(self._tree.adaptable(spec.targets), spec, tensors, self.device)
         place = 1 + max(self._adapters, default=-1)
-        self._adapters[place] = self._pack(adapter)
+        self._adapters[place] = pack_adapter(self._native, self._pool, self._tree, adapter)
         self._program = self._record()
         return place
 
@@ -167,26 +168,6 @@ class CpuDecoder:
         self._bound = ()
         return program
 
-    def _pack(self, adapter: Adapter) -> PackedAdapter:
-        """The adapter in memory of its own, which its matrices hold."""
-        shapes = [
-            (matrix.numel() // matrix.shape[-1], *matrix.shape) for pair in adapter.pairs.values() for matrix in pair
-        ]
-        sizes = [("F32", *shape[-2:]) for n_rows, *shape in shapes for _ in range(n_rows // shape[-2])]
-        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, sizes, ()))
-
-        def pack(matrix: Tensor) -> PackedMatrix:
-            rows, block_type = as_rows(matrix.detach())
-            return memory.matrix(rows, block_type, matrix.shape[1])
-
-        pairs = {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items() if a.dim() == 2}
-        expert_pairs = {
-            name: ([pack(one) for one in a], [pack(one) for one in b])
-            for name, (a, b) in adapter.pairs.items()
-            if a.dim() == 3
-        }
-        return PackedAdapter(adapter.scale, pairs, expert_pairs)
-
 
 def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     """How the cache is kept beside matrices of these types unless somebody asks otherwise: as exact as they are."""
@@ -203,5 +184,5 @@ def new_cpu_cache(
             hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    shapes = [heads_of(layer.mixer) for layer in spec.layers]
+    shapes = [cache_shape(layer.mixer) for layer in spec.layers]
     return tuple(new_layer_cache(native, shape, slots[index], dtype) for index, shape in enumerate(shapes))

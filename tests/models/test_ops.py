@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_models import tiny_spec
+from tiny_models import latent_spec, tiny_spec
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -44,7 +44,7 @@ class Trace:
                 self.weights.add(holder.name)
             if operation == "linears":
                 return [Rows() for _ in arguments[1]]
-            return (Rows(), Rows()) if operation == "keep" else Rows()
+            return (Rows(), Rows()) if operation in ("keep", "keep_latents") else Rows()
 
         return record
 
@@ -77,6 +77,8 @@ SPECS = {
         rope=None,
         temperature=Temperature(0.1, 8),
     ),
+    "latents": latent_spec(),
+    "latents, queries of low rank, biases": latent_spec(q_rank=6, bias=True),
     "l2, alibi": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), alibi=True),
     "experts": with_ffn(tiny_spec(), Moe(8, 24, Router(2))),
     "experts with everything": with_ffn(

@@ -29,8 +29,7 @@ HUB_BIAS, OWN_BIAS = "mlp.moe_statics.e_score_correction_bias", "mlp.gate.moe_st
 NAMINGS = with_experts(
     {**RENAMED, "mlp.router.choice_bias": HUB_BIAS},
     {**RENAMED, "mlp.router.choice_bias": OWN_BIAS},
-    first_entry=(HUB_BIAS, OWN_BIAS),
-    interleaved=True,
+    base=Naming(first_entry=(HUB_BIAS, OWN_BIAS), interleaved=True),
 )
 VL_BIAS = "mlp.text_moe.gate.moe_statics.e_score_correction_bias"
 VL_NAMINGS = (

@@ -24,7 +24,7 @@ HY3 = {
     "moe_intermediate_size": 1536, "router_scaling_factor": 2.826, "first_k_dense_replace": 1,
 }  # fmt: skip
 
-NAMINGS = with_experts({**hunyuan.NAMING.renamed, "mlp.router": "mlp.gate.wg", "mlp.shared_expert": "mlp.shared_mlp"})
+NAMINGS = with_experts({"mlp.router": "mlp.gate.wg", "mlp.shared_expert": "mlp.shared_mlp"}, base=hunyuan.NAMING)
 HY3_NAMINGS = with_experts(
     {
         "mlp.router": "mlp.router.gate",

@@ -89,6 +89,7 @@ void bind_program(nb::module_& m) {
     m.attr("LOGIT_ROWS") = int{kLogitRows};
     m.attr("LOGITS") = kLogits;
     m.attr("MAX_HEAD_DIM") = kMaxHeadDim;
+    m.attr("MAX_ROPE_DIM") = kMaxRopeDim;
     m.attr("CACHE_TYPES") = std::vector<std::string>(std::begin(kCacheTypes), std::end(kCacheTypes));
 
     nb::class_<Step>(m, "Step").def(
