@@ -289,7 +289,7 @@ def _join(parts: Mapping[str, Source], pairs: Mapping[str, _Pair]) -> _Pair:
     first = pairs[order[0]].a
     shared = all(torch.equal(first, pairs[name].a) for name in order)
     a = first if shared else torch.cat([pairs[name].a for name in order], dim=-2)
-    out = max(source.rows[1] if source.rows else pairs[name].b.shape[-2] for name, source in parts.items())
+    out = max(source.total_rows or pairs[name].b.shape[-2] for name, source in parts.items())
     b = torch.zeros(*a.shape[:-2], out, a.shape[-2])
     at = 0
     for name in order:

@@ -21,9 +21,9 @@ from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
-from landrace.models.families.names import shapes_of
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor

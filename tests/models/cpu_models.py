@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tiny_models import tiny_spec
+from tiny_models import latent_spec, tiny_spec
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
@@ -193,5 +193,9 @@ SPECS: dict[str, ModelSpec] = {
         )
     ),
     "experts by input": with_ffn(Moe(5, 24, Router(1, "sigmoid_of_chosen"), shared=Dense(24), weight_on_input=True)),
+    "latents": latent_spec(),
+    "latents, queries of low rank, biases": latent_spec(q_rank=24, bias=True, rank_eps=1e-3),
+    "latents, no rope, a window": latent_spec(rope=None, mask=Sliding(5), n_heads=3),
+    "latents, many heads": latent_spec(n_heads=16, kv_rank=32, rope_dim=16, rope=RopeSpec(10_000.0, 16)),
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),
 }

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
+    deepseek,
     ernie_moe,
     glm,
     glm_moe,
@@ -22,6 +24,7 @@ from landrace.models.families import (
     hunyuan_moe,
     llama,
     llama4,
+    minicpm3,
     minimax,
     qwen,
     qwen_moe,
@@ -30,13 +33,13 @@ from landrace.models.families import (
 )
 from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
-from landrace.models.families.names import shapes_of
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
 _FILES = (
     *(llama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
+    *(deepseek, minicpm3),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}
