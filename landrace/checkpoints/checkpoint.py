@@ -109,7 +109,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     spec = read_config(config).spec
-    sources = gguf_sources(spec, file.metadata["general.architecture"])
+    sources = gguf_sources(spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
     return Checkpoint(path, "gguf", config, spec, sources, _with_ones(sources, file.tensors, spec), file.metadata)
 

@@ -47,7 +47,7 @@ MODELS: dict[str, dict[str, object]] = {
     "latents, a window, experts": {
         "masks": (Sliding(9), FULL),
         "latents": {"q_rank": 12, "bias": True},
-        "ffn": Moe(8, 24, Router(3, n_groups=4, top_groups=2, scale=1.5), shared=Dense(16)),
+        "ffn": Moe(8, 24, Router(3, n_groups=4, top_groups=2, scale=3.0), shared=Dense(16)),
     },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
