@@ -119,6 +119,8 @@ def deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
         keys.optional_size(key) or 1 if keys.get(key) else 1
         for key in ("expert_group_count", "expert_group_used_count")
     )
+    if score not in (SOFTMAX, SIGMOID):
+        keys.require("expert_gating_func", SOFTMAX, SIGMOID)
     found = {
         **_counts(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", score, grouped=True),
         "n_shared_experts": keys.size("expert_shared_count"),
