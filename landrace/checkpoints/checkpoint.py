@@ -19,7 +19,7 @@ from landrace.checkpoints.bounded import file_size, read_json, read_range, reada
 from landrace.checkpoints.gguf_file import read_gguf
 from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
@@ -62,6 +62,16 @@ class Checkpoint:
         """Where the hub's files keep each parameter. Written models use these names, whatever format the weights came
         in."""
         return self.sources if self.format == "safetensors" else read_config(self.config).sources
+
+    @property
+    def beside_text(self) -> list[TensorInfo]:
+        """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied
+        head."""
+        if self.format == "gguf":
+            return []
+        used = {tensor for source in self.sources.values() for tensor in source.tensors}
+        left = [info for name, info in self.tensor_infos.items() if name not in used and not HEAD.fullmatch(name)]
+        return [info for info in left if info.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
@@ -110,7 +120,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     model = read_config(config)
-    sources = gguf_sources(model.spec, file.metadata["general.architecture"])
+    sources = gguf_sources(model.spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
     infos, adapted = _with_ones(sources, file.tensors, model.shapes), model.adapter_sources
     return Checkpoint(path, "gguf", config, model.spec, sources, infos, file.metadata, adapter_sources=adapted)

@@ -7,7 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -66,6 +66,7 @@ class CpuDecoder:
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         """By index of the rope."""
         self._bound: tuple[LayerCache, ...] = ()
+        self._hear_routers: Callable[[Tensor], None] | None = None
         self.weight_bytes = 0
         self.slow: tuple[str, ...] = ()
 
@@ -112,6 +113,12 @@ class CpuDecoder:
     ) -> list[int]:
         """See `ServingDecoder`."""
         return sampling.choose_tokens(self._native, self._pool, self.isa, logits, rows, rules, uniforms, self.threads)
+
+    def hear_routers(self, hear: Callable[[Tensor], None] | None) -> None:
+        """From now on `hear` is given the logits [T, n_experts] of every router in every step, in the order of the
+        layers. None: no more."""
+        self._hear_routers = hear
+        self._program = self._record()
 
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
@@ -161,7 +168,7 @@ class CpuDecoder:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
         groups = [group.spec for group in self.spec.cache_groups]
-        recorder = Recorder(program, self._weights, self._adapters, groups)
+        recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_routers)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self.slow = tuple(recorder.slow)

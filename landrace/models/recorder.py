@@ -35,6 +35,7 @@ class Recorder:
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
         cache_groups: Sequence[Paged],
+        hear_routers: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
@@ -44,6 +45,7 @@ class Recorder:
         self._weights = weights
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
+        self._hear_routers = hear_routers
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
@@ -161,6 +163,8 @@ class Recorder:
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
         logits = self._part(weights, "router")
         self._program.product("router", x, [logits])
+        if (hear := self._hear_routers) is not None:
+            self._program.call("hear", lambda step: hear(self._program.read(logits.out, step.token_ids.numel())))
         vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
         choice_bias, table = vectors
         return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)

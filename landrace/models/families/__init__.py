@@ -102,6 +102,15 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     return FamilyModel(spec, shapes, sources, tuple(adapter_sources), (*ignorable, *family.ignorable))
 
 
+def language_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of what computes logits in the model: in a wrapper around a wrapper (Qwen's Omni types), the
+    inner one; otherwise the whole."""
+    values = dict(config)
+    while (half := TEXT_HALVES.get(values.get("model_type", ""))) and half.family in TEXT_HALVES:
+        values = _unwrap(values, half)
+    return values
+
+
 def _misfits(sources: Mapping[str, Source], shapes: Mapping[str, Shape], stored: Mapping[str, Shape]) -> int:
     """How many parameters a file's tensors do not fit."""
     return sum(not _fits(source, shapes[name], stored) for name, source in sources.items())

@@ -14,13 +14,17 @@ from landrace.errors import UnsupportedError
 from landrace.models.declared import shapes_of
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
+from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_rope import ReadTensor
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 
-IGNORABLE = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?")
-"""Regexes (whole name) of tensors that hold no weights; `config_from_gguf` reads those that matter."""
+IGNORABLE = (
+    *(r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?"),
+    r"blk\.\d+\.attn_kv_b\.weight",  # Where its two halves are there too.
+)
+"""Regexes (whole name) of tensors that hold no weights of their own; `config_from_gguf` reads those that matter."""
 NO_EFFECT = (r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",)
 FIXED: Mapping[str, Any] = {"attention.causal": True, "use_parallel_residual": False}
 UNLESS_READ = ("nextn_predict_layers", "attention.sliding_window", "leading_dense_block_count")
@@ -34,6 +38,13 @@ LAYER = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_norm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj": "attn_kv_a_mqa",
+    "self_attn.kv_a_norm": "attn_kv_a_norm",
+    "self_attn.k_b_proj": "attn_k_b",
+    "self_attn.v_b_proj": "attn_v_b",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -62,6 +73,8 @@ def config_from_gguf(
     name = metadata.get("general.architecture")
     architecture = _architecture(name)
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
+    latents = latent_widths(own) if architecture.latent else {}
+    own = without_latents(own) if architecture.latent else own
     keys = Config(architecture.prepared(own), where="The GGUF metadata")
     layers = keys.size("block_count", MAX_LAYERS)
     head_dim = keys.optional_size("attention.key_length")
@@ -88,7 +101,7 @@ def config_from_gguf(
     read = {key: how(keys, own_key) for key, (how, own_key) in architecture.reads.items()}
     said = {key: value for key, value in read.items() if value is not None}
     more = architecture.more(keys, tensor_names, config)
-    config |= {**architecture.adds, **more, **said, **_experts(keys, architecture)}
+    config |= {**latents, **architecture.adds, **more, **said, **_experts(keys, architecture)}
     config |= architecture.rope(keys, config, tensor_names, read_tensor)
     fixed = {key: 0 for key in UNLESS_READ if not keys.was_read(key)}
     keys.finish((*NO_EFFECT, *architecture.no_effect), fixed={**fixed, **FIXED, **architecture.fixed})
@@ -101,8 +114,9 @@ def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (*IGNORABLE, *(rf"blk\.{n}\..*" for n in range(first, first + drafts)))
 
 
-def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
-    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`."""
+def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[str] = ()) -> dict[str, Source]:
+    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`; `tensor_names`: what it holds, where
+    files of that architecture come in several forms."""
     known = _architecture(architecture)
     naming = Naming(
         prefixes=(("", ""),),
@@ -115,7 +129,7 @@ def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )
-    return naming.sources(spec, shapes_of(spec))
+    return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))
 
 
 def _architecture(name: Any) -> Architecture:
@@ -160,8 +174,9 @@ def _experts(keys: Config, architecture: Architecture) -> dict[str, int]:
             raise UnsupportedError(f"This GGUF file is a mixture of {shown(keys.get('expert_count'))} experts.")
         keys.get("expert_used_count")
         return {}
-    keys.require("expert_gating_func", architecture.score)
-    for key in ("expert_group_count", "expert_group_used_count"):
-        keys.require(key, 0, 1)
+    if architecture.score is not None:
+        keys.require("expert_gating_func", architecture.score)
+        for key in ("expert_group_count", "expert_group_used_count"):
+            keys.require(key, 0, 1)
     sizes = (keys.size(key) for key in ("expert_count", "expert_used_count", "expert_feed_forward_length"))
     return dict(zip(architecture.experts, sizes, strict=True))

@@ -16,12 +16,15 @@ from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 """Of `expert_gating_func`."""
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
+GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
+"""By which llama.cpp, too, tells a GLM-4.7-Flash that does not say how its experts are scored."""
 BAICHUAN_13B_LAYERS = 40
 """By which llama.cpp, too, tells the Baichuan that does not rotate."""
 
 Facts = dict[str, Any]
 ReadMore = Callable[[Config, Collection[str], Facts], Facts]
 """Called with the file's keys, its tensors' names and the config so far."""
+Reads = Mapping[str, tuple[Callable[[Config, str], Any], str]]
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,15 @@ class Architecture:
     """See `Naming.unit_head`."""
     experts: tuple[str, str, str] | None = None
     """Config keys of how many experts there are, how many a token goes to, and how wide they are."""
-    score: int = SOFTMAX
+    score: int | None = SOFTMAX
+    """None: `more` reads it, and groups of experts."""
+    latent: bool = False
+    """Whether its attention is over latents."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Metadata keys that may be there with this value and no other."""
     no_effect: tuple[str, ...] = ()
     """Regexes (whole key) of metadata keys that cannot change a logit."""
-    reads: Mapping[str, tuple[Callable[[Config, str], Any], str]] = field(default_factory=dict)
+    reads: Reads = field(default_factory=dict)
     """Config key to how it is read, and from which metadata key. What that finds nothing of is left out."""
     adds: Mapping[str, Any] = field(default_factory=dict)
     """Config keys that llama.cpp's code fixes, or what they are where the file does not say."""
@@ -112,6 +118,24 @@ def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
     return {"intermediate_size_mlp": config["intermediate_size"], "use_qk_norm": keys.get("expert_count") != 128}
 
 
+def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """DeepSeek-V2's softmax and V3's sigmoid share an architecture; the oldest files do not say which it is."""
+    drafts, count = _count(keys, "nextn_predict_layers"), config["num_hidden_layers"]
+    glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
+    score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
+    groups, best = (
+        keys.optional_size(key) or 1 if keys.get(key) else 1
+        for key in ("expert_group_count", "expert_group_used_count")
+    )
+    keys.require("expert_gating_func", SOFTMAX, SIGMOID)
+    found = {"num_hidden_layers": count - drafts, "n_group": groups, "topk_group": best}
+    if score == SOFTMAX:
+        keys.require("expert_weights_norm", False)
+        method = "greedy" if groups == 1 else "group_limited_greedy"
+        return found | {"model_type": "deepseek_v2", "topk_method": method}
+    return found | {"norm_topk_prob": bool(keys.get("expert_weights_norm")), "num_nextn_predict_layers": drafts}
+
+
 def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
     count, dense = config["num_hidden_layers"], _count(keys, "leading_dense_block_count")
     return {
@@ -147,6 +171,11 @@ PER_TOKEN = "num_experts_per_tok"
 QWEN_EXPERTS = ("num_experts", PER_TOKEN, "moe_intermediate_size")
 ROUTED_EXPERTS = ("n_routed_experts", PER_TOKEN, "moe_intermediate_size")
 LOCAL_EXPERTS = ("num_local_experts", PER_TOKEN, "intermediate_size")
+ROUTED_READS: Reads = {
+    "n_shared_experts": (SIZE, "expert_shared_count"),
+    "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
+    "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
+}
 
 QWEN3_MOE = Architecture(
     "qwen3_moe",
@@ -196,11 +225,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3vlmoe": QWEN3_MOE,
     "glm4moe": Architecture(
         "glm4_moe", renamed=AFTER_ATTENTION, flags=BIASED_QKV, experts=ROUTED_EXPERTS, score=SIGMOID,
-        reads={
-            "n_shared_experts": (SIZE, "expert_shared_count"),
-            "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
-            "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
-        },
+        reads=ROUTED_READS,
         adds={"partial_rotary_factor": 1.0, "routed_scaling_factor": 1.0}, more=_glm4_moe,
     ),
     "ernie4_5-moe": Architecture(
@@ -227,6 +252,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         reads={"interleave_moe_layer_step": (STEP, "interleave_moe_layer_step")},
         adds={"attention_bias": False, "interleave_moe_layer_step": 1}, more=_llama4,
     ),
+    # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
+    "deepseek2": Architecture(
+        "deepseek_v3", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=ROUTED_READS,
+        adds={"routed_scaling_factor": 1.0}, more=_deepseek,
+    ),
+    "minicpm3": Architecture("minicpm3", latent=True),
     "step35": Architecture(
         "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,
         fixed={"moe_every_n_layers": 1, "expert_weights_norm": True},
