@@ -122,7 +122,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     model = read_config(config)
     spec = model.spec
-    sources = gguf_sources(spec, file.metadata["general.architecture"])
+    sources = gguf_sources(spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
     infos = _with_ones(sources, file.tensors, spec)
     return Checkpoint(path, "gguf", config, spec, sources, infos, file.metadata, adapter_sources=model.adapter_sources)

@@ -39,6 +39,11 @@ HELD: list[tuple[str, Weights, str]] = [
     ),
     ("experts, sinks, a window", "bfloat16", "bfloat16"),
     ("experts, sinks, a window", "int4", "float16"),
+    *(
+        ("latents", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("latents, a window, experts", "bfloat16", "bfloat16"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]

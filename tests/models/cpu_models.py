@@ -136,11 +136,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "model_type": "granite", "attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.6,
         "logits_scaling": 2.0,
     },
+    "minicpm3": {
+        "model_type": "minicpm3", "q_lora_rank": 64, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
+        "v_head_dim": 16, "scale_emb": 3, "dim_model_base": 32, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 
 
 def spec_of(name: str) -> ModelSpec:
-    return read_config({**SIZES, **MODELS[name]}).spec
+    return read_config({**SIZES, **MODELS[name]}).spec if name in MODELS else SPECS[name]
 
 
 def with_ffn(ffn: Ffn) -> ModelSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ gguf = pytest.importorskip("gguf")
 
 HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, LAYERS, VOCAB, CONTEXT = 4, 2, 32, 96, 160, 4, 112, 256
 
-DENSE = [name for name, one in ARCHITECTURES.items() if one.model_type not in (*EXPERTS, "baichuan")]
-"""The others are in test_gguf_moe_models.py."""
+DENSE = [name for name, one in ARCHITECTURES.items() if one.model_type not in (*EXPERTS, "baichuan") and not one.latent]
+"""The others are in test_gguf_moe_models.py and test_gguf_latent_models.py."""
 SQUARE = ("qwen2", "qwen2vl")
 """Architectures in which llama.cpp wants the heads to be as wide, together, as the model."""
 
@@ -102,7 +103,10 @@ def weights_for(spec: ModelSpec, sources: dict[str, Source], decoder: Decoder) -
     return {name: tensor.numpy() for name, tensor in stored.items()}
 
 
-def write(path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+def write(
+    path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray], kinds: Mapping[str, Any] | None = None
+) -> None:
+    """`kinds`: the types of tensors that are packed already."""
     writer = gguf.GGUFWriter(path, data["general.architecture"])
     for key, value in data.items():
         if key == "general.architecture":
@@ -118,7 +122,7 @@ def write(path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray]) -> N
         else:
             writer.add_uint32(key, value)
     for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
+        writer.add_tensor(name, tensor, raw_dtype=(kinds or {}).get(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -14,6 +14,7 @@ from typing import Any
 from landrace.errors import UnsupportedError
 from landrace.models.declared import shapes_of
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
+from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_moe import EXPERTS
 from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
 from landrace.models.families.gguf_step import flattened, step_rope
@@ -23,8 +24,11 @@ from landrace.models.spec import ModelSpec
 
 BAICHUAN_13B_LAYERS = 40
 """By which llama.cpp, too, tells the Baichuan that does not rotate."""
-IGNORABLE = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?")
-"""Regexes (whole name) of tensors that hold no weights; `config_from_gguf` reads those that matter."""
+IGNORABLE = (
+    *(r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?"),
+    r"blk\.\d+\.attn_kv_b\.weight",  # Where its two halves are there too.
+)
+"""Regexes (whole name) of tensors that hold no weights of their own; `config_from_gguf` reads those that matter."""
 
 LAYER = {
     "input_layernorm": "attn_norm",
@@ -34,6 +38,13 @@ LAYER = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_norm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj": "attn_kv_a_mqa",
+    "self_attn.kv_a_norm": "attn_kv_a_norm",
+    "self_attn.k_b_proj": "attn_k_b",
+    "self_attn.v_b_proj": "attn_v_b",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -67,6 +78,8 @@ class Architecture:
     """Metadata key to config key."""
     unit_head: int | None = None
     """See `Naming.unit_head`."""
+    latent: bool = False
+    """Whether its attention is over latents."""
 
 
 QKV = ("attn_q", "attn_k", "attn_v")
@@ -118,6 +131,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "minimax-m2": Architecture("minimax_m2"),
     "gpt-oss": Architecture("gpt_oss", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", ATTENTION),)),
     "llama4": Architecture("llama4_text", interleaved=True),
+    # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
+    "deepseek2": Architecture("deepseek_v3", interleaved=True, latent=True),
+    "minicpm3": Architecture("minicpm3", latent=True),
     "step35": Architecture(
         "step3p5", renamed=(("self_attn.g_proj", "attn_gate"),), flags=(("attention_bias", ATTENTION),)
     ),
@@ -137,7 +153,8 @@ def config_from_gguf(
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
     if architecture.model_type == "step3p5":
         own = flattened(own)
-    keys = Config(own, where="The GGUF metadata")
+    latents = latent_widths(own) if architecture.latent else {}
+    keys = Config(without_latents(own) if architecture.latent else own, where="The GGUF metadata")
     experts = EXPERTS.get(architecture.model_type)
     if experts is None:
         if keys.get("expert_count"):
@@ -173,6 +190,7 @@ def config_from_gguf(
         config["attention_multiplier"] = config["head_dim"] ** -0.5
     if architecture.model_type == "minicpm":
         config |= _minicpm_scales(keys, d_model, layers)
+    config |= latents
     if architecture.model_type == "baichuan" and layers == BAICHUAN_13B_LAYERS:
         config["model_max_length"] = config.pop("max_position_embeddings")
     if experts is not None:
@@ -195,8 +213,9 @@ def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (*IGNORABLE, *(rf"blk\.{n}\..*" for n in range(first, first + drafts)))
 
 
-def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
-    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`."""
+def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[str] = ()) -> dict[str, Source]:
+    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`; `tensor_names`: what it holds, where
+    files of that architecture come in several forms."""
     known = _architecture(architecture)
     naming = Naming(
         prefixes=(("", ""),),
@@ -209,7 +228,7 @@ def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )
-    return naming.sources(spec, shapes_of(spec))
+    return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))
 
 
 def _architecture(name: Any) -> Architecture:
