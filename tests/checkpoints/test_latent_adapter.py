@@ -20,7 +20,8 @@ from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LATENT_PROJECTIONS, LoraSpec
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 12,
     "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 128,
 }  # fmt: skip
