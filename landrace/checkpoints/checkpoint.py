@@ -19,11 +19,11 @@ from landrace.checkpoints.bounded import file_size, read_json, read_range, reada
 from landrace.checkpoints.gguf_file import read_gguf
 from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
-from landrace.models.families.names import shapes_of
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -54,13 +54,25 @@ class Checkpoint:
     """GGUF key-values; empty for safetensors."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """`generation_config.json`; empty when there is none."""
+    adapter_sources: tuple[dict[str, Source], ...] = ()
+    """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
     def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's files keep each parameter. Adapters and written models use these names, whatever format the
-        weights came in."""
+        """Where the hub's files keep each parameter. Written models use these names, whatever format the weights came
+        in."""
         return self.sources if self.format == "safetensors" else read_config(self.config).sources
+
+    @property
+    def beside_text(self) -> list[TensorInfo]:
+        """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied
+        head."""
+        if self.format == "gguf":
+            return []
+        used = {tensor for source in self.sources.values() for tensor in source.tensors}
+        left = [info for name, info in self.tensor_infos.items() if name not in used and not HEAD.fullmatch(name)]
+        return [info for info in left if info.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
@@ -108,10 +120,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
-    spec = read_config(config).spec
+    model = read_config(config)
+    spec = model.spec
     sources = gguf_sources(spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    return Checkpoint(path, "gguf", config, spec, sources, _with_ones(sources, file.tensors, spec), file.metadata)
+    infos = _with_ones(sources, file.tensors, spec)
+    return Checkpoint(path, "gguf", config, spec, sources, infos, file.metadata, adapter_sources=model.adapter_sources)
 
 
 def _with_ones(
@@ -150,7 +164,14 @@ def _open_folder(path: Path) -> Checkpoint:
     model = read_config(config, {name: info.shape for name, info in infos.items()})
     _check_names(path, model.sources, infos, model.ignorable)
     return Checkpoint(
-        path, "safetensors", config, model.spec, model.sources, infos, generation_config=generation_config
+        path,
+        "safetensors",
+        config,
+        model.spec,
+        model.sources,
+        infos,
+        generation_config=generation_config,
+        adapter_sources=model.adapter_sources,
     )
 
 

@@ -7,7 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.cache import TILE, new_layer_cache
+from landrace.kernels.cpu.cache import new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
@@ -43,12 +43,11 @@ class CpuDecoder:
     """
 
     differentiable = False
-    cache_tile = TILE
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.layers:
             try:
-                cache_shape(layer.mixer)
+                cache_shape(layer.mixer).check(native)
             except ValueError as error:
                 raise OptionError(
                     f"The C++ kernels cannot compute this model's attention: {error}",
@@ -59,6 +58,7 @@ class CpuDecoder:
         self.device = torch.device("cpu")
         self.threads = threads
         self._native = native
+        self.cache_tile: int = native.TILE
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
         self._adapters: dict[int, PackedAdapter] = {}
@@ -66,6 +66,7 @@ class CpuDecoder:
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         """By index of the rope."""
         self._bound: tuple[LayerCache, ...] = ()
+        self._hear_routers: Callable[[Tensor], None] | None = None
         self.weight_bytes = 0
         self.slow: tuple[str, ...] = ()
 
@@ -88,7 +89,7 @@ class CpuDecoder:
 
     def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
         """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
-        return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
+        return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
         """Takes an adapter (`adapters.adapter_of`), packed; returns its place for `AdapterRows`."""
@@ -112,6 +113,12 @@ class CpuDecoder:
     ) -> list[int]:
         """See `ServingDecoder`."""
         return sampling.choose_tokens(self._native, self._pool, self.isa, logits, rows, rules, uniforms, self.threads)
+
+    def hear_routers(self, hear: Callable[[Tensor], None] | None) -> None:
+        """From now on `hear` is given the logits [T, n_experts] of every router in every step, in the order of the
+        layers. None: no more."""
+        self._hear_routers = hear
+        self._program = self._record()
 
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
@@ -144,7 +151,7 @@ class CpuDecoder:
         slots, first = [], 0
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
-            first += -(-(end - start) // TILE) * TILE
+            first += -(-(end - start) // self.cache_tile) * self.cache_tile
         groups = self.spec.cache_groups
         return CacheView.whole(
             self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
@@ -161,7 +168,7 @@ class CpuDecoder:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
         groups = [group.spec for group in self.spec.cache_groups]
-        recorder = Recorder(program, self._weights, self._adapters, groups)
+        recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_routers)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self.slow = tuple(recorder.slow)
@@ -174,13 +181,15 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(
+    native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype
+) -> tuple[LayerCache, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if any(n % TILE for n in n_slots):
+    if any(n % native.TILE for n in n_slots):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
-            hint=f"Choose a block_size that {TILE} divides.",
+            f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(n_slots)} are not whole tiles.",
+            hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     shapes = [cache_shape(layer.mixer) for layer in spec.layers]
-    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))
+    return tuple(new_layer_cache(native, shape, slots[index], dtype) for index, shape in enumerate(shapes))

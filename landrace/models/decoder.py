@@ -72,10 +72,6 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.norm.weight.device
 
-    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The name and shape of every parameter `load` must be given."""
-        return {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
-
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name `load` takes it by."""
         for name, parameter in self.named_parameters():

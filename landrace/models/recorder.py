@@ -14,7 +14,7 @@ from torch import Tensor
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import mixture
 from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
@@ -35,6 +35,7 @@ class Recorder:
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
         cache_groups: Sequence[Paged],
+        hear_routers: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
@@ -44,6 +45,7 @@ class Recorder:
         self._weights = weights
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
+        self._hear_routers = hear_routers
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
@@ -161,6 +163,8 @@ class Recorder:
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
         logits = self._part(weights, "router")
         self._program.product("router", x, [logits])
+        if (hear := self._hear_routers) is not None:
+            self._program.call("hear", lambda step: hear(self._program.read(logits.out, step.token_ids.numel())))
         vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
         choice_bias, table = vectors
         return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
@@ -193,9 +197,10 @@ class Recorder:
         return out
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
-        part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
-        self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
-        return LOGITS
+        program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
+        part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
+        program.product("head", x, [part], **self._normed(norm), rows=program.logit_rows, gather=True)
+        return program.logits
 
     def call(self, name: str, inputs: Sequence[int], width: int, function: Callable[..., Tensor]) -> int:
         """Records what the kernels have no operation for: rows [T, width] = function(rows of each input), by PyTorch.

@@ -143,7 +143,10 @@ class ReferenceOps:
         return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
-        logits = linear(x.float(), weights.weight, weights.bias)
+        return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
+
+    def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
+        """Where a router's logits [T, n_experts] send the tokens."""
         chosen = None if weights.table is None else weights.table[self._batch.token_ids]
         return route(logits, router, choice_bias=weights.choice_bias, chosen=chosen)
 

@@ -278,7 +278,6 @@ def with_config(folder: Path, **fields: Any) -> Path:
         ("use_qalora", True),
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [3]),
-        ("target_parameters", ["x"]),
         ("alora_invocation_tokens", [1]),
         ("init_lora_weights", "pissa"),
         ("init_lora_weights", "pissa_niter_4"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +14,13 @@ import torch
 from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gqa, Mixer, Mla, RopeSpec
 from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -80,7 +83,7 @@ def make_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     return decoder.load(
         (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
-        for name, shape in decoder.expected_shapes().items()
+        for name, shape in shapes_of(decoder.spec).items()
     )
 
 
@@ -113,3 +116,18 @@ def naive_logits() -> Callable[..., torch.Tensor]:
             return decoder(ForwardBatch(**fields))
 
     return run
+
+
+@pytest.fixture
+def make_model(tiny_decoder: Callable, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """A tiny model on the reference kernels, or on the C++ kernels with weights held so."""
+
+    def make(kernels: str, *, seed: int = 0, **spec: object) -> Any:
+        decoder = tiny_decoder(seed=seed, **spec)
+        if kernels == "reference":
+            return decoder
+        extension: ModuleType = request.getfixturevalue("extension")
+        held = {n: held_as(n, StoredTensor.of(t), kernels) for n, t in decoder.named_tensors()}  # type: ignore[arg-type]
+        return CpuDecoder(decoder.spec, extension, threads=2).load(held)
+
+    return make

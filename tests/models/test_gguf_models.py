@@ -13,6 +13,7 @@ import torch
 from tiny_models import packed_logits, random_decoder, random_ids, worst
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FAMILIES, read_config
 from landrace.models.families.gguf import ARCHITECTURES, config_from_gguf, gguf_sources
@@ -91,7 +92,7 @@ def weights_for(spec: ModelSpec, sources: dict[str, Source], decoder: Decoder) -
     """The decoder's weights laid out as the file keeps them."""
     rows: dict[str, int] = {}
     for name, source in sources.items():
-        end = source.rows[1] if source.rows else decoder.expected_shapes()[name][0]
+        end = source.rows[1] if source.rows else shapes_of(decoder.spec)[name][0]
         rows[source.tensor] = max(end, rows.get(source.tensor, 0))
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in decoder.named_tensors():

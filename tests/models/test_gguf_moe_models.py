@@ -17,11 +17,11 @@ from tiny_models import load, packed_logits, random_decoder, random_ids, referen
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.families.gguf import ARCHITECTURES, config_from_gguf, gguf_sources
 from landrace.models.families.gguf_moe import EXPERTS
-from landrace.models.families.names import shapes_of
 from landrace.models.ffn_spec import Moe
 from landrace.models.spec import ModelSpec
 

@@ -13,9 +13,10 @@ from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import Chunked
 from landrace.kernels.router import Router
-from landrace.models.declared import count, declared
+from landrace.models.declared import count, declared, params_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.layer import Layer
 from landrace.models.params import Weights
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 
@@ -119,3 +120,16 @@ def test_declared_parameters_say_how_they_split_and_what_a_token_uses() -> None:
     assert (experts.shape, experts.role, experts.split, experts.share) == ((8, 32, 24), "experts", "experts", 0.25)
     idle = 2 * 3 * 6 * 24 * 32
     assert count(spec).total - count(spec).active == idle
+
+
+def test_many_layers_are_declared_by_building_one_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, mixture = SPECS["plain"].layers[0], SPECS["experts"].layers[0]
+    spec = replace(SPECS["experts"], layers=(plain, *[mixture] * 6, plain, mixture))
+    everything, built, build = params_of(Decoder(spec)), [], Layer.__init__
+
+    def counted(self: Layer, *arguments: Any) -> None:
+        built.append(self)
+        build(self, *arguments)
+
+    monkeypatch.setattr(Layer, "__init__", counted)
+    assert declared(spec) == everything and len(built) == 2

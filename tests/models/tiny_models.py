@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
@@ -154,7 +155,7 @@ def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
         noise = torch.randn(shape, generator=generator)
         return 1 + 0.2 * noise if len(shape) == 1 else 0.2 * noise
 
-    return decoder.load((name, values(shape)) for name, shape in decoder.expected_shapes().items())
+    return decoder.load((name, values(shape)) for name, shape in shapes_of(decoder.spec).items())
 
 
 def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:

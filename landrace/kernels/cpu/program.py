@@ -19,18 +19,13 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
-from landrace.kernels.cpu.cache import CACHE_TYPES, TILE, CacheShape, Heads, Latents, check_layer_cache
+from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, Latents, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
-
-ALL_ROWS = -1
-LOGIT_ROWS = -2
-LOGITS = -1
-"""The buffer of a step's logits."""
 
 
 class Epilogue(StrEnum):
@@ -50,7 +45,7 @@ class Part:
 
     matrix: PackedMatrix
     out: int
-    """A buffer, or `LOGITS`."""
+    """A buffer, or `Program.logits`."""
     bias: PackedVector | None = None
     epilogue: Epilogue = Epilogue.STORE
     factor: float = 1.0
@@ -98,6 +93,10 @@ class Program:
         self._native = native
         self._pool = pool
         self._program = native.Program(pool, isa)
+        self.logits: int = native.LOGITS
+        """The buffer of a step's logits."""
+        self.logit_rows: int = native.LOGIT_ROWS
+        """What `product` takes for the rows whose logits are wanted."""
         self._shapes: list[CacheShape] = []
         """By layer, like the cache groups."""
         self._groups: list[int] = []
@@ -154,19 +153,20 @@ class Program:
         *,
         norm: PackedVector | None = None,
         eps: float = 0.0,
-        rows: int = ALL_ROWS,
+        rows: int | None = None,
         gather: bool = False,
         scatter: bool = False,
     ) -> None:
         """Rows of `x`, normalised first where `norm` is given, times every part's matrix.
 
-        `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
-        `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
+        `rows` says which: `logit_rows`, an adapter's slot, or None for all. With `gather` they are taken from their
+        places in `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
         records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
-            "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
-        )
+            "product", name=name, x=x, parts=records, norm=norm, eps=eps,
+            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
+        )  # fmt: skip
 
     def rope(
         self,
@@ -230,7 +230,7 @@ class Program:
         *,
         add: bool = False,
         factor: float = 1.0,
-        rows: int = ALL_ROWS,
+        rows: int | None = None,
         gather: bool = False,
         scatter: bool = False,
     ) -> None:
@@ -241,8 +241,8 @@ class Program:
         """
         heads = [{"matrix": matrix} for matrix in matrices]
         self.add(
-            "head_product", name=name, x=x, out=out, heads=heads, add=add, factor=factor, rows=rows, gather=gather,
-            scatter=scatter,
+            "head_product", name=name, x=x, out=out, heads=heads, add=add, factor=factor,
+            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
         )  # fmt: skip
 
     def keep_latents(
@@ -283,11 +283,11 @@ class Program:
             raise ValueError(f"The program has {len(self._shapes)} layers of attention, the cache {len(layers)}.")
         for group in set(self._groups):
             own = [cache for cache, other in zip(layers, self._groups, strict=True) if other == group]
-            sizes = {cache.keys.shape[0] * TILE for cache in own}
+            sizes = {cache.keys.shape[0] for cache in own}
             if len(sizes) > 1:
-                raise ValueError(f"The layers of a cache group have one number of slots, not {sorted(sizes)}.")
+                raise ValueError(f"The layers of a cache group have one number of tiles, not {sorted(sizes)}.")
         for layer, cache in enumerate(layers):
-            n_slots = check_layer_cache(cache, self._shapes[layer])
+            n_slots = check_layer_cache(self._native, cache, self._shapes[layer])
             self._program.bind_cache(
                 layer, CACHE_TYPES[cache.keys.dtype], cache.keys.data_ptr(),
                 0 if cache.key_scales is None else cache.key_scales.data_ptr(),
@@ -296,7 +296,7 @@ class Program:
         self._kept_cache = list(layers)
 
     def run(self, step: StepInput, threads: int = 0) -> Tensor:
-        """Computes a step and returns its logits, float32 [R, width of the part that stores to LOGITS].
+        """Computes a step and returns its logits, float32 [R, width of the part that stores to `logits`].
 
         `threads`: 0 for as many of the pool's as were fastest lately. IndexError for a token, row or slot that does not
         exist.

@@ -20,7 +20,8 @@ class Family:
     defaults: Mapping[str, Any]
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
     namings: tuple[Naming, ...] = (Naming(),)
-    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written."""
+    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written; the names
+    of transformers' own modules last."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()

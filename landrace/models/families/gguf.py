@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_moe import EXPERTS
 from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
 from landrace.models.families.gguf_step import flattened, step_rope
-from landrace.models.families.names import Naming, shapes_of
+from landrace.models.families.names import Naming
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from landrace.models.declared import declared
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.mixer_spec import Mla
 from landrace.models.spec import LayerSpec, ModelSpec
@@ -21,11 +20,6 @@ JOINT: Mapping[str, tuple[str, ...]] = {
 }
 """All experts in two tensors, [experts, 2 * d_hidden, d_model] and [experts, d_model, d_hidden]: how transformers holds
 them, and writes them when it is told to keep its own names."""
-
-
-def shapes_of(spec: ModelSpec) -> dict[str, Shape]:
-    """Every parameter of `Decoder(spec)`, by name."""
-    return {param.name: param.shape for param in declared(spec)}
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,8 @@ class Naming:
     """Their tensors whose first axis counts heads."""
     transposed: Collection[str] = ()
     """Their tensors that are stored [in, out]."""
+    adapted_as_stored: bool = False
+    """transformers keeps experts [in, out] in modules that do not say so: peft's A and B are those of the transpose."""
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
@@ -102,9 +98,17 @@ class Naming:
             if "{}" in theirs:
                 yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
             elif expert:
+                per_expert = rows is not None or transposed
                 yield (
                     name,
-                    Source(tensor, rows, step=step, per_expert=rows is not None or transposed, transposed=transposed),
+                    Source(
+                        tensor,
+                        rows,
+                        step=step,
+                        per_expert=per_expert,
+                        transposed=transposed,
+                        adapted_as_stored=self.adapted_as_stored,
+                    ),
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)

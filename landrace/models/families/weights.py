@@ -87,6 +87,8 @@ class Source:
     """The stored tensor's first axis counts experts, so that the rows are on its second."""
     transposed: bool = False
     """The last two axes are stored the other way round, [in, out]."""
+    adapted_as_stored: bool = False
+    """Adapters of the hub's kind change the stored matrix, not the transposed one: see `adapter_modules`."""
     heads: int | None = None
     """The stored rows are those of so many heads, and `rows` those of each head."""
     by_head: bool = False
