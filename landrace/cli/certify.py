@@ -53,8 +53,9 @@ def certify(
             )
         out.print(table)
         out.print("Differences are of natural-log probabilities. Bounds:", style="dim")
+        choices = "equal argmax and experts" if experts else "equal argmax"
         for kind, bound in BOUNDS.items():
-            limits = f"largest {bound.largest:g}, mean {bound.mean:g}, equal argmax {bound.equal_argmax:.1%}"
+            limits = f"largest {bound.largest:g}, mean {bound.mean:g}, {choices} {bound.equal_argmax:.1%}"
             out.print(f"  {kind}: {limits}", style="dim")
         if certificate.prompts is not None:
             _print_prompts(certificate.prompts)

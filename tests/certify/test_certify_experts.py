@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 
+from tiny_models import WITH_EXPERTS
+
 from landrace.certify import BOUNDS, Certificate, certify
 from landrace.certify.certificate import compare_scores
 from landrace.certify.routing import follow, hear_trainer
@@ -24,17 +26,13 @@ SHORT = [
     [{"role": "user", "content": "Is ice lighter than water?"}, {"role": "assistant", "content": "Yes, it floats."}],
     [{"role": "user", "content": "冰比水轻吗？"}, {"role": "assistant", "content": "是的，它会浮起来。"}],
 ]
-TYPES = (
-    *("qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "qwen3_omni_moe_thinker", "glm4_moe", "glm4v_moe", "ernie4_5_moe"),
-    *("ernie4_5_vl_moe", "hunyuan_v1_moe", "hy_v3", "minimax_m2", "gpt_oss", "step3p7", "llama4_text", "llama4"),
-)
 
 
 def failures(certificate: Certificate) -> list[tuple[str, float, float | None]]:
     return [(path.name, path.largest, path.equal_experts) for path in certificate.paths if not path.passed]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", WITH_EXPERTS)
 def test_every_type_with_experts_agrees(kind: str, tiny_model: MakeModel, extension: object) -> None:
     certificate = certify(str(tiny_model(kind)), conversations=SHORT)
     assert certificate.passed, failures(certificate)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from landrace.engine import Engine, EngineOptions
 from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
@@ -96,6 +97,17 @@ def tokenizer() -> PieceTokenizer:
 def tiny_decoder() -> Callable[..., Decoder]:
     """Makes a fresh tiny decoder; keywords go to the spec."""
     return lambda seed=0, **spec: make_decoder(make_spec(**spec), seed)
+
+
+@pytest.fixture(scope="session")
+def recite(tiny_decoder: Callable, tokenizer: PieceTokenizer) -> Callable[..., Engine]:
+    """Makes an engine that recites lines of token ids."""
+    from recital import Script
+
+    def make(*lines: list[int], **options: Any) -> Engine:
+        return Engine(Script(tiny_decoder(), list(lines)), tokenizer, EngineOptions(prefix_cache=False, **options))
+
+    return make
 
 
 @pytest.fixture

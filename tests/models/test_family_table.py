@@ -24,7 +24,7 @@ from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.models.decoder import Decoder
 from landrace.models.families import TEXT_HALVES
-from landrace.models.families.gguf import ARCHITECTURES
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.lora_spec import PROJECTIONS
 from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec

@@ -22,6 +22,11 @@ from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
+WITH_EXPERTS = (
+    *("qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "qwen3_omni_moe_thinker", "glm4_moe", "glm4v_moe", "ernie4_5_moe"),
+    *("ernie4_5_vl_moe", "hunyuan_v1_moe", "hy_v3", "minimax_m2", "gpt_oss", "step3p7", "llama4_text", "llama4"),
+)
+"""Types with experts behind grouped-query attention."""
 
 
 def reference(model_type: str, kwargs: Mapping[str, Any], model_class: str | None = None) -> Any:

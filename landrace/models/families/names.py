@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.mixer_spec import Mla
@@ -181,6 +181,20 @@ class Naming:
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+
+PLAIN = Naming()
+
+
+def with_experts(
+    hub: Mapping[str, str], own: Mapping[str, str] | None = None, *, base: Naming = PLAIN
+) -> tuple[Naming, Naming]:
+    """A tensor for each expert, as the hub's files have it, and all in one as transformers writes them. `hub` and
+    `own`: what more of a layer than `base` says is called otherwise in each, the same without `own`."""
+    return (
+        replace(base, renamed={**base.renamed, **ONE_BY_ONE, **hub}),
+        replace(base, renamed={**base.renamed, **(hub if own is None else own)}, fused={**base.fused, **JOINT}),
+    )
 
 
 def _latent_rotary(module: str, attention: Mla) -> Rotary | None:
