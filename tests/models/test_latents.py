@@ -192,12 +192,12 @@ def test_cached_logits_of_a_window() -> None:
     assert worst(cached_logits(decoder, sequences, 17), packed_logits(decoder, sequences)) < 1e-4
 
 
-def test_the_cache_holds_a_latent_once(shared: Path) -> None:
+def test_the_cache_holds_a_latent_once(extension: ModuleType, shared: Path) -> None:
     """DeepSeek's 512 + 64 values a token and layer, whatever the number of heads."""
     config = {**config_of("deepseek_v3", shared), "kv_lora_rank": 512, "qk_rope_head_dim": 64}
     spec = read_config(config).spec
     for dtype, n_bytes in ((torch.float32, 576 * 4), (torch.float16, 576 * 2), (torch.int8, 576 + 8)):
-        layers = new_cpu_cache(spec, [32], dtype)
+        layers = new_cpu_cache(extension, spec, [32], dtype)
         assert [layer.nbytes for layer in layers] == [32 * n_bytes] * 4
     assert attention_of(spec).kept_values == 576
 
