@@ -121,8 +121,10 @@ def _with_ones(
     found = dict(infos)
     for name, shape in shapes_of(spec).items():
         info = infos[sources[name].tensor]
-        if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
-            found[info.name] = replace(info, shape=shape)
+        source = sources[name]
+        whole = source.stored_shape(shape, None if source.rows is None else info.shape[0])
+        if source.stacked is None and _without_ones(info.shape) == _without_ones(whole):
+            found[info.name] = replace(info, shape=whole)
     return found
 
 

@@ -62,7 +62,7 @@ def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
             at += span.nbytes
         if source.rotary is not None:
             # Turning moves entries of the first axis; the bytes of one entry of it stay together.
-            out = source.turn(out.view(spans[0].shape[0], -1))
+            out = source.turn(out.view(sum(span.shape[0] for span in spans), -1))
         return out.view(rows, -1)
 
     return read
@@ -77,6 +77,10 @@ def _spans(source: Source, infos: Infos) -> list[TensorInfo]:
         return [info.entry(source.entry)]
     if source.per_expert and source.rows is not None:
         return [info.entry(expert).part(source.rows) for expert in range(info.shape[0])]
+    if source.runs is not None and source.rows is not None:
+        length, distance = source.runs
+        first, end = source.rows
+        return [info.part((at, at + length)) for at in range(first, end - length + 1, distance)]
     return [info.part(source.rows)]
 
 

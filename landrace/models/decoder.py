@@ -6,18 +6,20 @@ Parameters carry the names transformers gives Llama's, without the `model.` pref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
@@ -93,7 +95,7 @@ class Decoder(nn.Module):
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
         """Zeroed memory, so that no row ever holds what was there before: see `ServingDecoder`.
 
         `dtype` is float32 (None: the same) or bfloat16; OptionError for another.
@@ -101,12 +103,8 @@ class Decoder(nn.Module):
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-        mixers = [layer.mixer for layer in self.spec.layers]
-        shapes = [(slots[index], mixer.n_kv_heads, mixer.head_dim) for index, mixer in enumerate(mixers)]
-        return tuple(
-            LayerCache(*(torch.zeros(shape, dtype=dtype or torch.float32, device=self.device) for _ in range(2)))
-            for shape in shapes
-        )
+        layers = enumerate(self.spec.layers)
+        return tuple(_memory(layer.mixer, slots[index], dtype or torch.float32, self.device) for index, layer in layers)
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """The shapes of the weights that an adapter with these targets is made for, by name."""
@@ -142,3 +140,15 @@ class Decoder(nn.Module):
     ) -> list[int]:
         """See `ServingDecoder`."""
         return sampling.choose_tokens(logits, rows, rules, uniforms)
+
+
+def _memory(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
+    """Of a layer: for so many tokens, or for so many states."""
+    match mixer:
+        case Gqa():
+            shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
+            return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        case Gdn():
+            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in mixer.state_shapes))
+        case _:
+            assert_never(mixer)

@@ -55,6 +55,8 @@ class PackedWeights:
             self.expert_matrices[name] = tuple(memory.matrix(rows, tensor.block_type, n_in) for rows in experts)
         elif param.role == "experts":
             self.expert_vectors[name] = tuple(memory.vector(row) for row in tensor.values())
+        elif param.role == "kernel":
+            self.vectors[name] = memory.vector(tensor.values().flatten())
         elif len(param.shape) == 2:
             self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, n_in)
         else:
@@ -96,14 +98,19 @@ def _is_number_table(param: Param) -> bool:
 
 def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, int]]:
     """(block type, rows, columns) of each matrix that is packed."""
-    if _is_number_table(param) or len(param.shape) < 2 or (param.role == "experts" and len(param.shape) == 2):
+    if (
+        _is_number_table(param)
+        or param.role == "kernel"
+        or len(param.shape) < 2
+        or (param.role == "experts" and len(param.shape) == 2)
+    ):
         return []
     *experts, n_out, n_in = param.shape
     return [(tensor.block_type, n_out, n_in)] * (experts[0] if experts else 1)
 
 
 def _vector_lengths(param: Param) -> list[int]:
-    if _is_number_table(param):
+    if _is_number_table(param) or param.role == "kernel":
         return [param.size]
     if param.role == "experts" and len(param.shape) == 2:
         return [param.shape[1]] * param.shape[0]

@@ -90,7 +90,7 @@ class ModelSpec:
 
 
 def _layer_for(layer: LayerSpec, length: int) -> LayerSpec:
-    rope = layer.mixer.rope
-    if rope is None or not rope.depends_on_length:
+    mixer = layer.mixer
+    if mixer.rope is None or not mixer.rope.depends_on_length:
         return layer
-    return replace(layer, mixer=replace(layer.mixer, rope=replace(rope, length=length)))
+    return replace(layer, mixer=replace(mixer, rope=replace(mixer.rope, length=length)))

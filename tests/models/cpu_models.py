@@ -171,7 +171,7 @@ SPECS: dict[str, ModelSpec] = {
     "norms without weights, chunks": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), mask=Chunked(8)),
     "sinks, a window": tiny_spec(sinks=True, mask=Sliding(7)),
     "ALiBi": tiny_spec(rope=None, alibi=True),
-    "gated heads": tiny_spec(head_gate=True),
+    "gated heads": tiny_spec(gate="head"),
     "queries of low rank": tiny_spec(q_rank=20),
     "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),

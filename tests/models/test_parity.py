@@ -68,6 +68,11 @@ SHARED = {
     "step3p7": (),
     "llama4_text": ("no_qk_norm", "llama3_rope"),
     "llama4": (),
+    "qwen3_next": (),
+    "qwen3_5_text": (),
+    "qwen3_5_moe_text": (),
+    "qwen3_5": (),
+    "qwen3_5_moe": (),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerCache, LayerState
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
@@ -83,15 +84,14 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     longest = max(map(len, sequences))
     order = torch.randperm(longest * len(sequences), generator=torch.Generator().manual_seed(5))
     slots = list(order.view(len(sequences), longest))
-    keys, values = [], []
-    for layer in decoder.spec.layers:
-        shape = (longest * len(sequences), layer.mixer.n_kv_heads, layer.mixer.head_dim)
-        keys.append(torch.full(shape, float("nan")))
-        values.append(torch.full(shape, float("nan")))
+    layers = decoder.new_cache([longest * len(sequences)] * len(decoder.spec.cache_groups))
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
-    for tensor in (*keys, *values):
-        tensor[0] = 0
+    for layer in layers:
+        for tensor in layer.parts if isinstance(layer, LayerState) else (layer.keys, layer.values):
+            tensor.fill_(float("nan"))
+            if isinstance(layer, LayerCache):
+                tensor[0] = 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
     while start < longest:
@@ -106,10 +106,11 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             positions=torch.tensor([p for _, first, last in spans for p in range(first, last)]),
             starts=tuple(starts),
             cache=CacheView.whole(
-                tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
+                layers,
                 decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
+                live,
             ),
         )
         for s, part in zip(live, decoder(batch).split([last - first for _, first, last in spans]), strict=True):
@@ -132,6 +133,14 @@ def tiny_spec(*, residual: Residual = PLAIN, **changes: Any) -> ModelSpec:
     return ModelSpec(
         vocab_size=110, d_model=32, layers=(layer, layer), norm_eps=1e-5, tie_embeddings=False, max_length=256
     )
+
+
+DELTA = Gdn(n_heads=2, n_value_heads=4, key_dim=8, value_dim=12, conv_width=4)
+
+
+def with_delta(spec: ModelSpec, delta: Gdn = DELTA) -> ModelSpec:
+    """Its first layer's attention replaced by a gated delta net."""
+    return replace(spec, layers=(replace(spec.layers[0], mixer=delta), *spec.layers[1:]))
 
 
 def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:

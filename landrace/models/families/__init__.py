@@ -25,6 +25,7 @@ from landrace.models.families import (
     minimax,
     qwen,
     qwen_moe,
+    qwen_next,
     step,
     step3,
 )
@@ -36,7 +37,7 @@ from landrace.models.spec import ModelSpec
 
 _FILES = (
     *(llama, qwen, glm, hunyuan, baichuan),
-    *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
+    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}

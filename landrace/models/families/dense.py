@@ -11,7 +11,7 @@ from landrace.kernels.mask import FULL, Sliding
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.rope import lengths, read_rope
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gqa
+from landrace.models.mixer_spec import Gqa, Mixer
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 
@@ -60,7 +60,7 @@ def n_layers(config: Config) -> int:
 
 def read_dense(
     config: Config,
-    attention: Gqa | Sequence[Gqa],
+    attention: Mixer | Sequence[Mixer],
     *,
     mlp_bias: bool = False,
     embed_scale: float = 1.0,
@@ -80,7 +80,7 @@ def read_dense(
 
 def read_decoder(
     config: Config,
-    attention: Gqa | Sequence[Gqa],
+    attention: Mixer | Sequence[Mixer],
     ffn: Ffn | Sequence[Ffn],
     *,
     lm_head_bias: bool = False,
@@ -90,7 +90,7 @@ def read_decoder(
 ) -> ModelSpec:
     """A decoder with these attentions and feed-forward layers: one for every layer, or one for all."""
     count = n_layers(config)
-    mixers = [attention] * count if isinstance(attention, Gqa) else attention
+    mixers = attention if isinstance(attention, Sequence) else [attention] * count
     ffns = ffn if isinstance(ffn, Sequence) else [ffn] * count
     max_length, length_limit = lengths(config, next((one.rope for one in mixers if one.rope is not None), None))
     return ModelSpec(

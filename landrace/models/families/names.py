@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from landrace.models.declared import declared
 from landrace.models.families.weights import Form, Rotary, Shape, Source
+from landrace.models.mixer_spec import Gqa
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
@@ -44,6 +46,8 @@ class Naming:
     """Their module to ours whose rows it holds, in order; or their tensor to our parameters."""
     alternating: Collection[str] = ()
     """Which of the `fused` hold their parts' rows in turn, not one part after another."""
+    by_head: Collection[str] = ()
+    """Which of the `fused` hold, head by head of queries, those rows of each part that belong to the head."""
     transposed: Collection[str] = ()
     """Their tensors that are stored [in, out]."""
     first_entry: Collection[str] = ()
@@ -52,6 +56,10 @@ class Naming:
     """Whether q and k rows are stored for the interleaved rotary layout."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
+    norms_around_one: Collection[str] = ()
+    """Our norms that multiply by their stored weight all the same."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """Our parameters of a layer that are stored in another form."""
     unit_head: int | None = None
     """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
 
@@ -88,9 +96,9 @@ class Naming:
         return found
 
     def _layer(self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec) -> Iterator[tuple[str, Source]]:
-        parts = self._parts(shapes)
+        parts = self._parts(shapes, layer.mixer.n_heads)
         for name, shape in shapes.items():
-            theirs, rows, step = parts.get(name) or (self._renamed(name), None, 1)
+            theirs, rows, step, runs = parts.get(name) or _Part(self._renamed(name))
             tensor = before + theirs
             expert = name.startswith(EXPERTS)
             transposed = theirs in self.transposed
@@ -103,10 +111,14 @@ class Naming:
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
-            elif name.endswith(NORM):
+            elif name.endswith(NORM) and name not in self.norms_around_one:
                 yield name, self._norm(tensor)
             else:
-                yield name, Source(tensor, rows, self._rotary(name, layer), step, transposed=transposed)
+                form = self.forms.get(name, "plain")
+                yield (
+                    name,
+                    Source(tensor, rows, self._rotary(name, layer), step, runs, transposed=transposed, form=form),
+                )
 
     def _norm(self, tensor: str) -> Source:
         return Source(tensor, form="plus_one" if self.norms_around_zero else "plain")
@@ -120,20 +132,23 @@ class Naming:
             known = known.rpartition(".")[0]
         return name
 
-    def _parts(self, shapes: Mapping[str, Shape]) -> dict[str, tuple[str, tuple[int, int] | None, int]]:
-        """Of each parameter that lies in a fused tensor: that tensor, its rows and the step between them."""
-        found: dict[str, tuple[str, tuple[int, int] | None, int]] = {}
+    def _parts(self, shapes: Mapping[str, Shape], n_heads: int) -> dict[str, _Part]:
+        """Where each parameter lies that lies in a fused tensor."""
+        found: dict[str, _Part] = {}
         for theirs, ours in self._fused(shapes):
             rows = [shapes[name][1 if name.startswith(EXPERTS) else 0] for name in ours]
             start, total, turns = 0, sum(rows), len(ours)
+            by_head = theirs.removesuffix(".weight") in self.by_head
             for number, name in enumerate(ours):
                 if turns == 1:
-                    found[name] = (theirs, None, 1)
+                    found[name] = _Part(theirs)
                 elif theirs in self.alternating:
-                    found[name] = (theirs, (number, total), turns)
+                    found[name] = _Part(theirs, (number, total), turns)
+                elif by_head:
+                    found[name] = _Part(theirs, (start, total), runs=(rows[number] // n_heads, total // n_heads))
                 else:
-                    found[name] = (theirs, (start, start + rows[number]), 1)
-                start += rows[number]
+                    found[name] = _Part(theirs, (start, start + rows[number]))
+                start += rows[number] // n_heads if by_head else rows[number]
         return found
 
     def _fused(self, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -149,7 +164,17 @@ class Naming:
         attention = layer.mixer
         if not self.interleaved or not name.startswith(("self_attn.q_proj.", "self_attn.k_proj.")):
             return None
+        assert isinstance(attention, Gqa)
         heads = attention.n_heads if name.startswith("self_attn.q_proj.") else attention.n_kv_heads
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+
+class _Part(NamedTuple):
+    """Of a stored tensor: see `Source`."""
+
+    tensor: str
+    rows: tuple[int, int] | None = None
+    step: int = 1
+    runs: tuple[int, int] | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 from landrace.errors import CheckpointError
 
 Shape = tuple[int, ...]
-Form = Literal["plain", "plus_one", "unit_rows"]
+Form = Literal["plain", "plus_one", "unit_rows", "log_of_minus"]
 
 UNIT_ROWS = 4096
 """Rows that are divided by their lengths at once, so that a head is not held in float32 beside itself."""
@@ -77,6 +77,8 @@ class Source:
     """Its rows are stored in the interleaved layout."""
     step: int = 1
     """Of `rows`, every so many-th, beginning with the first."""
+    runs: tuple[int, int] | None = None
+    """(length, distance): of `rows`, so many from its first on, and again at every distance: a part of each head."""
     stacked: int | None = None
     """So many stored tensors, one under another on a new first axis: the experts, one by one."""
     per_expert: bool = False
@@ -87,7 +89,8 @@ class Source:
     """The parameter is this entry of the stored tensor's first axis."""
     form: Form = "plain"
     """plus_one: the parameter is 1 + what is stored (norms whose weights are stored around 0). unit_rows: each stored
-    row is divided by its length (Baichuan 2's output head)."""
+    row is divided by its length (Baichuan 2's output head). log_of_minus: -e^parameter is stored (llama.cpp's decays).
+    """
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -116,21 +119,27 @@ class Source:
         """
         values = self._as_stored(parameter)
         for name, part in zip(self.tensors, (values,) if self.stacked is None else values, strict=True):
-            place = self.part(stored[name])
-            if place.shape != part.shape:
-                raise CheckpointError(f"'{name}' takes {list(place.shape)}, but got {list(part.shape)}.")
-            place.copy_(part if self.rotary is None else self.rotary.to_interleaved(part))
+            place = self._place(stored[name])
+            shape = self.part_shape(tuple(stored[name].shape))
+            if shape != part.shape:
+                raise CheckpointError(f"'{name}' takes {list(shape)}, but got {list(part.shape)}.")
+            place.copy_((part if self.rotary is None else self.rotary.to_interleaved(part)).reshape(place.shape))
 
     def take_rows(self, tensor: Tensor) -> Tensor:
         """The parameter's rows out of a tensor whose first axis is the stored matrix's outputs, an adapter's B."""
-        return self.turn(self._rows(tensor, 0))
+        return self.turn(self._joined(self._rows(tensor, 0)))
 
     def put_rows(self, dest: Tensor, rows: Tensor) -> None:
         """The inverse of `take_rows`, in place."""
-        self._rows(dest, 0).copy_(rows if self.rotary is None else self.rotary.to_interleaved(rows))
+        place = self._rows(dest, 0)
+        place.copy_((rows if self.rotary is None else self.rotary.to_interleaved(rows)).reshape(place.shape))
 
     def part(self, tensor: Tensor) -> Tensor:
-        """What one stored tensor holds of the parameter, in the parameter's orientation: a view of it."""
+        """What one stored tensor holds of the parameter, in the parameter's orientation. May share memory with it."""
+        return self._joined(self._place(tensor))
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """A view of it, in which runs have an axis of their own."""
         if self.entry is not None:
             return tensor[self.entry]
         turned = tensor.transpose(-1, -2) if self.transposed else tensor
@@ -144,6 +153,8 @@ class Source:
         """Stored values into the parameter's: what `form` says. Unit rows keep their type, 1 + x is float32."""
         if self.form == "plus_one":
             return values.float() + 1.0
+        if self.form == "log_of_minus":
+            return (-values.float()).log()
         if self.form == "unit_rows":
             out = torch.empty_like(values)
             for at in range(0, len(values), UNIT_ROWS):
@@ -192,6 +203,9 @@ class Source:
         if not 0 <= start < end <= have:
             raise CheckpointError(f"'{self.tensor}' has {have} rows, but rows {start} to {end} are needed.")
         rows = len(range(start, end, self.step))
+        if self.runs is not None:
+            length, distance = self.runs
+            rows = (end - start - length) // distance * length + length if length <= end - start else 0
         if self.rotary is not None:
             self.rotary.check_rows(rows)
         return rows
@@ -201,7 +215,12 @@ class Source:
         if self.rows is None:
             return tensor
         index = (slice(None),) * axis + (slice(*self.rows, self.step),)
-        return tensor[index]
+        if self.runs is None:
+            return tensor[index]
+        return tensor[index].unfold(0, *self.runs).movedim(-1, 1)
+
+    def _joined(self, rows: Tensor) -> Tensor:
+        return rows if self.runs is None else rows.flatten(0, 1)
 
     def _canonical(self, tensor: Tensor) -> Tensor:
         return self.formed(self.turn(self.part(tensor)))
@@ -209,6 +228,8 @@ class Source:
     def _as_stored(self, parameter: Tensor) -> Tensor:
         if self.form == "plus_one":
             return parameter.float() - 1.0
+        if self.form == "log_of_minus":
+            return -parameter.float().exp()
         if self.form == "unit_rows":
             lengths = parameter.float().norm(dim=-1)
             if not torch.allclose(lengths, torch.ones(()), rtol=0, atol=UNIT_TOLERANCE):
