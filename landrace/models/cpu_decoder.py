@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -17,15 +18,17 @@ from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import MAX_HEAD_DIM, TILE, new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
+from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
 from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import Adapter, adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, RopeSpec
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import PackedAdapter, Recorder, heads_of
 from landrace.models.rope import rotary_tables
@@ -46,7 +49,8 @@ class CpuDecoder:
     cache_tile = TILE
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
-        widest = max(layer.mixer.head_dim for layer in spec.layers)
+        mixers = [layer.mixer for layer in spec.layers]
+        widest = max((mixer.head_dim for mixer in mixers if isinstance(mixer, Gqa)), default=0)
         if widest > MAX_HEAD_DIM:
             raise OptionError(
                 f"The C++ kernels compute heads of at most {MAX_HEAD_DIM} channels, and this model has {widest}.",
@@ -63,7 +67,7 @@ class CpuDecoder:
         self._ropes: list[RopeSpec] = []
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         """By index of the rope."""
-        self._bound: tuple[LayerCache, ...] = ()
+        self._bound: tuple[LayerMemory, ...] = ()
         self.weight_bytes = 0
         self.slow: tuple[str, ...] = ()
 
@@ -84,7 +88,7 @@ class CpuDecoder:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
         """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
         return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
 
@@ -118,7 +122,8 @@ class CpuDecoder:
     def _step(self, batch: ForwardBatch) -> StepInput:
         cache = batch.cache or self._whole_sequences(batch)
         if cache.layers is not self._bound:
-            self._program.bind_cache(cache.layers)
+            self._program.bind_cache([layer for layer in cache.layers if isinstance(layer, LayerCache)])
+            self._program.bind_states(parts_of([layer for layer in cache.layers if isinstance(layer, LayerState)]))
             self._bound = cache.layers
         rows: list[list[int]] = [[] for _ in range(max(self._adapters, default=-1) + 1)]
         for adapter in batch.adapters:
@@ -135,6 +140,7 @@ class CpuDecoder:
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
+            states=None if cache.states is None else cache.states.slots,
         )
 
     def _whole_sequences(self, batch: ForwardBatch) -> CacheView:
@@ -144,9 +150,8 @@ class CpuDecoder:
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // TILE) * TILE
         groups = self.spec.cache_groups
-        return CacheView.whole(
-            self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
-        )
+        sizes = [first if isinstance(group.spec, Paged) else len(slots) for group in groups]
+        return CacheView.whole(self.new_cache(sizes, torch.float32), groups, torch.cat(slots), tuple(slots))
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -158,7 +163,7 @@ class CpuDecoder:
     def _record(self) -> Program:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
-        groups = [group.spec for group in self.spec.cache_groups]
+        groups = [group.spec for group in self.spec.cache_groups if isinstance(group.spec, Paged)]
         recorder = Recorder(program, self._weights, self._adapters, groups)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
@@ -192,13 +197,23 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerMemory, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if any(n % TILE for n in n_slots):
+    if any(n % TILE for n, group in zip(n_slots, spec.cache_groups, strict=True) if isinstance(group.spec, Paged)):
         raise OptionError(
             f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
             hint=f"Choose a block_size that {TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    shapes = [heads_of(layer.mixer) for layer in spec.layers]
-    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))
+    return tuple(_memory(layer.mixer, slots[index], dtype) for index, layer in enumerate(spec.layers))
+
+
+def _memory(mixer: Mixer, n_slots: int, dtype: torch.dtype) -> LayerMemory:
+    """Of a layer: for so many tokens, or for so many states."""
+    match mixer:
+        case Gqa():
+            return new_layer_cache(heads_of(mixer), n_slots, dtype)
+        case Gdn():
+            return new_layer_state(mixer.state_shapes, n_slots)
+        case _:
+            assert_never(mixer)

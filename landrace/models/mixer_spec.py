@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar, Literal
 
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -70,6 +71,9 @@ class Gqa:
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
 
+    state_bytes: ClassVar[int] = 0
+    """What a sequence takes however long it is."""
+
     @property
     def cache(self) -> Paged:
         """What the layer keeps between steps: keys and values."""
@@ -106,6 +110,11 @@ class Gdn:
         keys, values = self.n_heads * self.key_dim, self.n_value_heads * self.value_dim
         tails = tuple((self.conv_width - 1, width) for width in (keys, keys, values))
         return (*tails, (self.n_value_heads, self.key_dim, self.value_dim))
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return 4 * sum(map(prod, self.state_shapes))
 
 
 Mixer = Gqa | Gdn

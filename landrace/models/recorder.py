@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu import mixture
+from landrace.kernels.cpu import mixture, recurrent
 from landrace.kernels.cpu.cache import Heads
 from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
@@ -20,9 +20,9 @@ from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, RopeSpec
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.params import Experts, Kernel, Linear, Norm, RouterWeights, Table, Vector
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Recorder:
         """The tables that a step must bring, in order."""
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
+        self._n_kept = 0
+        """Layers with keys and values so far: the program numbers these alone."""
         self._program = program
         self._weights = weights
         self._adapters = adapters
@@ -104,8 +106,9 @@ class Recorder:
         self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[int, int]:
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
+        layer, self._n_kept = self._n_kept, self._n_kept + 1
         self._program.rope(
-            cache,
+            layer,
             heads_of(spec),
             q,
             k,
@@ -120,7 +123,7 @@ class Recorder:
             temperature=spec.temperature,
             group=self._cache_groups.index(spec.cache),
         )
-        return q, cache
+        return q, layer
 
     def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
@@ -137,6 +140,37 @@ class Recorder:
 
     def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
+        return x
+
+    def conv(self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel]) -> list[int]:
+        width = kernels[0].weight.shape[-1]
+        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width)
+        return list(xs)
+
+    def delta(
+        self, spec: Gdn, cache: int, q: int, k: int, v: int, a: int, b: int, a_log: Vector, dt_bias: Vector
+    ) -> int:
+        out = self._buffer("mixed", spec.n_value_heads * spec.value_dim)
+        recurrent.delta(
+            self._program,
+            n_heads=spec.n_heads,
+            n_value_heads=spec.n_value_heads,
+            key_dim=spec.key_dim,
+            value_dim=spec.value_dim,
+            rounds=spec.rounds,
+            q=q,
+            k=k,
+            v=v,
+            a=a,
+            b=b,
+            a_log=self._vector(a_log),
+            dt_bias=self._vector(dt_bias),
+            out=out,
+        )
+        return out
+
+    def gated_norm(self, x: int, gate: int, norm: Norm) -> int:
+        recurrent.gated_norm(self._program, x, gate, self._vector(norm), norm.eps)
         return x
 
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
@@ -236,7 +270,7 @@ class Recorder:
     def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
         return self._weights.vectors.get(f"{weight.name}.bias")
 
-    def _vector(self, weight: Norm | Vector) -> PackedVector:
+    def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
         return self._weights.vectors[f"{weight.name}.weight"]
 
     def _normed(self, norm: Norm | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from landrace.errors import OptionError
-from landrace.models.cache_spec import CacheGroup, group_layers
+from landrace.models.cache_spec import CacheGroup, State, group_layers
 from landrace.models.ffn_spec import Ffn
 from landrace.models.mixer_spec import Mixer
 
@@ -58,6 +58,11 @@ class ModelSpec:
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers that keep the same positions, and which those are."""
         return group_layers(layer.mixer.cache for layer in self.layers)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether layers keep a state of a sequence, which goes forward only."""
+        return any(isinstance(group.spec, State) for group in self.cache_groups)
 
     @property
     def trained_length(self) -> int | None:
