@@ -16,7 +16,7 @@ from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, RopeSpec
 from landrace.models.spec import LayerSpec, ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,6 +45,7 @@ class PieceTokenizer:
 
 
 FFN = Dense(d_hidden=48)
+DELTA = Gdn(n_heads=2, n_value_heads=4, key_dim=8, value_dim=12, conv_width=4)
 
 
 def make_spec(
@@ -53,15 +54,19 @@ def make_spec(
     masks: tuple[Mask, ...] = (FULL,),
     rope: RopeSpec | None = None,
     ffn: Ffn = FFN,
+    deltas: tuple[int, ...] = (),
     max_length: int = 256,
     **attention: Any,
 ) -> ModelSpec:
-    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has."""
+    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `deltas`: layers that are gated
+    delta nets instead; `attention`: what else it has."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
     layers = tuple(
         LayerSpec(
-            Gqa(
+            DELTA
+            if index in deltas
+            else Gqa(
                 n_heads=4,
                 n_kv_heads=2,
                 head_dim=8,
