@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "g_proj",
+    *("in_proj_q", "in_proj_k", "in_proj_v", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"),
+)
+"""Every projection that an adapter may change; a model has those of its own blocks."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def read_delta(config: Config) -> Gdn:
         n_value_heads=value_heads,
         key_dim=config.size("linear_key_head_dim"),
         value_dim=config.size("linear_value_head_dim"),
-        conv_width=config.size("linear_conv_kernel_dim", limit=64),
+        conv_width=config.size("linear_conv_kernel_dim", limit=8),
     )
 
 
