@@ -59,7 +59,16 @@ class Checkpoint:
     @property
     def hub_sources(self) -> dict[str, Source]:
         """Where the hub's files keep each parameter. Adapters and written models use these names, whatever format the
-        weights came in."""
+        weights came in.
+
+        Raises UnsupportedError for weights in an order that the hub's files do not have.
+        """
+        if self.spec.heads_in_rounds:
+            raise UnsupportedError(
+                f"{self.path} has the value heads of its delta nets in llama.cpp's order. Adapters and the hub's files "
+                "have another.",
+                hint="Use the model's safetensors.",
+            )
         return self.sources if self.format == "safetensors" else read_config(self.config).sources
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

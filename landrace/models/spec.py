@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from landrace.errors import OptionError
 from landrace.models.cache_spec import CacheGroup, State, group_layers
 from landrace.models.ffn_spec import Ffn
-from landrace.models.mixer_spec import Mixer
+from landrace.models.mixer_spec import Gdn, Mixer
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class ModelSpec:
     def recurrent(self) -> bool:
         """Whether layers keep a state of a sequence, which goes forward only."""
         return any(isinstance(group.spec, State) for group in self.cache_groups)
+
+    @property
+    def heads_in_rounds(self) -> bool:
+        """Whether value heads lie in llama.cpp's order: see `Gdn.rounds`."""
+        return any(isinstance(layer.mixer, Gdn) and layer.mixer.rounds for layer in self.layers)
 
     @property
     def trained_length(self) -> int | None:

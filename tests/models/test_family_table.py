@@ -24,6 +24,7 @@ from landrace.checkpoints.adapter import check_writable
 from landrace.errors import UnsupportedError
 from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
+from landrace.models.cache_spec import Paged
 from landrace.models.decoder import Decoder
 from landrace.models.families import TEXT_HALVES, FamilyModel
 from landrace.models.families.gguf import ARCHITECTURES
@@ -49,7 +50,9 @@ def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tup
 
 def _cache(spec: ModelSpec) -> str:
     kinds = {Sliding: "window", Chunked: "chunks"}
-    return ", ".join(dict.fromkeys(kinds.get(type(group.spec.mask), "all") for group in spec.cache_groups))
+    kept = [group.spec for group in spec.cache_groups]
+    names = (kinds.get(type(one.mask), "all") if isinstance(one, Paged) else "state" for one in kept)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _adapters(family: FamilyModel, decoder: Decoder) -> str:

@@ -15,6 +15,7 @@ from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.decoder import Decoder
 from landrace.models.families import FAMILIES, read_config
 from landrace.models.families.gguf import ARCHITECTURES, config_from_gguf, gguf_sources
+from landrace.models.families.gguf_delta import TYPES
 from landrace.models.families.gguf_moe import EXPERTS
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec, Plain
@@ -23,8 +24,8 @@ gguf = pytest.importorskip("gguf")
 
 HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, LAYERS, VOCAB, CONTEXT = 4, 2, 32, 96, 160, 4, 112, 256
 
-DENSE = [name for name, one in ARCHITECTURES.items() if one.model_type not in (*EXPERTS, "baichuan")]
-"""The others are in test_gguf_moe_models.py."""
+DENSE = [name for name, one in ARCHITECTURES.items() if one.model_type not in (*EXPERTS, *TYPES, "baichuan")]
+"""The others are in test_gguf_moe_models.py and test_gguf_delta_models.py."""
 SQUARE = ("qwen2", "qwen2vl")
 """Architectures in which llama.cpp wants the heads to be as wide, together, as the model."""
 

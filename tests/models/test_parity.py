@@ -73,6 +73,9 @@ SHARED = {
     "qwen3_5_moe_text": (),
     "qwen3_5": (),
     "qwen3_5_moe": (),
+    "minicpmv4_6": (),
+    "minicpmv4_7": (),
+    "minicpm_ocr": (),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import UnsupportedError
+from landrace.models.families import gguf_delta
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.gguf_moe import EXPERTS
 from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
@@ -58,8 +59,10 @@ class Architecture:
     """The family that reads it."""
     interleaved: bool = False
     renamed: tuple[tuple[str, str], ...] = ()
-    fused_gate: bool = False
-    """Whether `ffn_up` holds the gate's rows and then up's."""
+    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """See `Naming.fused`."""
+    by_head: tuple[str, ...] = ()
+    """See `Naming.by_head`."""
     flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
     scales: tuple[tuple[str, str], ...] = ()
@@ -73,6 +76,8 @@ ATTENTION = (*QKV, "attn_output")
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
 AFTER_ATTENTION = ("post_attention_layernorm", "post_attention_norm")
 LLAMA_FLAGS = (("attention_bias", ATTENTION), ("mlp_bias", MLP))
+
+OF_QWEN3_5 = tuple((theirs, ours) for theirs, ours in gguf_delta.FUSED if theirs != "ssm_ba")
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", interleaved=True, flags=LLAMA_FLAGS),
@@ -97,7 +102,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "glm4",
         interleaved=True,
         renamed=(("post_self_attn_layernorm", "post_attention_norm"), ("post_mlp_layernorm", "post_ffw_norm")),
-        fused_gate=True,
+        fused=(("ffn_up", ("mlp.gate_proj", "mlp.up_proj")),),
         flags=(("attention_bias", QKV),),
     ),
     "ernie4_5": Architecture("ernie4_5", interleaved=True, flags=(("use_bias", (*ATTENTION, *MLP)),)),
@@ -117,6 +122,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "minimax-m2": Architecture("minimax_m2"),
     "gpt-oss": Architecture("gpt_oss", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", ATTENTION),)),
     "llama4": Architecture("llama4_text", interleaved=True),
+    "qwen3next": Architecture(
+        "qwen3_next", renamed=gguf_delta.OF_DELTA, fused=gguf_delta.FUSED, by_head=("attn_q", "ssm_ba")
+    ),
+    "qwen35": Architecture("qwen3_5_text", renamed=gguf_delta.OF_DELTA, fused=OF_QWEN3_5, by_head=("attn_q",)),
+    "qwen35moe": Architecture("qwen3_5_moe_text", renamed=gguf_delta.OF_DELTA, fused=OF_QWEN3_5, by_head=("attn_q",)),
     "step35": Architecture(
         "step3p5", renamed=(("self_attn.g_proj", "attn_gate"),), flags=(("attention_bias", ATTENTION),)
     ),
@@ -149,7 +159,7 @@ def config_from_gguf(
         "model_type": architecture.model_type,
         "vocab_size": _vocab_size(keys, metadata),
         "hidden_size": d_model,
-        "intermediate_size": _same_in_all(keys, "feed_forward_length", layers),
+        "intermediate_size": _same_in_all(keys, "feed_forward_length", layers, default=_of_experts(keys)),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": _same_in_all(keys, "attention.head_count_kv", layers, default=heads),
@@ -176,6 +186,8 @@ def config_from_gguf(
         config["model_max_length"] = config.pop("max_position_embeddings")
     if experts is not None:
         config |= experts(keys, tensor_names, config)
+    if architecture.model_type in gguf_delta.TYPES:
+        config |= gguf_delta.delta_facts(keys, config)
     rope_of = step_rope if architecture.model_type == "step3p5" else gguf_rope
     rope = rope_of(keys, config, architecture.model_type, tensor_names, read_tensor)
     if architecture.model_type == "gpt_oss" and "rope_scaling" in rope:
@@ -204,7 +216,9 @@ def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
         norm="output_norm",
         head="output",
         renamed={**LAYER, **dict(known.renamed)},
-        fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")} if known.fused_gate else {},
+        fused=dict(known.fused),
+        by_head=known.by_head,
+        forms=gguf_delta.FORMS,
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )
@@ -225,6 +239,11 @@ def _vocab_size(keys: Config, metadata: Mapping[str, Any]) -> int:
     stated = keys.optional_size("vocab_size")
     tokens = metadata.get("tokenizer.ggml.tokens")
     return len(tokens) if tokens else stated or keys.size("vocab_size")
+
+
+def _of_experts(keys: Config) -> int | None:
+    """What a file whose layers all have experts need not say: it has no other width."""
+    return keys.optional_size("expert_feed_forward_length")
 
 
 def _same_in_all(keys: Config, key: str, layers: int, default: int | None = None) -> int:

@@ -27,7 +27,7 @@ def _counts(keys: Config, experts: str, chosen: str, hidden: str, score: int = S
     return {experts: count, chosen: used, hidden: keys.size("expert_feed_forward_length")}
 
 
-def _first(keys: Config, key: str) -> int:
+def first_layers(keys: Config, key: str) -> int:
     """A number of layers that may be 0."""
     return 0 if keys.get(key) == 0 else keys.optional_size(key, MAX_LAYERS) or 0
 
@@ -43,6 +43,16 @@ def qwen2_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     }
 
 
+def qwen3_next(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    keys.require("expert_weights_norm", True)
+    keys.require("expert_shared_count", 1)
+    return {
+        **_counts(keys, "num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        "shared_expert_intermediate_size": keys.size("expert_shared_feed_forward_length"),
+        "norm_topk_prob": True,
+    }
+
+
 def qwen3_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     keys.require("expert_weights_norm", True)
     keys.get("n_deepstack_layers")  # Of images.
@@ -52,12 +62,12 @@ def qwen3_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
 
 def glm4_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     """The layers that guess further tokens are among those that the file counts."""
-    drafts = _first(keys, "nextn_predict_layers")
+    drafts = first_layers(keys, "nextn_predict_layers")
     norm = keys.get("expert_weights_norm")
     return {
         **_counts(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", SIGMOID),
         "n_shared_experts": keys.size("expert_shared_count"),
-        "first_k_dense_replace": _first(keys, "leading_dense_block_count"),
+        "first_k_dense_replace": first_layers(keys, "leading_dense_block_count"),
         "routed_scaling_factor": keys.optional_number("expert_weights_scale") or 1.0,
         "norm_topk_prob": True if norm is None else norm,
         "use_qk_norm": "blk.0.attn_q_norm.weight" in names,
@@ -70,8 +80,8 @@ def ernie4_5_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     keys.get("expert_shared_feed_forward_length")  # Their number times the experts' size, which is there too.
     return {
         **_counts(keys, "moe_num_experts", "moe_k", "moe_intermediate_size"),
-        "moe_num_shared_experts": _first(keys, "expert_shared_count"),
-        "moe_layer_start_index": _first(keys, "leading_dense_block_count"),
+        "moe_num_shared_experts": first_layers(keys, "expert_shared_count"),
+        "moe_layer_start_index": first_layers(keys, "leading_dense_block_count"),
         "moe_layer_interval": keys.optional_size("interleave_moe_layer_step", MAX_LAYERS) or 1,
     }
 
@@ -110,7 +120,7 @@ def step3p5(keys: Config, names: Collection[str], config: Facts) -> Facts:
     keys.require("moe_every_n_layers", 1)
     keys.require("expert_weights_norm", True)
     count, pattern = config["num_hidden_layers"], keys.get("attention.sliding_window_pattern")
-    dense = _first(keys, "leading_dense_block_count")
+    dense = first_layers(keys, "leading_dense_block_count")
     return {
         **_counts(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", SIGMOID),
         "share_expert_dim": keys.size("expert_shared_feed_forward_length"),
@@ -127,6 +137,8 @@ def step3p5(keys: Config, names: Collection[str], config: Facts) -> Facts:
 EXPERTS: Mapping[str, ReadExperts] = {
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
+    "qwen3_5_moe_text": qwen3_next,
     "glm4_moe": glm4_moe,
     "ernie4_5_moe": ernie4_5_moe,
     "hunyuan_v1_moe": hunyuan_v1_moe,

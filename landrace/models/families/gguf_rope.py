@@ -14,7 +14,7 @@ ReadTensor = Callable[[str], Sequence[float]]
 Bounds = tuple[float, float, int]
 LLAMA_BOUNDS: tuple[Bounds, ...] = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
 """`low_freq_factor`, `high_freq_factor` and original length of Llama 3.1 to 4, and of Llama 4 Scout."""
-ALWAYS_PARTIAL = ("glm4", "glm4_moe")
+ALWAYS_PARTIAL = ("glm4", "glm4_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 """Types whose configuration says how much of a head rotates even where it is all of it."""
 
 

@@ -1,4 +1,5 @@
-"""Qwen3-Next, and the text of Qwen3.5: layers of the gated delta net, and every so many one of gated attention."""
+"""Qwen3-Next, and the text of Qwen3.5 and of what is built on it: layers of the gated delta net, and every so many one
+of gated attention."""
 
 from __future__ import annotations
 
@@ -121,6 +122,7 @@ def read_delta(config: Config) -> Gdn:
         key_dim=config.size("linear_key_head_dim"),
         value_dim=config.size("linear_value_head_dim"),
         conv_width=config.size("linear_conv_kernel_dim", limit=8),
+        rounds=config.get("linear_value_heads_in_rounds") is True,
     )
 
 
@@ -176,12 +178,17 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 BESIDE_TOWERS = (("model.language_model.", ""), ("model.", ""))
+MINICPM_TOWERS = (r"model\.(vision_tower|merger)\..*",)
+MINICPM_CONFIG = (
+    "vision_config",
+    r"insert_layer_id|image_size|patch_size|drop_vision_last_layer|downsample_mode|merger_times|merge_kernel_size",
+)
 TEXT_HALVES: Mapping[str, TextHalf] = {
-    kind: TextHalf(
-        f"{kind}_text",
-        BESIDE_TOWERS,
-        VISION,
-        no_effect=("vision_config",),
-    )
-    for kind in ("qwen3_5", "qwen3_5_moe")
+    "qwen3_5": TextHalf("qwen3_5_text", BESIDE_TOWERS, VISION, no_effect=("vision_config",)),
+    "qwen3_5_moe": TextHalf("qwen3_5_moe_text", BESIDE_TOWERS, VISION, no_effect=("vision_config",)),
+    "minicpmv4_6": TextHalf("qwen3_5_text", BESIDE_TOWERS, MINICPM_TOWERS, no_effect=MINICPM_CONFIG),
+    "minicpmv4_7": TextHalf("qwen3_5_text", BESIDE_TOWERS, MINICPM_TOWERS, no_effect=MINICPM_CONFIG),
+    "minicpm_ocr": TextHalf(
+        "qwen3_5_text", BESIDE_TOWERS, MINICPM_TOWERS, tied=("outer",), ties_by_default=True, no_effect=MINICPM_CONFIG
+    ),
 }
