@@ -15,10 +15,10 @@ from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.engine import Engine, EngineOptions
+from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
-from landrace.kernels.cpu.cache import TILE
 from landrace.kernels.layer_cache import LayerCache
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
@@ -124,7 +124,8 @@ def open_engine(
     """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
     ready to be asked for.
 
-    `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
+    `options.draft` may name a smaller model, which is opened as well. `threads`: None for as many as this process may
+    use. Raises OptionError for what this machine cannot do.
     """
     device = default_device()
     held = next((choice for choice in WEIGHTS if choice == weights), None)
@@ -136,20 +137,46 @@ def open_engine(
     checkpoint = _open(name, options.max_length, home)
     tokenizer = open_tokenizer(checkpoint)
     extension, missing = _choose_kernels(kernels, device)
-    decoder: ServingDecoder
-    if extension is not None:
-        decoder = cpu_decoder(checkpoint, extension, weights=held, threads=threads)
-        used = decoder.isa
-    else:
-        used = "reference"
-        decoder = _reference_decoder(checkpoint, held, device)
-    engine = Engine(decoder, tokenizer, options)
+
+    def decoder_of(opened: Checkpoint) -> ServingDecoder:
+        if extension is None:
+            return _reference_decoder(opened, held, device)
+        return cpu_decoder(opened, extension, weights=held, threads=threads)
+
+    draft_model: ServingDecoder | None = None
+    if options.draft not in (None, NGRAM):
+        drafts = _open(options.draft, None, home)
+        _check_same_tokens(name, tokenizer, options.draft, open_tokenizer(drafts))
+        draft_model = decoder_of(drafts)
+    decoder = decoder_of(checkpoint)
+    engine = Engine(decoder, tokenizer, options, draft_model=draft_model)
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
+        spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
-    told = (missing, slow_notice(decoder), draft_notice(checkpoint.spec, options), length_notice(checkpoint.spec))
+    spec = checkpoint.spec
+    told = (
+        missing,
+        slow_notice(decoder),
+        draft_notice(spec, options),
+        left_out_notice(checkpoint),
+        length_notice(spec),
+    )
     notices = [text for text in told if text is not None]
+    used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def _check_same_tokens(name: str, tokenizer: Tokenizer, draft: str, other: Tokenizer) -> None:
+    """OptionError unless every number that is a token of both is the same token. One may have tokens that the other
+    lacks: sizes of one family are padded differently."""
+    n_tokens = min(one.backend.get_vocab_size() for one in (tokenizer, other))
+    texts = ((tokenizer.token_text(token), other.token_text(token)) for token in range(n_tokens))
+    different = sum(own is not None and theirs is not None and own != theirs for own, theirs in texts)
+    if different:
+        raise OptionError(
+            f"{draft} cannot write drafts for {name}: {different} of their {n_tokens} tokens differ.",
+            hint="Choose a model of the same family, or --draft ngram.",
+        )
 
 
 def slow_notice(decoder: ServingDecoder) -> str | None:
@@ -164,6 +191,15 @@ def draft_notice(spec: ModelSpec, options: EngineOptions) -> str | None:
     if options.draft is None or not spec.recurrent:
         return None
     return "Drafts are off: this model has recurrent states, which cannot be taken back to before a wrong guess."
+
+
+def left_out_notice(checkpoint: Checkpoint) -> str | None:
+    """What to tell the user of layers that guess tokens after the next one, and that nobody asks."""
+    if not checkpoint.left_out:
+        return None
+    first, *others = checkpoint.left_out
+    more = f" and {len(others)} more tensors" if others else ""
+    return f"Left out: {first}{more}, which guess tokens after the next one."
 
 
 def length_notice(spec: ModelSpec) -> str | None:
@@ -211,14 +247,16 @@ def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
     """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
     type they are kept in. Reads no weights."""
     device = default_device()
-    slots = [TILE] * len(checkpoint.spec.cache_groups)
-    if _choose_kernels("auto", device)[0] is None:
+    extension, _ = _choose_kernels("auto", device)
+    n_slots = 1 if extension is None else extension.TILE
+    slots = [n_slots] * len(checkpoint.spec.cache_groups)
+    if extension is None:
         layers = Decoder(checkpoint.spec).new_cache(slots)
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(checkpoint.spec, slots, cache_dtype_beside(matrices))
+        layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
     kept = [layer for layer in layers if isinstance(layer, LayerCache)]
-    return sum(layer.nbytes for layer in kept) / TILE, kept[0].keys.dtype if kept else torch.float32
+    return sum(layer.nbytes for layer in kept) / n_slots, kept[0].keys.dtype if kept else torch.float32
 
 
 def available_threads() -> int:

@@ -5,7 +5,7 @@ A step of `streams` sequences, each with `past` tokens in the cache and `new` to
     bytes      = matrix bytes + experts' bytes * share read + streams * (cache bytes of the tokens before + state)
     operations = streams * (2 * active layer weights * new + 2 * head weights + attention)
     share read = 1 - (1 - top_k / experts) ** (streams * new), what is expected of tokens that choose independently
-    attention  = sum over layers and new tokens of 4 * heads * head_dim * tokens seen
+    attention  = sum over layers and new tokens of 2 * heads * (key's + value's width) * tokens seen
     a layer with states reads its state once and has 7 operations for each of its values and new tokens instead
     seconds    = max(bytes / read bandwidth, operations / peak)
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ModelCost:
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
         mixers = [layer.mixer for layer in self.spec.layers]
-        kept = [(one.n_kv_heads * one.head_dim, _seen(one, work.past)) for one in mixers if isinstance(one, Gqa)]
+        kept = [(one.kept_values, _seen(one, work.past)) for one in mixers if not isinstance(one, Gdn)]
         share = sum(size * tokens for size, tokens in kept) / max(1, sum(size for size, _ in kept))
         states = sum(one.state_bytes for one in mixers)
         cache = work.streams * (self.cache_bytes_per_token * share + states)
@@ -162,18 +162,22 @@ def _stored_matrices(checkpoint: Checkpoint) -> list[tuple[Param, str]]:
     return [(param, stored[param.name].block_type) for param in _matrices(checkpoint.spec)]
 
 
-def _seen(attention: Gqa, past: float) -> float:
+def _seen(attention: Gqa | Mla, past: float) -> float:
     return past - max(0.0, attention.mask.first_seen(past))
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
-    """For one stream: q.k and p.v are a multiplication and an addition each for every dimension of every head. The
-    delta rule multiplies its state, asks it for k, adds to it and asks it for q."""
+    """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
+    count as the keys and values that could be made of them, which are narrower. The delta rule multiplies its state,
+    asks it for k, adds to it and asks it for q."""
     match mixer:
         case Gqa():
-            pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
-            return 4.0 * mixer.n_heads * mixer.head_dim * pairs
+            channels = 2 * mixer.head_dim
+        case Mla():
+            channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
         case Gdn():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
         case _:
             assert_never(mixer)
+    pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
+    return 2.0 * mixer.n_heads * channels * pairs

@@ -19,11 +19,11 @@ from landrace.checkpoints.bounded import file_size, read_json, read_range, reada
 from landrace.checkpoints.gguf_file import read_gguf
 from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
-from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
-from landrace.models.families.names import shapes_of
+from landrace.models.families.gguf import config_from_gguf, gguf_drafts, gguf_ignorable, gguf_sources
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -54,22 +54,48 @@ class Checkpoint:
     """GGUF key-values; empty for safetensors."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """`generation_config.json`; empty when there is none."""
+    left_out: tuple[str, ...] = ()
+    """Tensors of layers that guess tokens after the next one."""
+    sources_of_adapters: tuple[dict[str, Source], ...] = field(default=(), repr=False)
+    """See `adapter_sources`."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
     def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's files keep each parameter. Adapters and written models use these names, whatever format the
-        weights came in.
+        """Where the hub's files keep each parameter. Written models use these names, whatever format the weights came
+        in.
 
         Raises UnsupportedError for weights in an order that the hub's files do not have.
         """
+        self._check_order()
+        return self.sources if self.format == "safetensors" else read_config(self.config).sources
+
+    @property
+    def adapter_sources(self) -> tuple[dict[str, Source], ...]:
+        """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write.
+
+        Raises UnsupportedError as `hub_sources` does.
+        """
+        self._check_order()
+        return self.sources_of_adapters
+
+    def _check_order(self) -> None:
         if self.spec.heads_in_rounds:
             raise UnsupportedError(
                 f"{self.path} has the value heads of its delta nets in llama.cpp's order. Adapters and the hub's files "
                 "have another.",
                 hint="Use the model's safetensors.",
             )
-        return self.sources if self.format == "safetensors" else read_config(self.config).sources
+
+    @property
+    def beside_text(self) -> list[TensorInfo]:
+        """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied
+        head."""
+        if self.format == "gguf":
+            return []
+        used = {tensor for source in self.sources.values() for tensor in source.tensors}
+        left = [info for name, info in self.tensor_infos.items() if name not in used and not HEAD.fullmatch(name)]
+        return [info for info in left if info.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
@@ -117,10 +143,28 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
-    spec = read_config(config).spec
-    sources = gguf_sources(spec, file.metadata["general.architecture"])
+    model = read_config(config)
+    spec = model.spec
+    sources = gguf_sources(spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    return Checkpoint(path, "gguf", config, spec, sources, _with_ones(sources, file.tensors, spec), file.metadata)
+    infos = _with_ones(sources, file.tensors, spec)
+    return Checkpoint(
+        path,
+        "gguf",
+        config,
+        spec,
+        sources,
+        infos,
+        file.metadata,
+        left_out=_matching(infos, gguf_drafts(config)),
+        sources_of_adapters=model.adapter_sources,
+    )
+
+
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:
+    """Those that match a regex whole, in order."""
+    known = [re.compile(pattern) for pattern in patterns]
+    return tuple(sorted(name for name in names if any(pattern.fullmatch(name) for pattern in known)))
 
 
 def _with_ones(
@@ -161,7 +205,15 @@ def _open_folder(path: Path) -> Checkpoint:
     model = read_config(config, {name: info.shape for name, info in infos.items()})
     _check_names(path, model.sources, infos, model.ignorable)
     return Checkpoint(
-        path, "safetensors", config, model.spec, model.sources, infos, generation_config=generation_config
+        path,
+        "safetensors",
+        config,
+        model.spec,
+        model.sources,
+        infos,
+        generation_config=generation_config,
+        left_out=_matching(infos, model.drafts),
+        sources_of_adapters=model.adapter_sources,
     )
 
 
@@ -171,8 +223,7 @@ def _check_names(
     needed = {tensor for source in sources.values() for tensor in source.tensors}
     if missing := needed - infos.keys():
         raise CheckpointError(f"{path} lacks {_some(missing)} that its configuration needs.")
-    patterns = [re.compile(pattern) for pattern in ignorable]
-    left_over = {name for name in infos.keys() - needed if not any(p.fullmatch(name) for p in patterns)}
+    left_over = infos.keys() - needed - set(_matching(infos, ignorable))
     if left_over:
         raise CheckpointError(f"{path} holds {_some(left_over)} that its configuration has no place for.")
 

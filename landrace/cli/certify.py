@@ -36,16 +36,19 @@ def certify(
     else:
         table = Table(box=None, pad_edge=False)
         table.add_column(f"against {certificate.reference}", no_wrap=True)
-        for column in ("tokens", "largest", "mean", "equal argmax", ""):
+        experts = any(path.equal_experts is not None for path in certificate.paths)
+        for column in ("tokens", "largest", "mean", "equal argmax", *["equal experts"] * experts, ""):
             table.add_column(column, justify="right", no_wrap=True)
         for path in certificate.paths:
             verdict = styled(("pass", "green") if path.passed else ("FAIL", "red"))
+            share = "" if path.equal_experts is None else f"{path.equal_experts:.2%}"
             table.add_row(
                 path.name,
                 str(path.tokens),
                 f"{path.largest:.1e}",
                 f"{path.mean:.1e}",
                 f"{path.equal_argmax:.2%}",
+                *[share] * experts,
                 verdict,
             )
         out.print(table)

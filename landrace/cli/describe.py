@@ -13,7 +13,7 @@ from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import cache_of_a_token, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -68,18 +68,14 @@ def _kinds(of_layers: Iterable[str]) -> str:
 
 
 def _mixer(mixer: Mixer) -> str:
-    match mixer:
-        case Gqa():
-            return _attention(mixer)
-        case Gdn():
-            sizes = f"{mixer.key_dim} by {mixer.value_dim}"
-            return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
-        case _:
-            assert_never(mixer)
+    if isinstance(mixer, Gdn):
+        sizes = f"{mixer.key_dim} by {mixer.value_dim}"
+        return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
+    return _attention(mixer)
 
 
-def _attention(mixer: Gqa) -> str:
-    heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+def _attention(mixer: Gqa | Mla) -> str:
+    heads = _heads(mixer)
     match mixer.mask:
         case Sliding(window):
             return f"{heads}, over {window} tokens"
@@ -89,6 +85,17 @@ def _attention(mixer: Gqa) -> str:
             return heads
         case _:
             assert_never(mixer.mask)
+
+
+def _heads(mixer: Gqa | Mla) -> str:
+    match mixer:
+        case Gqa():
+            return f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+        case Mla():
+            width = mixer.nope_dim + mixer.rope_dim
+            return f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+        case _:
+            assert_never(mixer)
 
 
 def _feed_forward(ffn: Ffn) -> str:

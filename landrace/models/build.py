@@ -10,9 +10,10 @@ from torch import nn
 from landrace.models.ffn.dense import DenseBlock
 from landrace.models.ffn.moe import MoeBlock
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 from landrace.models.mixers.gdn import GdnBlock
 from landrace.models.mixers.gqa import GqaBlock
+from landrace.models.mixers.mla import MlaBlock
 from landrace.models.spec import ModelSpec
 
 
@@ -21,6 +22,8 @@ def mixer_block(spec: Mixer, model: ModelSpec, cache: int, dtype: torch.dtype) -
     match spec:
         case Gqa():
             return GqaBlock(spec, model.d_model, model.norm_eps, cache, dtype)
+        case Mla():
+            return MlaBlock(spec, model.d_model, cache, dtype)
         case Gdn():
             return GdnBlock(spec, model.d_model, model.norm_eps, cache, dtype)
         case _:

@@ -19,11 +19,26 @@ from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import ModelSpec
+
+
+def new_layer_memory(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
+    """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states, in the reference kernels'
+    layout."""
+    match mixer:
+        case Gqa():
+            shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
+            return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        case Mla():
+            return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
+        case Gdn():
+            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in mixer.state_shapes))
+        case _:
+            assert_never(mixer)
 
 
 class Decoder(nn.Module):
@@ -59,10 +74,6 @@ class Decoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.norm.weight.device
-
-    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The name and shape of every parameter `load` must be given."""
-        return {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name `load` takes it by."""
@@ -103,8 +114,11 @@ class Decoder(nn.Module):
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-        layers = enumerate(self.spec.layers)
-        return tuple(_memory(layer.mixer, slots[index], dtype or torch.float32, self.device) for index, layer in layers)
+        kind = dtype or torch.float32
+        return tuple(
+            new_layer_memory(layer.mixer, slots[index], kind, self.device)
+            for index, layer in enumerate(self.spec.layers)
+        )
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """The shapes of the weights that an adapter with these targets is made for, by name."""
@@ -140,15 +154,3 @@ class Decoder(nn.Module):
     ) -> list[int]:
         """See `ServingDecoder`."""
         return sampling.choose_tokens(logits, rows, rules, uniforms)
-
-
-def _memory(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
-    """Of a layer: for so many tokens, or for so many states."""
-    match mixer:
-        case Gqa():
-            shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
-            return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
-        case Gdn():
-            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in mixer.state_shapes))
-        case _:
-            assert_never(mixer)

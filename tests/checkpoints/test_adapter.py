@@ -21,7 +21,7 @@ from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.adapter_config import parse_config
 from landrace.errors import CheckpointError, LandraceError, UnsupportedError
 from landrace.models.families.weights import Rotary, Source
-from landrace.models.lora_spec import PROJECTIONS, LoraSpec
+from landrace.models.lora_spec import LoraSpec
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, LAYERS = 32, 4, 2, 8, 48, 2
 COMMON: dict[str, Any] = {
@@ -107,7 +107,7 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
 
 
-CHOICES = [PROJECTIONS, ("q_proj", "v_proj"), ("gate_proj",), ("up_proj", "k_proj")]
+CHOICES = [tuple(SHAPES), ("q_proj", "v_proj"), ("gate_proj",), ("up_proj", "k_proj")]
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -278,7 +278,6 @@ def with_config(folder: Path, **fields: Any) -> Path:
         ("use_qalora", True),
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [3]),
-        ("target_parameters", ["x"]),
         ("alora_invocation_tokens", [1]),
         ("init_lora_weights", "pissa"),
         ("init_lora_weights", "pissa_niter_4"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +14,13 @@ import torch
 from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gdn, Gqa, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
 from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -56,29 +59,25 @@ def make_spec(
     ffn: Ffn = FFN,
     deltas: tuple[int, ...] = (),
     max_length: int = 256,
+    latents: Mapping[str, Any] | None = None,
     **attention: Any,
 ) -> ModelSpec:
-    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `deltas`: layers that are gated
-    delta nets instead; `attention`: what else it has."""
+    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
+    `latents`: what else latent attention has, instead of it; `deltas`: layers that are gated delta nets instead."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
-    layers = tuple(
-        LayerSpec(
-            DELTA
-            if index in deltas
-            else Gqa(
-                n_heads=4,
-                n_kv_heads=2,
-                head_dim=8,
-                scale=8**-0.5,
-                rope=rope,
-                mask=masks[index % len(masks)],
-                **attention,
-            ),
-            ffn,
-        )
-        for index in range(3)
-    )
+
+    def mixer(index: int) -> Mixer:
+        mask = masks[index % len(masks)]
+        if index in deltas:
+            return DELTA
+        if latents is not None:
+            return Mla(
+                n_heads=4, kv_rank=32, nope_dim=8, rope_dim=8, v_dim=6, scale=0.25, rope=rope, mask=mask, **latents
+            )
+        return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
+
+    layers = tuple(LayerSpec(mixer(index), ffn) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )
@@ -89,7 +88,7 @@ def make_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     return decoder.load(
         (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
-        for name, shape in decoder.expected_shapes().items()
+        for name, shape in shapes_of(decoder.spec).items()
     )
 
 
@@ -122,3 +121,18 @@ def naive_logits() -> Callable[..., torch.Tensor]:
             return decoder(ForwardBatch(**fields))
 
     return run
+
+
+@pytest.fixture
+def make_model(tiny_decoder: Callable, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """A tiny model on the reference kernels, or on the C++ kernels with weights held so."""
+
+    def make(kernels: str, *, seed: int = 0, **spec: object) -> Any:
+        decoder = tiny_decoder(seed=seed, **spec)
+        if kernels == "reference":
+            return decoder
+        extension: ModuleType = request.getfixturevalue("extension")
+        held = {n: held_as(n, StoredTensor.of(t), kernels) for n, t in decoder.named_tensors()}  # type: ignore[arg-type]
+        return CpuDecoder(decoder.spec, extension, threads=2).load(held)
+
+    return make

@@ -46,6 +46,13 @@ MODELS: dict[str, dict[str, object]] = {
     "delta nets": {"deltas": (0, 1), "gate": "channel"},
     "delta nets, a window": {"deltas": (1,), "masks": (Sliding(9), FULL)},
     "delta nets alone": {"deltas": (0, 1, 2)},
+    "delta nets, latents": {"deltas": (0, 2), "latents": {}},
+    "latents": {"latents": {}},
+    "latents, a window, experts": {
+        "masks": (Sliding(9), FULL),
+        "latents": {"q_rank": 12, "bias": True},
+        "ffn": Moe(8, 24, Router(3, n_groups=4, top_groups=2, scale=3.0), shared=Dense(16)),
+    },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

@@ -17,6 +17,7 @@ from landrace.engine import Completion, Engine, EngineOptions, Request, Sampling
 from landrace.errors import LandraceError, OptionError, PromptTooLongError, RequestError
 from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense
 from landrace.models.lora_spec import LoraSpec
@@ -236,7 +237,7 @@ def test_requests_that_do_not_fit_together_each_come_to_their_end(
 def poison(spec_decoder: object) -> tuple[LoraSpec, dict[str, torch.Tensor]]:
     spec = LoraSpec(rank=1, alpha=1.0, targets=("v_proj",))
     tensors = {}
-    for name, shape in spec_decoder.expected_shapes().items():  # type: ignore[attr-defined]
+    for name, shape in shapes_of(spec_decoder.spec).items():  # type: ignore[attr-defined]
         if name.endswith("v_proj.weight"):
             path = name.removesuffix(".weight")
             tensors[f"{path}.lora_A"] = torch.ones(1, shape[1])

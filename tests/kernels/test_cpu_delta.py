@@ -32,9 +32,9 @@ def step_of(cuts: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]]) -> 
     )
 
 
-def states_of(shapes: Sequence[tuple[int, ...]]) -> LayerState:
+def states_of(kernels: Kernels, shapes: Sequence[tuple[int, ...]]) -> LayerState:
     """With NaN where nobody has written."""
-    state = recurrent.new_layer_state(shapes, N_STATES)
+    state = recurrent.new_layer_state(kernels.extension, shapes, N_STATES)
     for part in state.parts:
         part.fill_(float("nan"))
     return state
@@ -51,7 +51,7 @@ class Convolved:
         self.xs = [self.program.buffer(n) for n in channels]
         vectors = [kernels.vector(weight.flatten()) for weight in self.weights]
         recurrent.short_conv(self.program, self.xs, vectors, width)
-        self.state = states_of([(width - 1, n) for n in channels])
+        self.state = states_of(kernels, [(width - 1, n) for n in channels])
         self.program.bind_states(self.state.parts)
 
     def run(self, inputs: Sequence[Tensor], step: StepInput, threads: int) -> list[Tensor]:
@@ -114,7 +114,7 @@ class Ruled:
             dt_bias=kernels.vector(self.dt_bias),
             out=self.out,
         )
-        self.state = states_of([(v, self.shape["key_dim"], self.shape["value_dim"])])
+        self.state = states_of(kernels, [(v, self.shape["key_dim"], self.shape["value_dim"])])
         self.program.bind_states(self.state.parts)
 
     def inputs(self, n: int, seed: int = 0) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import pytest
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.head_form import QkNorm
 from landrace.kernels.mask import FULL, Sliding
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import FAMILIES, TEXT_HALVES, read_config
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 
@@ -150,7 +150,7 @@ def test_published_models(name: str) -> None:
     text, parameters, layers, head_dim, theta, tied, longest = PUBLISHED[name]
     model = read_config(json.loads(text))
     spec = model.spec
-    shapes = Decoder(spec).expected_shapes()
+    shapes = shapes_of(spec)
     assert set(shapes) == set(model.sources)
     if parameters is not None:
         assert sum(math.prod(shape) for shape in shapes.values()) == parameters

@@ -18,6 +18,7 @@ from torch import Tensor
 from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.model import left_out_notice
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.declared import count
 from landrace.models.decoder import Decoder
@@ -72,12 +73,12 @@ def test_adapters_on_every_projection(kind: str, extension: ModuleType, tmp_path
     tuned = peft.get_peft_model(model, config)
     tuned.save_pretrained(tmp_path / "adapter")
     theirs = [tuned(input_ids=torch.tensor([ids])).logits[0].detach() for ids in SEQUENCES]
-    spec, tensors, _ = read_adapter(tmp_path / "adapter", checkpoint.hub_sources)
+    spec, tensors, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
     decoder = opened(checkpoint)
     for one in (decoder, on_cpu(extension, decoder, "float32")):
         assert worst(logits_with(one, one.add_adapter(spec, tensors)), theirs) < 1e-3 * theirs[0].abs().max()
     assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
-    write_adapter(tmp_path / "again", spec, tensors, checkpoint.hub_sources, "base", {})
+    write_adapter(tmp_path / "again", spec, tensors, checkpoint.adapter_sources[0], "base", {})
     before, after = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -141,7 +142,13 @@ def test_the_layer_that_guesses_further_tokens_is_left_out(tmp_path: Path) -> No
     tensors["mtp.layers.0.self_attn.q_proj.weight"] = torch.zeros(256, 64)
     tensors["mtp.fc.weight"] = torch.zeros(64, 128)
     save_file(tensors, tmp_path / "model.safetensors")
-    assert open_checkpoint(tmp_path).spec == checkpoint.spec
+    again = open_checkpoint(tmp_path)
+    assert again.spec == checkpoint.spec
+    assert again.left_out == ("mtp.fc.weight", "mtp.layers.0.self_attn.q_proj.weight")
+    assert left_out_notice(again) == (
+        "Left out: mtp.fc.weight and 1 more tensors, which guess tokens after the next one."
+    )
+    assert checkpoint.left_out == () and left_out_notice(checkpoint) is None
     tensors["mtq.fc.weight"] = torch.zeros(64, 128)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"mtq\.fc"):

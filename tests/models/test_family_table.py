@@ -20,13 +20,11 @@ from cpu_models import on_cpu
 from test_parity import SHARED, TOLERANCE
 from tiny_models import load, packed_logits, random_ids, reference, reference_logits, save, worst
 
-from landrace.checkpoints.adapter import check_writable
-from landrace.errors import UnsupportedError
 from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.models.cache_spec import Paged
 from landrace.models.decoder import Decoder
-from landrace.models.families import TEXT_HALVES, FamilyModel
+from landrace.models.families import TEXT_HALVES
 from landrace.models.families.gguf import ARCHITECTURES
 from landrace.models.lora_spec import PROJECTIONS
 from landrace.models.spec import ModelSpec
@@ -45,7 +43,7 @@ def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tup
     theirs = reference_logits(model, sequences)
     served = on_cpu(extension, decoder, "float32")
     difference = max(worst(packed_logits(one, sequences), theirs) for one in (decoder, served))  # type: ignore[arg-type]
-    return [f"`{model_type}`", _cache(family.spec), _adapters(family, decoder), _gguf(model_type)], difference
+    return [f"`{model_type}`", _cache(family.spec), _adapters(decoder), _gguf(model_type)], difference
 
 
 def _cache(spec: ModelSpec) -> str:
@@ -55,13 +53,8 @@ def _cache(spec: ModelSpec) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _adapters(family: FamilyModel, decoder: Decoder) -> str:
-    names = decoder.adaptable(PROJECTIONS)
-    try:
-        check_writable(names, family.sources)
-    except UnsupportedError:
-        return "all but experts"
-    return "all, experts too" if any(".experts." in name for name in names) else "all"
+def _adapters(decoder: Decoder) -> str:
+    return "all, experts too" if any(".experts." in name for name in decoder.adaptable(PROJECTIONS)) else "all"
 
 
 def _gguf(model_type: str) -> str:

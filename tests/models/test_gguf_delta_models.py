@@ -183,7 +183,8 @@ def test_the_layer_that_guesses_further_tokens(architecture: str, tmp_path: Path
     _, tensors = made(architecture, tmp_path)
     tensors["blk.4.nextn.eh_proj.weight"] = np.zeros((64, 128), np.float32)
     write(tmp_path / "a.gguf", metadata(architecture, block_count=5, nextn_predict_layers=1), tensors)
-    assert len(open_checkpoint(tmp_path / "a.gguf").spec.layers) == 4
+    checkpoint = open_checkpoint(tmp_path / "a.gguf")
+    assert len(checkpoint.spec.layers) == 4 and checkpoint.left_out == ("blk.4.nextn.eh_proj.weight",)
 
 
 def test_adapters_and_hub_files_need_the_hubs_order_of_heads(tmp_path: Path) -> None:
@@ -196,6 +197,8 @@ def test_adapters_and_hub_files_need_the_hubs_order_of_heads(tmp_path: Path) -> 
             continue
         with pytest.raises(UnsupportedError, match=r"llama\.cpp's order"):
             checkpoint.hub_sources  # noqa: B018
+        with pytest.raises(UnsupportedError, match="Adapters"):
+            checkpoint.adapter_sources  # noqa: B018
 
 
 @pytest.mark.parametrize("architecture", KINDS)

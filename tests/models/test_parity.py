@@ -76,6 +76,11 @@ SHARED = {
     "minicpmv4_6": (),
     "minicpmv4_7": (),
     "minicpm_ocr": (),
+    "deepseek_v2": ("group_limited", "lite_no_qlora", "yarn"),
+    "deepseek_v3": ("yarn", "moonlight_like", "kimi_k2_like"),
+    "kimi_k25": (),
+    "glm4_moe_lite": (),
+    "minicpm3": ("longrope",),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 

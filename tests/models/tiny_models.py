@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from landrace.kernels.layer_cache import LayerCache, LayerState
+from landrace.kernels.layer_cache import LayerState
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
-from landrace.models.mixer_spec import Gdn, Gqa, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
@@ -89,9 +90,9 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     # is then masked, so it must be finite.
     for layer in layers:
         for tensor in layer.parts if isinstance(layer, LayerState) else (layer.keys, layer.values):
-            tensor.fill_(float("nan"))
-            if isinstance(layer, LayerCache):
-                tensor[0] = 0
+            if tensor is not None:
+                tensor.fill_(float("nan"))
+                tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
     while start < longest:
@@ -143,6 +144,21 @@ def with_delta(spec: ModelSpec, delta: Gdn = DELTA) -> ModelSpec:
     return replace(spec, layers=(replace(spec.layers[0], mixer=delta), *spec.layers[1:]))
 
 
+def latent_spec(**changes: Any) -> ModelSpec:
+    """The same with latent attention."""
+    facts: dict[str, Any] = {
+        "n_heads": 4,
+        "kv_rank": 20,
+        "nope_dim": 12,
+        "rope_dim": 6,
+        "v_dim": 10,
+        "scale": 18**-0.5,
+        "rope": RopeSpec(10_000.0, 6),
+        **changes,
+    }
+    return replace(tiny_spec(), layers=tuple(replace(layer, mixer=Mla(**facts)) for layer in tiny_spec().layers))
+
+
 def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     decoder = Decoder(spec)
@@ -151,7 +167,7 @@ def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
         noise = torch.randn(shape, generator=generator)
         return 1 + 0.2 * noise if len(shape) == 1 else 0.2 * noise
 
-    return decoder.load((name, values(shape)) for name, shape in decoder.expected_shapes().items())
+    return decoder.load((name, values(shape)) for name, shape in shapes_of(decoder.spec).items())
 
 
 def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:

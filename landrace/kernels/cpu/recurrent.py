@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from landrace.kernels.cpu.cache import TILE
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.layer_cache import LayerState, untouched_zeros
@@ -55,9 +55,10 @@ def gated_norm(program: Program, x: int, gate: int, weight: PackedVector, eps: f
     program.add("gated_norm", x=x, gate=gate, weight=weight, eps=eps)
 
 
-def new_layer_state(shapes: Sequence[tuple[int, ...]], n_states: int) -> LayerState:
-    """Zeroed memory for `n_states` states with parts of these shapes, whose last axis is in whole vectors."""
-    padded = [(*shape[:-1], -(-shape[-1] // TILE) * TILE if len(shape) == 3 else shape[-1]) for shape in shapes]
+def new_layer_state(native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int) -> LayerState:
+    """Zeroed memory for `n_states` states with parts of these shapes; rows of matrices are in whole vectors."""
+    tile: int = native.TILE
+    padded = [(*shape[:-1], -(-shape[-1] // tile) * tile if len(shape) == 3 else shape[-1]) for shape in shapes]
     return LayerState(tuple(untouched_zeros((n_states, *shape), torch.float32) for shape in padded))
 
 

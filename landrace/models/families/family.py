@@ -20,11 +20,14 @@ class Family:
     defaults: Mapping[str, Any]
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
     namings: tuple[Naming, ...] = (Naming(),)
-    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written."""
+    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written; the names
+    of transformers' own modules last."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()
     """Regexes (whole name) of tensors that carry nothing for the logits."""
+    drafts: tuple[str, ...] = ()
+    """Regexes (whole name) of the tensors that guess tokens after the next one, where they lie apart from the layers."""
     no_effect: tuple[str, ...] = ()
     """Regexes (whole key) of further config keys that cannot change a logit."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

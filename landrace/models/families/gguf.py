@@ -12,19 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import gguf_delta
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
+from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_moe import EXPERTS
 from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
 from landrace.models.families.gguf_step import flattened, step_rope
-from landrace.models.families.names import Naming, shapes_of
+from landrace.models.families.names import Naming
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 
 BAICHUAN_13B_LAYERS = 40
 """By which llama.cpp, too, tells the Baichuan that does not rotate."""
-IGNORABLE = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?")
-"""Regexes (whole name) of tensors that hold no weights; `config_from_gguf` reads those that matter."""
+IGNORABLE = (
+    *(r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?"),
+    r"blk\.\d+\.attn_kv_b\.weight",  # Where its two halves are there too.
+)
+"""Regexes (whole name) of tensors that hold no weights of their own; `config_from_gguf` reads those that matter."""
 
 LAYER = {
     "input_layernorm": "attn_norm",
@@ -34,6 +39,13 @@ LAYER = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_norm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj": "attn_kv_a_mqa",
+    "self_attn.kv_a_norm": "attn_kv_a_norm",
+    "self_attn.k_b_proj": "attn_k_b",
+    "self_attn.v_b_proj": "attn_v_b",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -69,6 +81,8 @@ class Architecture:
     """Metadata key to config key."""
     unit_head: int | None = None
     """See `Naming.unit_head`."""
+    latent: bool = False
+    """Whether its attention is over latents."""
 
 
 QKV = ("attn_q", "attn_k", "attn_v")
@@ -77,6 +91,7 @@ MLP = ("ffn_gate", "ffn_up", "ffn_down")
 AFTER_ATTENTION = ("post_attention_layernorm", "post_attention_norm")
 LLAMA_FLAGS = (("attention_bias", ATTENTION), ("mlp_bias", MLP))
 
+GATED_QUERIES = ("attn_q.weight",)
 OF_QWEN3_5 = tuple((theirs, ours) for theirs, ours in gguf_delta.FUSED if theirs != "ssm_ba")
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -123,10 +138,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gpt-oss": Architecture("gpt_oss", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", ATTENTION),)),
     "llama4": Architecture("llama4_text", interleaved=True),
     "qwen3next": Architecture(
-        "qwen3_next", renamed=gguf_delta.OF_DELTA, fused=gguf_delta.FUSED, by_head=("attn_q", "ssm_ba")
+        "qwen3_next", renamed=gguf_delta.OF_DELTA, fused=gguf_delta.FUSED, by_head=(*GATED_QUERIES, "ssm_ba.weight")
     ),
-    "qwen35": Architecture("qwen3_5_text", renamed=gguf_delta.OF_DELTA, fused=OF_QWEN3_5, by_head=("attn_q",)),
-    "qwen35moe": Architecture("qwen3_5_moe_text", renamed=gguf_delta.OF_DELTA, fused=OF_QWEN3_5, by_head=("attn_q",)),
+    "qwen35": Architecture("qwen3_5_text", renamed=gguf_delta.OF_DELTA, fused=OF_QWEN3_5, by_head=GATED_QUERIES),
+    "qwen35moe": Architecture("qwen3_5_moe_text", renamed=gguf_delta.OF_DELTA, fused=OF_QWEN3_5, by_head=GATED_QUERIES),
+    # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
+    "deepseek2": Architecture("deepseek_v3", interleaved=True, latent=True),
+    "minicpm3": Architecture("minicpm3", latent=True),
     "step35": Architecture(
         "step3p5", renamed=(("self_attn.g_proj", "attn_gate"),), flags=(("attention_bias", ATTENTION),)
     ),
@@ -146,7 +164,8 @@ def config_from_gguf(
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
     if architecture.model_type == "step3p5":
         own = flattened(own)
-    keys = Config(own, where="The GGUF metadata")
+    latents = latent_widths(own) if architecture.latent else {}
+    keys = Config(without_latents(own) if architecture.latent else own, where="The GGUF metadata")
     experts = EXPERTS.get(architecture.model_type)
     if experts is None:
         if keys.get("expert_count"):
@@ -182,6 +201,7 @@ def config_from_gguf(
         config["attention_multiplier"] = config["head_dim"] ** -0.5
     if architecture.model_type == "minicpm":
         config |= _minicpm_scales(keys, d_model, layers)
+    config |= latents
     if architecture.model_type == "baichuan" and layers == BAICHUAN_13B_LAYERS:
         config["model_max_length"] = config.pop("max_position_embeddings")
     if experts is not None:
@@ -202,12 +222,18 @@ def config_from_gguf(
 
 def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Regexes (whole name) of the tensors that carry nothing for the logits."""
+    return (*IGNORABLE, *gguf_drafts(config))
+
+
+def gguf_drafts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that guess tokens after the next one."""
     first, drafts = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
-    return (*IGNORABLE, *(rf"blk\.{n}\..*" for n in range(first, first + drafts)))
+    return tuple(rf"blk\.{n}\..*" for n in range(first, first + drafts))
 
 
-def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
-    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`."""
+def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[str] = ()) -> dict[str, Source]:
+    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`; `tensor_names`: what it holds, where
+    files of that architecture come in several forms."""
     known = _architecture(architecture)
     naming = Naming(
         prefixes=(("", ""),),
@@ -222,7 +248,7 @@ def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )
-    return naming.sources(spec, shapes_of(spec))
+    return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))
 
 
 def _architecture(name: Any) -> Architecture:

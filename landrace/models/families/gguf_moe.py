@@ -12,16 +12,20 @@ from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_step import SLIDING_HEADS
 
 SOFTMAX, SIGMOID = 1, 2
+GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
+"""By which llama.cpp, too, tells a GLM-4.7-Flash that does not say how its experts are scored."""
 
 Facts = dict[str, Any]
 ReadExperts = Callable[[Config, Collection[str], Facts], Facts]
 """Called with the file's keys, its tensors' names and the config so far."""
 
 
-def _counts(keys: Config, experts: str, chosen: str, hidden: str, score: int = SOFTMAX) -> Facts:
-    """The numbers that every mixture has, under the family's names for them."""
+def _counts(
+    keys: Config, experts: str, chosen: str, hidden: str, score: int = SOFTMAX, *, grouped: bool = False
+) -> Facts:
+    """The numbers that every mixture has, under the family's names for them. `grouped`: the family reads groups."""
     keys.require("expert_gating_func", score)
-    for key in ("expert_group_count", "expert_group_used_count"):
+    for key in () if grouped else ("expert_group_count", "expert_group_used_count"):
         keys.require(key, 0, 1)
     count, used = keys.size("expert_count"), keys.size("expert_used_count")
     return {experts: count, chosen: used, hidden: keys.size("expert_feed_forward_length")}
@@ -116,6 +120,35 @@ def llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
     }
 
 
+def deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """DeepSeek-V2's softmax and V3's sigmoid share an architecture; the oldest files do not say which it is."""
+    drafts, count = first_layers(keys, "nextn_predict_layers"), config["num_hidden_layers"]
+    glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
+    score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
+    groups, best = (
+        keys.optional_size(key) or 1 if keys.get(key) else 1
+        for key in ("expert_group_count", "expert_group_used_count")
+    )
+    if score not in (SOFTMAX, SIGMOID):
+        keys.require("expert_gating_func", SOFTMAX, SIGMOID)
+    found = {
+        **_counts(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", score, grouped=True),
+        "n_shared_experts": keys.size("expert_shared_count"),
+        "first_k_dense_replace": first_layers(keys, "leading_dense_block_count"),
+        "routed_scaling_factor": keys.optional_number("expert_weights_scale") or 1.0,
+        "num_hidden_layers": count - drafts,
+        "n_group": groups,
+        "topk_group": best,
+    }
+    if score == SOFTMAX:
+        keys.require("expert_weights_norm", False)
+        return found | {
+            "model_type": "deepseek_v2",
+            "topk_method": "greedy" if groups == 1 else "group_limited_greedy",
+        }
+    return found | {"norm_topk_prob": bool(keys.get("expert_weights_norm")), "num_nextn_predict_layers": drafts}
+
+
 def step3p5(keys: Config, names: Collection[str], config: Facts) -> Facts:
     keys.require("moe_every_n_layers", 1)
     keys.require("expert_weights_norm", True)
@@ -146,5 +179,6 @@ EXPERTS: Mapping[str, ReadExperts] = {
     "gpt_oss": gpt_oss,
     "llama4_text": llama4,
     "step3p5": step3p5,
+    "deepseek_v3": deepseek,
 }
 """By the `model_type` that reads the file."""

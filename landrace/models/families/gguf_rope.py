@@ -67,6 +67,7 @@ def _scaling(keys: Config, tensor_names: Collection[str], read_tensor: ReadTenso
         return {
             "rope_type": "yarn",
             "factor": factor,
+            **_mscale(keys),
             "original_max_position_embeddings": original or keys.size("context_length", MAX_POSITIONS),
             "beta_fast": keys.optional_number("rope.scaling.yarn_beta_fast"),
             "beta_slow": keys.optional_number("rope.scaling.yarn_beta_slow"),
@@ -80,6 +81,12 @@ def _scaling(keys: Config, tensor_names: Collection[str], read_tensor: ReadTenso
             "attention_factor": magnitude,
         }
     raise UnsupportedError(f"Rotary scaling of the kind {shown(kind)} with these settings is not implemented for GGUF.")
+
+
+def _mscale(keys: Config) -> dict[str, float]:
+    """DeepSeek's two magnitudes, of which files say a tenth of the second; llama.cpp takes the first for the same."""
+    tenth = keys.optional_number("rope.scaling.yarn_log_multiplier")
+    return {} if tenth is None else {"mscale": round(10 * tenth, 6), "mscale_all_dim": round(10 * tenth, 6)}
 
 
 def tensor_values(tensor: str, read_tensor: ReadTensor | None) -> tuple[float, ...]:

@@ -46,7 +46,13 @@ EXPERTS = {
     "feed_forward.experts.gate_up_proj": ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
     "feed_forward.experts.down_proj": ("mlp.experts.down_proj.weight",),
 }
-NAMING = Naming(renamed={"mlp": "feed_forward"}, fused=EXPERTS, transposed=tuple(EXPERTS), interleaved=True)
+NAMING = Naming(
+    renamed={"mlp": "feed_forward"},
+    fused=EXPERTS,
+    transposed=tuple(EXPERTS),
+    adapted_as_stored=True,
+    interleaved=True,
+)
 
 
 def _attentions(config: Config) -> list[Gqa]:

@@ -79,7 +79,7 @@ SPLIT = Naming(
         "linear_attn.in_proj_qkv": tuple(f"self_attn.in_proj_{one}" for one in "qkv"),
         "linear_attn.conv1d": CONVOLUTIONS,
     },
-    by_head=("self_attn.q_proj",),
+    by_head=("self_attn.q_proj.weight",),
     norms_around_zero=True,
     norms_around_one=("self_attn.gated_norm.weight",),
 )
@@ -92,7 +92,7 @@ GROUPED = replace(
         "linear_attn.in_proj_ba": tuple(f"self_attn.in_proj_{one}" for one in "ba"),
         "linear_attn.conv1d": CONVOLUTIONS,
     },
-    by_head=("self_attn.q_proj", "linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba"),
+    by_head=("self_attn.q_proj.weight", "linear_attn.in_proj_qkvz.weight", "linear_attn.in_proj_ba.weight"),
 )
 """Qwen3-Next's names."""
 
@@ -161,17 +161,17 @@ FAMILIES: Mapping[str, Family] = {
         QWEN3_NEXT,
         (GROUPED, _with_joint_experts(GROUPED)),
         {"num_local_experts": "num_experts"},
-        ignorable=MTP,
+        drafts=MTP,
         no_effect=(*TRAINING, r"mtp_.*|mamba_ssm_dtype"),
         fixed={**FIXED, "use_sliding_window": False},
     ),
-    "qwen3_5_text": Family(read_qwen3_5, QWEN3_5, (SPLIT,), ignorable=MTP, no_effect=NO_EFFECT, fixed=FIXED),
+    "qwen3_5_text": Family(read_qwen3_5, QWEN3_5, (SPLIT,), drafts=MTP, no_effect=NO_EFFECT, fixed=FIXED),
     "qwen3_5_moe_text": Family(
         read_qwen3_5_moe,
         QWEN3_5_MOE,
         (SPLIT, _with_joint_experts(SPLIT)),
         {"num_local_experts": "num_experts"},
-        ignorable=MTP,
+        drafts=MTP,
         no_effect=(*TRAINING, *NO_EFFECT, "intermediate_size"),
         fixed={**FIXED, "norm_topk_prob": True},
     ),
