@@ -153,13 +153,12 @@ def open_engine(
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
-    spec = checkpoint.spec
     told = (
         missing,
         slow_notice(decoder),
-        draft_notice(spec, options),
+        draft_notice(checkpoint.spec, options),
         left_out_notice(checkpoint),
-        length_notice(spec),
+        length_notice(checkpoint.spec),
     )
     notices = [text for text in told if text is not None]
     used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
