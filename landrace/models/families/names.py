@@ -14,6 +14,12 @@ NORM = "norm.weight"
 
 ONE_BY_ONE: Mapping[str, str] = {EXPERTS: "mlp.experts.{}"}
 """A tensor for each expert, as most hub files have them."""
+DEEPSEEK_EXPERTS: Mapping[str, str] = {
+    "mlp.router": "mlp.gate",
+    "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
+    "mlp.shared_expert": "mlp.shared_experts",
+}
+"""DeepSeek-V3's names of what is beside the experts, which many families have taken over."""
 JOINT: Mapping[str, tuple[str, ...]] = {
     "mlp.experts.gate_up_proj": ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
     "mlp.experts.down_proj": ("mlp.experts.down_proj.weight",),
