@@ -21,10 +21,9 @@ from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
-from landrace.models.families.weights import Source
+from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
@@ -121,19 +120,18 @@ def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     model = read_config(config)
-    spec = model.spec
-    sources = gguf_sources(spec, file.metadata["general.architecture"], file.tensors)
+    sources = gguf_sources(model.spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    infos = _with_ones(sources, file.tensors, spec)
-    return Checkpoint(path, "gguf", config, spec, sources, infos, file.metadata, adapter_sources=model.adapter_sources)
+    infos, adapted = _with_ones(sources, file.tensors, model.shapes), model.adapter_sources
+    return Checkpoint(path, "gguf", config, model.spec, sources, infos, file.metadata, adapter_sources=adapted)
 
 
 def _with_ones(
-    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], spec: ModelSpec
+    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], shapes: Mapping[str, Shape]
 ) -> dict[str, TensorInfo]:
     """The tensors with axes of length 1 as the parameters have them: converters keep some and drop others."""
     found = dict(infos)
-    for name, shape in shapes_of(spec).items():
+    for name, shape in shapes.items():
         info = infos[sources[name].tensor]
         if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
             found[info.name] = replace(info, shape=shape)

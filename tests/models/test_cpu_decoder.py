@@ -205,13 +205,13 @@ def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3", "minicpm3"])
 def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:
     decoder = random_decoder(spec_of(name))
-    spec = LoraSpec(4, 8.0, PROJECTIONS)
+    spec = LoraSpec(4, 4.0, PROJECTIONS)
     tensors = random_adapter(decoder, spec, 1)
     ours, theirs = on_cpu(extension, decoder, weights, isa=isa), dequantised(decoder, weights)
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(ours.add_adapter(spec, tensors), None),))
     theirs.add_adapter(spec, tensors)
     with torch.no_grad():
-        assert relative_error([ours(batch)], [theirs(batch)]) < 0.05
+        assert relative_error([ours(batch)], [theirs(batch)]) < 0.04
 
 
 def test_adapters_come_and_go(extension: ModuleType) -> None:

@@ -24,8 +24,9 @@ from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.models.decoder import Decoder
 from landrace.models.families import TEXT_HALVES
-from landrace.models.families.gguf import ARCHITECTURES
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.lora_spec import PROJECTIONS
+from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
@@ -47,7 +48,8 @@ def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tup
 
 def _cache(spec: ModelSpec) -> str:
     kinds = {Sliding: "window", Chunked: "chunks"}
-    return ", ".join(dict.fromkeys(kinds.get(type(group.spec.mask), "all") for group in spec.cache_groups))
+    latents = "latents of " if any(isinstance(layer.mixer, Mla) for layer in spec.layers) else ""
+    return ", ".join(dict.fromkeys(latents + kinds.get(type(group.spec.mask), "all") for group in spec.cache_groups))
 
 
 def _adapters(decoder: Decoder) -> str:
@@ -58,6 +60,7 @@ def _gguf(model_type: str) -> str:
     kind = model_type
     while kind in TEXT_HALVES:
         kind = TEXT_HALVES[kind].family
+    kind = {"deepseek_v2": "deepseek_v3", "glm4_moe_lite": "deepseek_v3"}.get(kind, kind)  # One architecture for all.
     own = [name for name in ARCHITECTURES if name == model_type.replace("_", "")]
     own = own or [name for name, architecture in ARCHITECTURES.items() if architecture.model_type == kind]
     return ", ".join(f"`{name}`" for name in own) or "no"

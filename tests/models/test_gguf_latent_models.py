@@ -20,9 +20,9 @@ from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families.gguf import config_from_gguf, gguf_sources
-from landrace.models.families.names import shapes_of
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec

@@ -42,7 +42,9 @@ _FILES = (
     *(deepseek, minicpm3),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
-TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}
+TEXT_HALVES: Mapping[str, TextHalf] = {
+    kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
+}
 
 BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
 
@@ -52,8 +54,10 @@ class FamilyModel:
     """A model as its configuration describes it."""
 
     spec: ModelSpec
+    shapes: dict[str, Shape]
+    """Of every parameter of `Decoder(spec)`."""
     sources: dict[str, Source]
-    """For every parameter of `Decoder(spec)`, where a checkpoint keeps it."""
+    """Where a checkpoint keeps each."""
     adapter_sources: tuple[dict[str, Source], ...]
     """The same under each set of names that adapters may use for the modules: first the one to write."""
     ignorable: tuple[str, ...]
@@ -95,7 +99,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
         ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
-    return FamilyModel(spec, sources, tuple(adapter_sources), (*ignorable, *family.ignorable))
+    return FamilyModel(spec, shapes, sources, tuple(adapter_sources), (*ignorable, *family.ignorable))
 
 
 def language_model(config: Mapping[str, Any]) -> dict[str, Any]:

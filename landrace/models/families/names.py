@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.mixer_spec import Mla
@@ -14,6 +14,12 @@ NORM = "norm.weight"
 
 ONE_BY_ONE: Mapping[str, str] = {EXPERTS: "mlp.experts.{}"}
 """A tensor for each expert, as most hub files have them."""
+DEEPSEEK_EXPERTS: Mapping[str, str] = {
+    "mlp.router": "mlp.gate",
+    "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
+    "mlp.shared_expert": "mlp.shared_experts",
+}
+"""DeepSeek-V3's names of what is beside the experts, which many families have taken over."""
 JOINT: Mapping[str, tuple[str, ...]] = {
     "mlp.experts.gate_up_proj": ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
     "mlp.experts.down_proj": ("mlp.experts.down_proj.weight",),
@@ -181,6 +187,20 @@ class Naming:
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+
+PLAIN = Naming()
+
+
+def with_experts(
+    hub: Mapping[str, str], own: Mapping[str, str] | None = None, *, base: Naming = PLAIN
+) -> tuple[Naming, Naming]:
+    """A tensor for each expert, as the hub's files have it, and all in one as transformers writes them. `hub` and
+    `own`: what more of a layer than `base` says is called otherwise in each, the same without `own`."""
+    return (
+        replace(base, renamed={**base.renamed, **ONE_BY_ONE, **hub}),
+        replace(base, renamed={**base.renamed, **(hub if own is None else own)}, fused={**base.fused, **JOINT}),
+    )
 
 
 def _latent_rotary(module: str, attention: Mla) -> Rotary | None:
