@@ -24,7 +24,7 @@ from cpu_models import (
     stored,
 )
 from test_lora import random_adapter
-from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, worst
+from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, with_delta, worst
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
@@ -141,6 +141,20 @@ def test_the_same_bits_however_it_is_called(extension: ModuleType, weights: Weig
                 ]
                 for other in (whole, *others):
                     assert all(torch.equal(a, b) for a, b in zip(other, first, strict=True)), (name, isa, threads)
+
+
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+def test_states_have_the_same_bits_however_they_are_called(extension: ModuleType, weights: Weights) -> None:
+    sequences = random_ids((40, 1, 70, 31))
+    decoder = random_decoder(with_delta(tiny_spec(gate="channel")))
+    first: list[Tensor] = []
+    for isa in extension.instruction_sets():
+        for threads in (1, 3):
+            ours = on_cpu(extension, decoder, weights, isa=isa, threads=threads)
+            first = first or stepped(ours, sequences, at_once(sequences))
+            for seed in range(3):
+                other = stepped(ours, sequences, at_random(sequences, seed))
+                assert all(torch.equal(a, b) for a, b in zip(other, first, strict=True)), (isa, threads)
 
 
 @pytest.mark.parametrize("rope", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])

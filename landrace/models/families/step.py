@@ -98,7 +98,7 @@ def _attentions(config: Config, slides: list[bool]) -> list[Gqa]:
             qkv_bias=bias,
             o_bias=bias,
             qk_norm=QkNorm("before_rope"),
-            head_gate=True,
+            gate="head",
         )
 
     return [layer(one) for one in slides]
