@@ -29,6 +29,7 @@ from landrace.checkpoints.adapter_config import PeftConfig, build_config, parse_
 from landrace.checkpoints.bounded import read_json, readable
 from landrace.checkpoints.folder import whole_folder
 from landrace.checkpoints.safetensors_file import read_safetensors
+from landrace.checkpoints.tensor_info import require_weights
 from landrace.checkpoints.write import save_tensors, write_json
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.weights import Source
@@ -200,7 +201,7 @@ def _read_pairs(folder: Path, config: PeftConfig, modules: Mapping[str, Mapping[
         _check_module(module, modules)
         if not config.is_target(module):
             raise CheckpointError(f"The adapter has weights for '{module}', which its target_modules do not name.")
-        info.require_weights()
+        require_weights(info)
         if len(info.shape) != 2:
             raise CheckpointError(f"The adapter's '{key}' has the shape {list(info.shape)}, not a matrix's.")
         halves.setdefault(module, {})[which] = info.load().float()

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from landrace.errors import CheckpointError
-from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
+from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
 from landrace.models.declared import Param
 from landrace.models.stored import StoredTensor
 
 
 class PackedWeights:
-    """Matrices stay as the checkpoint stores them; vectors and routers, whose rounding would choose other experts, are
-    float32.
+    """Matrices stay as the checkpoint stores them where the kernels multiply with such blocks, and are unpacked to
+    float32 where they do not; vectors and routers, whose rounding would choose other experts, are float32.
 
     Raises CheckpointError for an unknown name, a wrong shape or one that is missing.
     """
@@ -85,9 +85,10 @@ def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> It
 
 
 def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
-    if param.role != "router" or len(param.shape) != 2 or _is_number_table(param):
+    router = param.role == "router" and len(param.shape) == 2 and not _is_number_table(param)
+    if not router and tensor.block_type in KINDS:
         return tensor
-    return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values())[0])
+    return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values().view(-1, tensor.shape[-1]))[0])
 
 
 def _is_number_table(param: Param) -> bool:

@@ -36,7 +36,8 @@ def test_random_bytes_dequantize_like_gguf(block_type: str) -> None:
     block, columns = BLOCKS[block_type], 768
     raw = np.random.default_rng(7).integers(0, 256, (1500, columns // block.elements * block.bytes), dtype=np.uint8)
     theirs = quants.dequantize(raw.copy(), GGMLQuantizationType[block_type])
-    assert not np.isfinite(theirs).all(), "the data must include the extreme scales"
+    bounded = block_type in ("MXFP4", "NVFP4")
+    assert bounded or not np.isfinite(theirs).all(), "the data must include the extreme scales"
     assert bits_equal(dequantize(torch.from_numpy(raw), block_type, columns), theirs)
 
 
