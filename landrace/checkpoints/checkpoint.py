@@ -61,9 +61,14 @@ class Checkpoint:
 
     @property
     def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's files keep each parameter. Adapters and written models use these names, whatever format the
-        weights came in."""
-        return self.sources if self.format == "safetensors" else read_config(self.config).sources
+        """Where the hub's unquantised files keep each parameter. Adapters and written models use these names, whatever
+        form the weights came in."""
+        if self.format == "gguf":
+            return read_config(self.config).sources
+        if self.tensors_read is self.tensor_infos:
+            return self.sources
+        # Their names tell the prefix; their shapes would tell the layout that only a quantised form has.
+        return read_config(self.config, dict.fromkeys(self.tensors_read, ())).sources
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block

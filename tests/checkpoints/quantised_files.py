@@ -24,6 +24,9 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 MODELS: dict[str, Callable[[], Any]] = {
     "dense": lambda: transformers.LlamaConfig(**SIZES),
     "experts": lambda: transformers.Qwen3MoeConfig(**SIZES, **EXPERTS),
+    "gpt-oss": lambda: transformers.GptOssConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, rope_parameters=None
+    ),
 }
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 NF4 = [
@@ -39,8 +42,11 @@ def is_quantised(name: str) -> bool:
     return name.startswith("model.layers.") and name.endswith("_proj.weight")
 
 
-def write_model(folder: Path, kind: str, settings: dict[str, Any], write: Writer) -> Any:
-    """A tiny model in the form; returns transformers' own with the values that the files stand for."""
+def write_model(
+    folder: Path, kind: str, settings: dict[str, Any], write: Writer, wanted: Callable[[str], bool] = is_quantised
+) -> Any:
+    """A tiny model in the form; returns transformers' own with the values that the files stand for. The parts of a
+    tensor that is no module's weight follow its own name."""
     torch.manual_seed(0)
     config = MODELS[kind]()
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
@@ -51,10 +57,10 @@ def write_model(folder: Path, kind: str, settings: dict[str, Any], write: Writer
     plain = load_file(folder / "model.safetensors")
     stored: dict[str, Tensor] = {}
     for name, tensor in plain.items():
-        if is_quantised(name):
+        if wanted(name):
             parts, values = write(tensor)
-            module = name.removesuffix(".weight")
-            stored |= {f"{module}.{leaf}": part for leaf, part in parts.items()}
+            module = name.removesuffix("weight")
+            stored |= {f"{module}{leaf}": part for leaf, part in parts.items()}
             plain[name] = values
         else:
             stored[name] = tensor
@@ -199,6 +205,12 @@ def packed_mxfp4(weight: Tensor) -> Written:
     return {"weight_packed": codes, "weight_scale": exponents}, values
 
 
+def joint_mxfp4(weight: Tensor) -> Written:
+    """gpt-oss: the experts' matrices, which its other files have transposed."""
+    codes, exponents, values = mxfp4(weight.transpose(1, 2))
+    return {"_blocks": codes.unflatten(-1, (-1, 16)), "_scales": exponents}, values.transpose(1, 2)
+
+
 def nvfp4(leaves: tuple[str, str, str], whole: float, inverse: bool) -> Writer:
     """`leaves`: codes, scales and the scale of all, by which they are multiplied or (`inverse`) divided."""
 
@@ -253,8 +265,8 @@ def bits_and_bytes_8(weight: Tensor) -> Written:
 def compressed(form: str, **weights: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": {"symmetric": True, **weights}, "input_activations": None}
     return {
-        "quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group}, "ignore": ["lm_head"],
-        "kv_cache_scheme": None, "quantization_status": "compressed", "version": "0.11.0",
+        "quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group},
+        "ignore": ["lm_head"], "kv_cache_scheme": None, "quantization_status": "compressed", "version": "0.11.0",
     }  # fmt: skip
 
 

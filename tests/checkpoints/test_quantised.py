@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import torch
 
 pytest.importorskip("transformers")
 
-from quantised_files import FORMS, write_model
+from quantised_files import FORMS, joint_mxfp4, write_model
+from safetensors.torch import load_file, save_file
 
 from landrace.checkpoints.checkpoint import open_checkpoint
-from landrace.models.batch import ForwardBatch
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.cpu import native
+from landrace.model import cpu_decoder
+from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 
 IDS = list(range(3, 40))
@@ -31,8 +36,73 @@ def logits(model: Any) -> torch.Tensor:
         return model(torch.tensor([IDS])).logits[0].float()
 
 
+def cpu_logits(folder: Path) -> torch.Tensor:
+    """On the C++ kernels."""
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    checkpoint = open_checkpoint(folder)
+    decoder = cpu_decoder(checkpoint, extension, threads=1)
+    layers = decoder.new_cache([64] * len(checkpoint.spec.cache_groups))
+    view = CacheView.whole(layers, checkpoint.spec.cache_groups, torch.arange(len(IDS)), (torch.arange(len(IDS)),))
+    batch = ForwardBatch(torch.tensor(IDS), torch.arange(len(IDS)), (0, len(IDS)), cache=view)
+    return decoder(batch)
+
+
 @pytest.mark.parametrize("kind", ["dense", "experts"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_means_what_its_formula_says(form: str, kind: str, tmp_path: Path) -> None:
     model = write_model(tmp_path, kind, *FORMS[form])
-    torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+    expected = logits(model)
+    torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+    # Inputs of bfloat16 matrices are rounded to bfloat16.
+    atol = 3e-2 if "powers of two" in form else 1e-4
+    torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=atol, rtol=1e-4)
+
+
+def write_gpt_oss(folder: Path) -> Any:
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    return write_model(folder, "gpt-oss", settings, joint_mxfp4, lambda name: name.endswith(("up_proj", "down_proj")))
+
+
+def test_gpt_oss_as_published(tmp_path: Path) -> None:
+    expected = logits(write_gpt_oss(tmp_path))
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.stored()["layers.0.mlp.experts.gate_proj.weight"].block_type == "MXFP4"
+    assert checkpoint.hub_sources["layers.0.mlp.experts.gate_proj.weight"].tensor.endswith("gate_up_proj")
+    torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+
+
+OPTIONAL = ("weight_format",)
+"""Parts that say nothing."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damage_is_one_clear_error(form: str, tmp_path: Path) -> None:
+    """Each part of a matrix taken away, cut short, of another type, or with scales that are NaN."""
+    write_model(tmp_path, "dense", *FORMS[form])
+    file = tmp_path / "model.safetensors"
+    whole = load_file(file)
+    module = "model.layers.1.mlp.up_proj."
+    for name in [name for name in whole if name.startswith(module) and not name.endswith(OPTIONAL)]:
+        for damaged in damages(whole[name]):
+            left = {other: tensor for other, tensor in whole.items() if other != name}
+            save_file(left if damaged is None else {**left, name: damaged}, file)
+            with pytest.raises((CheckpointError, UnsupportedError)):
+                our_logits(tmp_path)
+    save_file(whole, file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError):
+        our_logits(tmp_path)
+
+
+def damages(tensor: torch.Tensor) -> Iterator[torch.Tensor | None]:
+    yield None
+    if tensor.dim() and len(tensor) > 1:
+        yield tensor[:-1].clone()
+    yield tensor.reshape(-1).view(torch.uint8).to(torch.float64)
+    if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        bits = tensor.clone().reshape(-1)
+        bits[0] = float("nan")
+        yield bits.view(tensor.shape)

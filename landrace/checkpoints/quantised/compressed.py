@@ -43,7 +43,7 @@ def read_compressed(settings: Config, parts: Parts) -> None:
     for module in parts.named(".weight_scale"):
         weight = f"{module}.weight"
         scheme = _scheme_of(module, schemes)
-        zeros = parts.take_if(f"{module}.weight_zero_point")
+        zeros = _zeros(parts, weight, scheme)
         put_scaled(parts, weight, parts.take(f"{module}.weight_scale", weight), scheme.get("block_structure"), zeros)
 
 
@@ -84,6 +84,11 @@ def _read_packed(parts: Parts, module: str, scheme: Mapping[str, Any]) -> None:
         _put_integers(parts, name, packed, scale, scheme)
 
 
+def _zeros(parts: Parts, name: str, scheme: Mapping[str, Any]) -> TensorInfo | None:
+    found = parts.take_if(f"{name}_zero_point")
+    return parts.take(f"{name}_zero_point", name) if found is None and scheme.get("symmetric") is False else found
+
+
 def _put_integers(parts: Parts, name: str, packed: TensorInfo, scale: TensorInfo, scheme: Mapping[str, Any]) -> None:
     bits = scheme.get("num_bits")
     if type(bits) is not int or not 1 <= bits <= 8:
@@ -99,12 +104,12 @@ def _put_integers(parts: Parts, name: str, packed: TensorInfo, scale: TensorInfo
     size = group_size if type(group_size) is int and group_size > 0 else None
     grid = grid_of(scale.name, shape, scale.shape, (1, size) if size else None)
     scales, offset = entry_rows(scale, grid), 1 << bits - 1
-    zeros = parts.take_if(f"{name}_zero_point")
-    if (zeros is not None) != (scheme.get("symmetric", True) is False):
-        raise CheckpointError(f"'{name}' has zero points where config.json says symmetric, or none where it does not.")
+    zeros = _zeros(parts, name, scheme)
     if zeros is not None:
         require(zeros, (words_for(bits, grid.n_down), grid.n_across), "I32")
     order = parts.take_if(f"{name}_g_idx")
+    if order is None and scheme.get("actorder") == "group":
+        raise CheckpointError(f"config.json says actorder, but the checkpoint has no '{name}_g_idx'.")
 
     def groups() -> Tensor | None:
         return None if order is None else group_numbers(order, n_in, grid.n_across)

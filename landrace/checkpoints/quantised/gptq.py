@@ -21,7 +21,7 @@ from landrace.models.families.config import Config
 MAX_BITS = 8
 """Bits may differ from module to module; the shapes tell."""
 NO_EFFECT = (
-    r"quant_method|bits|group_size|desc_act|act_order|sym|true_sequential|damp.*|static_groups|dataset|tokenizer|batch_size|"
+    r"quant_method|bits|group_size|act_order|sym|true_sequential|damp.*|static_groups|dataset|tokenizer|batch_size|"
     r"block_name_to_quantize|module_name_preceding_first_block|modules_in_block_to_quantize|model_seqlen|use_.*|"
     r"max_input_length|cache_.*|disable_exllama|exllama_config|model_file_base_name|model_name_or_path|lm_head|meta|"
     r"pad_token_id|backend|quantizer|dynamic|pack_dtype|hessian|mse|failsafe|offload.*|is_marlin_format|v2|"
@@ -37,15 +37,19 @@ def read_gptq(settings: Config, parts: Parts) -> None:
     settings.require("checkpoint_format", "gptq", "gptq_v2")
     settings.require("is_marlin_format", False)
     second = settings.get("checkpoint_format") == "gptq_v2"
+    ordered = bool(settings.get("desc_act"))
     size = settings.get("group_size")
     settings.finish(NO_EFFECT)
-    put_by_inputs(parts, size if type(size) is int else None, less=0 if second else 1)
+    put_by_inputs(parts, size if type(size) is int else None, 0 if second else 1, needs_order=ordered)
 
 
-def put_by_inputs(parts: Parts, group_size: int | None, less: int) -> None:
-    """Makes a matrix of every module with a `qweight`, whose zero points are stored less `less`."""
+def put_by_inputs(parts: Parts, group_size: int | None, less: int, *, needs_order: bool = False) -> None:
+    """Makes a matrix of every module with a `qweight`, whose zero points are stored less `less`. `needs_order`: its
+    groups are in an order of their own."""
     for module in parts.named(".qweight"):
         packed = _packed(parts, module, group_size)
+        if needs_order and packed.order is None:
+            raise CheckpointError(f"config.json says desc_act, but the checkpoint has no '{module}.g_idx'.")
         parts.put(f"{module}.weight", "F32", (packed.n_out, packed.n_in), partial(_rows, packed, less))
 
 
