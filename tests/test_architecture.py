@@ -44,7 +44,7 @@ MAY_USE: Mapping[str, frozenset[str]] = {
 
 ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("checkpoints", "models"): ("models.spec", "models.families", "models.lora_spec", "models.stored"),
-    ("checkpoints", "kernels"): ("kernels.reference.blocks",),
+    ("checkpoints", "kernels"): ("kernels.reference.blocks", "kernels.reference.code_blocks"),
 }
 """Where a room may use a part of another and no more."""
 

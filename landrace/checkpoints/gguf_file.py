@@ -41,7 +41,7 @@ _SMALLEST_VALUE = {kind: struct.calcsize("<" + layout) for kind, layout in SCALA
 }
 _SMALLEST_PAIR = 8 + 4 + 1
 _SMALLEST_INFO = 8 + 4 + 8 + 4 + 8
-_TYPE_BY_ID = {block.ggml_id: name for name, block in BLOCKS.items()}
+_TYPE_BY_ID = {block.ggml_id: name for name, block in BLOCKS.items() if block.ggml_id is not None}
 _UNSUPPORTED_IDS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
 
 

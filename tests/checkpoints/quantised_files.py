@@ -271,7 +271,7 @@ def compressed(form: str, **weights: Any) -> dict[str, Any]:
 
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
-BLOCKS = FP8 | {"weight_block_size": [32, 48]}
+BLOCKS = FP8 | {"weight_block_size": [32, 32]}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": False, "damp_percent": 0.1}
 AUTO = {"quant_method": "auto-round", "bits": 4, "group_size": GROUP, "sym": False, "iters": 200}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
@@ -279,11 +279,12 @@ BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_typ
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "producer": {"name": "modelopt"}}
 
 FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
-    "fp8 in blocks": (BLOCKS, fp8(32, 48, "weight_scale_inv")),
+    "fp8 in blocks": (BLOCKS, fp8(32, 32, "weight_scale_inv")),
     "fp8 in blocks, powers of two": (
         BLOCKS | {"scale_fmt": "ue8m0"},
-        fp8(32, 48, "weight_scale_inv", torch.float8_e8m0fnu),
+        fp8(32, 32, "weight_scale_inv", torch.float8_e8m0fnu),
     ),
+    "fp8 in blocks of another width": (FP8 | {"weight_block_size": [32, 48]}, fp8(32, 48, "weight_scale_inv")),
     "fp8 by tensor": (FP8, fp8(None, None, "weight_scale_inv")),
     "fbgemm": ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, fp8(1, None, "weight_scale")),
     "float-quantized": (compressed("float-quantized", num_bits=8, type="float"), fp8(1, None, "weight_scale")),

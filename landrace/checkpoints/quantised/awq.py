@@ -7,12 +7,16 @@ scale * (number - zero point).
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from landrace.checkpoints.quantised.parts import Parts, Rows, finite, require, unpack_bits
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.quantised.parts import Parts, finite, require, unpack_bits
+from landrace.checkpoints.quantised.scaled import BLOCK
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError
+from landrace.kernels.reference.code_blocks import i4_blocks
 from landrace.models.families.config import Config
 
 BITS = 4
@@ -46,20 +50,27 @@ def put_by_outputs(parts: Parts) -> None:
         require(scales, (n_groups, n_out), "F16", "BF16", "F32")
         if n_in % n_groups:
             raise CheckpointError(f"'{scales.name}' has {n_groups} groups, which do not fit {n_in} inputs.")
-        parts.put(f"{module}.weight", "F32", (n_out, n_in), _reader(weight, zeros, scales))
+        in_blocks = (n_in // n_groups) % BLOCK == 0 and scales.dtype != "F32"
+        dtype, read = (f"I4_{scales.dtype}", _blocks) if in_blocks else ("F32", _values)
+        parts.put(f"{module}.weight", dtype, (n_out, n_in), partial(read, weight, zeros, scales))
 
 
-def _reader(weight: TensorInfo, zeros: TensorInfo, scales: TensorInfo) -> Rows:
-    def rows(first: int, end: int) -> Tensor:
-        group_size = weight.shape[0] // scales.shape[0]
-        offsets = _outputs(zeros.load())[:, first:end].T.repeat_interleave(group_size, dim=1)
-        by = finite(scales)[:, first:end].T.repeat_interleave(group_size, dim=1)
-        return _outputs(weight.load())[:, first:end].T.sub(offsets).mul_(by)
-
-    return rows
+def _values(weight: TensorInfo, zeros: TensorInfo, scales: TensorInfo, first: int, end: int) -> Tensor:
+    group_size = weight.shape[0] // scales.shape[0]
+    offsets = _outputs(zeros, first, end).float().repeat_interleave(group_size, dim=1)
+    by = finite(scales)[:, first:end].T.repeat_interleave(group_size, dim=1)
+    return _outputs(weight, first, end).float().sub_(offsets).mul_(by)
 
 
-def _outputs(words: Tensor) -> Tensor:
-    """int32 [n, n_out / 8] to float32 [n, n_out]."""
-    numbers = unpack_bits(words, BITS, WORD * words.shape[1]).view(len(words), -1, WORD)
-    return numbers[:, :, torch.tensor(_PLACES)].flatten(1).float()
+def _blocks(weight: TensorInfo, zeros: TensorInfo, scales: TensorInfo, first: int, end: int) -> Tensor:
+    blocks = weight.shape[0] // scales.shape[0] // BLOCK
+    by = finite(scales).to(PLAIN[scales.dtype])[:, first:end].T.repeat_interleave(blocks, dim=1)
+    offsets = _outputs(zeros, first, end).repeat_interleave(blocks, dim=1)
+    return i4_blocks(_outputs(weight, first, end), by, offsets)
+
+
+def _outputs(words: TensorInfo, first: int, end: int) -> Tensor:
+    """Outputs [first, end) of int32 [n, n_out / 8], uint8 [end - first, n]."""
+    stored = words.load()
+    numbers = unpack_bits(stored, BITS, WORD * stored.shape[1]).view(len(stored), -1, WORD)
+    return numbers[:, :, torch.tensor(_PLACES)].flatten(1)[:, first:end].T

@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from landrace.checkpoints.quantised.fp4 import put_fp4
 from landrace.checkpoints.quantised.parts import Parts, group_numbers, matrix_rows, require, unpack_bits, words_for
 from landrace.checkpoints.quantised.scaled import FLOATS, entry_rows, grid_of, put_scaled
 from landrace.checkpoints.quantised.settings import matches, refuse_cache_scales
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.reference.code_blocks import i4_blocks
 from landrace.models.families.config import Config, shown
 
 FORMATS = (
     "dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
 )  # fmt: skip
+BITS_OF_BLOCKS = 4
+"""Integers that the kernels' own blocks hold; others are unpacked."""
 IGNORABLE = (r".*\.(input|output)_(global_)?scale", r".*\.(input|output)_zero_point")
 """How activations were rounded: here they are not."""
 
@@ -114,14 +118,26 @@ def _put_integers(parts: Parts, name: str, packed: TensorInfo, scale: TensorInfo
     def groups() -> Tensor | None:
         return None if order is None else group_numbers(order, n_in, grid.n_across)
 
+    def stored(first: int, end: int) -> Tensor:
+        return unpack_bits(matrix_rows(packed, first, end), bits, n_in)
+
     def zero_rows(first: int, end: int) -> Tensor:
         assert zeros is not None
         numbers: Tensor = unpack_bits(zeros.load().T, bits, grid.n_down).T[first:end]
         return numbers.float()
 
     def rows(first: int, end: int) -> Tensor:
-        numbers = unpack_bits(matrix_rows(packed, first, end), bits, n_in).float()
+        numbers = stored(first, end).float()
         numbers -= grid.spread(zero_rows, first, end, groups()) if zeros is not None else offset
         return numbers.mul_(grid.spread(scales, first, end, groups()))
 
-    parts.put(name, "F32", shape, rows)
+    def blocks(first: int, end: int) -> Tensor:
+        of = grid.of_blocks(scales, first, end).to(PLAIN[scale.dtype])
+        if zeros is None:
+            return i4_blocks(stored(first, end), of, torch.full_like(of, offset, dtype=torch.uint8))
+        return i4_blocks(stored(first, end), of, grid.of_blocks(zero_rows, first, end).to(torch.uint8))
+
+    if bits == BITS_OF_BLOCKS and order is None and grid.in_blocks and scale.dtype in ("F16", "BF16"):
+        parts.put(name, f"I4_{scale.dtype}", shape, blocks)
+    else:
+        parts.put(name, "F32", shape, rows)

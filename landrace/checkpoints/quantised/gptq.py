@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from landrace.checkpoints.quantised.parts import Parts, finite, group_numbers, require, unpack_bits, words_for
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.quantised.scaled import BLOCK
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError
+from landrace.kernels.reference.code_blocks import i4_blocks
 from landrace.models.families.config import Config
 
 MAX_BITS = 8
@@ -50,7 +52,11 @@ def put_by_inputs(parts: Parts, group_size: int | None, less: int, *, needs_orde
         packed = _packed(parts, module, group_size)
         if needs_order and packed.order is None:
             raise CheckpointError(f"config.json says desc_act, but the checkpoint has no '{module}.g_idx'.")
-        parts.put(f"{module}.weight", "F32", (packed.n_out, packed.n_in), partial(_rows, packed, less))
+        shape, name = (packed.n_out, packed.n_in), f"{module}.weight"
+        if packed.in_blocks:
+            parts.put(name, f"I4_{packed.scales.dtype}", shape, partial(_blocks, packed, less))
+        else:
+            parts.put(name, "F32", shape, partial(_rows, packed, less))
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,16 @@ class _Packed:
     scales: TensorInfo
     zeros: TensorInfo
     order: TensorInfo | None
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the kernels have blocks that hold it: 4 bits, and every 32 inputs with a scale of 16 bits."""
+        whole = self.n_in % BLOCK == 0 and (self.group_size % BLOCK == 0 or self.group_size == self.n_in)
+        return self.bits == 4 and whole and self.order is None and self.scales.dtype != "F32"
+
+    def numbers(self, first: int, end: int) -> Tensor:
+        """uint8 [end - first, n_in]."""
+        return unpack_bits(self.weight.load()[:, first:end].T, self.bits, self.n_in)
 
 
 def _packed(parts: Parts, module: str, group_size: int | None) -> _Packed:
@@ -89,21 +105,27 @@ def _packed(parts: Parts, module: str, group_size: int | None) -> _Packed:
     return _Packed(bits, n_out, n_in, given, weight, scales, zeros, order)
 
 
+def _blocks(packed: _Packed, less: int, first: int, end: int) -> Tensor:
+    groups = torch.arange(0, packed.n_in, BLOCK) // packed.group_size
+    scales = finite(packed.scales).to(PLAIN[packed.scales.dtype])[:, first:end].T[:, groups]
+    return i4_blocks(packed.numbers(first, end), scales, _zeros(packed, less)[:, first:end].T[:, groups])
+
+
 def _rows(packed: _Packed, less: int, first: int, end: int) -> Tensor:
-    numbers = unpack_bits(packed.weight.load()[:, first:end].T, packed.bits, packed.n_in).float()
+    numbers = packed.numbers(first, end).float()
     scales = finite(packed.scales)
     groups = torch.arange(packed.n_in) // packed.group_size
     if packed.order is not None:
         groups = group_numbers(packed.order, packed.n_in, len(scales))
-    zeros = _zeros(packed, less)
+    zeros = _zeros(packed, less).float()
     return numbers.sub_(zeros[:, first:end].T[:, groups]).mul_(scales[:, first:end].T[:, groups])
 
 
 def _zeros(packed: _Packed, less: int) -> Tensor:
-    """Zero points [groups, n_out], with `less` added to what is stored."""
+    """Zero points, uint8 [groups, n_out], with `less` added to what is stored."""
     words, bits = packed.zeros.load(), packed.bits
     if less and 32 % bits == 0:
         # Whole words, so that what the writer's subtraction borrowed from a neighbour is given back.
         words = (words.long() + less * sum(1 << at for at in range(0, 32, bits))).to(torch.int32)
         less = 0
-    return ((unpack_bits(words, bits, packed.n_out).int() + less) & (1 << bits) - 1).float()
+    return (unpack_bits(words, bits, packed.n_out) + less) & (1 << bits) - 1

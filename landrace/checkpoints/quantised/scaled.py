@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from torch import Tensor
 from landrace.checkpoints.quantised.parts import Parts, Rows, Shape, finite, matrix_rows, require
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError
+from landrace.kernels.reference.code_blocks import f8_f32_blocks
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 FLOATS = ("F32", "F16", "BF16", "F8_E8M0")
+BLOCK = 32
+"""Values that share a scale in the blocks of the kernels."""
 SCALES = ("_scale_inv", "_scale")
 """What may follow a tensor's name in that of its scales; both are multiplied with."""
 
@@ -35,6 +39,15 @@ class Grid:
     """Rows that share an entry."""
     across: int
     """Columns that share one; the last ones may be fewer."""
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether every 32 columns share an entry."""
+        return self.n_in % BLOCK == 0 and (self.across % BLOCK == 0 or self.n_across == 1)
+
+    def of_blocks(self, entries: Rows, first: int, end: int) -> Tensor:
+        """`spread`, once for every 32 columns: [end - first, n_in / 32]."""
+        return self.spread(entries, first, end)[:, ::BLOCK]
 
     def spread(self, entries: Rows, first: int, end: int, groups: Tensor | None = None) -> Tensor:
         """Rows [first, end) of the entries, each repeated over its block: [end - first, n_in].
@@ -102,6 +115,9 @@ def put_scaled(
         raise CheckpointError(f"'{scale.name}' is stored as {scale.dtype}, not as {' or '.join(FLOATS)}.")
     grid = grid_of(scale.name, weight.shape, scale.shape, block)
     scales = entry_rows(scale, grid)
+    if weight.dtype == "F8_E4M3" and zeros is None and grid.in_blocks:
+        parts.put(name, "F8_F32", weight.shape, partial(_f8_rows, weight, grid, scales))
+        return
     if zeros is not None:
         require(zeros, scale.shape, "I8")
     offsets = entry_rows(zeros, grid) if zeros is not None else None
@@ -112,6 +128,11 @@ def put_scaled(
             numbers -= grid.spread(offsets, first, end)
         return numbers.mul_(grid.spread(scales, first, end))
 
-    # Four bits times a power of two.
-    exact = scale.dtype == "F8_E8M0" and weight.dtype in FP8
-    parts.put(name, "BF16" if exact else "F32", weight.shape, rows)
+    parts.put(name, "F32", weight.shape, rows)
+
+
+def _f8_rows(weight: TensorInfo, grid: Grid, scales: Rows, first: int, end: int) -> Tensor:
+    numbers = matrix_rows(weight, first, end)
+    if numbers.float().isnan().any():
+        raise CheckpointError(f"'{weight.name}' holds numbers that are NaN.")
+    return f8_f32_blocks(numbers, grid.of_blocks(scales, first, end))

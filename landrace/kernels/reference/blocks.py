@@ -1,4 +1,4 @@
-"""Block formats of ggml: packed bytes to float32 and back, in plain PyTorch.
+"""Block formats, ggml's above all: packed bytes to float32 and back, in plain PyTorch.
 
 A block holds `elements` consecutive values of one row in `bytes` bytes. The layouts follow `ggml-common.h` and the
 order of the float32 operations follows `ggml-quants.c`, so results are equal to ggml's bit for bit.
@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from landrace.kernels.reference import grid_blocks, small_blocks
+from landrace.kernels.reference import code_blocks, grid_blocks, small_blocks
 from landrace.kernels.reference.block_parts import half
 
 CHUNK_ELEMENTS = 1 << 19
@@ -23,9 +23,10 @@ CHUNK_ELEMENTS = 1 << 19
 
 @dataclass(frozen=True)
 class BlockType:
-    """`ggml_id`: the number GGUF files store; one block is `elements` values in `bytes` bytes."""
+    """`ggml_id`: the number GGUF files store, None for a type that ggml has not; one block is `elements` values in
+    `bytes` bytes."""
 
-    ggml_id: int
+    ggml_id: int | None
     elements: int
     bytes: int
 
@@ -58,6 +59,9 @@ BLOCKS: Mapping[str, BlockType] = MappingProxyType(
         "TQ2_0": BlockType(35, 256, 66),
         "MXFP4": BlockType(39, 32, 17),
         "NVFP4": BlockType(40, 64, 36),
+        "F8_F32": BlockType(None, 32, 36),
+        "I4_F16": BlockType(None, 32, 19),
+        "I4_BF16": BlockType(None, 32, 19),
     }
 )
 
@@ -213,6 +217,9 @@ _UNPACK: Mapping[str, Callable[[Tensor, Tensor], None]] = MappingProxyType(
         "TQ2_0": small_blocks.unpack_tq2_0,
         "MXFP4": small_blocks.unpack_mxfp4,
         "NVFP4": small_blocks.unpack_nvfp4,
+        "F8_F32": code_blocks.unpack_f8_f32,
+        "I4_F16": code_blocks.unpack_i4(torch.float16),
+        "I4_BF16": code_blocks.unpack_i4(torch.bfloat16),
     }
 )
 
