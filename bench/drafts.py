@@ -1,6 +1,7 @@
 """Tokens a second of one stream with drafts against without, on answers that repeat what was given and on others.
 
     python bench/drafts.py MODEL [--rounds 5] [--tokens 200] [--turn 24] [--weights stored] [--threads N] [--json FILE]
+                           [--draft ngram or MODEL] [--draft-weights stored]
 
 Both engines share one decoder and give the same answer in turns of a few tokens, so that whatever else the machine does
 meets both alike; prompts are in both caches. What is compared is the time of the answers' steps, round by round; the
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
+from landrace.engine.options import NGRAM
 from landrace.errors import LandraceError
 from landrace.model import open_engine
 from landrace.text import encode_chat
@@ -175,6 +177,8 @@ class Arguments:
     turn: int
     weights: str
     threads: int | None
+    draft: str
+    draft_weights: str
     json: Path | None
 
 
@@ -186,11 +190,16 @@ def main() -> None:
     parser.add_argument("--turn", type=int, default=24)
     parser.add_argument("--weights", default="stored")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--draft", default=NGRAM)
+    parser.add_argument("--draft-weights", default="stored")
     parser.add_argument("--json", type=Path)
     args = Arguments(**vars(parser.parse_args()))
     serving = open_engine(args.model, weights=args.weights, threads=args.threads)
     tokenizer, plain = serving.model.tokenizer, serving.engine
-    drafted = Engine(plain.decoder, tokenizer, EngineOptions(draft="ngram"))
+    draft_model = None
+    if args.draft != NGRAM:
+        draft_model = open_engine(args.draft, weights=args.draft_weights, threads=args.threads).engine.decoder
+    drafted = Engine(plain.decoder, tokenizer, EngineOptions(draft=args.draft), draft_model=draft_model)
     rows = []
     print(f"{'':32}{'tokens':>7}{'plain':>9}{'drafted':>9}{'speed':>8}   (tokens a second; lowest to highest; right)")
     for kind, (texts, temperature) in KINDS.items():

@@ -15,10 +15,10 @@ from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.engine import Engine, EngineOptions
+from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
-from landrace.kernels.cpu.cache import TILE
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
@@ -123,7 +123,8 @@ def open_engine(
     """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
     ready to be asked for.
 
-    `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
+    `options.draft` may name a smaller model, which is opened as well. `threads`: None for as many as this process may
+    use. Raises OptionError for what this machine cannot do.
     """
     device = default_device()
     held = next((choice for choice in WEIGHTS if choice == weights), None)
@@ -135,20 +136,39 @@ def open_engine(
     checkpoint = _open(name, options.max_length, home)
     tokenizer = open_tokenizer(checkpoint)
     extension, missing = _choose_kernels(kernels, device)
-    decoder: ServingDecoder
-    if extension is not None:
-        decoder = cpu_decoder(checkpoint, extension, weights=held, threads=threads)
-        used = decoder.isa
-    else:
-        used = "reference"
-        decoder = _reference_decoder(checkpoint, held, device)
-    engine = Engine(decoder, tokenizer, options)
+
+    def decoder_of(opened: Checkpoint) -> ServingDecoder:
+        if extension is None:
+            return _reference_decoder(opened, held, device)
+        return cpu_decoder(opened, extension, weights=held, threads=threads)
+
+    draft_model: ServingDecoder | None = None
+    if options.draft not in (None, NGRAM):
+        drafts = _open(options.draft, None, home)
+        _check_same_tokens(name, tokenizer, options.draft, open_tokenizer(drafts))
+        draft_model = decoder_of(drafts)
+    decoder = decoder_of(checkpoint)
+    engine = Engine(decoder, tokenizer, options, draft_model=draft_model)
     for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, checkpoint.hub_sources)
+        spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
     told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
     notices = [text for text in told if text is not None]
+    used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def _check_same_tokens(name: str, tokenizer: Tokenizer, draft: str, other: Tokenizer) -> None:
+    """OptionError unless every number that is a token of both is the same token. One may have tokens that the other
+    lacks: sizes of one family are padded differently."""
+    n_tokens = min(one.backend.get_vocab_size() for one in (tokenizer, other))
+    texts = ((tokenizer.token_text(token), other.token_text(token)) for token in range(n_tokens))
+    different = sum(own is not None and theirs is not None and own != theirs for own, theirs in texts)
+    if different:
+        raise OptionError(
+            f"{draft} cannot write drafts for {name}: {different} of their {n_tokens} tokens differ.",
+            hint="Choose a model of the same family, or --draft ngram.",
+        )
 
 
 def slow_notice(decoder: ServingDecoder) -> str | None:
@@ -203,13 +223,15 @@ def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
     """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
     type they are kept in. Reads no weights."""
     device = default_device()
-    slots = [TILE] * len(checkpoint.spec.cache_groups)
-    if _choose_kernels("auto", device)[0] is None:
+    extension, _ = _choose_kernels("auto", device)
+    n_slots = 1 if extension is None else extension.TILE
+    slots = [n_slots] * len(checkpoint.spec.cache_groups)
+    if extension is None:
         layers = Decoder(checkpoint.spec).new_cache(slots)
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(checkpoint.spec, slots, cache_dtype_beside(matrices))
-    return sum(layer.nbytes for layer in layers) / TILE, layers[0].keys.dtype
+        layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
+    return sum(layer.nbytes for layer in layers) / n_slots, layers[0].keys.dtype
 
 
 def available_threads() -> int:

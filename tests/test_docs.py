@@ -260,7 +260,7 @@ def test_the_path_of_a_request_names_files_that_exist() -> None:
 def test_families_names_what_can_be_opened() -> None:
     from landrace.kernels.reference.blocks import BLOCKS
     from landrace.models.families import FAMILIES, TEXT_HALVES
-    from landrace.models.families.gguf import ARCHITECTURES
+    from landrace.models.families.gguf_architectures import ARCHITECTURES
 
     page = ROOT / "docs" / "families.md"
     assert {*FAMILIES, *TEXT_HALVES, *ARCHITECTURES} <= words_in_code(page)

@@ -5,7 +5,7 @@ A step of `streams` sequences, each with `past` tokens in the cache and `new` to
     bytes      = matrix bytes + experts' bytes * share read + streams * (cache bytes of the tokens before the step)
     operations = streams * (2 * active layer weights * new + 2 * head weights + attention)
     share read = 1 - (1 - top_k / experts) ** (streams * new), what is expected of tokens that choose independently
-    attention  = sum over layers and new tokens of 4 * heads * head_dim * tokens seen
+    attention  = sum over layers and new tokens of 2 * heads * (key's + value's width) * tokens seen
     seconds    = max(bytes / read bandwidth, operations / peak)
 
 Each matrix counts once, in the bytes that the chosen weights take, the embedding table only where it is the output head
@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
+from landrace.models.mixer_spec import Gqa, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class ModelCost:
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
         layers = self.spec.layers
-        sizes = [layer.mixer.n_kv_heads * layer.mixer.head_dim for layer in layers]
+        sizes = [layer.mixer.kept_values for layer in layers]
         seen = [_seen(layer, work.past) for layer in layers]
         share = sum(size * tokens for size, tokens in zip(sizes, seen, strict=True)) / sum(sizes)
         cache = work.streams * self.cache_bytes_per_token * share
@@ -165,7 +166,15 @@ def _seen(layer: LayerSpec, past: float) -> float:
 
 
 def _attention_operations(layer: LayerSpec, work: StepWork) -> float:
-    """For one stream: q.k and p.v are a multiplication and an addition each for every dimension of every head."""
+    """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
+    count as the keys and values that could be made of them, which are narrower."""
     attention = layer.mixer
     pairs = sum(_seen(layer, work.past + index) + 1 for index in range(work.new))
-    return 4.0 * attention.n_heads * attention.head_dim * pairs
+    match attention:
+        case Gqa():
+            channels = 2 * attention.head_dim
+        case Mla():
+            channels = attention.nope_dim + attention.rope_dim + attention.v_dim
+        case _:
+            assert_never(attention)
+    return 2.0 * attention.n_heads * channels * pairs

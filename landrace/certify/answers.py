@@ -1,15 +1,13 @@
-"""What the engine generates, scored by the engine and by the trainer."""
+"""What the engine generates, scored by the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from landrace.certify.certificate import Scores
-from landrace.engine import Engine, EngineOptions, Request, SamplingParams
+from landrace.certify.engine_path import Adapter, engine_of
+from landrace.engine import EngineOptions, SamplingParams
 from landrace.model import Model
-from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 
 ANSWER_TOKENS = 16
@@ -17,27 +15,12 @@ ANSWER_TOKENS = 16
 Sequences = Sequence[tuple[int, ...]]
 
 
-def answer_scores(
-    model: Model[ServingDecoder],
-    prompts: Sequences,
-    adapter: tuple[LoraSpec, Mapping[str, Tensor]] | None,
-    trainer: Callable[[Sequences], list[Scores]],
-) -> tuple[list[Scores], list[Scores]]:
-    """The trainer's scores of each prompt with its greedy answer, and the engine's of the answers alone, as it told
-    them while it generated."""
-    engine = Engine(model.decoder, model.tokenizer, EngineOptions())
-    name = None
-    if adapter is not None:
-        name = "adapter"
-        engine.add_adapter(name, *adapter)
+def answers(
+    model: Model[ServingDecoder], prompts: Sequences, adapter: Adapter | None
+) -> tuple[list[tuple[int, ...]], list[Scores]]:
+    """Each prompt with its greedy answer, and the scores of the answers, as the engine told them while it generated."""
     params = SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0.0, ignore_eos=True, logprobs=1)
-    try:
-        completions = engine.generate([Request(str(i), ids, params, name) for i, ids in enumerate(prompts)])
-    finally:
-        if name is not None:
-            engine.remove_adapter(name)
-    for completion in completions:
-        if completion.error is not None:
-            raise completion.error
+    with engine_of(model, adapter, EngineOptions()) as complete:
+        completions = complete([(ids, params) for ids in prompts])
     told = [Scores([x.logprob for x in c.logprobs], [x.top[0][0] for x in c.logprobs]) for c in completions]
-    return trainer([(*ids, *c.token_ids) for ids, c in zip(prompts, completions, strict=True)]), told
+    return [(*ids, *c.token_ids) for ids, c in zip(prompts, completions, strict=True)], told

@@ -13,7 +13,8 @@ from landrace.errors import LandraceError
 
 @dataclass(frozen=True)
 class Bound:
-    """The most that two paths may differ, in natural-log probability, and the least share of equal argmax tokens."""
+    """The most that two paths may differ, in natural-log probability, and the least share of equal argmax tokens and of
+    equal choices of experts."""
 
     largest: float
     mean: float
@@ -49,6 +50,8 @@ class PathResult:
     mean: float
     equal_argmax: float
     bound: Bound
+    equal_experts: float | None = None
+    """Where the reference followed the path's routers: the share of their choices that it would have made itself."""
 
     @property
     def passed(self) -> bool:
@@ -56,10 +59,13 @@ class PathResult:
             self.largest <= self.bound.largest
             and self.mean <= self.bound.mean
             and self.equal_argmax >= self.bound.equal_argmax
+            and (self.equal_experts is None or self.equal_experts >= self.bound.equal_argmax)
         )
 
 
-def compare_scores(name: str, reference: Sequence[Scores], other: Sequence[Scores], bound: Bound) -> PathResult:
+def compare_scores(
+    name: str, reference: Sequence[Scores], other: Sequence[Scores], bound: Bound, equal_experts: float | None = None
+) -> PathResult:
     """Compares sequence by sequence; a path may have scored only the end of each.
 
     Raises LandraceError when it scored nothing.
@@ -74,7 +80,8 @@ def compare_scores(name: str, reference: Sequence[Scores], other: Sequence[Score
         raise LandraceError(f"The path {name!r} scored no token.")
     # max() may step over a NaN; as the largest difference it fails every bound.
     largest = math.nan if any(map(math.isnan, differences)) else max(differences)
-    return PathResult(name, len(differences), largest, statistics.fmean(differences), statistics.fmean(equal), bound)
+    mean, agreeing = statistics.fmean(differences), statistics.fmean(equal)
+    return PathResult(name, len(differences), largest, mean, agreeing, bound, equal_experts)
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from landrace.certify.answers import answer_scores
+from landrace.certify.answers import answers
 from landrace.certify.certificate import BOUNDS, Certificate, PathResult, Scores, compare_scores
 from landrace.certify.conversations import CONVERSATIONS, PROMPTS
+from landrace.certify.engine_path import Adapter, engine_of
 from landrace.certify.prompts import compare_prompts
-from landrace.certify.transformers_path import transformers_scores
+from landrace.certify.routing import adapted, follow, has_routers, hear_served, hear_trainer
+from landrace.certify.transformers_path import transformers_scores, why_no_witness
 from landrace.checkpoints import Checkpoint
 from landrace.checkpoints.adapter import adapter_sha256, read_adapter
-from landrace.engine import Engine, EngineOptions, Request, SamplingParams
+from landrace.engine import EngineOptions, SamplingParams
 from landrace.errors import LandraceError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import native
 from landrace.model import Model, cpu_decoder, open_model
-from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import encode_chat
 from landrace.training.loss import token_logprobs
@@ -47,7 +46,6 @@ SERVED_WAYS = {
 """The same on the C++ kernels and the weights as stored: held against `SERVED`, to the bit."""
 
 Sequences = Sequence[tuple[int, ...]]
-Adapter = tuple[LoraSpec, Mapping[str, Tensor]]
 
 
 def certify(
@@ -65,54 +63,69 @@ def certify(
     """
     model = open_model(name, dtype="float32", max_length=max_length)
     sequences = [_token_ids(model, messages) for messages in conversations]
-    loaded = read_adapter(adapter, model.checkpoint.hub_sources)[:2] if adapter is not None else None
+    loaded = read_adapter(adapter, *model.checkpoint.adapter_sources)[:2] if adapter is not None else None
 
     on_path(REFERENCE)
-    reference = _trainer_scores(model.decoder, sequences, loaded)
+    decoder = model.decoder
+    reference = _trainer_scores(decoder, sequences, loaded)
+    routed = has_routers(decoder.spec)
     paths: list[PathResult] = []
     skipped: list[str] = []
 
     def compare(
-        path: str, kind: str, scores: Callable[[], list[Scores]], against: Sequence[Scores] = reference
-    ) -> list[Scores]:
-        on_path(path)
-        taken = scores()
-        paths.append(compare_scores(path, against, taken, BOUNDS[kind]))
-        return taken
-
-    def compare_answers(path: str, kind: str, answering: Model[ServingDecoder]) -> None:
-        on_path(path)
-        trainer, told = answer_scores(
-            answering, sequences, loaded, lambda whole: _trainer_scores(model.decoder, whole, loaded)
-        )
-        paths.append(compare_scores(path, trainer, told, BOUNDS[kind]))
+        path: str,
+        kind: str,
+        scores: Sequence[Scores],
+        against: Sequence[Scores] = reference,
+        equal_experts: float | None = None,
+    ) -> None:
+        paths.append(compare_scores(path, against, scores, BOUNDS[kind], equal_experts))
 
     for path, options in ENGINE_WAYS.items():
-        compare(path, "float32", partial(_engine_scores, model, sequences, loaded, options))
-    compare_answers("engine, answers", "float32", model)
+        on_path(path)
+        compare(path, "float32", _engine_scores(model, sequences, loaded, options))
+    on_path("engine, answers")
+    whole, told = answers(model, sequences, loaded)
+    compare("engine, answers", "float32", told, _trainer_scores(decoder, whole, loaded))
     extension = native()
-    if extension is None or model.decoder.device.type != "cpu":
+    if extension is None or decoder.device.type != "cpu":
         skipped.append("as served: this machine serves with the reference kernels")
     else:
         served = Model(name, model.checkpoint, cpu_decoder(model.checkpoint, extension), model.tokenizer)
         kind = _arithmetic(model.checkpoint)
+
+        def followed(texts: Sequences) -> tuple[list[Scores], float | None]:
+            """The trainer's scores; in a model with experts, with those that are served."""
+            if not routed:
+                return _trainer_scores(decoder, texts, loaded), None
+            return follow(decoder, texts, loaded, hear_served(served, texts, loaded))
+
+        on_path(SERVED)
         one_batch = EngineOptions(max_step_tokens=2048, prefix_cache=False)
-        batched = compare(SERVED, kind, partial(_engine_scores, served, sequences, loaded, one_batch))
+        batched = _engine_scores(served, sequences, loaded, one_batch)
+        compare(SERVED, kind, batched, *(followed(sequences) if routed else (reference, None)))
         for path, options in SERVED_WAYS.items():
-            compare(path, "same bits", partial(_engine_scores, served, sequences, loaded, options), batched)
-        compare_answers("as served, answers", kind, served)
-    if native_bfloat16(model.decoder.device):
-        compare("trainer, bfloat16 products", "bfloat16", partial(_bfloat16_scores, model, sequences, loaded))
+            on_path(path)
+            compare(path, "same bits", _engine_scores(served, sequences, loaded, options), batched)
+        on_path("as served, answers")
+        whole, told = answers(served, sequences, loaded)
+        compare("as served, answers", kind, told, *followed(whole))
+    if native_bfloat16(decoder.device):
+        on_path(path := "trainer, bfloat16 products")
+        rounding = Decoder(decoder.spec, product_dtype=torch.bfloat16).load(decoder.named_tensors())
+        if routed:
+            scores, heard = hear_trainer(rounding, sequences, loaded)
+            compare(path, "bfloat16", scores, *follow(decoder, sequences, loaded, heard))
+        else:
+            compare(path, "bfloat16", _trainer_scores(rounding, sequences, loaded))
     else:
         skipped.append("trainer, bfloat16 products: this machine tunes in float32")
-    needed = ["transformers"] + (["peft"] if adapter is not None else [])
-    absent = [package for package in needed if importlib.util.find_spec(package) is None]
-    if absent:
-        skipped.append(f"transformers, float32: {' and '.join(absent)} not installed")
-    elif model.decoder.spec.stretched:
-        skipped.append("transformers, float32: it chooses positions by the length of each text")
+    reason = why_no_witness(model, adapter)
+    if reason is None:
+        on_path("transformers, float32")
+        compare("transformers, float32", "float32", transformers_scores(model, sequences, adapter))
     else:
-        compare("transformers, float32", "float32", partial(transformers_scores, model, sequences, adapter))
+        skipped.append(f"transformers, float32: {reason}")
 
     template = model.tokenizer.chat_template
     prompts = None
@@ -146,28 +159,18 @@ def _token_ids(model: Model[Decoder], messages: Sequence[Mapping[str, Any]]) -> 
 
 
 def _trainer_scores(decoder: Decoder, sequences: Sequences, adapter: Adapter | None) -> list[Scores]:
-    place = decoder.add_adapter(*adapter) if adapter is not None else None
-    rows = (AdapterRows(place, None),) if place is not None else ()
-    try:
+    with adapted(decoder, adapter) as rows:
         logprobs = token_logprobs(decoder, sequences, adapters=rows)
         with torch.no_grad():
             likeliest = [
                 decoder(ForwardBatch.packed([list(ids)], adapters=rows)).argmax(-1)[:-1].tolist() for ids in sequences
             ]
-    finally:
-        if place is not None:
-            decoder.remove_adapter(place)
     return [Scores(a.tolist(), b) for a, b in zip(logprobs, likeliest, strict=True)]
-
-
-def _bfloat16_scores(model: Model[Decoder], sequences: Sequences, adapter: Adapter | None) -> list[Scores]:
-    decoder = Decoder(model.decoder.spec, product_dtype=torch.bfloat16).load(model.decoder.named_tensors())
-    return _trainer_scores(decoder, sequences, adapter)
 
 
 def _arithmetic(checkpoint: Checkpoint) -> str:
     """What the stored matrices are multiplied in: the name of a bound."""
-    types = {info.dtype for info in checkpoint.tensor_infos.values() if len(info.shape) == 2}
+    types = {info.dtype for info in checkpoint.tensor_infos.values() if len(info.shape) >= 2}
     if types <= {"F32", "F16"}:
         return "float32"
     return "bfloat16" if types <= {"F32", "F16", "BF16"} else "quantised"
@@ -177,28 +180,15 @@ def _engine_scores(
     model: Model[ServingDecoder], sequences: Sequences, adapter: Adapter | None, options: EngineOptions
 ) -> list[Scores]:
     """With a prefix cache, the first half of every sequence is found there and only the second is scored."""
-    engine = Engine(model.decoder, model.tokenizer, options)
-    name = None
-    if adapter is not None:
-        name = "adapter"
-        engine.add_adapter(name, *adapter)
-    try:
+    with engine_of(model, adapter, options) as complete:
         if options.prefix_cache:
-            once = SamplingParams(max_tokens=1)
-            engine.generate([Request(f"first {i}", ids, once, name) for i, ids in enumerate(sequences)])
-        completions = engine.generate(
-            [
-                Request(str(i), ids, SamplingParams(max_tokens=0, logprobs=1, prompt_logprobs_from=start), name)
-                for i, ids in enumerate(sequences)
-                for start in [len(ids) // 2 if options.prefix_cache else 1]
-            ]
+            complete([(ids, SamplingParams(max_tokens=1)) for ids in sequences])
+        starts = [len(ids) // 2 if options.prefix_cache else 1 for ids in sequences]
+        completions = complete(
+            (ids, SamplingParams(max_tokens=0, logprobs=1, prompt_logprobs_from=start))
+            for ids, start in zip(sequences, starts, strict=True)
         )
-    finally:
-        if name is not None:
-            engine.remove_adapter(name)
     for completion in completions:
-        if completion.error is not None:
-            raise completion.error
         # Rows from the middle on are scored; what lies whole blocks before them can come from the cache.
         reusable = completion.prompt_tokens // 2 > options.block_size
         if options.prefix_cache and reusable and not completion.cached_prompt_tokens:

@@ -14,6 +14,8 @@ Value = TypeVar("Value")
 
 MAX_RANK = 1 << 16
 LITERAL_KEY = re.compile(r"\^?[A-Za-z0-9_.]+")
+ANYTHING = ".*\\."
+"""What peft writes before the name of experts that it has put together: any key may follow any name."""
 
 _HONOURED = frozenset(
     {
@@ -25,6 +27,7 @@ _HONOURED = frozenset(
         "rank_pattern",
         "alpha_pattern",
         "target_modules",
+        "target_parameters",
         "exclude_modules",
         "layers_to_transform",
         "layers_pattern",
@@ -60,6 +63,8 @@ class PeftConfig:
     alpha_pattern: Mapping[str, float]
     targets: tuple[str, ...] | None
     """Endings of module names; None when the file gives a regular expression, which is left to the tensors."""
+    parameters: tuple[str, ...]
+    """Endings of names of parameters."""
     selective: bool
     """Whether modules that `targets` match may be left out (by layer or by exclusion)."""
 
@@ -82,6 +87,9 @@ class PeftConfig:
         """Whether the file names this module. True when only the tensors can tell."""
         return self.targets is None or any(_ends_with(module, target) for target in self.targets)
 
+    def is_target_parameter(self, name: str) -> bool:
+        return any(_ends_with(name, target) for target in self.parameters)
+
 
 def parse_config(values: Mapping[str, Any]) -> PeftConfig:
     """CheckpointError: a field has an impossible value. UnsupportedError: a field asks for what is not implemented."""
@@ -100,19 +108,22 @@ def parse_config(values: Mapping[str, Any]) -> PeftConfig:
         )
     if not isinstance(values.get("use_rslora", False), bool):
         raise CheckpointError("The adapter's use_rslora is neither true nor false.")
+    parameters = _names("target_parameters", values.get("target_parameters") or [])
     return PeftConfig(
         rank=_rank("r", values.get("r")),
         alpha=_alpha("lora_alpha", values.get("lora_alpha")),
         rslora=values.get("use_rslora", False),
         rank_pattern={key: _rank("rank_pattern", value) for key, value in _pattern(values, "rank_pattern").items()},
         alpha_pattern={key: _alpha("alpha_pattern", value) for key, value in _pattern(values, "alpha_pattern").items()},
-        targets=_targets(values.get("target_modules")),
+        targets=_targets(values.get("target_modules"), bool(parameters)),
+        parameters=parameters,
         selective=bool(values.get("exclude_modules")) or values.get("layers_to_transform") is not None,
     )
 
 
 def build_config(config: PeftConfig, base_name: str) -> dict[str, Any]:
     """The file peft needs to load the adapter on the model `base_name`."""
+    parameters = {"target_parameters": sorted(config.parameters)} if config.parameters else {}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -123,6 +134,7 @@ def build_config(config: PeftConfig, base_name: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "use_rslora": config.rslora,
         "target_modules": sorted(config.targets or ()),
+        **parameters,
         "bias": "none",
         "fan_in_fan_out": False,
         "rank_pattern": dict(config.rank_pattern),
@@ -143,6 +155,7 @@ def _pattern(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     pattern = values.get(name) or {}
     if not isinstance(pattern, dict):
         raise CheckpointError(f"The adapter's {name} is not a table of names and values.")
+    pattern = {str(key).removeprefix(ANYTHING): value for key, value in pattern.items()}
     for key in pattern:
         if not LITERAL_KEY.fullmatch(key):
             raise UnsupportedError(f"The adapter's {name} has the key {_show(key)}; only module names are supported.")
@@ -161,11 +174,18 @@ def _alpha(name: str, value: Any) -> float:
     return float(value)
 
 
-def _targets(value: Any) -> tuple[str, ...] | None:
-    if isinstance(value, str):
+def _targets(value: Any, may_be_empty: bool) -> tuple[str, ...] | None:
+    if isinstance(value, str) or (value is None and may_be_empty):
         return None
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-        raise CheckpointError("The adapter's target_modules is neither a list of names nor a pattern.")
+    names = _names("target_modules", value)
+    if not names and not may_be_empty:
+        raise CheckpointError("The adapter's target_modules is empty.")
+    return names
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise CheckpointError(f"The adapter's {name} is not a list of names.")
     return tuple(value)
 
 

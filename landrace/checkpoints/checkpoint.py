@@ -20,12 +20,11 @@ from landrace.checkpoints.gguf_file import read_gguf
 from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.quantised import unpacked, without_settings
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
-from landrace.checkpoints.tensor_info import Readable, TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, Readable, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
-from landrace.models.families.names import shapes_of
-from landrace.models.families.weights import Source
+from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
 
@@ -57,18 +56,30 @@ class Checkpoint:
     """GGUF key-values; empty for safetensors."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """`generation_config.json`; empty when there is none."""
+    adapter_sources: tuple[dict[str, Source], ...] = ()
+    """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
     def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's unquantised files keep each parameter. Adapters and written models use these names, whatever
-        form the weights came in."""
+        """Where the hub's unquantised files keep each parameter. Written models use these names, whatever form the
+        weights came in."""
         if self.format == "gguf":
             return read_config(self.config).sources
         if self.tensors_read is self.tensor_infos:
             return self.sources
         # Their names tell the prefix; their shapes would tell the layout that only a quantised form has.
         return read_config(self.config, dict.fromkeys(self.tensors_read, ())).sources
+
+    @property
+    def beside_text(self) -> list[TensorInfo]:
+        """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied
+        head."""
+        if self.format == "gguf":
+            return []
+        used = {tensor for source in self.sources.values() for tensor in source.tensors}
+        left = [tensor for name, tensor in self.tensors_read.items() if name not in used and not HEAD.fullmatch(name)]
+        return [tensor for tensor in left if isinstance(tensor, TensorInfo) and tensor.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
@@ -116,19 +127,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
-    spec = read_config(config).spec
-    sources = gguf_sources(spec, file.metadata["general.architecture"])
+    model = read_config(config)
+    sources = gguf_sources(model.spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    infos = _with_ones(sources, file.tensors, spec)
-    return Checkpoint(path, "gguf", config, spec, sources, infos, infos, file.metadata)
+    infos, adapted = _with_ones(sources, file.tensors, model.shapes), model.adapter_sources
+    return Checkpoint(path, "gguf", config, model.spec, sources, infos, infos, file.metadata, adapter_sources=adapted)
 
 
 def _with_ones(
-    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], spec: ModelSpec
+    sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], shapes: Mapping[str, Shape]
 ) -> dict[str, TensorInfo]:
     """The tensors with axes of length 1 as the parameters have them: converters keep some and drop others."""
     found = dict(infos)
-    for name, shape in shapes_of(spec).items():
+    for name, shape in shapes.items():
         info = infos[sources[name].tensor]
         if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
             found[info.name] = replace(info, shape=shape)
@@ -161,7 +172,15 @@ def _open_folder(path: Path) -> Checkpoint:
     model = read_config(config, {name: tensor.shape for name, tensor in found.items()})
     _check_names(path, model.sources, found, model.ignorable)
     return Checkpoint(
-        path, "safetensors", config, model.spec, model.sources, infos, found, generation_config=generation_config
+        path,
+        "safetensors",
+        config,
+        model.spec,
+        model.sources,
+        infos,
+        found,
+        generation_config=generation_config,
+        adapter_sources=model.adapter_sources,
     )
 
 

@@ -28,7 +28,9 @@ def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, 
     for name, source in sources.items():
         block_type = _block_type(source, infos)
         shape = source.shape({one: infos[one].shape for one in source.tensors})
-        if source.whole_rows:
+        if source.by_head and source.transposed:
+            tensor = _of_transposed_heads(infos[source.tensor], shape)
+        elif source.whole_rows:
             tensor = StoredTensor(block_type, shape, _reader(source, infos))
         else:
             group = mixed.setdefault(source.tensor, _Mixed(infos[source.tensor]))
@@ -43,7 +45,7 @@ def _block_type(source: Source, infos: Infos) -> str:
     kinds = sorted({infos[one].dtype for one in source.tensors})
     if len(kinds) > 1:
         raise UnsupportedError(f"The tensors '{source.tensor}' are stored in different types: {', '.join(kinds)}.")
-    if source.transposed and kinds[0] not in PLAIN:
+    if source.transposed and not source.by_head and kinds[0] not in PLAIN:
         raise UnsupportedError(f"The tensor '{source.tensor}' is stored as {kinds[0]}, but not by rows.")
     return kinds[0]
 
@@ -76,7 +78,19 @@ def _spans(source: Source, infos: Infos) -> list[Readable]:
         return [info.entry(source.entry)]
     if source.per_expert and source.rows is not None:
         return [info.entry(expert).part(source.rows) for expert in range(info.shape[0])]
+    if source.heads is not None and source.rows is not None:
+        each, (first, end) = info.shape[0] // source.heads, source.rows
+        return [info.part((head * each + first, head * each + end)) for head in range(source.heads)]
     return [info.part(source.rows)]
+
+
+def _of_transposed_heads(info: Readable, shape: tuple[int, ...]) -> StoredTensor:
+    def read() -> Tensor:
+        out = torch.empty(info.nbytes, dtype=torch.uint8)
+        info.read_into(out)
+        return out.view(math.prod(info.shape[:-1]), -1)
+
+    return StoredTensor(info.dtype, shape, read, transposed_heads=info.shape[0])
 
 
 class _Mixed:

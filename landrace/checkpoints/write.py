@@ -15,6 +15,7 @@ from torch import Tensor
 
 from landrace.checkpoints.folder import whole_folder
 from landrace.checkpoints.safetensors_file import INDEX_NAME, SINGLE_NAME
+from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError
 from landrace.models.families.weights import Source, total_rows
 
@@ -28,9 +29,11 @@ def write_checkpoint(
     named_tensors: Iterable[tuple[str, Tensor]],
     extra_files: Iterable[Path] = (),
     *,
+    beside: Iterable[TensorInfo] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write config.json and safetensors under the hub names of `sources`, and copy `extra_files` beside them.
+    """Write config.json and safetensors under the hub names of `sources`, and copy `extra_files` beside them and the
+    tensors `beside` among them.
 
     `named_tensors` is read once, and about `shard_bytes` of it is held at a time. The configuration's dtype becomes
     that of the tensors. CheckpointError: a parameter is unknown, missing, repeated or of the wrong shape, or `folder`
@@ -41,6 +44,8 @@ def write_checkpoint(
         shards = _Shards(made, sources, shard_bytes)
         for name, tensor in named_tensors:
             shards.add(name, tensor)
+        for info in beside:
+            shards.keep(info.name, info.load())
         shards.finish()
         written = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
         write_json(made / "config.json", written | {"torch_dtype": shards.dtype_name()})
@@ -103,7 +108,13 @@ class _Shards:
         for stored in source.tensors:
             self._waiting[stored].discard(name)
             if not self._waiting[stored]:
-                self._keep(stored, self._begun.pop(stored))
+                self.keep(stored, self._begun.pop(stored))
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """A tensor as the files hold it."""
+        if self._whole and sum(t.nbytes for t in self._whole.values()) + tensor.nbytes > self._shard_bytes:
+            self._flush()
+        self._whole[name] = tensor
 
     def finish(self) -> None:
         """Write what is left and give the shards their names."""
@@ -126,11 +137,6 @@ class _Shards:
         """The widest of the dtypes written: readers that convert to it lose nothing."""
         widest = max(self._dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
         return str(widest).removeprefix("torch.")
-
-    def _keep(self, name: str, tensor: Tensor) -> None:
-        if self._whole and sum(t.nbytes for t in self._whole.values()) + tensor.nbytes > self._shard_bytes:
-            self._flush()
-        self._whole[name] = tensor
 
     def _flush(self) -> None:
         save_tensors(self._part(len(self._written)), self._whole)

@@ -13,7 +13,7 @@ from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import cache_of_a_token, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Mixer
+from landrace.models.mixer_spec import Gqa, Mixer, Mla
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _kinds(of_layers: Iterable[str]) -> str:
 
 
 def _attention(mixer: Mixer) -> str:
-    heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+    heads = _heads(mixer)
     match mixer.mask:
         case Sliding(window):
             return f"{heads}, over {window} tokens"
@@ -76,6 +76,17 @@ def _attention(mixer: Mixer) -> str:
             return heads
         case _:
             assert_never(mixer.mask)
+
+
+def _heads(mixer: Mixer) -> str:
+    match mixer:
+        case Gqa():
+            return f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+        case Mla():
+            width = mixer.nope_dim + mixer.rope_dim
+            return f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+        case _:
+            assert_never(mixer)
 
 
 def _feed_forward(ffn: Ffn) -> str:

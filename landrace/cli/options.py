@@ -25,7 +25,9 @@ MaxLengthOption = Annotated[
 ]
 DraftOption = Annotated[
     str | None,
-    typer.Option(help="ngram: guess tokens from what was said before. The same answers, sooner where they repeat it."),
+    typer.Option(
+        help="Guess tokens, for the same answers sooner: ngram (from what was said before) or a smaller model's name."
+    ),
 ]
 
 

@@ -153,7 +153,6 @@ def run_tuning(
     with spinner("loading PyTorch"):
         import torch
 
-        from landrace.checkpoints.adapter import check_writable
         from landrace.ledger import Provenance
         from landrace.model import default_device, length_notice, open_model, training_product_dtype
         from landrace.training.optimizer import DivergedError
@@ -178,8 +177,6 @@ def run_tuning(
     with recorded(out, "tune", {"model": model, "precision": precision, **options.as_dict()}):
         with spinner(f"opening {model}"):
             opened = open_model(model, dtype=held, product_dtype=products, device=device, max_length=options.max_length)
-        if options.method == "lora":
-            check_writable(opened.decoder.adaptable(options.targets), opened.checkpoint.hub_sources)
         notice(length_notice(opened.checkpoint.spec))
 
         def write(result: TuneResult) -> Path:

@@ -18,7 +18,7 @@ from landrace.engine.cache.memory import CacheMemory
 from landrace.engine.cache.paged import PagedGroup, blocks_of
 from landrace.engine.cache.pool import root_hash
 from landrace.engine.drafter import Drafter
-from landrace.engine.drafting import Drafting
+from landrace.engine.drafting import drafting
 from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
@@ -53,10 +53,18 @@ class Engine:
     """Continuous batching over one decoder.
 
     Whoever changes the decoder's weights, or an adapter's, calls `weights_changed` before the next step.
-    Raises OptionError for options that this model or machine cannot honour.
+    `draft_model` writes the drafts where `options.draft` names one. Raises OptionError for options that this model or
+    machine cannot honour.
     """
 
-    def __init__(self, decoder: ServingDecoder, tokenizer: Tokenizer, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self,
+        decoder: ServingDecoder,
+        tokenizer: Tokenizer,
+        options: EngineOptions | None = None,
+        *,
+        draft_model: ServingDecoder | None = None,
+    ) -> None:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.options = options or EngineOptions()
@@ -68,13 +76,15 @@ class Engine:
         self.max_length = min(asked, self.options.cache_room)
         """Longest sequence that is served, prompt and answer."""
         self._without_gradients: AbstractContextManager[None] = (
-            torch.inference_mode() if decoder.differentiable else nullcontext()
+            torch.inference_mode()
+            if any(one.differentiable for one in (decoder, draft_model) if one is not None)
+            else nullcontext()
         )
         cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
         n_blocks = [blocks_of(group.spec, self.options) for group in spec.cache_groups]
         self._memory = CacheMemory(decoder, n_blocks, self.options.block_size, cache_dtype)
         self._scheduler = self._new_scheduler()
-        self._drafting = Drafting(self.options, self.max_length) if self.options.draft else None
+        self._drafting = drafting(self.options, decoder, draft_model, cache_dtype, self.max_length)
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
@@ -87,8 +97,9 @@ class Engine:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the whole cache. What has never held a token may not be taken yet."""
-        return self._memory.nbytes
+        """Memory of the whole cache, that of a draft model included. What has never held a token may not be taken
+        yet."""
+        return self._memory.nbytes + (self._drafting.cache_bytes if self._drafting else 0)
 
     @property
     def has_work(self) -> bool:
@@ -121,7 +132,7 @@ class Engine:
         """
         error = StepError("The model's weights changed while this request was computed.", hint="Send it again.")
         for live in [live for live in self._live.values() if live.progress.admitted is not None]:
-            del self._live[live.request.id]
+            self._forget(live)
             self._pending.append(_output(live, finish_reason="error", error=error))
         self._queue_anew()
 
@@ -191,7 +202,7 @@ class Engine:
         waiting = set(self._scheduler.waiting)
         lives = list(self._live.values())
         for live in [live for live in lives if live.progress not in waiting] or lives[:1]:
-            del self._live[live.request.id]
+            self._forget(live)
             outputs.append(_output(live, finish_reason="error", error=error))
         self._queue_anew()
 
@@ -353,7 +364,12 @@ class Engine:
 
     def _free(self, live: Live, *, sound: bool = True) -> None:
         self._scheduler.remove(live.progress, sound=sound)
+        self._forget(live)
+
+    def _forget(self, live: Live) -> None:
         del self._live[live.request.id]
+        if self._drafting:
+            self._drafting.forget(live.request.id)
 
 
 def _output(

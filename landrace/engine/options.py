@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
-DRAFTS = ("ngram",)
+NGRAM = "ngram"
+"""The draft that needs no model."""
 CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
@@ -29,8 +30,8 @@ class EngineOptions:
     prefix_cache: bool = True
     """Reuse the cache of equal prompt beginnings."""
     draft: str | None = None
-    """ngram: guess tokens from what the prompt and the answer said before, and compute several at once. The tokens are
-    the same."""
+    """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before, or a smaller
+    model with the same tokens, by its name. The answers are the same as without."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length"):
@@ -43,8 +44,6 @@ class EngineOptions:
             raise OptionError(
                 f"There is no cache_dtype {self.cache_dtype!r}.", hint=f"Choose {', '.join(CACHE_DTYPES)}."
             )
-        if self.draft is not None and self.draft not in DRAFTS:
-            raise OptionError(f"There is no draft {self.draft!r}.", hint=f"Choose {' or '.join(DRAFTS)}.")
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",

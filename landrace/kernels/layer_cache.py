@@ -1,4 +1,4 @@
-"""`LayerCache`: one layer's keys and values, in the layout of the kernels that write and read them."""
+"""`LayerCache`: what one layer keeps between steps, in the layout of the kernels that write and read it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerCache:
-    """The reference kernels keep keys and values as [n_slots, n_kv_heads, head_dim]; for the C++ kernels see
-    `kernels.cpu.cache.new_layer_cache`."""
+    """The reference kernels keep keys and values as [n_slots, n_kv_heads, head_dim], and latents as keys [n_slots, 1,
+    kv_rank + rope_dim]; for the C++ kernels see `kernels.cpu.cache.new_layer_cache`."""
 
     keys: Tensor
-    values: Tensor
+    values: Tensor | None = None
+    """None: a key's first channels are its value (latents)."""
     key_scales: Tensor | None = None
     """int8 only: what the stored numbers are multiplied by."""
     value_scales: Tensor | None = None

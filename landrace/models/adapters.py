@@ -74,13 +74,16 @@ def fresh_tensors(
 def adapter_of(
     shapes: Mapping[str, tuple[int, ...]], spec: LoraSpec, tensors: Mapping[str, Tensor], device: torch.device
 ) -> Adapter:
-    """An adapter for weights of these shapes from `layers.N.self_attn.q_proj.lora_A`, `.lora_B` and so on.
+    """An adapter for weights of these shapes from `layers.N.self_attn.q_proj.lora_A`, `.lora_B` and so on. Weights
+    without either stay as they are.
 
     Raises CheckpointError for a tensor that is missing, left over or of the wrong shape.
     """
     pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
     left = dict(tensors)
     for name, (*experts, n_out, n_in) in shapes.items():
+        if not left.keys() & {f"{name}.lora_A", f"{name}.lora_B"}:
+            continue
         found = []
         for leaf, shape in (("lora_A", (*experts, spec.rank, n_in)), ("lora_B", (*experts, n_out, spec.rank))):
             tensor = left.pop(f"{name}.{leaf}", None)
@@ -92,6 +95,8 @@ def adapter_of(
                 )
             found.append(as_parameter(tensor.detach().to(device=device, dtype=torch.float32)))
         pairs[name] = (found[0], found[1])
+    if not pairs:
+        raise CheckpointError("The adapter lacks tensors for every weight that it targets.")
     if left:
         raise CheckpointError(f"The adapter has {len(left)} tensors this model has no place for, such as {min(left)}.")
     return Adapter(spec.scale, pairs)

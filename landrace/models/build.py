@@ -10,8 +10,9 @@ from torch import nn
 from landrace.models.ffn.dense import DenseBlock
 from landrace.models.ffn.moe import MoeBlock
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gqa, Mixer
+from landrace.models.mixer_spec import Gqa, Mixer, Mla
 from landrace.models.mixers.gqa import GqaBlock
+from landrace.models.mixers.mla import MlaBlock
 from landrace.models.spec import ModelSpec
 
 
@@ -20,6 +21,8 @@ def mixer_block(spec: Mixer, model: ModelSpec, cache: int, dtype: torch.dtype) -
     match spec:
         case Gqa():
             return GqaBlock(spec, model.d_model, model.norm_eps, cache, dtype)
+        case Mla():
+            return MlaBlock(spec, model.d_model, cache, dtype)
         case _:
             assert_never(spec)
 

@@ -7,7 +7,7 @@ number of threads or on the instruction set, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -15,19 +15,19 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.cache import MAX_HEAD_DIM, TILE, new_layer_cache
+from landrace.kernels.cpu.cache import new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
-from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, total_bytes
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.sampling_rule import SamplingRule
-from landrace.models.adapters import Adapter, adapter_of
+from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import RopeSpec
+from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.recorder import PackedAdapter, Recorder, heads_of
+from landrace.models.recorder import Recorder, cache_shape
 from landrace.models.rope import rotary_tables
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -43,20 +43,22 @@ class CpuDecoder:
     """
 
     differentiable = False
-    cache_tile = TILE
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
-        widest = max(layer.mixer.head_dim for layer in spec.layers)
-        if widest > MAX_HEAD_DIM:
-            raise OptionError(
-                f"The C++ kernels compute heads of at most {MAX_HEAD_DIM} channels, and this model has {widest}.",
-                hint="Choose the reference kernels.",
-            )
+        for layer in spec.layers:
+            try:
+                cache_shape(layer.mixer).check(native)
+            except ValueError as error:
+                raise OptionError(
+                    f"The C++ kernels cannot compute this model's attention: {error}",
+                    hint="Choose the reference kernels.",
+                ) from error
         self.spec = spec
         self._tree = Decoder(spec)
         self.device = torch.device("cpu")
         self.threads = threads
         self._native = native
+        self.cache_tile: int = native.TILE
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
         self._adapters: dict[int, PackedAdapter] = {}
@@ -64,6 +66,7 @@ class CpuDecoder:
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         """By index of the rope."""
         self._bound: tuple[LayerCache, ...] = ()
+        self._hear_routers: Callable[[Tensor], None] | None = None
         self.weight_bytes = 0
         self.slow: tuple[str, ...] = ()
 
@@ -86,13 +89,13 @@ class CpuDecoder:
 
     def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
         """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
-        return new_cpu_cache(self.spec, n_slots, dtype or self.cache_dtype)
+        return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
         """Takes an adapter (`adapters.adapter_of`), packed; returns its place for `AdapterRows`."""
         adapter = adapter_of(self._tree.adaptable(spec.targets), spec, tensors, self.device)
         place = 1 + max(self._adapters, default=-1)
-        self._adapters[place] = self._pack(adapter)
+        self._adapters[place] = pack_adapter(self._native, self._pool, self._tree, adapter)
         self._program = self._record()
         return place
 
@@ -110,6 +113,12 @@ class CpuDecoder:
     ) -> list[int]:
         """See `ServingDecoder`."""
         return sampling.choose_tokens(self._native, self._pool, self.isa, logits, rows, rules, uniforms, self.threads)
+
+    def hear_routers(self, hear: Callable[[Tensor], None] | None) -> None:
+        """From now on `hear` is given the logits [T, n_experts] of every router in every step, in the order of the
+        layers. None: no more."""
+        self._hear_routers = hear
+        self._program = self._record()
 
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
@@ -142,7 +151,7 @@ class CpuDecoder:
         slots, first = [], 0
         for start, end in zip(batch.starts, batch.starts[1:], strict=False):
             slots.append(torch.arange(first, first + end - start))
-            first += -(-(end - start) // TILE) * TILE
+            first += -(-(end - start) // self.cache_tile) * self.cache_tile
         groups = self.spec.cache_groups
         return CacheView.whole(
             self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
@@ -159,32 +168,12 @@ class CpuDecoder:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
         groups = [group.spec for group in self.spec.cache_groups]
-        recorder = Recorder(program, self._weights, self._adapters, groups)
+        recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_routers)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
         self.slow = tuple(recorder.slow)
         self._bound = ()
         return program
-
-    def _pack(self, adapter: Adapter) -> PackedAdapter:
-        """The adapter in memory of its own, which its matrices hold."""
-        shapes = [
-            (matrix.numel() // matrix.shape[-1], *matrix.shape) for pair in adapter.pairs.values() for matrix in pair
-        ]
-        sizes = [("F32", *shape[-2:]) for n_rows, *shape in shapes for _ in range(n_rows // shape[-2])]
-        memory = WeightMemory(self._native, self._pool, total_bytes(self._native, sizes, ()))
-
-        def pack(matrix: Tensor) -> PackedMatrix:
-            rows, block_type = as_rows(matrix.detach())
-            return memory.matrix(rows, block_type, matrix.shape[1])
-
-        pairs = {name: (pack(a), pack(b)) for name, (a, b) in adapter.pairs.items() if a.dim() == 2}
-        expert_pairs = {
-            name: ([pack(one) for one in a], [pack(one) for one in b])
-            for name, (a, b) in adapter.pairs.items()
-            if a.dim() == 3
-        }
-        return PackedAdapter(adapter.scale, pairs, expert_pairs)
 
 
 def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
@@ -192,13 +181,15 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
-def new_cpu_cache(spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype) -> tuple[LayerCache, ...]:
+def new_cpu_cache(
+    native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype
+) -> tuple[LayerCache, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if any(n % TILE for n in n_slots):
+    if any(n % native.TILE for n in n_slots):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {TILE} tokens, and {max(n_slots)} are not whole tiles.",
-            hint=f"Choose a block_size that {TILE} divides.",
+            f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(n_slots)} are not whole tiles.",
+            hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    shapes = [heads_of(layer.mixer) for layer in spec.layers]
-    return tuple(new_layer_cache(shape, slots[index], dtype) for index, shape in enumerate(shapes))
+    shapes = [cache_shape(layer.mixer) for layer in spec.layers]
+    return tuple(new_layer_cache(native, shape, slots[index], dtype) for index, shape in enumerate(shapes))

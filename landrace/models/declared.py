@@ -5,7 +5,7 @@ Checkpoint names, adapters' targets, counts of parameters and the least work of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from landrace.models.decoder import Decoder
@@ -21,6 +21,8 @@ class Param:
     split: Split | None
     share: float
     """How much of it one token uses."""
+    n_heads: int = 1
+    """How many heads its rows belong to, where it is multiplied head by head."""
 
     @property
     def size(self) -> int:
@@ -39,13 +41,31 @@ class Param:
 
 def declared(spec: ModelSpec) -> tuple[Param, ...]:
     """Every parameter of `Decoder(spec)`, in order of use."""
-    return params_of(Decoder(spec))
+    # Layers that are alike declare alike, so one of each kind is built.
+    kinds = {layer: n for n, layer in enumerate(dict.fromkeys(spec.layers))}
+    built = params_of(Decoder(replace(spec, layers=tuple(kinds))))
+    of_kind: list[list[Param]] = [[] for _ in kinds]
+    for param in built:
+        if param.in_layers:
+            of_kind[int(param.name.split(".")[1])].append(param)
+    layers = (
+        replace(param, name=f"layers.{n}.{param.name.split('.', 2)[2]}")
+        for n, layer in enumerate(spec.layers)
+        for param in of_kind[kinds[layer]]
+    )
+    embedding, *last = (param for param in built if not param.in_layers)
+    return embedding, *layers, *last
+
+
+def shapes_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of `Decoder(spec)`, by name."""
+    return {param.name: param.shape for param in declared(spec)}
 
 
 def params_of(decoder: Decoder) -> tuple[Param, ...]:
     """Every parameter of the decoder, in order of use."""
     return tuple(
-        Param(f"{holder.name}.{leaf}", tuple(weight.shape), holder.role, holder.split, holder.share)
+        Param(f"{holder.name}.{leaf}", tuple(weight.shape), holder.role, holder.split, holder.share, holder.n_heads)
         for holder in decoder.modules()
         if isinstance(holder, Weights)
         for leaf, weight in holder.named_parameters(recurse=False)

@@ -6,6 +6,7 @@ Parameters carry the names transformers gives Llama's, without the `model.` pref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,23 @@ from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.mixer_spec import Gqa, Mixer, Mla
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import ModelSpec
+
+
+def new_layer_cache(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
+    """Zeroed memory for what the layer keeps of `n_slots` tokens, in the reference kernels' layout."""
+    match mixer:
+        case Gqa():
+            shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
+            return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        case Mla():
+            return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
+        case _:
+            assert_never(mixer)
 
 
 class Decoder(nn.Module):
@@ -57,10 +71,6 @@ class Decoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.norm.weight.device
-
-    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The name and shape of every parameter `load` must be given."""
-        return {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name `load` takes it by."""
@@ -101,11 +111,10 @@ class Decoder(nn.Module):
         if dtype not in (None, torch.float32, torch.bfloat16):
             raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-        mixers = [layer.mixer for layer in self.spec.layers]
-        shapes = [(slots[index], mixer.n_kv_heads, mixer.head_dim) for index, mixer in enumerate(mixers)]
+        kind = dtype or torch.float32
         return tuple(
-            LayerCache(*(torch.zeros(shape, dtype=dtype or torch.float32, device=self.device) for _ in range(2)))
-            for shape in shapes
+            new_layer_cache(layer.mixer, slots[index], kind, self.device)
+            for index, layer in enumerate(self.spec.layers)
         )
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj", "k_b_proj", "v_b_proj")
+"""Those of latent attention: into the rank and out of it."""
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)

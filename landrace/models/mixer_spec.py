@@ -74,5 +74,48 @@ class Gqa:
         """What the layer keeps between steps: keys and values."""
         return Paged(self.mask)
 
+    @property
+    def kept_values(self) -> int:
+        """Values that the cache holds of a position."""
+        return 2 * self.n_kv_heads * self.head_dim
 
-Mixer = Gqa
+
+@dataclass(frozen=True)
+class Mla:
+    """Multi-head latent attention (DeepSeek-V2): keys and values of all heads come out of one latent of each position.
+
+    A head's query and key are `nope_dim` channels that do not turn and `rope_dim` that do; the key's turning ones are
+    the same for all heads.
+    """
+
+    n_heads: int
+    kv_rank: int
+    """Channels of the latent."""
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
+    """Channels of a head's value."""
+    scale: float
+    """Factor on q.k before the softmax."""
+    rope: RopeSpec | None
+    """None: nothing turns in this layer."""
+    q_rank: int | None = None
+    """Queries come out of a normalised projection of this width; None: out of the layer's input."""
+    rank_eps: float = 1e-6
+    """Of the norms of the latent and of the queries' projection."""
+    bias: bool = False
+    """What takes the layer's input and what gives its result have biases."""
+    mask: Mask = FULL
+
+    @property
+    def cache(self) -> Paged:
+        """What the layer keeps between steps: latents, and the turned channels of keys."""
+        return Paged(self.mask)
+
+    @property
+    def kept_values(self) -> int:
+        """Values that the cache holds of a position."""
+        return self.kv_rank + self.rope_dim
+
+
+Mixer = Gqa | Mla

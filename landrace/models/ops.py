@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 from landrace.kernels.activation import Activation
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa
-from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.mixer_spec import Gqa, Mla
+from landrace.models.params import AbsorbedLinear, Experts, HeadLinear, Linear, Norm, RouterWeights, Table, Vector
 
 X = TypeVar("X")
 
@@ -60,6 +60,19 @@ class Ops(Protocol[X]):
 
     def attend(self, spec: Gqa, q: X, past: Any, sinks: Vector | None) -> X:
         """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * head_dim]."""
+        ...
+
+    def keep_latents(self, spec: Mla, cache: int, q: X, latents: X, norm: Norm) -> tuple[X, Any]:
+        """Normalises the latents [T, kv_rank + rope_dim] up to kv_rank, turns the channels behind it and the last ones
+        of q's heads, and writes latents and turned channels to the layer's cache.
+
+        Returns the queries, and what `attend_latents` needs to find the sequence's past.
+        """
+        ...
+
+    def attend_latents(self, spec: Mla, q: X, past: Any, keys: AbsorbedLinear, values: HeadLinear) -> X:
+        """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * v_dim]. `keys` and
+        `values` make k's first channels and v of a position's latent."""
         ...
 
     def gate_heads(self, spec: Gqa, x: X, gate: X) -> X:

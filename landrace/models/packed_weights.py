@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from landrace.errors import CheckpointError
 from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
@@ -26,7 +28,8 @@ class PackedWeights:
     ) -> None:
         self.matrices: dict[str, PackedMatrix] = {}
         self.vectors: dict[str, PackedVector] = {}
-        self.expert_matrices: dict[str, tuple[PackedMatrix, ...]] = {}
+        self.stacks: dict[str, tuple[PackedMatrix, ...]] = {}
+        """A matrix of each expert or head; those of absorbed weights are transposed."""
         self.expert_vectors: dict[str, tuple[PackedVector, ...]] = {}
         # In the order of use, so that a step reads memory from front to back.
         found = [(param, _held(param, tensor)) for param, tensor in _matched(params, tensors)]
@@ -43,20 +46,20 @@ class PackedWeights:
     @property
     def block_types(self) -> set[str]:
         """Of all matrices."""
-        experts = (matrix for matrices in self.expert_matrices.values() for matrix in matrices)
-        return {matrix.block_type for matrix in (*self.matrices.values(), *experts)}
+        stacked = (matrix for matrices in self.stacks.values() for matrix in matrices)
+        return {matrix.block_type for matrix in (*self.matrices.values(), *stacked)}
 
     def _pack(self, param: Param, tensor: StoredTensor) -> None:
-        name, n_in, memory = param.name, param.shape[-1], self._memory
+        name, memory = param.name, self._memory
         if _is_number_table(param):
             self.vectors[name] = memory.vector(tensor.values().flatten())
-        elif param.role == "experts" and len(param.shape) == 3:
-            experts = torch.split(tensor.read(), param.shape[1])
-            self.expert_matrices[name] = tuple(memory.matrix(rows, tensor.block_type, n_in) for rows in experts)
+        elif len(tensor.shape) == 3:
+            each = torch.split(tensor.read(), tensor.shape[1])
+            self.stacks[name] = tuple(memory.matrix(rows, tensor.block_type, tensor.shape[2]) for rows in each)
         elif param.role == "experts":
             self.expert_vectors[name] = tuple(memory.vector(row) for row in tensor.values())
         elif len(param.shape) == 2:
-            self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, n_in)
+            self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
         else:
             self.vectors[name] = memory.vector(tensor.values())
 
@@ -85,10 +88,32 @@ def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> It
 
 
 def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
+    """The tensor as it is packed: a matrix of each head on an axis of their own."""
     router = param.role == "router" and len(param.shape) == 2 and not _is_number_table(param)
-    if not router and tensor.block_type in KINDS:
-        return tensor
+    if router or tensor.block_type not in KINDS:
+        tensor = _unpacked(tensor)
+    if param.role == "heads":
+        return replace(tensor, shape=(param.n_heads, param.shape[0] // param.n_heads, param.shape[1]))
+    return _transposed(tensor, param.n_heads) if param.role == "absorbed" else tensor
+
+
+def _unpacked(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values().view(-1, tensor.shape[-1]))[0])
+
+
+def _transposed(tensor: StoredTensor, n_heads: int) -> StoredTensor:
+    """Each head's matrix transposed. Blocks that run the other way are unpacked, to float32."""
+    n_rows, n_in = tensor.shape
+    shape = (n_heads, n_in, n_rows // n_heads)
+    if tensor.transposed_heads:
+        return StoredTensor(tensor.block_type, shape, tensor.read)
+
+    def read() -> Tensor:
+        heads = tensor.floats().view(n_heads, -1, n_in).transpose(1, 2)
+        return StoredTensor.of(heads).read()
+
+    block_type = tensor.block_type if tensor.block_type in ("F32", "F16", "BF16") else "F32"
+    return StoredTensor(block_type, shape, read)
 
 
 def _is_number_table(param: Param) -> bool:
@@ -99,8 +124,8 @@ def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, in
     """(block type, rows, columns) of each matrix that is packed."""
     if _is_number_table(param) or len(param.shape) < 2 or (param.role == "experts" and len(param.shape) == 2):
         return []
-    *experts, n_out, n_in = param.shape
-    return [(tensor.block_type, n_out, n_in)] * (experts[0] if experts else 1)
+    *stacked, n_out, n_in = tensor.shape
+    return [(tensor.block_type, n_out, n_in)] * (stacked[0] if stacked else 1)
 
 
 def _vector_lengths(param: Param) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from landrace.kernels.router import Router
 
-Role = Literal["table", "linear", "experts", "norm", "vector", "router"]
+Role = Literal["table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router"]
 Split = Literal["out", "in", "experts"]
 
 
@@ -28,6 +28,8 @@ class Weights(nn.Module):
     would hold all of it."""
     share = 1.0
     """How much of it one token uses."""
+    n_heads = 1
+    """How many heads its rows belong to, where it is multiplied head by head."""
 
 
 class Table(Weights):
@@ -44,7 +46,7 @@ class Table(Weights):
 class Linear(Weights):
     """y = x W^T + b, with W [n_out, n_in]."""
 
-    role = "linear"
+    role: ClassVar[Role] = "linear"
     bias: nn.Parameter | None
 
     def __init__(self, n_in: int, n_out: int, bias: bool, dtype: torch.dtype, split: Split | None = None) -> None:
@@ -52,6 +54,22 @@ class Linear(Weights):
         self.split = split
         self.weight = _parameter(n_out, n_in, dtype=dtype)
         self.bias = _parameter(n_out) if bias else None
+
+
+class HeadLinear(Linear):
+    """y[h] = x W[h]^T for every head h, with W [n_heads * n_out, n_in]; backends may multiply head by head."""
+
+    role: ClassVar[Role] = "heads"
+
+    def __init__(self, n_heads: int, n_in: int, n_out: int, dtype: torch.dtype) -> None:
+        super().__init__(n_in, n_heads * n_out, False, dtype, "out")
+        self.n_heads = n_heads
+
+
+class AbsorbedLinear(HeadLinear):
+    """The same, but backends may multiply what y[h] would be multiplied with by W[h] instead: q.(x W^T) = (q W).x."""
+
+    role = "absorbed"
 
 
 class Norm(Weights):

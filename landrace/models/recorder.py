@@ -6,33 +6,24 @@ Rows are numbers of buffers. Buffers of one purpose and width are shared by all 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, assert_never
 
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import mixture
-from landrace.kernels.cpu.cache import Heads
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Program, StepInput
-from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
+from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
+from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gqa, Mixer, Mla, RopeSpec
+from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
-
-
-@dataclass(frozen=True)
-class PackedAdapter:
-    """A LoRA adapter's matrices, packed: see `Adapter`."""
-
-    scale: float
-    pairs: Mapping[str, tuple[PackedMatrix, PackedMatrix]]
-    expert_pairs: Mapping[str, tuple[Sequence[PackedMatrix], Sequence[PackedMatrix]]]
-    """A and B of each expert."""
+from landrace.models.params import AbsorbedLinear, Experts, HeadLinear, Linear, Norm, RouterWeights, Table, Vector
 
 
 class Recorder:
@@ -44,6 +35,7 @@ class Recorder:
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
         cache_groups: Sequence[Paged],
+        hear_routers: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
@@ -53,6 +45,7 @@ class Recorder:
         self._weights = weights
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
+        self._hear_routers = hear_routers
         self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
@@ -135,6 +128,34 @@ class Recorder:
         )
         return out
 
+    def keep_latents(self, spec: Mla, cache: int, q: int, latents: int, norm: Norm) -> tuple[int, tuple[int, int]]:
+        shape = latents_of(spec)
+        queries = self._buffer("queries", spec.n_heads * shape.key_dim)
+        self._program.keep_latents(
+            cache,
+            shape,
+            q,
+            latents,
+            queries,
+            norm=self._vector(norm),
+            eps=norm.eps,
+            rotary=None if spec.rope is None else self._rotary(spec.rope),
+            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            scale=spec.scale,
+            group=self._cache_groups.index(spec.cache),
+        )
+        return q, (cache, queries)
+
+    def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
+        """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
+        cache, queries = past
+        self._by_head(q, keys, queries, spec.scale)
+        mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
+        self._program.attend_latents(cache, latents_of(spec), queries, mixed, mask=spec.mask)
+        out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
+        self._by_head(mixed, values, out, 1.0)
+        return out
+
     def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
         return x
@@ -142,6 +163,8 @@ class Recorder:
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
         logits = self._part(weights, "router")
         self._program.product("router", x, [logits])
+        if (hear := self._hear_routers) is not None:
+            self._program.call("hear", lambda step: hear(self._program.read(logits.out, step.token_ids.numel())))
         vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
         choice_bias, table = vectors
         return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
@@ -174,9 +197,10 @@ class Recorder:
         return out
 
     def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
-        part = Part(self._weights.matrices[f"{weight.name}.weight"], LOGITS, self._bias(weight), factor=1.0 / divisor)
-        self._program.product("head", x, [part], **self._normed(norm), rows=LOGIT_ROWS, gather=True)
-        return LOGITS
+        program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
+        part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
+        program.product("head", x, [part], **self._normed(norm), rows=program.logit_rows, gather=True)
+        return program.logits
 
     def call(self, name: str, inputs: Sequence[int], width: int, function: Callable[..., Tensor]) -> int:
         """Records what the kernels have no operation for: rows [T, width] = function(rows of each input), by PyTorch.
@@ -219,13 +243,27 @@ class Recorder:
             part = Part(b, out, epilogue=Epilogue.ADD, factor=factor * adapter.scale, row_gate=gate)
             self._program.product("adapter", low, [part], rows=place, scatter=True)
 
+    def _by_head(self, x: int, weight: HeadLinear, out: int, factor: float) -> None:
+        """out[h] = factor * x[h] times the head's matrix, adapters of the step's rows included."""
+        self._program.head_product(_leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor)
+        for place, adapter in self._adapters.items():
+            pair = adapter.head_pairs.get(weight.name)
+            if pair is None:
+                continue
+            down, up = pair
+            low = self._buffer("low", weight.n_heads * down[0].n_out)
+            self._program.head_product("adapter", x, down, low, rows=place, gather=True)
+            self._program.head_product(
+                "adapter", low, up, out, add=True, factor=factor * adapter.scale, rows=place, scatter=True
+            )
+
     def _projection(self, weight: Experts) -> mixture.ExpertProjection:
         adapters = [
             mixture.ExpertAdapter(place, *adapter.expert_pairs[weight.name], adapter.scale)
             for place, adapter in self._adapters.items()
             if weight.name in adapter.expert_pairs
         ]
-        matrices = self._weights.expert_matrices[f"{weight.name}.weight"]
+        matrices = self._weights.stacks[f"{weight.name}.weight"]
         return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
 
     def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
@@ -260,3 +298,19 @@ def _leaf(weight: Linear) -> str:
 def heads_of(spec: Gqa) -> Heads:
     """The shape that the kernels and the cache need."""
     return Heads(spec.n_heads, spec.n_kv_heads, spec.head_dim)
+
+
+def latents_of(spec: Mla) -> Latents:
+    """The shape that the kernels and the cache need."""
+    return Latents(spec.n_heads, spec.kv_rank, spec.rope_dim)
+
+
+def cache_shape(mixer: Mixer) -> CacheShape:
+    """What the cache of a layer holds."""
+    match mixer:
+        case Gqa():
+            return heads_of(mixer)
+        case Mla():
+            return latents_of(mixer)
+        case _:
+            assert_never(mixer)

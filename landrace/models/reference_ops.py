@@ -17,6 +17,7 @@ from landrace.kernels.reference.attention import AttentionPlan, attention, plan_
 from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, gated_heads, normed, temperature
+from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.router import Router
@@ -24,8 +25,8 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, RopeSpec
-from landrace.models.params import Experts, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
+from landrace.models.params import AbsorbedLinear, Experts, HeadLinear, Linear, Norm, RouterWeights, Table, Vector
 from landrace.models.rope import rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -94,6 +95,7 @@ class ReferenceOps:
         view = self._batch.cache
         if view is not None:
             keys, values = view.layers[cache].keys, view.layers[cache].values
+            assert values is not None
             write_slots = view.groups[spec.cache].write_slots
             keys.index_copy_(0, write_slots, k.to(keys.dtype))
             values.index_copy_(0, write_slots, v.to(values.dtype))
@@ -107,11 +109,44 @@ class ReferenceOps:
         mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
         return mixed.flatten(1)
 
+    def keep_latents(self, spec: Mla, cache: int, q: Tensor, latents: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        q = q.view(-1, spec.n_heads, spec.nope_dim + spec.rope_dim)
+        straight, turned = q[..., : spec.nope_dim], q[..., spec.nope_dim :]
+        latents = latents[:, None]
+        latent, beside = latents[..., : spec.kv_rank], latents[..., spec.kv_rank :]
+        latent = rms_norm(latent, norm.weight, norm.eps)
+        if spec.rope is not None:
+            cos, sin = self._tables(spec.rope)
+            turned, beside = rotate(turned, cos, sin), rotate(beside, cos, sin)
+        kept = torch.cat((latent, beside), -1).to(q.dtype)
+        view = self._batch.cache
+        if view is not None:
+            memory = view.layers[cache].keys
+            memory.index_copy_(0, view.groups[spec.cache].write_slots, kept.to(memory.dtype))
+            kept = memory
+        return torch.cat((straight, turned.to(q.dtype)), -1), kept
+
+    def attend_latents(self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear) -> Tensor:
+        """With a cache, which holds latents, in their own width; without one keys and values of all heads are made
+        once, which is cheaper. Both are the same but for rounding."""
+        plan = self._attention_plan(spec.cache)
+        if self._batch.cache is not None:
+            queries = torch.cat((self._absorbed(q[..., : spec.nope_dim], keys), q[..., spec.nope_dim :]), -1)
+            mixed = attention(queries, past, past[..., : spec.kv_rank], plan, scale=spec.scale, mask=spec.mask)
+            return self._head_linear(mixed, values).flatten(1)
+        latents, beside = past[:, 0, : spec.kv_rank], past[..., spec.kv_rank :]
+        k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
+        k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
+        return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask).flatten(1)
+
     def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
         return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
-        logits = linear(x.float(), weights.weight, weights.bias)
+        return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
+
+    def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
+        """Where a router's logits [T, n_experts] send the tokens."""
         chosen = None if weights.table is None else weights.table[self._batch.token_ids]
         return route(logits, router, choice_bias=weights.choice_bias, chosen=chosen)
 
@@ -182,6 +217,24 @@ class ReferenceOps:
             y = torch.addmm(y, low, up) if rows is None else y.index_add(0, rows, low @ up)
         return y
 
+    def _absorbed(self, q: Tensor, weight: AbsorbedLinear) -> Tensor:
+        y = absorbed(q, weight.weight)
+        for rows, adapter in self._adapters:
+            if pair := adapter.pairs.get(weight.name):
+                a, b = pair
+                low = absorbed(q if rows is None else q.index_select(0, rows), b) * adapter.scale
+                y = _added_to(y, rows, low @ a.to(low.dtype))
+        return y
+
+    def _head_linear(self, x: Tensor, weight: HeadLinear) -> Tensor:
+        y = head_linear(x, weight.weight)
+        for rows, adapter in self._adapters:
+            if pair := adapter.pairs.get(weight.name):
+                a, b = pair
+                low = (x if rows is None else x.index_select(0, rows)) @ a.to(x.dtype).t() * adapter.scale
+                y = _added_to(y, rows, head_linear(low, b))
+        return y
+
     def _tables(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
         if rope not in self._rotary:
             self._rotary[rope] = rotary_tables(rope, self._batch.positions)
@@ -192,3 +245,7 @@ def _added(into: Tensor | None, branch: Tensor, factor: float) -> Tensor:
     if into is None:
         return branch if factor == 1.0 else factor * branch
     return torch.add(into, branch, alpha=factor)
+
+
+def _added_to(y: Tensor, rows: Tensor | None, change: Tensor) -> Tensor:
+    return y + change if rows is None else y.index_add(0, rows, change)

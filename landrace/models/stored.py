@@ -24,6 +24,7 @@ Quantize = Callable[[Tensor, str], Tensor]
 _BLOCK_TYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 _FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _KEPT = (".bias", "router.weight")
+_ABSORBED = "k_b_proj.weight"
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 
 
@@ -36,17 +37,27 @@ class StoredTensor:
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     """Its bytes, uint8 [rows, bytes per row]; every axis but the last counts as rows."""
+    transposed_heads: int = 0
+    """The bytes are those of so many matrices, each transposed, that lie one under another in the parameter."""
 
     def values(self) -> Tensor:
         """The values as float32."""
-        return dequantize(self.read(), self.block_type, self.shape[-1]).view(self.shape)
+        width = self.shape[0] // self.transposed_heads if self.transposed_heads else self.shape[-1]
+        return self._formed(dequantize(self.read(), self.block_type, width))
 
     def floats(self) -> Tensor:
         """The values: floats as they are stored, blocks as float32."""
         for dtype, block_type in _FLOATS.items():
             if block_type == self.block_type:
-                return self.read().contiguous().view(dtype).view(self.shape)
+                return self._formed(self.read().contiguous().view(dtype))
         return self.values()
+
+    def _formed(self, values: Tensor) -> Tensor:
+        if not self.transposed_heads:
+            return values.view(self.shape)
+        n_out, n_in = self.shape
+        heads = values.view(self.transposed_heads, n_in, n_out // self.transposed_heads)
+        return heads.transpose(1, 2).reshape(self.shape)
 
     @staticmethod
     def of(values: Tensor) -> StoredTensor:
@@ -57,8 +68,9 @@ class StoredTensor:
 
 def held_as(name: str, tensor: StoredTensor, weights: Weights, quantize: Quantize = quantize_weights) -> StoredTensor:
     """The parameter `name` in another type. Vectors stay as they are, experts' biases and routers too (an error there
-    sends a token to another expert); a matrix whose rows are not whole blocks of 32 stays unquantised. With int4,
-    embeddings and heads take 8 bits: their errors reach the logits undamped.
+    sends a token to another expert); a matrix whose rows are not whole blocks of 32 stays unquantised, and so do
+    weights that kernels absorb, which they multiply across their rows. With int4, embeddings and heads take 8 bits:
+    their errors reach the logits undamped.
 
     Reading it raises CheckpointError for values that no block can hold.
     """
@@ -68,6 +80,8 @@ def held_as(name: str, tensor: StoredTensor, weights: Weights, quantize: Quantiz
     if weights == "int4" and name in _EMBEDDINGS:
         block_type = _BLOCK_TYPES["int8"]
     if tensor.block_type == block_type or tensor.shape[-1] % BLOCKS[block_type].elements:
+        return tensor
+    if name.endswith(_ABSORBED) and weights in ("int8", "int4"):
         return tensor
 
     def read() -> Tensor:

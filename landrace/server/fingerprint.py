@@ -7,19 +7,32 @@ from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
+import torch
+
 from landrace import __version__
 from landrace.checkpoints import Checkpoint
 from landrace.checkpoints.adapter import adapter_sha256
 from landrace.checkpoints.bounded import read_range
 from landrace.engine.options import EngineOptions
+from landrace.engine.sampler import SamplingState, choose_tokens
+from landrace.engine.sampling_params import SamplingParams
 from landrace.model import ServingModel
+from landrace.models.serving import ServingDecoder
 
 _SAMPLED_TENSORS = 512
 _SAMPLED_BYTES = 4096
+_DRAWN = 32
+_DRAWN_WITH = (
+    SamplingParams(seed=1),
+    SamplingParams(seed=2, temperature=1.5, top_k=40),
+    SamplingParams(seed=3, top_p=0.9, repetition_penalty=1.2, frequency_penalty=0.5),
+    SamplingParams(seed=4, min_p=0.05, presence_penalty=0.5),
+)
 
 
 def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adapter: Path | None) -> str:
-    """Equal for two servers that compute alike: version, kernels, weights and how they are held, template, adapter.
+    """Equal for two servers that compute alike: version, kernels, weights and how they are held, draws, template,
+    adapter.
 
     `weights` is how they are held. Of large files only a part is read, so that a server starts as fast as without: some
     bytes from the middle of each tensor, or of every k-th where there are very many. `adapter` is a folder.
@@ -34,11 +47,26 @@ def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adap
         "held": weights,
         "cache": options.cache_dtype,
         "spec": spec,
+        "draws": _draws(opened.model.decoder),
         "template": template.sha256 if template else None,
         "weights": _sampled(opened.model.checkpoint),
         "adapter": adapter_sha256(adapter) if adapter else None,
     }
     return f"fp_{blake2b(json.dumps(facts, default=str).encode(), digest_size=8).hexdigest()}"
+
+
+def _draws(decoder: ServingDecoder) -> list[list[int]]:
+    """Tokens drawn from made-up logits: what changes the numbers behind the draws, or how they choose, changes these
+    tokens."""
+    row = (torch.arange(64) * 37 % 64 / 16.0).to(decoder.device)
+    logits = row.expand(len(_DRAWN_WITH), -1).contiguous()
+    states = [SamplingState(params, (0,), decoder.device) for params in _DRAWN_WITH]
+    found = []
+    for _ in range(_DRAWN):
+        found.append(choose_tokens(logits, states, decoder.choose_tokens))
+        for state, token in zip(states, found[-1], strict=True):
+            state.record(token)
+    return found
 
 
 def _sampled(checkpoint: Checkpoint) -> str:

@@ -59,7 +59,7 @@ def write_result(
     }
     weights = out / ("adapter" if result.lora is not None else "model")
     if result.lora is not None:
-        write_adapter(weights, result.lora, result.tensors, checkpoint.hub_sources, base_name, record)
+        write_adapter(weights, result.lora, result.tensors, checkpoint.adapter_sources[0], base_name, record)
     elif checkpoint.format == "gguf":
         weights = write_gguf_model(weights, checkpoint, result.tensors)
     else:

@@ -14,7 +14,7 @@ from landrace.errors import OptionError
 from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows
 from landrace.models.decoder import Decoder
-from landrace.models.lora_spec import LoraSpec
+from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 from landrace.training.options import TuneOptions
 
 _FINGERPRINT_ELEMENTS = 256
@@ -37,7 +37,7 @@ def trainee(decoder: Decoder, options: TuneOptions) -> Iterator[Trainee]:
     place: int | None = None
     try:
         if options.method == "lora":
-            spec = LoraSpec(options.rank, options.alpha, options.targets)
+            spec = LoraSpec(options.rank, options.alpha, _targets_of(decoder, options.targets))
             shapes = decoder.adaptable(spec.targets)
             start = fresh_tensors(shapes, spec, torch.Generator().manual_seed(options.seed))
             place = decoder.add_adapter(spec, start)
@@ -53,6 +53,18 @@ def trainee(decoder: Decoder, options: TuneOptions) -> Iterator[Trainee]:
         decoder.zero_grad(set_to_none=True)
         for parameter, required in before:
             parameter.requires_grad_(required)
+
+
+def _targets_of(decoder: Decoder, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the wanted projections those that the decoder has. OptionError for a choice that it has not, and for none."""
+    own = {name.rpartition(".")[2] for name in decoder.adaptable(PROJECTIONS)}
+    missing = [name for name in wanted if name not in own]
+    if missing and wanted != PROJECTIONS:
+        raise OptionError(
+            f"This model has no {missing[0]} that could get an adapter.",
+            hint=f"Choose from {', '.join(name for name in PROJECTIONS if name in own)}.",
+        )
+    return tuple(name for name in wanted if name in own)
 
 
 def _all_weights(decoder: Decoder) -> dict[str, nn.Parameter]:

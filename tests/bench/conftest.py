@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from landrace.bench.ours import Ours
 from landrace.checkpoints import write_checkpoint
 from landrace.kernels.cpu.machine import MachineLimits
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 
 # The scripts of the bench are no package: they import one another by name.
@@ -56,7 +56,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = [
         (name, torch.randn(shape, generator=generator) * 0.3 + (len(shape) == 1))
-        for name, shape in Decoder(family.spec).expected_shapes().items()
+        for name, shape in shapes_of(family.spec).items()
     ]
     write_checkpoint(folder, CONFIG, family.sources, tensors, sorted(extras.iterdir()))
     return folder

@@ -18,6 +18,7 @@ from landrace.checkpoints.gguf_write import write_gguf
 from landrace.checkpoints.write import write_checkpoint
 from landrace.errors import CheckpointError, LandraceError, UnsupportedError
 from landrace.models.batch import ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
@@ -62,7 +63,7 @@ def test_the_whole_file_opens(smollm2_path: Path) -> None:
     checkpoint = open_checkpoint(smollm2_path)
     assert checkpoint.format == "gguf" and len(checkpoint.spec.layers) == 30 and checkpoint.spec.tie_embeddings
     assert checkpoint.metadata["general.architecture"] == "llama"
-    assert set(checkpoint.sources) == set(Decoder(checkpoint.spec).expected_shapes())
+    assert set(checkpoint.sources) == set(shapes_of(checkpoint.spec))
 
 
 def test_weights_are_those_that_transformers_reads(stored: Checkpoint, reference: Any, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_an_adapter_on_a_gguf_base_has_the_hubs_names(stored: Checkpoint, refere
     peft = pytest.importorskip("peft")
     sources = read_config(stored.config).sources
     spec = LoraSpec(2, 3.0, ("q_proj", "k_proj"))
-    shapes = Decoder(stored.spec).expected_shapes()
+    shapes = shapes_of(stored.spec)
     torch.manual_seed(0)
     tensors = {}
     for module in ("layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj"):

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from landrace.checkpoints.write import write_checkpoint
 from landrace.cli.main import main
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 
 VOCABULARY = 258
@@ -74,7 +74,7 @@ def _write_model(
     settings = {"eos_token": "<|im_end|>", "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"}
     (extras / "tokenizer_config.json").write_text(json.dumps(settings))
     family = read_config(config)
-    shapes = Decoder(family.spec).expected_shapes()
+    shapes = shapes_of(family.spec)
     tensors = [(name, tensor(name, shape)) for name, shape in shapes.items()]
     write_checkpoint(folder, stated, family.sources, tensors, extras.iterdir())
     return folder

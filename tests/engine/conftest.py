@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from landrace.engine import Engine, EngineOptions
 from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gqa, Mixer, Mla, RopeSpec
 from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -54,26 +58,22 @@ def make_spec(
     rope: RopeSpec | None = None,
     ffn: Ffn = FFN,
     max_length: int = 256,
+    latents: Mapping[str, Any] | None = None,
     **attention: Any,
 ) -> ModelSpec:
-    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has."""
+    """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
+    `latents`: what else latent attention has, instead of it."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
-    layers = tuple(
-        LayerSpec(
-            Gqa(
-                n_heads=4,
-                n_kv_heads=2,
-                head_dim=8,
-                scale=8**-0.5,
-                rope=rope,
-                mask=masks[index % len(masks)],
-                **attention,
-            ),
-            ffn,
-        )
-        for index in range(3)
-    )
+
+    def mixer(mask: Mask) -> Mixer:
+        if latents is not None:
+            return Mla(
+                n_heads=4, kv_rank=32, nope_dim=8, rope_dim=8, v_dim=6, scale=0.25, rope=rope, mask=mask, **latents
+            )
+        return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
+
+    layers = tuple(LayerSpec(mixer(masks[index % len(masks)]), ffn) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )
@@ -84,7 +84,7 @@ def make_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     return decoder.load(
         (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
-        for name, shape in decoder.expected_shapes().items()
+        for name, shape in shapes_of(decoder.spec).items()
     )
 
 
@@ -97,6 +97,17 @@ def tokenizer() -> PieceTokenizer:
 def tiny_decoder() -> Callable[..., Decoder]:
     """Makes a fresh tiny decoder; keywords go to the spec."""
     return lambda seed=0, **spec: make_decoder(make_spec(**spec), seed)
+
+
+@pytest.fixture(scope="session")
+def recite(tiny_decoder: Callable, tokenizer: PieceTokenizer) -> Callable[..., Engine]:
+    """Makes an engine that recites lines of token ids."""
+    from recital import Script
+
+    def make(*lines: list[int], **options: Any) -> Engine:
+        return Engine(Script(tiny_decoder(), list(lines)), tokenizer, EngineOptions(prefix_cache=False, **options))
+
+    return make
 
 
 @pytest.fixture
@@ -117,3 +128,18 @@ def naive_logits() -> Callable[..., torch.Tensor]:
             return decoder(ForwardBatch(**fields))
 
     return run
+
+
+@pytest.fixture
+def make_model(tiny_decoder: Callable, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """A tiny model on the reference kernels, or on the C++ kernels with weights held so."""
+
+    def make(kernels: str, *, seed: int = 0, **spec: object) -> Any:
+        decoder = tiny_decoder(seed=seed, **spec)
+        if kernels == "reference":
+            return decoder
+        extension: ModuleType = request.getfixturevalue("extension")
+        held = {n: held_as(n, StoredTensor.of(t), kernels) for n, t in decoder.named_tensors()}  # type: ignore[arg-type]
+        return CpuDecoder(decoder.spec, extension, threads=2).load(held)
+
+    return make

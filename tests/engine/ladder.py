@@ -43,6 +43,12 @@ MODELS: dict[str, dict[str, object]] = {
         "sinks": True,
         "ffn": Moe(6, 24, Router(2, "softmax_of_chosen", bias=True), bias=True, activation=Activation("oai", 2.0, 1.7)),
     },
+    "latents": {"latents": {}},
+    "latents, a window, experts": {
+        "masks": (Sliding(9), FULL),
+        "latents": {"q_rank": 12, "bias": True},
+        "ffn": Moe(8, 24, Router(3, n_groups=4, top_groups=2, scale=3.0), shared=Dense(16)),
+    },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

@@ -20,6 +20,7 @@ from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampler import token_logprobs
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.stored import StoredTensor, Weights, held_as
@@ -38,6 +39,11 @@ HELD: list[tuple[str, Weights, str]] = [
     ),
     ("experts, sinks, a window", "bfloat16", "bfloat16"),
     ("experts, sinks, a window", "int4", "float16"),
+    *(
+        ("latents", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("latents, a window, experts", "bfloat16", "bfloat16"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]
@@ -161,7 +167,7 @@ def adapter(decoder: Decoder, seed: int) -> tuple[LoraSpec, dict[str, torch.Tens
     spec = LoraSpec(rank=4, alpha=8.0, targets=targets)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, (n_out, n_in) in ((n, s) for n, s in decoder.expected_shapes().items() if len(s) == 2):
+    for name, (n_out, n_in) in ((n, s) for n, s in shapes_of(decoder.spec).items() if len(s) == 2):
         path = name.removesuffix(".weight")
         if path.rpartition(".")[2] in spec.targets:
             tensors[f"{path}.lora_A"] = torch.randn(4, n_in, generator=generator) * 0.3

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from drafted import KERNELS, MODELS, OPTIONS, Watched, check, generate, requests_of
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.engine import answers as answers_module
@@ -20,24 +20,11 @@ from landrace.engine.drafter import Drafter
 from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.step_times import StepTimes
-from landrace.errors import OptionError
 from landrace.models.batch import ForwardBatch
-from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.declared import shapes_of
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.stored import StoredTensor, held_as
 
 pytestmark = pytest.mark.usefixtures("free_rows")
-
-OPTIONS = {
-    "usual": EngineOptions(),
-    "large blocks": EngineOptions(block_size=64),
-    "chunked": EngineOptions(max_step_tokens=9, prefix_cache=False),
-    "pre-empted": EngineOptions(cache_tokens=112, max_step_tokens=40),
-    "one at a time": EngineOptions(max_running=1),
-}
-KERNELS = ("reference", "float32", "int4")
-"""The reference, and the C++ kernels by how weights are held."""
-MODELS: dict[str, dict[str, Any]] = {"plain": {}, "window": {"window": 7}}
 
 
 class Knowing(Drafter):
@@ -56,48 +43,6 @@ class Knowing(Drafter):
         return [(token + 1) % 60 if random.random() < self.wrong else token for token in guesses], 0.0
 
 
-def requests_of(random: Random, **params: object) -> list[Request]:
-    """Prompts that repeat parts of themselves and of each other, with parameters of every kind."""
-    phrases = [[random.randrange(60) for _ in range(random.randrange(1, 7))] for _ in range(4)]
-    kinds: list[dict[str, Any]] = [
-        {"temperature": 0.0},
-        {"temperature": 0.0, "ignore_eos": False, "stop": ("a", "ab b", ".")},
-        {"temperature": 0.0, "stop_token_ids": (3, 17, 40)},
-        {"temperature": 0.3, "seed": 1, "logprobs": None},
-        {"temperature": 1.0, "seed": 2, "top_p": 0.9, "top_k": 30},
-        {"temperature": 0.0, "repetition_penalty": 1.2, "presence_penalty": 0.4, "frequency_penalty": 0.3},
-        {"temperature": 0.7, "seed": 3, "repetition_penalty": 1.1, "frequency_penalty": 0.2, "logit_bias": {5: 1.5}},
-        {"temperature": 0.0, "prompt_logprobs_from": 1, "max_tokens": 9},
-        {"temperature": 0.0, "max_tokens": 1},
-        {"temperature": 0.0, "max_tokens": 2},
-    ]
-    result = []
-    for index, kind in enumerate(kinds):
-        prompt = [token for _ in range(random.randrange(2, 7)) for token in random.choice(phrases)]
-        usual = {"max_tokens": random.randrange(20, 60), "ignore_eos": True, "logprobs": 2}
-        result.append(Request(f"r{index}", tuple(prompt), SamplingParams(**{**usual, **kind, **params})))
-    return result
-
-
-@pytest.fixture
-def make_model(tiny_decoder: Callable, request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """A tiny model on the reference kernels, or on the C++ kernels with weights held so."""
-
-    def make(kernels: str, *, seed: int = 0, **spec: object) -> Any:
-        decoder = tiny_decoder(seed=seed, **spec)
-        if kernels == "reference":
-            return decoder
-        extension: ModuleType = request.getfixturevalue("extension")
-        held = {n: held_as(n, StoredTensor.of(t), kernels) for n, t in decoder.named_tensors()}  # type: ignore[arg-type]
-        return CpuDecoder(decoder.spec, extension, threads=2).load(held)
-
-    return make
-
-
-def generate(decoder: Any, tokenizer: Any, options: EngineOptions, requests: Sequence[Request]) -> list[Completion]:
-    return Engine(decoder, tokenizer, options).generate(requests)
-
-
 def with_knowledge(
     monkeypatch: pytest.MonkeyPatch, requests: Sequence[Request], plain: Sequence[Completion], wrong: float
 ) -> None:
@@ -106,22 +51,6 @@ def with_knowledge(
     monkeypatch.setattr(Knowing, "answers", texts)
     monkeypatch.setattr(Knowing, "wrong", wrong)
     monkeypatch.setattr(engine_module, "Drafter", Knowing)
-
-
-def check(drafted: Sequence[Completion], plain: Sequence[Completion], *, exactly: bool) -> None:
-    for one, other in zip(drafted, plain, strict=True):
-        assert one.error is None and other.error is None
-        assert one.token_ids == other.token_ids, one.request_id
-        assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
-        for ours, theirs in ((one.logprobs, other.logprobs), (one.prompt_logprobs, other.prompt_logprobs)):
-            if exactly:
-                assert ours == theirs, one.request_id
-            else:  # sums of the reference kernels depend on how many rows there are
-                assert [entry.token_id for entry in ours] == [entry.token_id for entry in theirs]
-                numbers = [entry.logprob for entry in theirs]
-                assert [entry.logprob for entry in ours] == pytest.approx(numbers, abs=1e-4)
-        assert 0 <= one.accepted_tokens <= min(one.drafted_tokens, max(0, len(one.token_ids) - 1))
-        assert other.drafted_tokens == 0
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -167,7 +96,7 @@ def test_adapters(kernels: str, make_model: Callable, tokenizer: object, monkeyp
     spec = LoraSpec(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
     generator = torch.Generator().manual_seed(1)
     tensors = {}
-    for name, shape in make_model("reference").expected_shapes().items():
+    for name, shape in shapes_of(make_model("reference").spec).items():
         path = name.removesuffix(".weight")
         if path.endswith(spec.targets):
             tensors[f"{path}.lora_A"] = torch.randn(2, shape[1], generator=generator) * 0.3
@@ -199,21 +128,6 @@ def test_what_was_drafted_can_be_shared(
     again = engine.generate([second])
     assert again[0].cached_prompt_tokens == 96
     check(again, expected, exactly=True)
-
-
-class Watched:
-    """A decoder that hands on what it is asked, after a look at it."""
-
-    def __init__(self, decoder: Any, look: Callable[[ForwardBatch], None]) -> None:
-        self._decoder, self._look = decoder, look
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._decoder, name)
-
-    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
-        self._look(batch)
-        logits: torch.Tensor = self._decoder(batch)
-        return logits
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -354,11 +268,6 @@ def test_a_long_prompt_is_read_step_by_step(make_model: Callable, tokenizer: obj
     assert outputs[0].cached_prompt_tokens > 2900
     assert outputs[0].drafted_tokens == outputs[1].drafted_tokens == 0
     assert any(output.drafted_tokens for output in outputs[2:])
-
-
-def test_unknown_drafts_are_refused() -> None:
-    with pytest.raises(OptionError, match="oracle"):
-        EngineOptions(draft="oracle")
 
 
 def accept_all(chosen: Sequence[int], draft: Sequence[int]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from ladder import MODELS, check_what_the_rungs_do
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 
@@ -128,7 +129,7 @@ def adapter(decoder: Decoder, seed: int) -> tuple[LoraSpec, dict[str, torch.Tens
     spec = LoraSpec(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, (n_out, n_in) in ((n, s) for n, s in decoder.expected_shapes().items() if len(s) == 2):
+    for name, (n_out, n_in) in ((n, s) for n, s in shapes_of(decoder.spec).items() if len(s) == 2):
         path = name.removesuffix(".weight")
         if path.rpartition(".")[2] in spec.targets:
             tensors[f"{path}.lora_A"] = torch.randn(4, n_in, generator=generator) * 0.3

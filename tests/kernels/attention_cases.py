@@ -11,7 +11,7 @@ import torch
 from cpu_steps import Kernels, assert_near
 from torch import Tensor
 
-from landrace.kernels.cpu.cache import TILE, Heads, new_layer_cache
+from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
@@ -23,6 +23,7 @@ from landrace.kernels.reference.rotary import rotate
 CPU = torch.device("cpu")
 CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 EPS = 1e-3
+TILE = 16
 
 Step = list[tuple[int, int, int]]
 """(sequence, first position, end) of each sequence in a step."""
@@ -105,8 +106,8 @@ class Case:
         return x * self.scale if queries else x
 
 
-def poisoned_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    cache = new_layer_cache(heads, n_slots, dtype)
+def poisoned_cache(kernels: Kernels, heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
+    cache = new_layer_cache(kernels.extension, heads, n_slots, dtype)
     for tensor in (cache.keys, cache.values, cache.key_scales, cache.value_scales):
         if tensor is not None:
             tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
@@ -159,7 +160,7 @@ def serve(
     )  # fmt: skip
     packed_sinks = None if sinks is None else kernels.vector(sinks)
     program.attention(0, heads, q_at, out_at, mask=case.mask, sinks=packed_sinks, slopes=case.slopes())
-    cache = poisoned_cache(heads, n_slots, case.dtype)
+    cache = poisoned_cache(kernels, heads, n_slots, case.dtype)
     program.bind_cache([cache])
     out = [torch.full(x.shape, math.nan) for x in q]
     turned = [torch.full(x.shape, math.nan) for x in q]

@@ -23,7 +23,7 @@ from cpu_steps import (
 )
 from torch import Tensor
 
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part
+from landrace.kernels.cpu.program import Epilogue, Part
 from landrace.kernels.cpu.weights import KINDS
 from landrace.kernels.reference.blocks import BLOCKS, dequantize
 from landrace.kernels.reference.dense import rms_norm
@@ -226,7 +226,9 @@ def test_logits_of_wanted_rows(kernels: Kernels, isa: str, kind: str) -> None:
     whole = OneProduct(kernels, isa, stored, kind, 256)(x)
     program = kernels.program(isa)
     at = program.buffer(256)
-    program.product("head", at, [Part(kernels.matrix(stored, kind, 256), LOGITS)], rows=LOGIT_ROWS, gather=True)
+    program.product(
+        "head", at, [Part(kernels.matrix(stored, kind, 256), program.logits)], rows=program.logit_rows, gather=True
+    )
     program.write(at, x)
     for wanted in ((), (19,), (3, 0, 3), tuple(range(20)), tuple(range(19, -1, -1)) * 3):
         for threads in (1, 2, 3):

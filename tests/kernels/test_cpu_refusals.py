@@ -13,7 +13,7 @@ from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
-from landrace.kernels.cpu.program import LOGIT_ROWS, LOGITS, Epilogue, Part, Rotary, StepInput
+from landrace.kernels.cpu.program import Epilogue, Part, Rotary, StepInput
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
@@ -32,7 +32,7 @@ class Attended:
         self.q, self.k, self.v, self.out = (self.program.buffer(width) for width in (32, 16, 16, 32))
         self.program.rope(0, HEADS, self.q, self.k, self.v, rotary=0, rotary_half=8)
         self.program.attention(0, HEADS, self.q, self.out)
-        self.cache = new_layer_cache(HEADS, n_slots, torch.float32)
+        self.cache = new_layer_cache(kernels.extension, HEADS, n_slots, torch.float32)
         if bind:
             self.program.bind_cache([self.cache])
         for buffer, width in ((self.q, 32), (self.k, 16), (self.v, 16)):
@@ -136,27 +136,33 @@ def test_bad_steps_are_refused(kernels: Kernels, name: str) -> None:
     attended.run()  # and nothing is broken
 
 
-CACHES: dict[str, Callable[[LayerCache], list[LayerCache]]] = {
-    "one too many": lambda c: [c, c],
-    "none": lambda c: [],
-    "other heads": lambda c: [new_layer_cache(Heads(4, 2, 16), 64, torch.float32)],
-    "other channels": lambda c: [new_layer_cache(Heads(2, 1, 17), 64, torch.float32)],
-    "fewer values than keys": lambda c: [replace(c, values=c.values[:3])],
-    "values elsewhere": lambda c: [replace(c, values=new_layer_cache(HEADS, 64, torch.float32).values)],
-    "values not behind the keys": lambda c: [replace(c, values=torch.zeros(4, 1, 16, 16))],
-    "two types": lambda c: [replace(c, values=c.values.bfloat16())],
-    "float64": lambda c: [LayerCache(c.keys.double(), c.values.double())],
-    "on another device": lambda c: [LayerCache(c.keys.to("meta"), c.values.to("meta"))],
-    "int8 without scales": lambda c: [LayerCache(c.keys.to(torch.int8), c.values.to(torch.int8))],
-    "scales without int8": lambda c: [replace(c, key_scales=torch.zeros(4, 1, 16), value_scales=torch.zeros(4, 1, 16))],
+CACHES: dict[str, Callable[[LayerCache, Callable[[Heads], LayerCache]], list[LayerCache]]] = {
+    "one too many": lambda c, new: [c, c],
+    "none": lambda c, new: [],
+    "other heads": lambda c, new: [new(Heads(4, 2, 16))],
+    "other channels": lambda c, new: [new(Heads(2, 1, 17))],
+    "fewer values than keys": lambda c, new: [replace(c, values=c.values[:3])],
+    "values elsewhere": lambda c, new: [replace(c, values=new(HEADS).values)],
+    "values not behind the keys": lambda c, new: [replace(c, values=torch.zeros(4, 1, 16, 16))],
+    "two types": lambda c, new: [replace(c, values=c.values.bfloat16())],
+    "float64": lambda c, new: [LayerCache(c.keys.double(), c.values.double())],
+    "on another device": lambda c, new: [LayerCache(c.keys.to("meta"), c.values.to("meta"))],
+    "int8 without scales": lambda c, new: [LayerCache(c.keys.to(torch.int8), c.values.to(torch.int8))],
+    "scales without int8": lambda c, new: [
+        replace(c, key_scales=torch.zeros(4, 1, 16), value_scales=torch.zeros(4, 1, 16))
+    ],
 }
 
 
 @pytest.mark.parametrize("name", CACHES)
 def test_caches_of_the_wrong_shape_are_refused(kernels: Kernels, name: str) -> None:
     attended = Attended(kernels, bind=False)
+
+    def new(heads: Heads) -> LayerCache:
+        return new_layer_cache(kernels.extension, heads, 64, torch.float32)
+
     with pytest.raises(ValueError, match="cache"):
-        attended.program.bind_cache(CACHES[name](attended.cache))
+        attended.program.bind_cache(CACHES[name](attended.cache, new))
 
 
 def test_groups_are_numbered_in_order(kernels: Kernels) -> None:
@@ -167,7 +173,7 @@ def test_groups_are_numbered_in_order(kernels: Kernels) -> None:
             program.rope(0, HEADS, q, k, v, rotary=None, group=wrong)
     for layer, group in enumerate((0, 1, 0)):
         program.rope(layer, HEADS, q, k, v, rotary=None, group=group)
-    program.bind_cache([new_layer_cache(HEADS, n, torch.float32) for n in (16, 64, 16)])
+    program.bind_cache([new_layer_cache(kernels.extension, HEADS, n, torch.float32) for n in (16, 64, 16)])
 
 
 def test_layers_of_different_sizes_are_refused(kernels: Kernels) -> None:
@@ -175,8 +181,8 @@ def test_layers_of_different_sizes_are_refused(kernels: Kernels) -> None:
     q, k, v = program.buffer(32), program.buffer(16), program.buffer(16)
     for layer in range(2):
         program.rope(layer, HEADS, q, k, v, rotary=None)
-    with pytest.raises(ValueError, match=r"16, 64"):
-        program.bind_cache([new_layer_cache(HEADS, n, torch.float32) for n in (16, 64)])
+    with pytest.raises(ValueError, match=r"1, 4"):
+        program.bind_cache([new_layer_cache(kernels.extension, HEADS, n, torch.float32) for n in (16, 64)])
 
 
 @pytest.fixture
@@ -202,7 +208,7 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "other inputs": lambda p: p.program.product("", p.narrow, [Part(p.matrix, p.narrow)]),
     "other outputs": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.wide)]),
     "no parts": lambda p: p.program.product("", p.wide, []),
-    "reading the logits": lambda p: p.program.product("", LOGITS, [Part(p.matrix, p.narrow)]),
+    "reading the logits": lambda p: p.program.product("", p.program.logits, [Part(p.matrix, p.narrow)]),
     "no such input": lambda p: p.program.product("", 9, [Part(p.matrix, p.narrow)]),
     "no such output": lambda p: p.program.product("", p.wide, [Part(p.matrix, 9)]),
     "a negative output": lambda p: p.program.product("", p.wide, [Part(p.matrix, -2)]),
@@ -216,15 +222,21 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     ),
     "gathering all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], gather=True),
     "scattering logit rows": lambda p: p.program.product(
-        "", p.wide, [Part(p.matrix, p.narrow)], rows=LOGIT_ROWS, scatter=True
+        "", p.wide, [Part(p.matrix, p.narrow)], rows=p.program.logit_rows, scatter=True
     ),
-    "logits of all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, LOGITS)]),
-    "logits of an adapter": lambda p: p.program.product("", p.wide, [Part(p.matrix, LOGITS)], rows=0, gather=True),
+    "logits of all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.program.logits)]),
+    "logits of an adapter": lambda p: p.program.product(
+        "", p.wide, [Part(p.matrix, p.program.logits)], rows=0, gather=True
+    ),
     "two kinds of logits": lambda p: p.program.product(
-        "", p.wide, [Part(p.matrix, LOGITS), Part(p.square, LOGITS)], rows=LOGIT_ROWS, gather=True
+        "",
+        p.wide,
+        [Part(p.matrix, p.program.logits), Part(p.square, p.program.logits)],
+        rows=p.program.logit_rows,
+        gather=True,
     ),
     "adding to logits": lambda p: p.program.product(
-        "", p.wide, [Part(p.matrix, LOGITS, epilogue=Epilogue.ADD)], rows=LOGIT_ROWS, gather=True
+        "", p.wide, [Part(p.matrix, p.program.logits, epilogue=Epilogue.ADD)], rows=p.program.logit_rows, gather=True
     ),
     "an embedding of another width": lambda p: p.program.embedding(p.square, 1.0, p.narrow),
     "a norm of another width": lambda p: p.program.norm(p.wide, p.vector, 1e-5, p.wide),
@@ -233,7 +245,9 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "gates of no buffer": lambda p: p.program.gate(-1, p.narrow, p.narrow),
     "heads that do not share": lambda p: Heads(3, 2, 16),
     "no heads": lambda p: Heads(0, 1, 16),
-    "heads too wide": lambda p: Heads(1, 1, 513),
+    "heads too wide": lambda p: p.program.rope(
+        0, Heads(1, 1, 513), *(p.program.buffer(513) for _ in range(3)), rotary=None
+    ),
     "turning too much": lambda p: p.program.rope(0, HEADS, p.wide, p.narrow, p.narrow, rotary=0, rotary_half=9),
     "turning by nothing": lambda p: p.program.rope(0, HEADS, p.wide, p.narrow, p.narrow, rotary=0),
     "turning without angles": lambda p: p.program.rope(
@@ -285,9 +299,9 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "writing strided rows": lambda p: p.program.write(p.wide, torch.zeros(32, 4).t()),
     "writing from elsewhere": lambda p: p.program.write(p.wide, torch.zeros(4, 32, device="meta")),
     "writing one number": lambda p: p.program.write(p.wide, torch.tensor(1.0)),
-    "writing to the logits": lambda p: p.program.write(LOGITS, torch.zeros(4, 16)),
+    "writing to the logits": lambda p: p.program.write(p.program.logits, torch.zeros(4, 16)),
     "writing to no buffer": lambda p: p.program.write(2, torch.zeros(4, 16)),
-    "reading the logits back": lambda p: p.program.read(LOGITS, 1),
+    "reading the logits back": lambda p: p.program.read(p.program.logits, 1),
     "reading no buffer": lambda p: p.program.read(2, 1),
     "float rows as blocks": lambda p: p.kernels.matrix(torch.zeros(4, 32), "F32", 8),
     "blocks of another width": lambda p: p.kernels.matrix(torch.zeros(4, 33, dtype=torch.uint8), "F32", 8),
@@ -300,8 +314,8 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "a vector in rows": lambda p: p.kernels.vector(torch.zeros(2, 2)),
     "integers as rows": lambda p: as_rows(torch.zeros(2, 2, dtype=torch.int8)),
     "an unknown instruction set": lambda p: p.kernels.program("mmx"),
-    "slots that are no tiles": lambda p: new_layer_cache(HEADS, 17, torch.float32),
-    "a cache of float64": lambda p: new_layer_cache(HEADS, 16, torch.float64),
+    "slots that are no tiles": lambda p: new_layer_cache(p.kernels.extension, HEADS, 17, torch.float32),
+    "a cache of float64": lambda p: new_layer_cache(p.kernels.extension, HEADS, 16, torch.float64),
 }
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tiny_models import tiny_spec
+from tiny_models import latent_spec, tiny_spec
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
@@ -136,11 +136,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "model_type": "granite", "attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.6,
         "logits_scaling": 2.0,
     },
+    "minicpm3": {
+        "model_type": "minicpm3", "q_lora_rank": 64, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
+        "v_head_dim": 16, "scale_emb": 3, "dim_model_base": 32, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 
 
 def spec_of(name: str) -> ModelSpec:
-    return read_config({**SIZES, **MODELS[name]}).spec
+    return read_config({**SIZES, **MODELS[name]}).spec if name in MODELS else SPECS[name]
 
 
 def with_ffn(ffn: Ffn) -> ModelSpec:
@@ -193,5 +197,9 @@ SPECS: dict[str, ModelSpec] = {
         )
     ),
     "experts by input": with_ffn(Moe(5, 24, Router(1, "sigmoid_of_chosen"), shared=Dense(24), weight_on_input=True)),
+    "latents": latent_spec(),
+    "latents, queries of low rank, biases": latent_spec(q_rank=24, bias=True, rank_eps=1e-3),
+    "latents, no rope, a window": latent_spec(rope=None, mask=Sliding(5), n_heads=3),
+    "latents, many heads": latent_spec(n_heads=16, kv_rank=32, rope_dim=16, rope=RopeSpec(10_000.0, 16)),
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),
 }

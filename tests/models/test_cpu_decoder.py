@@ -40,6 +40,7 @@ from landrace.models.stored import StoredTensor, Weights, held_as
 
 TEXT_FAMILIES = (
     "llama", "smollm3", "qwen2", "qwen3", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "granite",
+    "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3",
 )  # fmt: skip
 CACHES = (torch.float32, torch.bfloat16, torch.int8)
 
@@ -111,7 +112,7 @@ def test_quantised_weights(extension: ModuleType, isa: str, name: str, weights: 
 
 
 @pytest.mark.parametrize("dtype", CACHES)
-@pytest.mark.parametrize("name", ["llama", "qwen2", "hunyuan"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "hunyuan", "latents"])
 def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: torch.dtype) -> None:
     decoder = random_decoder(spec_of(name))
     ours = on_cpu(extension, decoder, isa=isa)
@@ -126,7 +127,7 @@ def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: tor
 def test_the_same_bits_however_it_is_called(extension: ModuleType, weights: Weights, dtype: torch.dtype) -> None:
     """In any batch, cut anywhere, with any number of threads, in any instruction set."""
     sequences = random_ids((40, 1, 23, 31))
-    for name in ("qwen2", "glm4"):
+    for name in ("qwen2", "glm4", "minicpm3"):
         decoder = random_decoder(spec_of(name))
         first: list[Tensor] = []
         for isa in extension.instruction_sets():
@@ -168,7 +169,7 @@ def test_a_growing_table_keeps_its_bits(extension: ModuleType) -> None:
 ADAPTERS = (LoraSpec(4, 8.0), LoraSpec(3, 2.0, ("q_proj", "up_proj"), rslora=True), LoraSpec(8, 8.0, ("down_proj",)))
 
 
-@pytest.mark.parametrize("name", ["qwen2", "glm4", "granite"])
+@pytest.mark.parametrize("name", ["qwen2", "glm4", "granite", "latents, many heads"])
 def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
     """Several at once, each on its own rows of a batch, against adapters on the reference decoder."""
     decoder = random_decoder(spec_of(name))
@@ -201,15 +202,16 @@ def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, weights: Weights) -> None:
-    decoder = random_decoder(spec_of("qwen3"))
+@pytest.mark.parametrize("name", ["qwen3", "minicpm3"])
+def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:
+    decoder = random_decoder(spec_of(name))
     spec = LoraSpec(4, 8.0, PROJECTIONS)
     tensors = random_adapter(decoder, spec, 1)
     ours, theirs = on_cpu(extension, decoder, weights, isa=isa), dequantised(decoder, weights)
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(ours.add_adapter(spec, tensors), None),))
     theirs.add_adapter(spec, tensors)
     with torch.no_grad():
-        assert relative_error([ours(batch)], [theirs(batch)]) < 0.04
+        assert relative_error([ours(batch)], [theirs(batch)]) < 0.05
 
 
 def test_adapters_come_and_go(extension: ModuleType) -> None:

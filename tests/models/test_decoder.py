@@ -16,6 +16,7 @@ from landrace.errors import CheckpointError
 from landrace.kernels.head_form import QkNorm
 from landrace.kernels.mask import FULL, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families.names import Naming
 from landrace.models.mixer_spec import RopeSpec
@@ -122,7 +123,7 @@ def test_loading_casts_to_the_decoders_types() -> None:
 
 
 def _tensors(drop: str | None = None, **changed: Tensor) -> Iterator[tuple[str, Tensor]]:
-    for name, shape in Decoder(tiny_spec()).expected_shapes().items():
+    for name, shape in shapes_of(tiny_spec()).items():
         if name != drop:
             yield name, changed.get(name.replace(".", "_"), torch.zeros(shape))
 
@@ -156,7 +157,7 @@ def test_names_cover_every_parameter(sandwich: bool, tied: bool, bias: bool) -> 
         lm_head_bias=bias,
     )
     spec = replace(spec, layers=tuple(replace(layer, ffn=replace(layer.ffn, bias=bias)) for layer in spec.layers))
-    shapes = Decoder(spec).expected_shapes()
+    shapes = shapes_of(spec)
     assert set(Naming(prefixes=(("", ""),)).sources(spec, shapes)) == set(shapes)
     fused = Naming(
         fused={"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}, prefixes=(("", ""),)

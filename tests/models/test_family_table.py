@@ -20,14 +20,13 @@ from cpu_models import on_cpu
 from test_parity import SHARED, TOLERANCE
 from tiny_models import load, packed_logits, random_ids, reference, reference_logits, save, worst
 
-from landrace.checkpoints.adapter import check_writable
-from landrace.errors import UnsupportedError
 from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.models.decoder import Decoder
-from landrace.models.families import TEXT_HALVES, FamilyModel
-from landrace.models.families.gguf import ARCHITECTURES
+from landrace.models.families import TEXT_HALVES
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.lora_spec import PROJECTIONS
+from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
@@ -44,27 +43,24 @@ def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tup
     theirs = reference_logits(model, sequences)
     served = on_cpu(extension, decoder, "float32")
     difference = max(worst(packed_logits(one, sequences), theirs) for one in (decoder, served))  # type: ignore[arg-type]
-    return [f"`{model_type}`", _cache(family.spec), _adapters(family, decoder), _gguf(model_type)], difference
+    return [f"`{model_type}`", _cache(family.spec), _adapters(decoder), _gguf(model_type)], difference
 
 
 def _cache(spec: ModelSpec) -> str:
     kinds = {Sliding: "window", Chunked: "chunks"}
-    return ", ".join(dict.fromkeys(kinds.get(type(group.spec.mask), "all") for group in spec.cache_groups))
+    latents = "latents of " if any(isinstance(layer.mixer, Mla) for layer in spec.layers) else ""
+    return ", ".join(dict.fromkeys(latents + kinds.get(type(group.spec.mask), "all") for group in spec.cache_groups))
 
 
-def _adapters(family: FamilyModel, decoder: Decoder) -> str:
-    names = decoder.adaptable(PROJECTIONS)
-    try:
-        check_writable(names, family.sources)
-    except UnsupportedError:
-        return "all but experts"
-    return "all, experts too" if any(".experts." in name for name in names) else "all"
+def _adapters(decoder: Decoder) -> str:
+    return "all, experts too" if any(".experts." in name for name in decoder.adaptable(PROJECTIONS)) else "all"
 
 
 def _gguf(model_type: str) -> str:
     kind = model_type
     while kind in TEXT_HALVES:
         kind = TEXT_HALVES[kind].family
+    kind = {"deepseek_v2": "deepseek_v3", "glm4_moe_lite": "deepseek_v3"}.get(kind, kind)  # One architecture for all.
     own = [name for name in ARCHITECTURES if name == model_type.replace("_", "")]
     own = own or [name for name, architecture in ARCHITECTURES.items() if architecture.model_type == kind]
     return ", ".join(f"`{name}`" for name in own) or "no"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from tiny_models import packed_logits, random_decoder, random_ids, worst
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FAMILIES, read_config
-from landrace.models.families.gguf import ARCHITECTURES, config_from_gguf, gguf_sources
-from landrace.models.families.gguf_moe import EXPERTS
+from landrace.models.families.gguf import config_from_gguf, gguf_sources
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec, Plain
 
@@ -23,8 +25,10 @@ gguf = pytest.importorskip("gguf")
 
 HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, LAYERS, VOCAB, CONTEXT = 4, 2, 32, 96, 160, 4, 112, 256
 
-DENSE = [name for name, one in ARCHITECTURES.items() if one.model_type not in (*EXPERTS, "baichuan")]
-"""The others are in test_gguf_moe_models.py."""
+DENSE = [
+    name for name, one in ARCHITECTURES.items() if not one.experts and not one.latent and one.model_type != "baichuan"
+]
+"""The others are in test_gguf_moe_models.py and test_gguf_latent_models.py."""
 SQUARE = ("qwen2", "qwen2vl")
 """Architectures in which llama.cpp wants the heads to be as wide, together, as the model."""
 
@@ -90,7 +94,7 @@ def weights_for(spec: ModelSpec, sources: dict[str, Source], decoder: Decoder) -
     """The decoder's weights laid out as the file keeps them."""
     rows: dict[str, int] = {}
     for name, source in sources.items():
-        end = source.rows[1] if source.rows else decoder.expected_shapes()[name][0]
+        end = source.rows[1] if source.rows else shapes_of(decoder.spec)[name][0]
         rows[source.tensor] = max(end, rows.get(source.tensor, 0))
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in decoder.named_tensors():
@@ -101,7 +105,10 @@ def weights_for(spec: ModelSpec, sources: dict[str, Source], decoder: Decoder) -
     return {name: tensor.numpy() for name, tensor in stored.items()}
 
 
-def write(path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+def write(
+    path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray], kinds: Mapping[str, Any] | None = None
+) -> None:
+    """`kinds`: the types of tensors that are packed already."""
     writer = gguf.GGUFWriter(path, data["general.architecture"])
     for key, value in data.items():
         if key == "general.architecture":
@@ -117,7 +124,7 @@ def write(path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray]) -> N
         else:
             writer.add_uint32(key, value)
     for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
+        writer.add_tensor(name, tensor, raw_dtype=(kinds or {}).get(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

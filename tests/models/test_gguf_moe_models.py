@@ -17,11 +17,11 @@ from tiny_models import load, packed_logits, random_decoder, random_ids, referen
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
-from landrace.models.families.gguf import ARCHITECTURES, config_from_gguf, gguf_sources
-from landrace.models.families.gguf_moe import EXPERTS
-from landrace.models.families.names import shapes_of
+from landrace.models.families.gguf import config_from_gguf, gguf_sources
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.ffn_spec import Moe
 from landrace.models.spec import ModelSpec
 
@@ -240,7 +240,7 @@ def test_baichuan(layers: int, tmp_path: Path) -> None:
 
 
 def test_every_architecture_with_experts_is_here() -> None:
-    assert {name for name, one in ARCHITECTURES.items() if one.model_type in EXPERTS} == set(SHARED)
+    assert {name for name, one in ARCHITECTURES.items() if one.experts and not one.latent} == set(SHARED)
 
 
 REFUSED = [

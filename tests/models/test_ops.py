@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_models import tiny_spec
+from tiny_models import latent_spec, tiny_spec
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import Chunked
 from landrace.kernels.router import Router
-from landrace.models.declared import count, declared
+from landrace.models.declared import count, declared, params_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.layer import Layer
 from landrace.models.params import Weights
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 
@@ -43,7 +44,7 @@ class Trace:
                 self.weights.add(holder.name)
             if operation == "linears":
                 return [Rows() for _ in arguments[1]]
-            return (Rows(), Rows()) if operation == "keep" else Rows()
+            return (Rows(), Rows()) if operation in ("keep", "keep_latents") else Rows()
 
         return record
 
@@ -76,6 +77,8 @@ SPECS = {
         rope=None,
         temperature=Temperature(0.1, 8),
     ),
+    "latents": latent_spec(),
+    "latents, queries of low rank, biases": latent_spec(q_rank=6, bias=True),
     "l2, alibi": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), alibi=True),
     "experts": with_ffn(tiny_spec(), Moe(8, 24, Router(2))),
     "experts with everything": with_ffn(
@@ -117,3 +120,16 @@ def test_declared_parameters_say_how_they_split_and_what_a_token_uses() -> None:
     assert (experts.shape, experts.role, experts.split, experts.share) == ((8, 32, 24), "experts", "experts", 0.25)
     idle = 2 * 3 * 6 * 24 * 32
     assert count(spec).total - count(spec).active == idle
+
+
+def test_many_layers_are_declared_by_building_one_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, mixture = SPECS["plain"].layers[0], SPECS["experts"].layers[0]
+    spec = replace(SPECS["experts"], layers=(plain, *[mixture] * 6, plain, mixture))
+    everything, built, build = params_of(Decoder(spec)), [], Layer.__init__
+
+    def counted(self: Layer, *arguments: Any) -> None:
+        built.append(self)
+        build(self, *arguments)
+
+    monkeypatch.setattr(Layer, "__init__", counted)
+    assert declared(spec) == everything and len(built) == 2

@@ -25,7 +25,7 @@ def test_routers_are_held_in_float32(extension: ModuleType) -> None:
     }
     ours = CpuDecoder(spec, extension, threads=2).load(halves)
     assert ours._weights.matrices["layers.0.mlp.router.weight"].block_type == "F32"
-    assert ours._weights.expert_matrices["layers.0.mlp.experts.up_proj.weight"][0].block_type == "BF16"
+    assert ours._weights.stacks["layers.0.mlp.experts.up_proj.weight"][0].block_type == "BF16"
     sequences = random_ids((20, 3))
     theirs = packed_logits(Decoder(spec).load((name, tensor.values()) for name, tensor in halves.items()), sequences)
     largest = max(logits.abs().max().item() for logits in theirs)

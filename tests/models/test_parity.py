@@ -68,6 +68,11 @@ SHARED = {
     "step3p7": (),
     "llama4_text": ("no_qk_norm", "llama3_rope"),
     "llama4": (),
+    "deepseek_v2": ("group_limited", "lite_no_qlora", "yarn"),
+    "deepseek_v3": ("yarn", "moonlight_like", "kimi_k2_like"),
+    "kimi_k25": (),
+    "glm4_moe_lite": (),
+    "minicpm3": ("longrope",),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 

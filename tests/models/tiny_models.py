@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from landrace.kernels.layer_cache import LayerCache
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
+WITH_EXPERTS = (
+    *("qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "qwen3_omni_moe_thinker", "glm4_moe", "glm4v_moe", "ernie4_5_moe"),
+    *("ernie4_5_vl_moe", "hunyuan_v1_moe", "hy_v3", "minimax_m2", "gpt_oss", "step3p7", "llama4_text", "llama4"),
+)
+"""Types with experts behind grouped-query attention."""
 
 
 def reference(model_type: str, kwargs: Mapping[str, Any], model_class: str | None = None) -> Any:
@@ -83,14 +89,11 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     longest = max(map(len, sequences))
     order = torch.randperm(longest * len(sequences), generator=torch.Generator().manual_seed(5))
     slots = list(order.view(len(sequences), longest))
-    keys, values = [], []
-    for layer in decoder.spec.layers:
-        shape = (longest * len(sequences), layer.mixer.n_kv_heads, layer.mixer.head_dim)
-        keys.append(torch.full(shape, float("nan")))
-        values.append(torch.full(shape, float("nan")))
+    layers = decoder.new_cache([longest * len(sequences)] * len(decoder.spec.cache_groups))
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
-    for tensor in (*keys, *values):
+    for tensor in (tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None):
+        tensor.fill_(float("nan"))
         tensor[0] = 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
@@ -106,7 +109,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
             positions=torch.tensor([p for _, first, last in spans for p in range(first, last)]),
             starts=tuple(starts),
             cache=CacheView.whole(
-                tuple(LayerCache(k, v) for k, v in zip(keys, values, strict=True)),
+                layers,
                 decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
@@ -134,6 +137,21 @@ def tiny_spec(*, residual: Residual = PLAIN, **changes: Any) -> ModelSpec:
     )
 
 
+def latent_spec(**changes: Any) -> ModelSpec:
+    """The same with latent attention."""
+    facts: dict[str, Any] = {
+        "n_heads": 4,
+        "kv_rank": 20,
+        "nope_dim": 12,
+        "rope_dim": 6,
+        "v_dim": 10,
+        "scale": 18**-0.5,
+        "rope": RopeSpec(10_000.0, 6),
+        **changes,
+    }
+    return replace(tiny_spec(), layers=tuple(replace(layer, mixer=Mla(**facts)) for layer in tiny_spec().layers))
+
+
 def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     decoder = Decoder(spec)
@@ -142,7 +160,7 @@ def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
         noise = torch.randn(shape, generator=generator)
         return 1 + 0.2 * noise if len(shape) == 1 else 0.2 * noise
 
-    return decoder.load((name, values(shape)) for name, shape in decoder.expected_shapes().items())
+    return decoder.load((name, values(shape)) for name, shape in shapes_of(decoder.spec).items())
 
 
 def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:

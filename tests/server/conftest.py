@@ -25,7 +25,7 @@ from landrace.checkpoints import write_checkpoint
 from landrace.checkpoints.adapter import write_adapter
 from landrace.engine import Completion, EngineOptions, Request, SamplingParams
 from landrace.model import open_engine
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
 from landrace.text import encode_chat
@@ -78,7 +78,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = [
         (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
-        for name, shape in Decoder(family.spec).expected_shapes().items()
+        for name, shape in shapes_of(family.spec).items()
     ]
     write_checkpoint(folder, CONFIG, family.sources, tensors, extras.iterdir())
     return folder
@@ -91,7 +91,7 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     family = read_config(CONFIG)
     generator = torch.Generator().manual_seed(1)
     tensors: dict[str, torch.Tensor] = {}
-    for name, shape in Decoder(family.spec).expected_shapes().items():
+    for name, shape in shapes_of(family.spec).items():
         if name.endswith(("q_proj.weight", "v_proj.weight")):
             module = name.removesuffix(".weight")
             tensors[f"{module}.lora_A"] = torch.randn(4, shape[1], generator=generator) * 0.3

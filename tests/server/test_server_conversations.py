@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFuncti
 from openai.types.chat.chat_completion_message_function_tool_call import Function
 
 from landrace.checkpoints import write_checkpoint
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.text import encode_chat, load_tokenizer
 
@@ -143,10 +143,7 @@ def model_folder(folder: Path, data: Path, template: str) -> Path:
     sized = {**CONFIG, "vocab_size": known.vocab_size + len(marks)}
     family = read_config(sized)
     generator = torch.Generator().manual_seed(0)
-    tensors = [
-        (name, torch.randn(shape, generator=generator))
-        for name, shape in Decoder(family.spec).expected_shapes().items()
-    ]
+    tensors = [(name, torch.randn(shape, generator=generator)) for name, shape in shapes_of(family.spec).items()]
     write_checkpoint(folder, sized, family.sources, tensors, extras.iterdir())
     return folder
 

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from landrace.engine import EngineOptions, Request, SamplingParams
+from landrace.errors import OptionError
+from landrace.model import open_engine
+
 HELLO = [{"role": "user", "content": "hello"}]
 LOOP = {"temperature": 0, "max_tokens": 60, "logit_bias": {"70": 100.0}}
 """An answer that repeats one token."""
@@ -56,3 +60,18 @@ def test_the_answers_are_those_without_drafts(
 def test_usage_tells_of_drafts_only_where_there_were_some(drafting: Any, name: str) -> None:
     reply = drafting.post("/v1/completions", {"model": name, "prompt": [5], "max_tokens": 1}).json()
     assert "completion_tokens_details" not in reply["usage"]
+
+
+def test_a_model_writes_the_drafts(tiny_model: Path) -> None:
+    """Opened by its name, as `--draft MODEL` does; the guesses of the model itself are all right."""
+    opened = open_engine(str(tiny_model), options=EngineOptions(draft=str(tiny_model)))
+    params = SamplingParams(max_tokens=200, temperature=1.0, seed=1, ignore_eos=True)
+    drafted = opened.engine.generate([Request("drafted", (1, 2, 3), params)])[0]
+    plain = open_engine(str(tiny_model)).engine.generate([Request("plain", (1, 2, 3), params)])[0]
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.drafted_tokens == drafted.accepted_tokens > 0
+
+
+def test_a_model_with_other_tokens_is_refused(tiny_model: Path, smollm2_path: Path) -> None:
+    with pytest.raises(OptionError, match="tokens differ"):
+        open_engine(str(smollm2_path), options=EngineOptions(draft=str(tiny_model)))

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from landrace.checkpoints import write_checkpoint
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -124,10 +124,7 @@ def wide_model(tiny_model: Path, shared: Path, tmp_path_factory: pytest.TempPath
     config = {**json.loads((tiny_model / "config.json").read_text(encoding="utf-8")), "vocab_size": 151_936}
     family = read_config(config)
     generator = torch.Generator().manual_seed(0)
-    tensors = [
-        (name, torch.randn(shape, generator=generator) * 0.3)
-        for name, shape in Decoder(family.spec).expected_shapes().items()
-    ]
+    tensors = [(name, torch.randn(shape, generator=generator) * 0.3) for name, shape in shapes_of(family.spec).items()]
     write_checkpoint(folder, config, family.sources, tensors, source.iterdir())
     return folder
 

@@ -15,7 +15,7 @@ from landrace.certify.prompts import compare_prompts
 from landrace.checkpoints.gguf_write import write_gguf
 from landrace.checkpoints.write import write_checkpoint
 from landrace.model import open_model
-from landrace.models.decoder import Decoder
+from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 from landrace.text import ChatTemplate, encode_chat
 
@@ -47,7 +47,7 @@ def write_both(doors: Doors, folder: Path, source: str) -> tuple[Path, Path]:
     metadata = doors.metadata(source, marks)
     facts = config(len(metadata["tokenizer.ggml.tokens"]))
     family = read_config(facts)
-    shapes = Decoder(family.spec).expected_shapes()
+    shapes = shapes_of(family.spec)
     tensors = {name: torch.ones(shape) if len(shape) == 1 else torch.randn(shape) for name, shape in shapes.items()}
     write_checkpoint(folder / "model", facts, family.sources, tensors.items(), extras.iterdir())
     numbers = {

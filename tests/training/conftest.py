@@ -11,6 +11,7 @@ import tokenizers
 import torch
 from tokenizers import AddedToken, models, pre_tokenizers
 
+from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense
 from landrace.models.mixer_spec import Gqa, RopeSpec
@@ -71,7 +72,7 @@ def _tiny_decoder(*, seed: int = 0, vocab_size: int = 260, tie: bool = True, lay
     generator = torch.Generator().manual_seed(seed)
     return decoder.load(
         (name, torch.randn(shape, generator=generator) * 0.1 + ("norm" in name))
-        for name, shape in decoder.expected_shapes().items()
+        for name, shape in shapes_of(decoder.spec).items()
     )
 
 

@@ -21,22 +21,38 @@ ROWS = [CompletionRow(f"f, line {n}", f"say {n}", f"{n * n}") for n in range(8)]
 IDS = [5, 80, 33, 200, 7]
 
 
+SIZES = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
+
+
+def saved(config, folder):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.set_attn_implementation("eager")
+    model.save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
 @pytest.fixture
 def base(tmp_path):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=260,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
-    (tmp_path / "base" / "tokenizer_config.json").write_text("{}")
-    return tmp_path / "base"
+    return saved(transformers.LlamaConfig(**SIZES), tmp_path / "base")
+
+
+@pytest.fixture(params=["dense", "experts in one tensor"])
+def any_base(request, tmp_path):
+    if request.param == "dense":
+        return saved(transformers.LlamaConfig(**SIZES), tmp_path / "base")
+    experts = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64}
+    return saved(transformers.GptOssConfig(**SIZES, **experts), tmp_path / "base")
 
 
 def run(base, tokenizer, out, method):
@@ -48,15 +64,15 @@ def run(base, tokenizer, out, method):
     return checkpoint, decoder, result, folder
 
 
-def test_peft_loads_the_adapter(base, byte_tokenizer, tmp_path):
+def test_peft_loads_the_adapter(any_base, byte_tokenizer, tmp_path):
     peft = pytest.importorskip("peft")
-    checkpoint, decoder, result, folder = run(base, byte_tokenizer(), tmp_path / "run", "lora")
-    spec, tensors, record = read_adapter(folder, checkpoint.sources)
+    checkpoint, decoder, result, folder = run(any_base, byte_tokenizer(), tmp_path / "run", "lora")
+    spec, tensors, record = read_adapter(folder, *checkpoint.adapter_sources)
     assert spec == result.lora and all(torch.equal(tensors[name], result.tensors[name]) for name in result.tensors)
     slot = decoder.add_adapter(spec, tensors)
     plain = decoder(ForwardBatch.packed([IDS]))
     ours = decoder(ForwardBatch.packed([IDS], adapters=(AdapterRows(slot, None),)))
-    model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
+    model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(any_base), folder)
     torch.testing.assert_close(ours, model(torch.tensor([IDS])).logits[0], atol=1e-5, rtol=0)
     assert (ours - plain).abs().max() > 0.1
     assert record["commit"] == "abc" and record["data"]["rows"] == 8 and record["options"]["rank"] == 4

@@ -99,9 +99,9 @@ def test_it_learns_its_rows(tiny_decoder, byte_tokenizer, tmp_path, method):
 
 def test_lora_leaves_the_decoder_as_it_was_and_its_adapter_does_the_work(tiny_decoder, byte_tokenizer, tmp_path):
     decoder, tokenizer = tiny_decoder(), byte_tokenizer()
-    names, print_before = list(decoder.expected_shapes()), weights_fingerprint(decoder)
+    names, print_before = list(dict(decoder.named_tensors())), weights_fingerprint(decoder)
     result = tune(decoder, tokenizer, ROWS, OPTIONS["lora"], out=tmp_path / "run")
-    assert list(decoder.expected_shapes()) == names and weights_fingerprint(decoder) == print_before
+    assert list(dict(decoder.named_tensors())) == names and weights_fingerprint(decoder) == print_before
     assert not any(p.requires_grad or p.grad is not None for p in decoder.parameters())
     ids = [tokenizer.encode("say 3") + tokenizer.encode("9<|im_end|>")]
     before = token_logprobs(decoder, ids, first=[5])[0].sum()
@@ -120,10 +120,10 @@ def test_full_tuning_changes_every_weight_in_place(tiny_decoder, byte_tokenizer,
 
 def test_a_failed_run_leaves_the_decoder_as_it_was(tiny_decoder, byte_tokenizer, tmp_path):
     decoder = tiny_decoder()
-    names = list(decoder.expected_shapes())
+    names = list(dict(decoder.named_tensors()))
     with pytest.raises(KilledError):
         tune(decoder, byte_tokenizer(), ROWS, OPTIONS["lora"], out=tmp_path / "run", on_step=kill_after(1))
-    assert list(decoder.expected_shapes()) == names
+    assert list(dict(decoder.named_tensors())) == names
     assert not any(p.requires_grad for p in decoder.parameters())
 
 
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_refused(tiny_decoder, byte_tokenizer, tmp_path,
     decoder = tiny_decoder()
     with pytest.raises(CheckpointError, match="damaged"):
         tune(decoder, byte_tokenizer(), ROWS, options, out=out, resume=True)
-    assert list(decoder.expected_shapes()) == list(tiny_decoder().expected_shapes())
+    assert list(dict(decoder.named_tensors())) == list(dict(tiny_decoder().named_tensors()))
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tiny_decoder, byte_tokenizer, tmp_path):

@@ -1,17 +1,15 @@
-"""Keys and values of one layer in the layout that the C++ kernels read."""
+"""What one layer keeps between steps, in the layout that the C++ kernels read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.layer_cache import LayerCache, untouched_zeros
 
-TILE = 16
-"""Cache slots that lie side by side: every aligned sixteen positions of a sequence are sixteen aligned slots."""
-MAX_HEAD_DIM = 512
 CACHE_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
 
 
@@ -24,48 +22,93 @@ class Heads:
     head_dim: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.head_dim <= MAX_HEAD_DIM:
-            raise ValueError(f"Heads have 1 to {MAX_HEAD_DIM} channels, not {self.head_dim}.")
+        if self.head_dim < 1:
+            raise ValueError(f"Heads have channels, not {self.head_dim}.")
         if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} heads of keys evenly.")
 
+    def check(self, native: ModuleType) -> None:
+        """ValueError for a shape beyond what the kernels have room for."""
+        if self.head_dim > native.MAX_HEAD_DIM:
+            raise ValueError(f"Heads have up to {native.MAX_HEAD_DIM} channels, not {self.head_dim}.")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latent attention's shape: all heads share a key of rank + rope_dim channels, whose first `rank` are its value."""
+
+    n_heads: int
+    rank: int
+    rope_dim: int
+
+    def __post_init__(self) -> None:
+        if self.n_heads < 1 or self.rank < 1 or self.rope_dim < 0:
+            raise ValueError(f"There are no {self.n_heads} heads of {self.rank} and {self.rope_dim} channels.")
+
+    def check(self, native: ModuleType) -> None:
+        """ValueError for a shape beyond what the kernels have room for."""
+        if self.rank > native.MAX_HEAD_DIM or self.rope_dim > native.MAX_ROPE_DIM:
+            raise ValueError(
+                f"Latents have up to {native.MAX_HEAD_DIM} channels and {native.MAX_ROPE_DIM} rotated ones beside "
+                f"them, not {self.rank} and {self.rope_dim}."
+            )
+
     @property
-    def padded_dim(self) -> int:
-        """Channels of a value in the cache."""
-        return -(-self.head_dim // TILE) * TILE
+    def key_dim(self) -> int:
+        return self.rank + self.rope_dim
 
 
-def new_layer_cache(heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    """Zeroed memory for `n_slots` tokens in tiles of 16: a head's keys [head_dim, 16] and right behind them its values
-    [16, padded head_dim].
+CacheShape = Heads | Latents
 
-    So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16, padded head_dim] are
-    two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both. ValueError when the
+
+def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: torch.dtype) -> LayerCache:
+    """Zeroed memory for `n_slots` tokens in tiles of 16: every aligned sixteen positions of a sequence are sixteen
+    aligned slots, which lie side by side.
+
+    Heads: a head's keys [head_dim, 16] and right behind them its values [16, padded head_dim], which are padded to a
+    multiple of 16. So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16,
+    padded head_dim] are two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both.
+    Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
+    16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. ValueError when the
     slots are no whole tiles or the type is not one of the cache's.
     """
-    if n_slots % TILE or n_slots < 0:
-        raise ValueError(f"{n_slots} cache slots are not whole tiles of {TILE}.")
+    tile: int = native.TILE
+    if n_slots % tile or n_slots < 0:
+        raise ValueError(f"{n_slots} cache slots are not whole tiles of {tile}.")
     if dtype not in CACHE_TYPES:
         raise ValueError(f"The cache holds {', '.join(map(str, CACHE_TYPES))}, not {dtype}.")
-    shape = (n_slots // TILE, heads.n_kv_heads)
-    tiles = untouched_zeros((*shape, heads.head_dim + heads.padded_dim, TILE), dtype)
-    keys, values = tiles[:, :, : heads.head_dim], tiles[:, :, heads.head_dim :]
-    scales = [untouched_zeros((*shape, TILE), torch.float32) if dtype == torch.int8 else None for _ in range(2)]
-    return LayerCache(keys, values.view(*shape, TILE, heads.padded_dim), *scales)
+
+    def padded(n_channels: int) -> int:
+        return -(-n_channels // tile) * tile
+
+    n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
+    scales = [
+        untouched_zeros((n_tiles, kv_heads, tile), torch.float32) if dtype == torch.int8 else None for _ in range(2)
+    ]
+    if isinstance(shape, Latents):
+        return LayerCache(
+            untouched_zeros((n_tiles, tile, padded(shape.rank) + padded(shape.rope_dim)), dtype), None, *scales
+        )
+    padded_dim = padded(shape.head_dim)
+    tiles = untouched_zeros((n_tiles, kv_heads, shape.head_dim + padded_dim, tile), dtype)
+    keys, values = tiles[:, :, : shape.head_dim], tiles[:, :, shape.head_dim :]
+    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, padded_dim), *scales)
 
 
-def check_layer_cache(cache: LayerCache, heads: Heads) -> int:
+def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) -> int:
     """How many slots the cache has. ValueError unless it is one as `new_layer_cache` makes them."""
-    n_slots = cache.keys.shape[0] * TILE
-    like = new_layer_cache(heads, 2 * TILE, cache.keys.dtype)
+    n_tiles: int = cache.keys.shape[0]
+    like = new_layer_cache(native, shape, 2 * native.TILE, cache.keys.dtype)
     for name in ("keys", "values", "key_scales", "value_scales"):
         tensor, expected = getattr(cache, name), getattr(like, name)
         if (tensor is None) != (expected is None):
-            raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8.")
+            raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8, and latents no values.")
         if tensor is not None:
-            shape = (n_slots // TILE, *expected.shape[1:])
-            check_tensor(tensor, expected.dtype, shape, f"a cache's {name}", expected.stride())
+            expected_shape = (n_tiles, *expected.shape[1:])
+            check_tensor(tensor, expected.dtype, expected_shape, f"a cache's {name}", expected.stride())
+    if cache.values is None or like.values is None:
+        return n_tiles * int(native.TILE)
     distance = like.values.data_ptr() - like.keys.data_ptr()
-    if n_slots and cache.values.data_ptr() - cache.keys.data_ptr() != distance:
+    if n_tiles and cache.values.data_ptr() - cache.keys.data_ptr() != distance:
         raise ValueError("A cache's values lie behind its keys, as new_layer_cache makes them.")
-    return n_slots
+    return n_tiles * int(native.TILE)

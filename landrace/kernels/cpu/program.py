@@ -19,18 +19,13 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
-from landrace.kernels.cpu.cache import CACHE_TYPES, TILE, Heads, check_layer_cache
+from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, Latents, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
-
-ALL_ROWS = -1
-LOGIT_ROWS = -2
-LOGITS = -1
-"""The buffer of a step's logits."""
 
 
 class Epilogue(StrEnum):
@@ -50,7 +45,7 @@ class Part:
 
     matrix: PackedMatrix
     out: int
-    """A buffer, or `LOGITS`."""
+    """A buffer, or `Program.logits`."""
     bias: PackedVector | None = None
     epilogue: Epilogue = Epilogue.STORE
     factor: float = 1.0
@@ -98,7 +93,11 @@ class Program:
         self._native = native
         self._pool = pool
         self._program = native.Program(pool, isa)
-        self._heads: list[Heads] = []
+        self.logits: int = native.LOGITS
+        """The buffer of a step's logits."""
+        self.logit_rows: int = native.LOGIT_ROWS
+        """What `product` takes for the rows whose logits are wanted."""
+        self._shapes: list[CacheShape] = []
         """By layer, like the cache groups."""
         self._groups: list[int] = []
         self._rotary_halves: list[int] = []
@@ -154,19 +153,20 @@ class Program:
         *,
         norm: PackedVector | None = None,
         eps: float = 0.0,
-        rows: int = ALL_ROWS,
+        rows: int | None = None,
         gather: bool = False,
         scatter: bool = False,
     ) -> None:
         """Rows of `x`, normalised first where `norm` is given, times every part's matrix.
 
-        `rows` says which: ALL_ROWS, LOGIT_ROWS or an adapter's slot. With `gather` they are taken from their places in
-        `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
+        `rows` says which: `logit_rows`, an adapter's slot, or None for all. With `gather` they are taken from their
+        places in `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
         """
         records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
-            "product", name=name, x=x, parts=records, norm=norm, eps=eps, rows=rows, gather=gather, scatter=scatter
-        )
+            "product", name=name, x=x, parts=records, norm=norm, eps=eps,
+            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
+        )  # fmt: skip
 
     def rope(
         self,
@@ -194,22 +194,14 @@ class Program:
         """
         if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
             raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
-        if rotary is not None and not 0 <= rotary <= len(self._rotary_halves):
-            raise ValueError(f"Tables are numbered in order: the next is {len(self._rotary_halves)}, not {rotary}.")
-        if (rotary is None) != (rotary_half == 0):
-            raise ValueError(f"{heads.head_dim} channels cannot turn in {rotary_half} pairs.")
-        if rotary is not None and rotary < len(self._rotary_halves) and self._rotary_halves[rotary] != rotary_half:
-            raise ValueError("One table of angles serves rotations of one size.")
+        self._check_rotary(heads.head_dim, rotary, rotary_half)
         self.add(
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
             norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
             eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
             group=group,
         )  # fmt: skip
-        self._heads.append(heads)
-        self._groups.append(group)
-        if rotary == len(self._rotary_halves):
-            self._rotary_halves.append(rotary_half)
+        self._written(heads, group, rotary, rotary_half)
 
     def attention(
         self,
@@ -227,28 +219,75 @@ class Program:
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores.
         """
-        match mask:
-            case Full():
-                kind, extent = "full", 0
-            case Sliding(extent):
-                kind = "sliding"
-            case Chunked(extent):
-                kind = "chunked"
+        self.add("attention", layer=layer, **vars(heads), q=q, out=out, **_fields_of(mask), sinks=sinks, slopes=slopes)
+
+    def head_product(
+        self,
+        name: str,
+        x: int,
+        matrices: Sequence[PackedMatrix],
+        out: int,
+        *,
+        add: bool = False,
+        factor: float = 1.0,
+        rows: int | None = None,
+        gather: bool = False,
+        scatter: bool = False,
+    ) -> None:
+        """out[h] = factor * x[h] W[h]^T for every head h, or with `add` out = out + that.
+
+        Rows of x and of `out` are heads side by side, one for each matrix, which takes and gives its head's first
+        channels. `rows`, `gather` and `scatter` are those of `product`.
+        """
+        heads = [{"matrix": matrix} for matrix in matrices]
         self.add(
-            "attention", layer=layer, **vars(heads), q=q, out=out, mask=kind, extent=extent, sinks=sinks, slopes=slopes
-        )
+            "head_product", name=name, x=x, out=out, heads=heads, add=add, factor=factor,
+            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
+        )  # fmt: skip
+
+    def keep_latents(
+        self,
+        layer: int,
+        shape: Latents,
+        q: int,
+        latents: int,
+        queries: int,
+        *,
+        norm: PackedVector,
+        eps: float,
+        rotary: int | None,
+        rotary_half: int = 0,
+        scale: float = 1.0,
+        group: int = 0,
+    ) -> None:
+        """Writes norm(the first `rank` channels of `latents`) and the others, turned, to the cache; and the last
+        rope_dim channels of q's heads, turned and times `scale`, to the last of those of `queries`.
+
+        latents [rank + rope_dim]; queries [n_heads * (rank + rope_dim)], of which a `head_product` gives the others.
+        """
+        self._check_rotary(shape.rope_dim, rotary, rotary_half)
+        self.add(
+            "keep_latents", layer=layer, **vars(shape), q=q, latents=latents, queries=queries, norm=norm, eps=eps,
+            rotary=rotary, rotary_half=rotary_half, scale=scale, group=group,
+        )  # fmt: skip
+        self._written(shape, group, rotary, rotary_half)
+
+    def attend_latents(self, layer: int, shape: Latents, queries: int, out: int, *, mask: Mask = FULL) -> None:
+        """out [n_heads * rank] = softmax(q k) c over those of the sequence's cached positions that `mask` shows: all
+        heads share the keys, whose first `rank` channels are c."""
+        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask))
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
-        if len(layers) != len(self._heads):
-            raise ValueError(f"The program has {len(self._heads)} layers of attention, the cache {len(layers)}.")
+        if len(layers) != len(self._shapes):
+            raise ValueError(f"The program has {len(self._shapes)} layers of attention, the cache {len(layers)}.")
         for group in set(self._groups):
             own = [cache for cache, other in zip(layers, self._groups, strict=True) if other == group]
-            sizes = {cache.keys.shape[0] * TILE for cache in own}
+            sizes = {cache.keys.shape[0] for cache in own}
             if len(sizes) > 1:
-                raise ValueError(f"The layers of a cache group have one number of slots, not {sorted(sizes)}.")
+                raise ValueError(f"The layers of a cache group have one number of tiles, not {sorted(sizes)}.")
         for layer, cache in enumerate(layers):
-            n_slots = check_layer_cache(cache, self._heads[layer])
+            n_slots = check_layer_cache(self._native, cache, self._shapes[layer])
             self._program.bind_cache(
                 layer, CACHE_TYPES[cache.keys.dtype], cache.keys.data_ptr(),
                 0 if cache.key_scales is None else cache.key_scales.data_ptr(),
@@ -257,7 +296,7 @@ class Program:
         self._kept_cache = list(layers)
 
     def run(self, step: StepInput, threads: int = 0) -> Tensor:
-        """Computes a step and returns its logits, float32 [R, width of the part that stores to LOGITS].
+        """Computes a step and returns its logits, float32 [R, width of the part that stores to `logits`].
 
         `threads`: 0 for as many of the pool's as were fastest lately. IndexError for a token, row or slot that does not
         exist.
@@ -286,6 +325,22 @@ class Program:
     def read(self, buffer: int, n_rows: int) -> Tensor:
         """The first rows of a buffer as the last step left them."""
         return self.view(buffer, n_rows).clone()
+
+    def _check_rotary(self, channels: int, rotary: int | None, rotary_half: int) -> None:
+        known = self._rotary_halves
+        if rotary is not None and not 0 <= rotary <= len(known):
+            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
+        if (rotary is None) != (rotary_half == 0):
+            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
+        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
+            raise ValueError("One table of angles serves rotations of one size.")
+
+    def _written(self, shape: CacheShape, group: int, rotary: int | None, rotary_half: int) -> None:
+        """A layer's cache is written, by an operation that turns by `rotary`."""
+        self._shapes.append(shape)
+        self._groups.append(group)
+        if rotary == len(self._rotary_halves):
+            self._rotary_halves.append(rotary_half)
 
     def _called(self, step: StepInput, index: int) -> None:
         with one_torch_thread():
@@ -338,6 +393,16 @@ class Program:
             adapter_rows=step.adapter_rows,
             logits=logits.data_ptr(),
         )
+
+
+def _fields_of(mask: Mask) -> dict[str, Any]:
+    match mask:
+        case Full():
+            return {"mask": "full", "extent": 0}
+        case Sliding(window):
+            return {"mask": "sliding", "extent": window}
+        case Chunked(chunk):
+            return {"mask": "chunked", "extent": chunk}
 
 
 @contextmanager

@@ -195,7 +195,7 @@ class _Scoring:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scoring: _Scoring) -> Tensor:
-    """One group: q [G, heads, Q, d], k and v [G, kv_heads, K, d], result like q."""
+    """One group: q [G, heads, Q, d], k [G, kv_heads, K, d], v [G, kv_heads, K, e], result [G, heads, Q, e]."""
     if group.n_queries * group.n_keys <= _SHORT:
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
     if scoring.sinks is not None or scoring.slopes is not None:
@@ -244,7 +244,7 @@ def _attend_written(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Sc
         sinks = scoring.sinks.float()[:, None, None].expand(n, -1, n_queries, 1)
         weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
     weights = weights.to(v.dtype).reshape(n * kv_heads, -1, n_keys)
-    return torch.bmm(weights, v.reshape(n * kv_heads, n_keys, d)).view(n, heads, n_queries, d)
+    return torch.bmm(weights, v.reshape(n * kv_heads, n_keys, -1)).view(n, heads, n_queries, -1)
 
 
 def attention(
@@ -258,10 +258,11 @@ def attention(
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, head_dim].
+    """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, v's head_dim].
 
     q [T, heads, head_dim]. Without a cache k and v are packed rows [T, kv_heads, head_dim]; with one they are the
-    layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written. Both in float32:
+    layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written. v may have heads of
+    another width. Both in float32:
     sinks [heads], a score of each head that takes part in the softmax and has no value; slopes [heads], which times
     (position of the key - position of the query) are added to the scores.
     """
@@ -277,5 +278,5 @@ def attention(
         else:
             keys, values = (x[group.slots].to(q.dtype).transpose(1, 2) for x in (k, v))
         out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scoring)
-        mixed.append(_take(out.transpose(1, 2).reshape(-1, *q.shape[1:]), group.places))
+        mixed.append(_take(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
+    deepseek,
     ernie_moe,
     glm,
     glm_moe,
@@ -22,6 +24,7 @@ from landrace.models.families import (
     hunyuan_moe,
     llama,
     llama4,
+    minicpm3,
     minimax,
     qwen,
     qwen_moe,
@@ -30,16 +33,18 @@ from landrace.models.families import (
 )
 from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
-from landrace.models.families.names import Naming, shapes_of
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
 _FILES = (
     *(llama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
+    *(deepseek, minicpm3),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
-TEXT_HALVES: Mapping[str, TextHalf] = {kind: half for file in _FILES for kind, half in file.TEXT_HALVES.items()}
+TEXT_HALVES: Mapping[str, TextHalf] = {
+    kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
+}
 
 BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
 
@@ -49,8 +54,12 @@ class FamilyModel:
     """A model as its configuration describes it."""
 
     spec: ModelSpec
+    shapes: dict[str, Shape]
+    """Of every parameter of `Decoder(spec)`."""
     sources: dict[str, Source]
-    """For every parameter of `Decoder(spec)`, where a checkpoint keeps it."""
+    """Where a checkpoint keeps each."""
+    adapter_sources: tuple[dict[str, Source], ...]
+    """The same under each set of names that adapters may use for the modules: first the one to write."""
     ignorable: tuple[str, ...]
     """Regexes (whole name) of tensors that carry nothing for the logits of text. A tied head's own tensor is among
     them; that it equals the embedding is for the loader to check."""
@@ -76,7 +85,12 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
 
     prefixes = halves[0].prefixes if halves else None
     namings = [naming if prefixes is None else replace(naming, prefixes=prefixes) for naming in family.namings]
-    naming, sources = _best_naming(namings, spec, stored or {})
+    shapes = shapes_of(spec)
+    layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
+    best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))
+    naming, sources = namings[best], layouts[best]
+    bodies = [replace(naming, prefixes=(pair,)) for naming in namings for pair in naming.prefixes]
+    adapter_sources = [_adapted(sources, layouts), *(naming.sources(spec, shapes) for naming in bodies)]
     ignorable = [BUFFERS, *(pattern for half in halves for pattern in half.towers)]
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
@@ -85,16 +99,28 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
         ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
-    return FamilyModel(spec, sources, (*ignorable, *family.ignorable))
+    return FamilyModel(spec, shapes, sources, tuple(adapter_sources), (*ignorable, *family.ignorable))
 
 
-def _best_naming(
-    namings: Sequence[Naming], spec: ModelSpec, stored: Mapping[str, Shape]
-) -> tuple[Naming, dict[str, Source]]:
-    """The way of naming that the file's tensors fit, or fit best."""
-    shapes = shapes_of(spec)
-    found = [(naming, naming.sources(spec, shapes, stored)) for naming in namings]
-    return min(found, key=lambda pair: sum(not _fits(source, shapes[name], stored) for name, source in pair[1].items()))
+def language_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of what computes logits in the model: in a wrapper around a wrapper (Qwen's Omni types), the
+    inner one; otherwise the whole."""
+    values = dict(config)
+    while (half := TEXT_HALVES.get(values.get("model_type", ""))) and half.family in TEXT_HALVES:
+        values = _unwrap(values, half)
+    return values
+
+
+def _misfits(sources: Mapping[str, Source], shapes: Mapping[str, Shape], stored: Mapping[str, Shape]) -> int:
+    """How many parameters a file's tensors do not fit."""
+    return sum(not _fits(source, shapes[name], stored) for name, source in sources.items())
+
+
+def _adapted(sources: dict[str, Source], layouts: Sequence[dict[str, Source]]) -> dict[str, Source]:
+    """An adapter's modules are the file's. But where the experts of a layer share tensors, modules are those of
+    transformers, whose names are a family's last."""
+    experts = [source for name, source in sources.items() if ".experts." in name]
+    return layouts[-1] if any(source.stacked is None for source in experts) else sources
 
 
 def _fits(source: Source, shape: Shape, stored: Mapping[str, Shape]) -> bool:

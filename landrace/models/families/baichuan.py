@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from landrace.models.families.config import MAX_POSITIONS, Config
-from landrace.models.families.dense import read_attention, read_dense
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.dense import read_attention, read_decoder, read_mlp
+from landrace.models.families.family import Family
 from landrace.models.families.llama import SHAPE
 from landrace.models.families.names import Naming
 from landrace.models.spec import ModelSpec
@@ -21,12 +21,11 @@ NAMING = Naming(
 
 def read_baichuan(config: Config) -> ModelSpec:
     if config.get("max_position_embeddings") is not None:
-        return read_dense(config, read_attention(config))
+        return read_decoder(config, read_attention(config), read_mlp(config))
     config = config.replaced({"max_position_embeddings": config.size("model_max_length", MAX_POSITIONS)})
-    return read_dense(config, replace(read_attention(config), rope=None, alibi=True))
+    return read_decoder(config, replace(read_attention(config), rope=None, alibi=True), read_mlp(config))
 
 
 FAMILIES: Mapping[str, Family] = {
     "baichuan": Family(read_baichuan, BAICHUAN, (NAMING,), no_effect=("z_loss_weight|model_max_length",)),
 }
-TEXT_HALVES: Mapping[str, TextHalf] = {}

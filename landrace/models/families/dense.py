@@ -11,13 +11,14 @@ from landrace.kernels.mask import FULL, Sliding
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.rope import lengths, read_rope
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gqa
+from landrace.models.mixer_spec import Gqa, Mixer
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 
 def read_attention(
     config: Config,
     *,
+    bias: bool = False,
     qkv_bias: bool = False,
     o_bias: bool = False,
     qk_norm: QkNorm | None = None,
@@ -25,7 +26,8 @@ def read_attention(
     partial_rotary: bool = False,
     ntk_alpha: bool = False,
 ) -> Gqa:
-    """Full grouped-query attention with rotary embedding. `scale` None: head_dim ** -0.5."""
+    """Full grouped-query attention with rotary embedding. `bias`: of all four projections, or `qkv_bias` and `o_bias`
+    of some. `scale` None: head_dim ** -0.5."""
     n_heads, n_kv_heads, head_dim = read_heads(config)
     return Gqa(
         n_heads=n_heads,
@@ -33,8 +35,8 @@ def read_attention(
         head_dim=head_dim,
         scale=head_dim**-0.5 if scale is None else scale,
         rope=read_rope(config, head_dim, partial=partial_rotary, ntk_alpha=ntk_alpha),
-        qkv_bias=qkv_bias,
-        o_bias=o_bias,
+        qkv_bias=bias or qkv_bias,
+        o_bias=bias or o_bias,
         qk_norm=qk_norm,
     )
 
@@ -58,29 +60,14 @@ def n_layers(config: Config) -> int:
     return config.size("num_hidden_layers", MAX_LAYERS)
 
 
-def read_dense(
-    config: Config,
-    attention: Gqa | Sequence[Gqa],
-    *,
-    mlp_bias: bool = False,
-    embed_scale: float = 1.0,
-    residual: Residual = PLAIN,
-    logit_divisor: float = 1.0,
-) -> ModelSpec:
-    """A decoder whose layers all have a gated MLP, and `attention` (one for every layer, or one for all)."""
-    return read_decoder(
-        config,
-        attention,
-        Dense(config.size("intermediate_size"), bias=mlp_bias),
-        embed_scale=embed_scale,
-        residual=residual,
-        logit_divisor=logit_divisor,
-    )
+def read_mlp(config: Config, bias: bool = False) -> Dense:
+    """The gated MLP of layers without experts."""
+    return Dense(config.size("intermediate_size"), bias)
 
 
 def read_decoder(
     config: Config,
-    attention: Gqa | Sequence[Gqa],
+    attention: Mixer | Sequence[Mixer],
     ffn: Ffn | Sequence[Ffn],
     *,
     lm_head_bias: bool = False,
@@ -90,7 +77,7 @@ def read_decoder(
 ) -> ModelSpec:
     """A decoder with these attentions and feed-forward layers: one for every layer, or one for all."""
     count = n_layers(config)
-    mixers = [attention] * count if isinstance(attention, Gqa) else attention
+    mixers = attention if isinstance(attention, Sequence) else [attention] * count
     ffns = ffn if isinstance(ffn, Sequence) else [ffn] * count
     max_length, length_limit = lengths(config, next((one.rope for one in mixers if one.rope is not None), None))
     return ModelSpec(

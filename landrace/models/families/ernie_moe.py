@@ -8,45 +8,28 @@ from collections.abc import Mapping, Sequence
 from landrace.errors import UnsupportedError
 from landrace.kernels.router import Router
 from landrace.models.families.config import MAX_LAYERS, Config
-from landrace.models.families.dense import n_layers, read_attention, read_decoder
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp
+from landrace.models.families.family import AT_TOP, Family, TextHalf
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_by_name
-from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
+from landrace.models.families.names import JOINT, Naming, with_experts
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
 ERNIE_MOE = {
-    "vocab_size": 103424,
-    "hidden_size": 2560,
-    "intermediate_size": 12288,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 20,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500_000.0,
-    "tie_word_embeddings": True,
-    "use_bias": False,
-    "moe_intermediate_size": 1536,
-    "moe_k": 6,
-    "moe_num_experts": 64,
-    "moe_num_shared_experts": 2,
-    "moe_norm_min": 1e-12,
-    "moe_layer_start_index": 1,
-    "moe_layer_end_index": -1,
-    "moe_layer_interval": 1,
-}
+    "vocab_size": 103424, "hidden_size": 2560, "intermediate_size": 12288, "num_hidden_layers": 28,
+    "num_attention_heads": 20, "num_key_value_heads": 4, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+    "rope_theta": 500_000.0, "tie_word_embeddings": True, "use_bias": False, "moe_intermediate_size": 1536, "moe_k": 6,
+    "moe_num_experts": 64, "moe_num_shared_experts": 2, "moe_norm_min": 1e-12, "moe_layer_start_index": 1,
+    "moe_layer_end_index": -1, "moe_layer_interval": 1,
+}  # fmt: skip
 ERNIE_VL_MOE = {**ERNIE_MOE, "moe_intermediate_size": [1536, 512]}
 
 RENAMED = {"mlp.router": "mlp.gate", "mlp.shared_expert": "mlp.shared_experts"}
 HUB_BIAS, OWN_BIAS = "mlp.moe_statics.e_score_correction_bias", "mlp.gate.moe_statics.e_score_correction_bias"
-NAMINGS = (
-    Naming(
-        renamed={**RENAMED, **ONE_BY_ONE, "mlp.router.choice_bias": HUB_BIAS}, first_entry=(HUB_BIAS,), interleaved=True
-    ),
-    Naming(
-        renamed={**RENAMED, "mlp.router.choice_bias": OWN_BIAS}, fused=JOINT, first_entry=(OWN_BIAS,), interleaved=True
-    ),
+NAMINGS = with_experts(
+    {**RENAMED, "mlp.router.choice_bias": HUB_BIAS},
+    {**RENAMED, "mlp.router.choice_bias": OWN_BIAS},
+    base=Naming(first_entry=(HUB_BIAS, OWN_BIAS), interleaved=True),
 )
 VL_BIAS = "mlp.text_moe.gate.moe_statics.e_score_correction_bias"
 VL_NAMINGS = (
@@ -72,15 +55,9 @@ def read_ernie_moe(config: Config) -> ModelSpec:
     hidden = sizes.size("moe_intermediate_size")
     shared = config.get("moe_num_shared_experts")
     router = Router(chosen, choice_bias=True, renorm=True, renorm_floor=config.number("moe_norm_min"))
-    moe = Moe(
-        experts,
-        hidden,
-        router,
-        shared=Dense(hidden * config.size("moe_num_shared_experts"), bias=bias) if shared else None,
-    )
-    dense = Dense(config.size("intermediate_size"), bias=bias)
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias)
-    return read_decoder(config, attention, mixed(_sparse(config), dense, moe), lm_head_bias=bias)
+    always = Dense(hidden * config.size("moe_num_shared_experts"), bias) if shared else None
+    ffns = mixed(_sparse(config), read_mlp(config, bias), Moe(experts, hidden, router, shared=always))
+    return read_decoder(config, read_attention(config, bias=bias), ffns, lm_head_bias=bias)
 
 
 def _of_text(config: Config, key: str) -> object:
@@ -125,10 +102,9 @@ FAMILIES: Mapping[str, Family] = {
 TEXT_HALVES: Mapping[str, TextHalf] = {
     kind: TextHalf(
         "ernie4_5_vl_moe_text",
-        (("model.", ""), ("model.language_model.", "")),
+        AT_TOP,
         (r"(model\.)?(vision_model|vision_tower|resampler_model)\..*",),
         ties_by_default=True,
-        no_effect=("vision_config",),
     )
     for kind in ("ernie4_5_vl_moe", "ernie4_5_moe_vl")
 }

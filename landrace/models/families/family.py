@@ -20,7 +20,8 @@ class Family:
     defaults: Mapping[str, Any]
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
     namings: tuple[Naming, ...] = (Naming(),)
-    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written."""
+    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written; the names
+    of transformers' own modules last."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()
@@ -31,14 +32,23 @@ class Family:
     """Further keys that may be there with this value and no other; a tuple lists several values."""
 
 
+Prefixes = tuple[tuple[str, str], ...]
+"""See `Naming.prefixes`."""
+
+# Where files keep a text decoder beside towers, the hub's way first.
+AT_TOP: Prefixes = (("model.", ""), ("model.language_model.", ""))
+INSIDE: Prefixes = (("model.language_model.", ""), ("model.", ""))
+WRAPPED: Prefixes = (("language_model.model.", "language_model."), ("model.language_model.", ""))
+
+
 @dataclass(frozen=True)
 class TextHalf:
     """Where a multimodal `model_type` keeps its text decoder."""
 
     family: str
     """`model_type` that reads the text half."""
-    prefixes: tuple[tuple[str, str], ...]
-    """Where its tensors lie: see `Naming.prefixes`."""
+    prefixes: Prefixes
+    """Where its tensors lie."""
     towers: tuple[str, ...]
     """Regexes (whole name) of the tensors that carry nothing for text."""
     section: str = "text_config"
@@ -47,5 +57,5 @@ class TextHalf:
     """Which objects' `tie_word_embeddings` count: tied if one of these says so."""
     ties_by_default: bool = False
     """What such an object means when it says nothing."""
-    no_effect: tuple[str, ...] = ()
+    no_effect: tuple[str, ...] = ("vision_config",)
     """Regexes (whole key) of the outer config's keys that say nothing about text."""

@@ -8,22 +8,27 @@ longrope's rotary scaling as tensors.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import UnsupportedError
+from landrace.models.declared import shapes_of
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
-from landrace.models.families.gguf_moe import EXPERTS
-from landrace.models.families.gguf_rope import ReadTensor, gguf_rope
-from landrace.models.families.gguf_step import flattened, step_rope
-from landrace.models.families.names import Naming, shapes_of
+from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
+from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
+from landrace.models.families.gguf_rope import ReadTensor
+from landrace.models.families.names import Naming
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 
-BAICHUAN_13B_LAYERS = 40
-"""By which llama.cpp, too, tells the Baichuan that does not rotate."""
-IGNORABLE = (r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?")
-"""Regexes (whole name) of tensors that hold no weights; `config_from_gguf` reads those that matter."""
+IGNORABLE = (
+    *(r"rope_freqs\.weight", r"rope_factors_(long|short)\.weight", r"blk\.\d+\.attn_rot_embd(\.weight)?"),
+    r"blk\.\d+\.attn_kv_b\.weight",  # Where its two halves are there too.
+)
+"""Regexes (whole name) of tensors that hold no weights of their own; `config_from_gguf` reads those that matter."""
+NO_EFFECT = (r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",)
+FIXED: Mapping[str, Any] = {"attention.causal": True, "use_parallel_residual": False}
+UNLESS_READ = ("nextn_predict_layers", "attention.sliding_window", "leading_dense_block_count")
+"""Keys that must be 0 or absent where the architecture does not read them."""
 
 LAYER = {
     "input_layernorm": "attn_norm",
@@ -33,6 +38,13 @@ LAYER = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_norm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj": "attn_kv_a_mqa",
+    "self_attn.kv_a_norm": "attn_kv_a_norm",
+    "self_attn.k_b_proj": "attn_k_b",
+    "self_attn.v_b_proj": "attn_v_b",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -50,79 +62,6 @@ LAYER = {
 }
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """One value of `general.architecture`."""
-
-    model_type: str
-    """The family that reads it."""
-    interleaved: bool = False
-    renamed: tuple[tuple[str, str], ...] = ()
-    fused_gate: bool = False
-    """Whether `ffn_up` holds the gate's rows and then up's."""
-    flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
-    scales: tuple[tuple[str, str], ...] = ()
-    """Metadata key to config key."""
-    unit_head: int | None = None
-    """See `Naming.unit_head`."""
-
-
-QKV = ("attn_q", "attn_k", "attn_v")
-ATTENTION = (*QKV, "attn_output")
-MLP = ("ffn_gate", "ffn_up", "ffn_down")
-AFTER_ATTENTION = ("post_attention_layernorm", "post_attention_norm")
-LLAMA_FLAGS = (("attention_bias", ATTENTION), ("mlp_bias", MLP))
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture("llama", interleaved=True, flags=LLAMA_FLAGS),
-    "smollm3": Architecture("smollm3", interleaved=True, flags=LLAMA_FLAGS),
-    "granite": Architecture(
-        "granite",
-        interleaved=True,
-        flags=LLAMA_FLAGS,
-        scales=(
-            ("attention.scale", "attention_multiplier"),
-            ("embedding_scale", "embedding_multiplier"),
-            ("residual_scale", "residual_multiplier"),
-            ("logit_scale", "logits_scaling"),
-        ),
-    ),
-    "minicpm": Architecture("minicpm", interleaved=True, flags=(("attention_bias", ATTENTION),)),
-    "qwen2": Architecture("qwen2"),
-    # Text alone turns every section of its rotary embedding by the same position, as Qwen2 does.
-    "qwen2vl": Architecture("qwen2"),
-    "qwen3": Architecture("qwen3", flags=(("attention_bias", ATTENTION),)),
-    "glm4": Architecture(
-        "glm4",
-        interleaved=True,
-        renamed=(("post_self_attn_layernorm", "post_attention_norm"), ("post_mlp_layernorm", "post_ffw_norm")),
-        fused_gate=True,
-        flags=(("attention_bias", QKV),),
-    ),
-    "ernie4_5": Architecture("ernie4_5", interleaved=True, flags=(("use_bias", (*ATTENTION, *MLP)),)),
-    "hunyuan-dense": Architecture("hunyuan_v1_dense", flags=(("attention_bias", ATTENTION),)),
-    "seed_oss": Architecture(
-        "seed_oss",
-        renamed=(AFTER_ATTENTION,),
-        flags=(("attention_bias", QKV), ("attention_out_bias", ("attn_output",)), ("mlp_bias", MLP)),
-    ),
-    "baichuan": Architecture("baichuan", interleaved=True, unit_head=125_696),
-    "qwen2moe": Architecture("qwen2_moe", flags=(("qkv_bias", QKV),)),
-    "qwen3moe": Architecture("qwen3_moe", flags=(("attention_bias", ATTENTION),)),
-    "qwen3vlmoe": Architecture("qwen3_moe", flags=(("attention_bias", ATTENTION),)),
-    "glm4moe": Architecture("glm4_moe", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", QKV),)),
-    "ernie4_5-moe": Architecture("ernie4_5_moe", interleaved=True, flags=(("use_bias", (*ATTENTION, *MLP)),)),
-    "hunyuan-moe": Architecture("hunyuan_v1_moe", flags=(("attention_bias", ATTENTION),)),
-    "minimax-m2": Architecture("minimax_m2"),
-    "gpt-oss": Architecture("gpt_oss", renamed=(AFTER_ATTENTION,), flags=(("attention_bias", ATTENTION),)),
-    "llama4": Architecture("llama4_text", interleaved=True),
-    "step35": Architecture(
-        "step3p5", renamed=(("self_attn.g_proj", "attn_gate"),), flags=(("attention_bias", ATTENTION),)
-    ),
-}
-
-
 def config_from_gguf(
     metadata: Mapping[str, Any], tensor_names: Collection[str], read_tensor: ReadTensor | None = None
 ) -> dict[str, Any]:
@@ -134,14 +73,9 @@ def config_from_gguf(
     name = metadata.get("general.architecture")
     architecture = _architecture(name)
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
-    if architecture.model_type == "step3p5":
-        own = flattened(own)
-    keys = Config(own, where="The GGUF metadata")
-    experts = EXPERTS.get(architecture.model_type)
-    if experts is None:
-        if keys.get("expert_count"):
-            raise UnsupportedError(f"This GGUF file is a mixture of {shown(keys.get('expert_count'))} experts.")
-        keys.get("expert_used_count")
+    latents = latent_widths(own) if architecture.latent else {}
+    own = without_latents(own) if architecture.latent else own
+    keys = Config(architecture.prepared(own), where="The GGUF metadata")
     layers = keys.size("block_count", MAX_LAYERS)
     head_dim = keys.optional_size("attention.key_length")
     d_model, heads = keys.size("embedding_length"), _same_in_all(keys, "attention.head_count", layers)
@@ -162,29 +96,15 @@ def config_from_gguf(
         "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
     }
     keys.require("attention.value_length", config["head_dim"])
-    for key, modules in architecture.flags:
+    for key, modules in architecture.flags.items():
         config[key] = _has_bias(key, modules, tensor_names)
-    for key, hub_key in architecture.scales:
-        scale = keys.optional_number(key)
-        if scale is not None:
-            config[hub_key] = scale
-    if architecture.model_type == "granite" and "attention_multiplier" not in config:
-        config["attention_multiplier"] = config["head_dim"] ** -0.5
-    if architecture.model_type == "minicpm":
-        config |= _minicpm_scales(keys, d_model, layers)
-    if architecture.model_type == "baichuan" and layers == BAICHUAN_13B_LAYERS:
-        config["model_max_length"] = config.pop("max_position_embeddings")
-    if experts is not None:
-        config |= experts(keys, tensor_names, config)
-    rope_of = step_rope if architecture.model_type == "step3p5" else gguf_rope
-    rope = rope_of(keys, config, architecture.model_type, tensor_names, read_tensor)
-    if architecture.model_type == "gpt_oss" and "rope_scaling" in rope:
-        rope["rope_scaling"] |= {"truncate": False}  # The model's own, whatever llama.cpp rounds.
-    config |= rope
-    fixed: dict[str, Any] = {"attention.causal": True, "use_parallel_residual": False}
-    unless_read = ("nextn_predict_layers", "attention.sliding_window", "leading_dense_block_count")
-    fixed |= {key: 0 for key in unless_read if not keys.was_read(key)}
-    keys.finish(no_effect=(r"tensor_data_layout|rope\.scaling\.finetuned|pooling_type",), fixed=fixed)
+    read = {key: how(keys, own_key) for key, (how, own_key) in architecture.reads.items()}
+    said = {key: value for key, value in read.items() if value is not None}
+    more = architecture.more(keys, tensor_names, config)
+    config |= {**latents, **architecture.adds, **more, **said, **_experts(keys, architecture)}
+    config |= architecture.rope(keys, config, tensor_names, read_tensor)
+    fixed = {key: 0 for key in UNLESS_READ if not keys.was_read(key)}
+    keys.finish((*NO_EFFECT, *architecture.no_effect), fixed={**fixed, **FIXED, **architecture.fixed})
     return config
 
 
@@ -194,8 +114,9 @@ def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (*IGNORABLE, *(rf"blk\.{n}\..*" for n in range(first, first + drafts)))
 
 
-def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
-    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`."""
+def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[str] = ()) -> dict[str, Source]:
+    """Where a GGUF file of `architecture` keeps the parameters of `Decoder(spec)`; `tensor_names`: what it holds, where
+    files of that architecture come in several forms."""
     known = _architecture(architecture)
     naming = Naming(
         prefixes=(("", ""),),
@@ -203,12 +124,12 @@ def gguf_sources(spec: ModelSpec, architecture: str) -> dict[str, Source]:
         layer="blk.{}.",
         norm="output_norm",
         head="output",
-        renamed={**LAYER, **dict(known.renamed)},
+        renamed={**LAYER, **known.renamed},
         fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")} if known.fused_gate else {},
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )
-    return naming.sources(spec, shapes_of(spec))
+    return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))
 
 
 def _architecture(name: Any) -> Architecture:
@@ -246,10 +167,16 @@ def _has_bias(key: str, modules: Sequence[str], tensor_names: Collection[str]) -
     return all(there)
 
 
-def _minicpm_scales(keys: Config, d_model: int, layers: int) -> dict[str, float]:
-    """Stored as the decoder uses them; the hub's keys hold the numbers they were made from."""
-    return {
-        "scale_emb": keys.number("embedding_scale"),
-        "scale_depth": keys.number("residual_scale") * layers**0.5,
-        "dim_model_base": d_model / keys.number("logit_scale"),
-    }
+def _experts(keys: Config, architecture: Architecture) -> dict[str, int]:
+    """The numbers that every mixture has, under the family's names for them."""
+    if architecture.experts is None:
+        if keys.get("expert_count"):
+            raise UnsupportedError(f"This GGUF file is a mixture of {shown(keys.get('expert_count'))} experts.")
+        keys.get("expert_used_count")
+        return {}
+    if architecture.score is not None:
+        keys.require("expert_gating_func", architecture.score)
+        for key in ("expert_group_count", "expert_group_used_count"):
+            keys.require(key, 0, 1)
+    sizes = (keys.size(key) for key in ("expert_count", "expert_used_count", "expert_feed_forward_length"))
+    return dict(zip(architecture.experts, sizes, strict=True))

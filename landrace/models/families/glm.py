@@ -7,58 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config
-from landrace.models.families.dense import read_attention, read_dense
+from landrace.models.families.dense import read_attention, read_decoder, read_mlp
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
 from landrace.models.spec import ModelSpec, Sandwich
 
 GLM4 = {
-    "vocab_size": 151552,
-    "hidden_size": 4096,
-    "intermediate_size": 13696,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 2,
-    "head_dim": 128,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1.5625e-7,
-    "rope_theta": 10_000.0,
-    "partial_rotary_factor": 0.5,
-    "tie_word_embeddings": False,
+    "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40,
+    "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
+    "rms_norm_eps": 1.5625e-7, "rope_theta": 10_000.0, "partial_rotary_factor": 0.5, "tie_word_embeddings": False,
     "attention_bias": True,
-}
+}  # fmt: skip
 GLM4V_TEXT = {
     key: value
     for key, value in {**GLM4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5}.items()
     if key not in ("head_dim", "partial_rotary_factor")
 }
 GLM_OCR_TEXT = {
-    **GLM4V_TEXT,
-    "vocab_size": 59392,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "attention_bias": False,
-}
+    **GLM4V_TEXT, "vocab_size": 59392, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 131072, "attention_bias": False,
+}  # fmt: skip
 CHATGLM = {
-    "padded_vocab_size": 65024,
-    "hidden_size": 4096,
-    "ffn_hidden_size": 13696,
-    "num_layers": 28,
-    "num_attention_heads": 32,
-    "multi_query_attention": False,
-    "multi_query_group_num": 1,
-    "kv_channels": 128,
-    "seq_length": 2048,
-    "layernorm_epsilon": 1e-5,
-    "rope_ratio": 1.0,
-    "add_bias_linear": False,
-    "add_qkv_bias": False,
+    "padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "num_layers": 28,
+    "num_attention_heads": 32, "multi_query_attention": False, "multi_query_group_num": 1, "kv_channels": 128,
+    "seq_length": 2048, "layernorm_epsilon": 1e-5, "rope_ratio": 1.0, "add_bias_linear": False, "add_qkv_bias": False,
     "tie_word_embeddings": False,
-}
+}  # fmt: skip
 
 NAMING = Naming(fused={"mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj")}, interleaved=True)
 CHATGLM_NAMING = Naming(
@@ -77,12 +51,13 @@ CHATGLM_NAMING = Naming(
 
 
 def read_glm(config: Config) -> ModelSpec:
-    return read_dense(config, read_attention(config, qkv_bias=config.flag("attention_bias"), partial_rotary=True))
+    attention = read_attention(config, qkv_bias=config.flag("attention_bias"), partial_rotary=True)
+    return read_decoder(config, attention, read_mlp(config))
 
 
 def read_glm4(config: Config) -> ModelSpec:
     attention = read_attention(config, qkv_bias=config.flag("attention_bias"), partial_rotary=True)
-    return read_dense(config, attention, residual=Sandwich())
+    return read_decoder(config, attention, read_mlp(config), residual=Sandwich())
 
 
 def read_chatglm(config: Config) -> ModelSpec:
@@ -107,7 +82,7 @@ def read_chatglm(config: Config) -> ModelSpec:
     attention = read_attention(
         Config(renamed), qkv_bias=config.flag("add_qkv_bias") or bias, o_bias=bias, partial_rotary=True
     )
-    return read_dense(Config(renamed), attention, mlp_bias=bias)
+    return read_decoder(Config(renamed), attention, read_mlp(Config(renamed), bias))
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -138,7 +113,7 @@ PREFIXES = (("model.language_model.", ""), ("language_model.model.", "language_m
 VISION = (r"(model\.)?visual\..*",)
 
 TEXT_HALVES: Mapping[str, TextHalf] = {
-    "glm4v": TextHalf("glm4v_text", PREFIXES, VISION, no_effect=("vision_config",)),
-    "glm46v": TextHalf("glm4v_text", PREFIXES, VISION, tied=("outer",), no_effect=("vision_config",)),
-    "glm_ocr": TextHalf("glm_ocr_text", PREFIXES, VISION, no_effect=("vision_config",)),
+    "glm4v": TextHalf("glm4v_text", PREFIXES, VISION),
+    "glm46v": TextHalf("glm4v_text", PREFIXES, VISION, tied=("outer",)),
+    "glm_ocr": TextHalf("glm_ocr_text", PREFIXES, VISION),
 }

@@ -8,53 +8,34 @@ from collections.abc import Mapping
 from landrace.kernels.head_form import QkNorm
 from landrace.kernels.router import Router
 from landrace.models.families.config import Config
-from landrace.models.families.dense import read_attention, read_decoder
+from landrace.models.families.dense import read_attention, read_decoder, read_mlp
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.glm import PREFIXES, VISION
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_after
-from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
+from landrace.models.families.names import with_experts
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
 GLM4_MOE = {
-    "vocab_size": 151552,
-    "hidden_size": 4096,
-    "intermediate_size": 10944,
-    "num_hidden_layers": 46,
-    "num_attention_heads": 96,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10_000.0,
-    "partial_rotary_factor": 0.5,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "use_qk_norm": False,
-    "n_routed_experts": 128,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 1408,
-    "routed_scaling_factor": 1.0,
-    "norm_topk_prob": True,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "num_nextn_predict_layers": 1,
-}
+    "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 10944, "num_hidden_layers": 46,
+    "num_attention_heads": 96, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0, "partial_rotary_factor": 0.5, "tie_word_embeddings": False, "attention_bias": False,
+    "use_qk_norm": False, "n_routed_experts": 128, "n_shared_experts": 1, "num_experts_per_tok": 8,
+    "moe_intermediate_size": 1408, "routed_scaling_factor": 1.0, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "num_nextn_predict_layers": 1,
+}  # fmt: skip
 GLM4V_MOE_TEXT = {
-    **GLM4_MOE,
-    "vocab_size": 151424,
-    "max_position_embeddings": 65536,
-    "attention_bias": True,
+    **GLM4_MOE, "vocab_size": 151424, "max_position_embeddings": 65536, "attention_bias": True,
     "num_nextn_predict_layers": None,
-}
+}  # fmt: skip
 
-RENAMED = {
-    "mlp.router": "mlp.gate",
-    "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
-    "mlp.shared_expert": "mlp.shared_experts",
-}
-NAMINGS = (Naming(renamed={**RENAMED, **ONE_BY_ONE}), Naming(renamed=RENAMED, fused=JOINT))
+NAMINGS = with_experts(
+    {
+        "mlp.router": "mlp.gate",
+        "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
+        "mlp.shared_expert": "mlp.shared_experts",
+    }
+)
 ALIASES = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
 
 
@@ -78,8 +59,8 @@ def read_glm4_moe(config: Config) -> ModelSpec:
         qk_norm=QkNorm("before_rope") if config.flag("use_qk_norm") else None,
         partial_rotary=True,
     )
-    dense = Dense(config.size("intermediate_size"))
-    return read_decoder(config, attention, mixed(sparse_after(config, "first_k_dense_replace"), dense, moe))
+    sparse = sparse_after(config, "first_k_dense_replace")
+    return read_decoder(config, attention, mixed(sparse, read_mlp(config), moe))
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -89,5 +70,5 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 TEXT_HALVES: Mapping[str, TextHalf] = {
-    "glm4v_moe": TextHalf("glm4v_moe_text", PREFIXES, VISION, no_effect=("vision_config",)),
+    "glm4v_moe": TextHalf("glm4v_moe_text", PREFIXES, VISION),
 }

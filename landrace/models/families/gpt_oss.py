@@ -9,39 +9,23 @@ from landrace.kernels.activation import Activation
 from landrace.kernels.router import Router
 from landrace.models.families.config import Config
 from landrace.models.families.dense import n_layers, read_attention, read_decoder, with_windows
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.family import Family
 from landrace.models.families.moe import TRAINING, read_experts
 from landrace.models.families.names import JOINT, Naming
 from landrace.models.ffn_spec import Moe
 from landrace.models.spec import ModelSpec
 
 GPT_OSS = {
-    "vocab_size": 201088,
-    "hidden_size": 2880,
-    "intermediate_size": 2880,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 150_000.0,
+    "vocab_size": 201088, "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5, "rope_theta": 150_000.0,
     "rope_parameters": {
-        "rope_type": "yarn",
-        "factor": 32.0,
-        "beta_fast": 32.0,
-        "beta_slow": 1.0,
-        "truncate": False,
+        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
         "original_max_position_embeddings": 4096,
     },
-    "tie_word_embeddings": False,
-    "attention_bias": True,
-    "sliding_window": 128,
-    "num_local_experts": 128,
-    "num_experts_per_tok": 4,
-    "swiglu_alpha": 1.702,
-    "swiglu_limit": 7.0,
-}
+    "tie_word_embeddings": False, "attention_bias": True, "sliding_window": 128, "num_local_experts": 128,
+    "num_experts_per_tok": 4, "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
+}  # fmt: skip
 NAMING = Naming(
     renamed={"self_attn.sinks.weight": "self_attn.sinks"},
     # Gates and ups take turns, and a matrix is stored the other way round.
@@ -67,8 +51,7 @@ PACKED = replace(
 
 
 def read_gpt_oss(config: Config) -> ModelSpec:
-    bias = config.flag("attention_bias")
-    attention = replace(read_attention(config, qkv_bias=bias, o_bias=bias), sinks=True)
+    attention = replace(read_attention(config, bias=config.flag("attention_bias")), sinks=True)
     layers = with_windows(config, attention, [n % 2 == 0 for n in range(n_layers(config))], optional=False)
     experts, chosen = read_experts(config, "num_local_experts", "num_experts_per_tok")
     activation = Activation("oai", config.number("swiglu_limit"), config.number("swiglu_alpha"))
@@ -81,7 +64,7 @@ FAMILIES: Mapping[str, Family] = {
     "gpt_oss": Family(
         read_gpt_oss,
         GPT_OSS,
-        (NAMING, PACKED),
+        (NAMING, PACKED, NAMING),  # transformers' names are the first and the last
         {
             "num_experts": "num_local_experts",
             "experts_per_token": "num_experts_per_tok",
@@ -90,4 +73,3 @@ FAMILIES: Mapping[str, Family] = {
         no_effect=TRAINING,
     )
 }
-TEXT_HALVES: Mapping[str, TextHalf] = {}

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from landrace.kernels.head_form import QkNorm
 from landrace.models.families.config import Config
-from landrace.models.families.dense import read_attention, read_dense
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.dense import read_attention, read_decoder, read_mlp
+from landrace.models.families.family import AT_TOP, Family, TextHalf
 from landrace.models.families.llama import SHAPE
 from landrace.models.families.names import Naming
+from landrace.models.mixer_spec import Gqa
 from landrace.models.spec import ModelSpec
 
 HUNYUAN = {**SHAPE, "vocab_size": 290943, "rms_norm_eps": 1e-5}
@@ -24,22 +25,19 @@ NO_EFFECT = (
     r"(q|kv)_lora_rank|(qk_nope|qk_rope|v)_head_dim|pool_type|class_num|anyres_.*|vit_.*|video_.*|im_.*",
 )
 FIXED = {
-    "norm_type": "rms",
-    "num_experts": 1,
-    "use_qk_norm": True,
-    "use_rotary_pos_emb": True,
-    "use_cla": False,
-    "use_mla": False,
-    "position_embedding_xdrope": False,
-    "add_classification_head": False,
-}
+    "norm_type": "rms", "num_experts": 1, "use_qk_norm": True, "use_rotary_pos_emb": True, "use_cla": False,
+    "use_mla": False, "position_embedding_xdrope": False, "add_classification_head": False,
+}  # fmt: skip
 
 
 def read_hunyuan(config: Config) -> ModelSpec:
+    return read_decoder(config, read_normed_attention(config), read_mlp(config))
+
+
+def read_normed_attention(config: Config) -> Gqa:
     bias = config.flag("attention_bias")
     config.require("attention_head_dim", config.get("head_dim"))
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("after_rope"), ntk_alpha=True)
-    return read_dense(config, attention)
+    return read_attention(config, bias=bias, qk_norm=QkNorm("after_rope"), ntk_alpha=True)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -56,7 +54,7 @@ FAMILIES: Mapping[str, Family] = {
 TEXT_HALVES: Mapping[str, TextHalf] = {
     "hunyuan_vl": TextHalf(
         "hunyuan_vl_text",
-        (("model.", ""), ("model.language_model.", "")),
+        AT_TOP,
         (r"(model\.)?(vit|visual|vision_tower)\..*",),
         ties_by_default=True,
         no_effect=("vision_config", r"im_\w+_id"),

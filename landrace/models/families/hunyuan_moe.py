@@ -8,57 +8,34 @@ from landrace.kernels.head_form import QkNorm
 from landrace.kernels.router import Router
 from landrace.models.families import hunyuan
 from landrace.models.families.config import Config
-from landrace.models.families.dense import n_layers, read_attention, read_decoder
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp
+from landrace.models.families.family import Family
 from landrace.models.families.llama import SHAPE
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_after, sparse_by_name
-from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
+from landrace.models.families.names import with_experts
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
 HUNYUAN_MOE = {**SHAPE, "vocab_size": 290943, "rms_norm_eps": 1e-5, "num_experts": 1, "moe_topk": 1}
 HY3 = {
-    **SHAPE,
-    "vocab_size": 120832,
-    "intermediate_size": 13312,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 11_158_840.0,
-    "num_experts": 192,
-    "num_experts_per_tok": 8,
-    "num_shared_experts": 1,
-    "moe_intermediate_size": 1536,
-    "router_scaling_factor": 2.826,
-    "first_k_dense_replace": 1,
-}
+    **SHAPE, "vocab_size": 120832, "intermediate_size": 13312, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+    "rope_theta": 11_158_840.0, "num_experts": 192, "num_experts_per_tok": 8, "num_shared_experts": 1,
+    "moe_intermediate_size": 1536, "router_scaling_factor": 2.826, "first_k_dense_replace": 1,
+}  # fmt: skip
 
-RENAMED = {
-    **hunyuan.NAMING.renamed,
-    "mlp.router": "mlp.gate.wg",
-    "mlp.shared_expert": "mlp.shared_mlp",
-}
-NAMINGS = (Naming(renamed={**RENAMED, **ONE_BY_ONE}), Naming(renamed=RENAMED, fused=JOINT))
-HY3_NAMINGS = (
-    Naming(
-        renamed={
-            **ONE_BY_ONE,
-            "mlp.router": "mlp.router.gate",
-            "mlp.router.choice_bias": "mlp.expert_bias",
-            "mlp.shared_expert": "mlp.shared_mlp",
-        }
-    ),
-    Naming(
-        renamed={
-            "mlp.router": "mlp.gate",
-            "mlp.router.choice_bias": "mlp.e_score_correction_bias",
-            "mlp.shared_expert": "mlp.shared_experts",
-        },
-        fused=JOINT,
-    ),
+NAMINGS = with_experts({"mlp.router": "mlp.gate.wg", "mlp.shared_expert": "mlp.shared_mlp"}, base=hunyuan.NAMING)
+HY3_NAMINGS = with_experts(
+    {
+        "mlp.router": "mlp.router.gate",
+        "mlp.router.choice_bias": "mlp.expert_bias",
+        "mlp.shared_expert": "mlp.shared_mlp",
+    },
+    {
+        "mlp.router": "mlp.gate",
+        "mlp.router.choice_bias": "mlp.e_score_correction_bias",
+        "mlp.shared_expert": "mlp.shared_experts",
+    },
 )
 
 
@@ -71,10 +48,8 @@ def read_hunyuan_moe(config: Config) -> ModelSpec:
     width = config.size("intermediate_size")
     shared = Dense(width * (sizes.optional_size("num_shared_expert") or 1))
     hidden = sizes.optional_size("moe_intermediate_size") or width
-    bias = config.flag("attention_bias")
-    config.require("attention_head_dim", config.get("head_dim"))
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("after_rope"), ntk_alpha=True)
-    return read_decoder(config, attention, Moe(experts, hidden, Router(chosen, renorm=True), shared=shared))
+    moe = Moe(experts, hidden, Router(chosen, renorm=True), shared=shared)
+    return read_decoder(config, hunyuan.read_normed_attention(config), moe)
 
 
 def read_hy3(config: Config) -> ModelSpec:
@@ -87,11 +62,9 @@ def read_hy3(config: Config) -> ModelSpec:
         Router(chosen, "sigmoid", choice_bias=True, renorm=True, scale=scale),
         shared=Dense(hidden * config.size("num_shared_experts"), bias=mlp_bias),
     )
-    bias = config.flag("attention_bias")
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("before_rope"))
+    attention = read_attention(config, bias=config.flag("attention_bias"), qk_norm=QkNorm("before_rope"))
     first = sparse_after(config, "first_k_dense_replace")
-    dense = Dense(config.size("intermediate_size"), bias=mlp_bias)
-    return read_decoder(config, attention, mixed(sparse_by_name(config) or first, dense, moe))
+    return read_decoder(config, attention, mixed(sparse_by_name(config) or first, read_mlp(config, mlp_bias), moe))
 
 
 HUNYUAN_FIXED = {key: value for key, value in hunyuan.FIXED.items() if key != "num_experts"}
@@ -133,4 +106,3 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
 }
-TEXT_HALVES: Mapping[str, TextHalf] = {}

@@ -11,7 +11,7 @@ from landrace.kernels.mask import FULL, Chunked
 from landrace.kernels.router import Router
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config
 from landrace.models.families.dense import layer_kinds, n_layers, read_attention, read_decoder
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.family import WRAPPED, Family, TextHalf
 from landrace.models.families.moe import TRAINING, mixed, read_experts
 from landrace.models.families.names import Naming
 from landrace.models.ffn_spec import Dense, Moe
@@ -19,39 +19,28 @@ from landrace.models.mixer_spec import Gqa
 from landrace.models.spec import ModelSpec
 
 LLAMA4 = {
-    "vocab_size": 202048,
-    "hidden_size": 5120,
-    "intermediate_size": 8192,
-    "intermediate_size_mlp": 16384,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500_000.0,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "num_experts_per_tok": 1,
-    "num_local_experts": 16,
-    "interleave_moe_layer_step": 1,
-    "use_qk_norm": True,
-    "no_rope_layer_interval": 4,
-    "attention_chunk_size": 8192,
-    "attn_temperature_tuning": True,
-    "floor_scale": 8192,
-    "attn_scale": 0.1,
-}
+    "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": False,
+    "attention_bias": False, "num_experts_per_tok": 1, "num_local_experts": 16, "interleave_moe_layer_step": 1,
+    "use_qk_norm": True, "no_rope_layer_interval": 4, "attention_chunk_size": 8192, "attn_temperature_tuning": True,
+    "floor_scale": 8192, "attn_scale": 0.1,
+}  # fmt: skip
 EXPERTS = {
     "feed_forward.experts.gate_up_proj": ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
     "feed_forward.experts.down_proj": ("mlp.experts.down_proj.weight",),
 }
-NAMING = Naming(renamed={"mlp": "feed_forward"}, fused=EXPERTS, transposed=tuple(EXPERTS), interleaved=True)
+NAMING = Naming(
+    renamed={"mlp": "feed_forward"},
+    fused=EXPERTS,
+    transposed=tuple(EXPERTS),
+    adapted_as_stored=True,
+    interleaved=True,
+)
 
 
 def _attentions(config: Config) -> list[Gqa]:
-    bias, count = config.flag("attention_bias"), n_layers(config)
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias)
+    count, attention = n_layers(config), read_attention(config, bias=config.flag("attention_bias"))
     interval = config.size("no_rope_layer_interval", MAX_LAYERS)
     rotates = config.get("no_rope_layers") or [int((n + 1) % interval != 0) for n in range(count)]
     if not isinstance(rotates, list) or len(rotates) < count or any(one not in (0, 1) for one in rotates):
@@ -89,7 +78,7 @@ FAMILIES: Mapping[str, Family] = {
 TEXT_HALVES: Mapping[str, TextHalf] = {
     "llama4": TextHalf(
         "llama4_text",
-        (("language_model.model.", "language_model."), ("model.language_model.", "")),
+        WRAPPED,
         (r"(model\.)?(vision_model|multi_modal_projector)\..*",),
         no_effect=("vision_config", r"\w+_token_index"),
     )

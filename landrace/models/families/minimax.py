@@ -8,38 +8,27 @@ from landrace.kernels.head_form import QkNorm
 from landrace.kernels.router import Router
 from landrace.models.families.config import Config
 from landrace.models.families.dense import n_layers, read_attention, read_decoder
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.family import Family
 from landrace.models.families.moe import TRAINING, read_experts
-from landrace.models.families.names import JOINT, Naming
+from landrace.models.families.names import with_experts
 from landrace.models.ffn_spec import Moe
 from landrace.models.spec import ModelSpec
 
 MINIMAX_M2 = {
-    "vocab_size": 200064,
-    "hidden_size": 3072,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 62,
-    "num_attention_heads": 48,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 196608,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 5_000_000.0,
-    "tie_word_embeddings": False,
-    "num_experts_per_tok": 8,
+    "vocab_size": 200064, "hidden_size": 3072, "intermediate_size": 1536, "num_hidden_layers": 62,
+    "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 196608,
+    "rms_norm_eps": 1e-6, "rope_theta": 5_000_000.0, "tie_word_embeddings": False, "num_experts_per_tok": 8,
     "num_local_experts": 256,
-}
-NAMINGS = (
-    Naming(
-        renamed={
-            "mlp.router": "block_sparse_moe.gate",
-            "mlp.router.choice_bias": "block_sparse_moe.e_score_correction_bias",
-            "mlp.experts.gate_proj": "block_sparse_moe.experts.{}.w1",
-            "mlp.experts.up_proj": "block_sparse_moe.experts.{}.w3",
-            "mlp.experts.down_proj": "block_sparse_moe.experts.{}.w2",
-        }
-    ),
-    Naming(renamed={"mlp.router": "mlp.gate", "mlp.router.choice_bias": "mlp.e_score_correction_bias"}, fused=JOINT),
+}  # fmt: skip
+NAMINGS = with_experts(
+    {
+        "mlp.router": "block_sparse_moe.gate",
+        "mlp.router.choice_bias": "block_sparse_moe.e_score_correction_bias",
+        "mlp.experts.gate_proj": "block_sparse_moe.experts.{}.w1",
+        "mlp.experts.up_proj": "block_sparse_moe.experts.{}.w3",
+        "mlp.experts.down_proj": "block_sparse_moe.experts.{}.w2",
+    },
+    {"mlp.router": "mlp.gate", "mlp.router.choice_bias": "mlp.e_score_correction_bias"},
 )
 
 
@@ -79,4 +68,3 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
 }
-TEXT_HALVES: Mapping[str, TextHalf] = {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from landrace.models.declared import declared
 from landrace.models.families.weights import Form, Rotary, Shape, Source
+from landrace.models.mixer_spec import Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
@@ -20,11 +20,6 @@ JOINT: Mapping[str, tuple[str, ...]] = {
 }
 """All experts in two tensors, [experts, 2 * d_hidden, d_model] and [experts, d_model, d_hidden]: how transformers holds
 them, and writes them when it is told to keep its own names."""
-
-
-def shapes_of(spec: ModelSpec) -> dict[str, Shape]:
-    """Every parameter of `Decoder(spec)`, by name."""
-    return {param.name: param.shape for param in declared(spec)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,14 @@ class Naming:
     """Their module to ours whose rows it holds, in order; or their tensor to our parameters."""
     alternating: Collection[str] = ()
     """Which of the `fused` hold their parts' rows in turn, not one part after another."""
+    by_head: Collection[str] = ()
+    """Which of the `fused` hold their parts' rows head by head, not one part after another."""
+    head_axis: Collection[str] = ()
+    """Their tensors whose first axis counts heads."""
     transposed: Collection[str] = ()
     """Their tensors that are stored [in, out]."""
+    adapted_as_stored: bool = False
+    """transformers keeps experts [in, out] in modules that do not say so: peft's A and B are those of the transpose."""
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
@@ -88,25 +89,44 @@ class Naming:
         return found
 
     def _layer(self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec) -> Iterator[tuple[str, Source]]:
-        parts = self._parts(shapes)
+        parts = self._parts(shapes, layer.mixer.n_heads)
         for name, shape in shapes.items():
-            theirs, rows, step = parts.get(name) or (self._renamed(name), None, 1)
+            theirs, rows, step, heads = parts.get(name) or (self._renamed(name), None, 1, None)
             tensor = before + theirs
             expert = name.startswith(EXPERTS)
             transposed = theirs in self.transposed
             if "{}" in theirs:
                 yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
             elif expert:
+                per_expert = rows is not None or transposed
                 yield (
                     name,
-                    Source(tensor, rows, step=step, per_expert=rows is not None or transposed, transposed=transposed),
+                    Source(
+                        tensor,
+                        rows,
+                        step=step,
+                        per_expert=per_expert,
+                        transposed=transposed,
+                        adapted_as_stored=self.adapted_as_stored,
+                    ),
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
             elif name.endswith(NORM):
                 yield name, self._norm(tensor)
             else:
-                yield name, Source(tensor, rows, self._rotary(name, layer), step, transposed=transposed)
+                yield (
+                    name,
+                    Source(
+                        tensor,
+                        rows,
+                        self._rotary(name, layer),
+                        step,
+                        transposed=transposed,
+                        heads=heads,
+                        by_head=theirs in self.head_axis,
+                    ),
+                )
 
     def _norm(self, tensor: str) -> Source:
         return Source(tensor, form="plus_one" if self.norms_around_zero else "plain")
@@ -120,19 +140,23 @@ class Naming:
             known = known.rpartition(".")[0]
         return name
 
-    def _parts(self, shapes: Mapping[str, Shape]) -> dict[str, tuple[str, tuple[int, int] | None, int]]:
-        """Of each parameter that lies in a fused tensor: that tensor, its rows and the step between them."""
-        found: dict[str, tuple[str, tuple[int, int] | None, int]] = {}
+    def _parts(
+        self, shapes: Mapping[str, Shape], n_heads: int
+    ) -> dict[str, tuple[str, tuple[int, int] | None, int, int | None]]:
+        """Of each parameter that lies in a fused tensor: that tensor, its rows, the step between them, and how many
+        heads' rows they are."""
+        found: dict[str, tuple[str, tuple[int, int] | None, int, int | None]] = {}
         for theirs, ours in self._fused(shapes):
-            rows = [shapes[name][1 if name.startswith(EXPERTS) else 0] for name in ours]
+            heads = n_heads if theirs in self.by_head else None
+            rows = [shapes[name][1 if name.startswith(EXPERTS) else 0] // (heads or 1) for name in ours]
             start, total, turns = 0, sum(rows), len(ours)
             for number, name in enumerate(ours):
                 if turns == 1:
-                    found[name] = (theirs, None, 1)
+                    found[name] = (theirs, None, 1, None)
                 elif theirs in self.alternating:
-                    found[name] = (theirs, (number, total), turns)
+                    found[name] = (theirs, (number, total), turns, None)
                 else:
-                    found[name] = (theirs, (start, start + rows[number]), 1)
+                    found[name] = (theirs, (start, start + rows[number]), 1, heads)
                 start += rows[number]
         return found
 
@@ -146,10 +170,37 @@ class Naming:
                     yield f"{theirs}.{leaf}", tuple(f"{name}.{leaf}" for name in ours)
 
     def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention = layer.mixer
-        if not self.interleaved or not name.startswith(("self_attn.q_proj.", "self_attn.k_proj.")):
+        attention, module = layer.mixer, name.removeprefix("self_attn.").partition(".")[0]
+        if not self.interleaved or not name.startswith("self_attn."):
             return None
-        heads = attention.n_heads if name.startswith("self_attn.q_proj.") else attention.n_kv_heads
+        if isinstance(attention, Mla):
+            return _latent_rotary(module, attention)
+        if module not in ("q_proj", "k_proj"):
+            return None
+        heads = attention.n_heads if module == "q_proj" else attention.n_kv_heads
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+
+PLAIN = Naming()
+
+
+def with_experts(
+    hub: Mapping[str, str], own: Mapping[str, str] | None = None, *, base: Naming = PLAIN
+) -> tuple[Naming, Naming]:
+    """A tensor for each expert, as the hub's files have it, and all in one as transformers writes them. `hub` and
+    `own`: what more of a layer than `base` says is called otherwise in each, the same without `own`."""
+    return (
+        replace(base, renamed={**base.renamed, **ONE_BY_ONE, **hub}),
+        replace(base, renamed={**base.renamed, **(hub if own is None else own)}, fused={**base.fused, **JOINT}),
+    )
+
+
+def _latent_rotary(module: str, attention: Mla) -> Rotary | None:
+    turned = attention.rope_dim
+    if module in ("q_proj", "q_b_proj"):
+        return Rotary(attention.n_heads, attention.nope_dim + turned, turned, attention.nope_dim)
+    if module == "kv_a_proj":
+        return Rotary(1, attention.kv_rank + turned, turned, attention.kv_rank)
+    return None

@@ -7,59 +7,35 @@ from collections.abc import Mapping
 from landrace.kernels.head_form import QkNorm
 from landrace.kernels.router import Router
 from landrace.models.families.config import MAX_LAYERS, Config
-from landrace.models.families.dense import n_layers, read_attention, read_decoder, with_windows
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp, with_windows
+from landrace.models.families.family import INSIDE, Family, TextHalf
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_by_step
-from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
+from landrace.models.families.names import JOINT, Naming, with_experts
 from landrace.models.families.qwen import BESIDE_TOWERS, OMNI_CONFIG, QWEN2, VISION
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gqa
 from landrace.models.spec import ModelSpec
 
 QWEN2_MOE = {
-    **QWEN2,
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "decoder_sparse_step": 1,
-    "num_experts": 60,
-    "num_experts_per_tok": 4,
-    "moe_intermediate_size": 1408,
-    "shared_expert_intermediate_size": 5632,
-    "norm_topk_prob": False,
-    "qkv_bias": True,
-}
+    **QWEN2, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "decoder_sparse_step": 1, "num_experts": 60, "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "norm_topk_prob": False, "qkv_bias": True,
+}  # fmt: skip
 QWEN3_MOE = {
-    **QWEN2_MOE,
-    "intermediate_size": 6144,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 768,
-    "attention_bias": False,
-}
+    **QWEN2_MOE, "intermediate_size": 6144, "num_attention_heads": 32, "num_key_value_heads": 4, "num_experts": 128,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 768, "attention_bias": False,
+}  # fmt: skip
 QWEN3_VL_MOE = {
-    **QWEN2_MOE,
-    "max_position_embeddings": 128_000,
-    "rope_theta": 500_000.0,
-    "attention_bias": False,
+    **QWEN2_MOE, "max_position_embeddings": 128_000, "rope_theta": 500_000.0, "attention_bias": False,
     "norm_topk_prob": True,
-}
+}  # fmt: skip
 QWEN3_OMNI_MOE = {
-    **QWEN3_MOE,
-    "vocab_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "rope_theta": 1_000_000.0,
-    "norm_topk_prob": True,
-}
+    **QWEN3_MOE, "vocab_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "rope_theta": 1_000_000.0, "norm_topk_prob": True,
+}  # fmt: skip
 
 RENAMED = {"mlp.router": "mlp.gate", "mlp.shared_gate": "mlp.shared_expert_gate"}
-NAMINGS = (Naming(renamed={**RENAMED, **ONE_BY_ONE}), Naming(renamed=RENAMED, fused=JOINT))
+NAMINGS = with_experts(RENAMED)
 TRANSPOSED = Naming(renamed=RENAMED, fused=JOINT, transposed=tuple(JOINT))
 
 
@@ -72,7 +48,7 @@ def _read(config: Config, attention: list[Gqa], shared: Dense | None = None) -> 
         shared=shared,
         shared_gate=shared is not None,
     )
-    return read_decoder(config, attention, mixed(sparse_by_step(config), Dense(config.size("intermediate_size")), moe))
+    return read_decoder(config, attention, mixed(sparse_by_step(config), read_mlp(config), moe))
 
 
 def read_qwen2_moe(config: Config) -> ModelSpec:
@@ -84,8 +60,7 @@ def read_qwen2_moe(config: Config) -> ModelSpec:
 
 
 def read_qwen3_moe(config: Config) -> ModelSpec:
-    bias = config.flag("attention_bias")
-    attention = read_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=QkNorm("before_rope"))
+    attention = read_attention(config, bias=config.flag("attention_bias"), qk_norm=QkNorm("before_rope"))
     return _read(config, with_windows(config, attention, [True] * n_layers(config)))
 
 
@@ -105,10 +80,9 @@ FAMILIES: Mapping[str, Family] = {
 TEXT_HALVES: Mapping[str, TextHalf] = {
     "qwen3_vl_moe": TextHalf(
         "qwen3_vl_moe_text",
-        (("model.language_model.", ""), ("model.", "")),
+        INSIDE,
         VISION,
         tied=("outer",),
-        no_effect=("vision_config",),
     ),
     "qwen3_omni_moe_thinker": TextHalf(
         "qwen3_omni_moe_text",

@@ -129,6 +129,15 @@ def _yarn_magnitude(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
+def yarn_scale(config: Config) -> float:
+    """What latent attention's queries and keys are each multiplied by beside their rotation: yarn's magnitude for
+    `mscale_all_dim` (DeepSeek-V2)."""
+    section = _rope_section(config)
+    mscale = section.optional_number("mscale_all_dim")
+    kind = section.get("rope_type") or section.get("type")
+    return 1.0 if kind != "yarn" or mscale is None else _yarn_magnitude(section.number("factor"), mscale)
+
+
 def _longrope(section: Config, theta: float, rotary_dim: int, length: int, original: int) -> RopeSpec:
     factor = section.optional_number("factor") or length / original
     magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))

@@ -13,58 +13,39 @@ from landrace.kernels.mask import FULL, Sliding
 from landrace.kernels.router import Router
 from landrace.models.families.config import MAX_POSITIONS, Config, shown
 from landrace.models.families.dense import layer_kinds, n_layers, read_decoder, read_heads
-from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.family import AT_TOP, Family, TextHalf
 from landrace.models.families.moe import TRAINING, read_experts, sparse_by_name, sparse_from_list
-from landrace.models.families.names import JOINT, Naming
+from landrace.models.families.names import Naming, with_experts
 from landrace.models.families.rope import read_rope
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
 from landrace.models.spec import ModelSpec
 
 STEP3P5 = {
-    "vocab_size": 128815,
-    "hidden_size": 4096,
-    "intermediate_size": 11264,
-    "num_hidden_layers": 45,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 128000,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10_000.0,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "n_routed_experts": 288,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 1280,
-    "share_expert_dim": 1280,
-    "moe_router_scaling_factor": 1.0,
-}
+    "vocab_size": 128815, "hidden_size": 4096, "intermediate_size": 11264, "num_hidden_layers": 45,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": False, "attention_bias": False,
+    "mlp_bias": False, "n_routed_experts": 288, "num_experts_per_tok": 8, "moe_intermediate_size": 1280,
+    "share_expert_dim": 1280, "moe_router_scaling_factor": 1.0,
+}  # fmt: skip
 KINDS = ("full_attention", "sliding_attention")
 PADDED = ("layer_types", "mlp_layer_types", "swiglu_limits", "swiglu_limits_shared", "rope_theta",
           "partial_rotary_factors")  # fmt: skip
 """Lists that published files extend over the layers that guess further tokens."""
 
-NAMINGS = (
-    Naming(
-        renamed={
-            "mlp.router": "moe.gate",
-            "mlp.router.choice_bias": "moe.router_bias",
-            "mlp.experts": "moe",
-            "mlp.shared_expert": "share_expert",
-        },
-        norms_around_zero=True,
-    ),
-    Naming(
-        renamed={
-            "mlp.router": "mlp.gate",
-            "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
-            "mlp.shared_expert": "mlp.shared_experts",
-        },
-        fused=JOINT,
-        norms_around_zero=True,
-    ),
+NAMINGS = with_experts(
+    {
+        "mlp.router": "moe.gate",
+        "mlp.router.choice_bias": "moe.router_bias",
+        "mlp.experts": "moe",
+        "mlp.shared_expert": "share_expert",
+    },
+    {
+        "mlp.router": "mlp.gate",
+        "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
+        "mlp.shared_expert": "mlp.shared_experts",
+    },
+    base=Naming(norms_around_zero=True),
 )
 
 
@@ -207,7 +188,7 @@ FAMILIES: Mapping[str, Family] = {
 TEXT_HALVES: Mapping[str, TextHalf] = {
     "step3p7": TextHalf(
         "step3p5",
-        (("model.", ""), ("model.language_model.", "")),
+        AT_TOP,
         (r"(model\.)?(vision_model|vit_large_projector|multi_modal_projector)\..*",),
         no_effect=(r"vision_config|projector_bias|understand_projector_stride|image_token_len|patch_token_len",),
     )

@@ -27,42 +27,46 @@ UNIT_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Rotary:
-    """The rows are `n_heads` heads of `head_dim`, whose first `rotary_dim` rows are stored as interleaved pairs.
+    """The rows are `n_heads` heads of `head_dim`, of which `rotary_dim` rows from `first` on are stored as interleaved
+    pairs.
 
-    Pair i of a head lies in its rows 2i and 2i + 1; in the half layout it lies in rows i and rotary_dim / 2 + i.
+    Pair i of a head lies in its rows 2i and 2i + 1 of those; in the half layout it lies in rows i and
+    rotary_dim / 2 + i.
     """
 
     n_heads: int
     head_dim: int
     rotary_dim: int
+    first: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
+        turned = 0 < self.rotary_dim <= self.head_dim - self.first
+        if self.n_heads < 1 or self.rotary_dim % 2 or self.first < 0 or not turned:
             raise CheckpointError(f"The rotary layout is impossible: {self}.")
 
     def to_half(self, tensor: Tensor) -> Tensor:
-        """Interleaved rows to half rows: evens first, then odds; rows of a head past `rotary_dim` stay."""
-        heads, rest = self._heads(tensor)
-        turned, kept = heads[:, : self.rotary_dim], heads[:, self.rotary_dim :]
-        return torch.cat((turned[:, 0::2], turned[:, 1::2], kept), dim=1).reshape(-1, *rest)
+        """Interleaved rows to half rows: evens first, then odds; a head's other rows stay."""
+        (before, turned, after), rest = self._heads(tensor)
+        return torch.cat((before, turned[:, 0::2], turned[:, 1::2], after), dim=1).reshape(-1, *rest)
 
     def to_interleaved(self, tensor: Tensor) -> Tensor:
         """The inverse of `to_half`."""
-        heads, rest = self._heads(tensor)
-        turned, kept = heads[:, : self.rotary_dim], heads[:, self.rotary_dim :]
+        (before, turned, after), rest = self._heads(tensor)
         first, second = turned.chunk(2, dim=1)
         pairs = torch.stack((first, second), dim=2).reshape(self.n_heads, self.rotary_dim, *rest)
-        return torch.cat((pairs, kept), dim=1).reshape(-1, *rest)
+        return torch.cat((before, pairs, after), dim=1).reshape(-1, *rest)
 
     def check_rows(self, rows: int) -> None:
         """CheckpointError unless `rows` are the heads' rows."""
         if rows != self.n_heads * self.head_dim:
             raise CheckpointError(f"A rotary tensor has {rows} rows, but {self.n_heads} heads of {self.head_dim}.")
 
-    def _heads(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def _heads(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Of each head the rows before the turned ones, those, and the rows behind them."""
         self.check_rows(tensor.shape[0])
         rest = tuple(tensor.shape[1:])
-        return tensor.reshape(self.n_heads, self.head_dim, *rest), rest
+        sizes = [self.first, self.rotary_dim, self.head_dim - self.first - self.rotary_dim]
+        return torch.split(tensor.reshape(self.n_heads, self.head_dim, *rest), sizes, dim=1), rest
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,12 @@ class Source:
     """The stored tensor's first axis counts experts, so that the rows are on its second."""
     transposed: bool = False
     """The last two axes are stored the other way round, [in, out]."""
+    adapted_as_stored: bool = False
+    """Adapters of the hub's kind change the stored matrix, not the transposed one: see `adapter_modules`."""
+    heads: int | None = None
+    """The stored rows are those of so many heads, and `rows` those of each head."""
+    by_head: bool = False
+    """The stored tensor's first axis counts heads, and the parameter is their matrices one under another."""
     entry: int | None = None
     """The parameter is this entry of the stored tensor's first axis."""
     form: Form = "plain"
@@ -116,25 +126,29 @@ class Source:
         """
         values = self._as_stored(parameter)
         for name, part in zip(self.tensors, (values,) if self.stacked is None else values, strict=True):
-            place = self.part(stored[name])
-            if place.shape != part.shape:
-                raise CheckpointError(f"'{name}' takes {list(place.shape)}, but got {list(part.shape)}.")
-            place.copy_(part if self.rotary is None else self.rotary.to_interleaved(part))
+            place = self._part(stored[name])
+            expected = self.part_shape(tuple(stored[name].shape))
+            if expected != part.shape:
+                raise CheckpointError(f"'{name}' takes {list(expected)}, but got {list(part.shape)}.")
+            part = part if self.rotary is None else self.rotary.to_interleaved(part)
+            place.copy_(part.view_as(place) if self._in_heads else part)
 
     def take_rows(self, tensor: Tensor) -> Tensor:
         """The parameter's rows out of a tensor whose first axis is the stored matrix's outputs, an adapter's B."""
-        return self.turn(self._rows(tensor, 0))
+        rows = self._rows(tensor, 0)
+        return self.turn(rows if self.heads is None else rows.flatten(0, 1))
 
     def put_rows(self, dest: Tensor, rows: Tensor) -> None:
         """The inverse of `take_rows`, in place."""
-        self._rows(dest, 0).copy_(rows if self.rotary is None else self.rotary.to_interleaved(rows))
+        place = self._rows(dest, 0)
+        rows = rows if self.rotary is None else self.rotary.to_interleaved(rows)
+        place.copy_(rows if self.heads is None else rows.reshape(place.shape))
 
     def part(self, tensor: Tensor) -> Tensor:
-        """What one stored tensor holds of the parameter, in the parameter's orientation: a view of it."""
-        if self.entry is not None:
-            return tensor[self.entry]
-        turned = tensor.transpose(-1, -2) if self.transposed else tensor
-        return self._rows(turned, self._axis)
+        """What one stored tensor holds of the parameter, in the parameter's orientation: a view of it where its rows
+        are not those of heads."""
+        part = self._part(tensor)
+        return part.flatten(0, 1) if self._in_heads else part
 
     def turn(self, part: Tensor) -> Tensor:
         """Rows as stored into the half layout, where they are rotary. May share memory with `part`."""
@@ -168,6 +182,8 @@ class Source:
                 raise CheckpointError(f"'{self.tensor}' has {stored[0]} entries, but entry {self.entry} is needed.")
             return stored[1:]
         shape = list((*stored[:-2], stored[-1], stored[-2]) if self.transposed else stored)
+        if self.by_head:
+            shape = [shape[0] * shape[1], *shape[2:]]
         shape[self._axis] = self._rows_of(shape[self._axis])
         return tuple(shape)
 
@@ -183,23 +199,46 @@ class Source:
         return tuple(shape)
 
     @property
+    def total_rows(self) -> int | None:
+        """How many rows of the stored tensor there are at least; None where `rows` does not say."""
+        return None if self.rows is None else self.rows[1] * (self.heads or 1)
+
+    @property
     def _axis(self) -> int:
         return 1 if self.per_expert else 0
 
+    @property
+    def _in_heads(self) -> bool:
+        return self.by_head or self.heads is not None
+
+    def _part(self, tensor: Tensor) -> Tensor:
+        """`part` as a view, with an axis of heads where there are any."""
+        if self.entry is not None:
+            return tensor[self.entry]
+        turned = tensor.transpose(-1, -2) if self.transposed else tensor
+        return self._rows(turned, self._axis)
+
     def _rows_of(self, have: int) -> int:
         """How many of so many stored rows are the parameter's. CheckpointError if they are not there."""
-        start, end = self.rows or (0, have)
-        if not 0 <= start < end <= have:
-            raise CheckpointError(f"'{self.tensor}' has {have} rows, but rows {start} to {end} are needed.")
-        rows = len(range(start, end, self.step))
+        heads = self.heads or 1
+        each, rest = divmod(have, heads)
+        start, end = self.rows or (0, each)
+        if rest or not 0 <= start < end <= each:
+            of_each = f" of each of {heads} heads" if self.heads else ""
+            raise CheckpointError(f"'{self.tensor}' has {have} rows, but rows {start} to {end}{of_each} are needed.")
+        rows = heads * len(range(start, end, self.step))
         if self.rotary is not None:
             self.rotary.check_rows(rows)
         return rows
 
     def _rows(self, tensor: Tensor, axis: int) -> Tensor:
+        if self.by_head:
+            return tensor
         self._rows_of(tensor.shape[axis])
         if self.rows is None:
             return tensor
+        if self.heads is not None:
+            return tensor.view(self.heads, -1, *tensor.shape[1:])[:, slice(*self.rows)]
         index = (slice(None),) * axis + (slice(*self.rows, self.step),)
         return tensor[index]
 
@@ -224,7 +263,7 @@ def total_rows(sources: Iterable[Source]) -> dict[str, int]:
     """Stored tensors that several parameters share, by name, to the rows they have."""
     found: dict[str, int] = {}
     for source in sources:
-        if source.rows is not None:
+        if source.total_rows is not None:
             for name in source.tensors:
-                found[name] = max(found.get(name, 0), source.rows[1])
+                found[name] = max(found.get(name, 0), source.total_rows)
     return found

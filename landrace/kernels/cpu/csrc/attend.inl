@@ -86,18 +86,18 @@ inline void tile_scores(const float* queries, const uint8_t* const* keys, int he
     }
 }
 
-/// weights [R, keys] times values [keys, padded_dim] into sums [R, padded_dim], for V vectors of channels from `channel`
-/// on and keys first <= key < end.
+/// weights [R, keys] times values [keys, padded_dim], `stride` elements apart, into sums [R, padded_dim], for V vectors of
+/// channels from `channel` on and keys first <= key < end.
 template <CacheType type, int R, int V>
 inline void weigh_values(
-    const float* weights, const uint8_t* const* values, int first, int end, int64_t channel, float* sums, int padded_dim
+    const float* weights, const uint8_t* const* values, int first, int end, int64_t stride, int64_t channel, float* sums, int padded_dim
 ) {
     Floats acc[R][V];
     LANDRACE_UNROLL for (int r = 0; r < R; ++r)
         LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
     for (int key = first; key < end; ++key) {
         const int tile = key / kTile;
-        const int64_t at = static_cast<int64_t>(key % kTile) * padded_dim + channel;
+        const int64_t at = key % kTile * stride + channel;
         Floats value[V];
         LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[tile], at + v * kLanes);
         prefetch_elements<type, V>(values[tile + kTilesAhead], at);
@@ -111,12 +111,14 @@ inline void weigh_values(
 }
 
 template <CacheType type, int R>
-inline void weigh_all_values(const float* weights, const uint8_t* const* values, int first, int end, float* sums, int padded_dim) {
+inline void weigh_all_values(
+    const float* weights, const uint8_t* const* values, int first, int end, int64_t stride, float* sums, int padded_dim
+) {
     int channel = 0;
     for (; channel + 4 * kLanes <= padded_dim; channel += 4 * kLanes)
-        weigh_values<type, R, 4>(weights, values, first, end, channel, sums, padded_dim);
+        weigh_values<type, R, 4>(weights, values, first, end, stride, channel, sums, padded_dim);
     for (; channel < padded_dim; channel += kLanes)
-        weigh_values<type, R, 1>(weights, values, first, end, channel, sums, padded_dim);
+        weigh_values<type, R, 1>(weights, values, first, end, stride, channel, sums, padded_dim);
 }
 
 /// Keys first <= key < end, counted in a chunk.
@@ -143,9 +145,11 @@ inline void add_distances(const AttendJob& job, int index, int64_t base, int fir
     }
 }
 
-/// Whether values first <= key < end of the chunk that starts at `base` are numbers.
+/// Whether values first <= key < end of the chunk that starts at `base`, `stride` elements apart, are numbers.
 template <CacheType type>
-inline bool are_finite(const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int first, int end) {
+inline bool are_finite(
+    const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int64_t stride, int first, int end
+) {
     const HeadShape& s = job.shape;
     Ints greatest_magnitude = all_ints(0);
     for (int key = first; key < end; ++key) {
@@ -156,12 +160,76 @@ inline bool are_finite(const AttendJob& job, int64_t base, int kv_head, const ui
             continue;
         }
         for (int c = 0; c < s.head_dim; c += kLanes) {
-            const Floats value = load_elements<type>(values[key / kTile], static_cast<int64_t>(lane) * s.padded_dim + c);
+            const Floats value = load_elements<type>(values[key / kTile], lane * stride + c);
             const int n = s.head_dim - c < kLanes ? s.head_dim - c : kLanes;
             greatest_magnitude = max(greatest_magnitude, magnitude(where_lane(0, n, value, all(0.0f))));
         }
     }
     return greatest(greatest_magnitude) < 0x7f800000;
+}
+
+/// Of n <= R rows and heads' scores [R, keys] with tiles first_tile <= tile < n_tiles of the chunk that starts at `base`:
+/// the weights e^(score - greatest score) in their place, zero where the mask hides a key, and the partial softmax.
+template <int R>
+void weigh_scores(const AttendJob& job, int64_t base, int first_tile, int n_tiles, float* scores, Partial* partials) {
+    const int n = job.n_rows * job.n_heads;
+    const Floats nothing = all(-std::numeric_limits<float>::infinity());
+    for (int i = 0; i < R; ++i) {
+        float* row = scores + i * kKeysPerChunk;
+        const auto [first, end] = seen_by(job, (i < n ? i : n - 1) / job.n_heads, base);
+        if (first >= end) {
+            for (int tile = first_tile; tile < n_tiles; ++tile) store(row + tile * kTile, all(0.0f));
+            if (i < n) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
+            continue;
+        }
+        if (job.slopes) add_distances(job, i < n ? i : n - 1, base, first_tile, n_tiles, row);
+        Floats top = nothing;
+        for (int tile = first_tile; tile < n_tiles; ++tile) {
+            const int from = first - tile * kTile, until = end - tile * kTile;
+            Floats score = load(row + tile * kTile);
+            if (from > 0 || until < kTile) {
+                score = where_lane(from < 0 ? 0 : from < kTile ? from : kTile, until < 0 ? 0 : until < kTile ? until : kTile, score, nothing);
+                store(row + tile * kTile, score);
+            }
+            top = max(top, score);
+        }
+        const float best = greatest(top);
+        Floats total = all(0.0f);
+        for (int tile = first_tile; tile < n_tiles; ++tile) {
+            const Floats weight = exp(sub(load(row + tile * kTile), all(best)));
+            store(row + tile * kTile, weight);
+            total = add(total, weight);
+        }
+        if (i < n) partials[i] = {best, sum(total)};
+    }
+}
+
+/// Values first_key <= key < n_keys, `stride` elements apart, times the weights in `scores`, into sums [n, padded_dim].
+template <CacheType type, int R>
+void weigh_by_scores(
+    const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int64_t stride, int first_key, int n_keys,
+    float* scores, float* sums
+) {
+    const HeadShape& s = job.shape;
+    const int n = job.n_rows * job.n_heads;
+    if (type == CacheType::i8)
+        for (int key = first_key; key < n_keys; ++key) {
+            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
+            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile * kTile + key % kTile];
+        }
+    if constexpr (R > 6) {
+        // Sums of rows past n would fall outside: the last block covers what is left.
+        constexpr int half = R / 2;
+        alignas(64) float spare[half * kMaxHeadDim];
+        weigh_all_values<type, half>(scores, values, first_key, n_keys, stride, sums, s.padded_dim);
+        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, first_key, n_keys, stride, spare, s.padded_dim);
+        const int rest = n - half > 0 ? n - half : 0;
+        std::memcpy(sums + static_cast<int64_t>(half) * s.padded_dim, spare, sizeof(float) * static_cast<size_t>(rest) * static_cast<size_t>(s.padded_dim));
+    } else {
+        alignas(64) float spare[R * kMaxHeadDim];
+        weigh_all_values<type, R>(scores, values, first_key, n_keys, stride, spare, s.padded_dim);
+        std::memcpy(sums, spare, sizeof(float) * static_cast<size_t>(n) * static_cast<size_t>(s.padded_dim));
+    }
 }
 
 template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums);
@@ -193,7 +261,7 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
         values[n_tiles + t] = keys[from] + job.cache.tile_bytes(s);
     }
     // What some of the rows do not see has a weight of zero there. That hides a number, but not a NaN.
-    const auto hidden = [&](int first, int end) { return are_finite<type>(job, base, kv_head, values, first, end); };
+    const auto hidden = [&](int first, int end) { return are_finite<type>(job, base, kv_head, values, s.padded_dim, first, end); };
     if (R > 1 && job.n_rows > 1 && !(hidden(first_row.first, last_row.first) && hidden(first_row.end, last_row.end)))
         return attend_each_row<type>(job, chunk, partials, sums);
 
@@ -221,54 +289,8 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
     for (; t + T <= n_tiles; t += T) keep(std::integral_constant<int, T>(), t);
     for (; t < n_tiles; ++t) keep(std::integral_constant<int, 1>(), t);
 
-    const Floats nothing = all(-std::numeric_limits<float>::infinity());
-    for (int i = 0; i < R; ++i) {
-        float* row = scores + i * kKeysPerChunk;
-        const auto [first, end] = seen_by(job, (i < n ? i : n - 1) / job.n_heads, base);
-        if (first >= end) {
-            for (int tile = first_tile; tile < n_tiles; ++tile) store(row + tile * kTile, all(0.0f));
-            if (i < n) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
-            continue;
-        }
-        if (job.slopes) add_distances(job, i < n ? i : n - 1, base, first_tile, n_tiles, row);
-        Floats top = nothing;
-        for (int tile = first_tile; tile < n_tiles; ++tile) {
-            const int from = first - tile * kTile, until = end - tile * kTile;
-            Floats score = load(row + tile * kTile);
-            if (from > 0 || until < kTile) {
-                score = where_lane(from < 0 ? 0 : from < kTile ? from : kTile, until < 0 ? 0 : until < kTile ? until : kTile, score, nothing);
-                store(row + tile * kTile, score);
-            }
-            top = max(top, score);
-        }
-        const float best = greatest(top);
-        Floats total = all(0.0f);
-        for (int tile = first_tile; tile < n_tiles; ++tile) {
-            const Floats weight = exp(sub(load(row + tile * kTile), all(best)));
-            store(row + tile * kTile, weight);
-            total = add(total, weight);
-        }
-        if (i < n) partials[i] = {best, sum(total)};
-    }
-
-    if (type == CacheType::i8)
-        for (int key = first_key; key < n_keys; ++key) {
-            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
-            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile * kTile + key % kTile];
-        }
-    if constexpr (R > 6) {
-        // Sums of rows past n would fall outside: the last block covers what is left.
-        constexpr int half = R / 2;
-        alignas(64) float spare[half * kMaxHeadDim];
-        weigh_all_values<type, half>(scores, values, first_key, n_keys, sums, s.padded_dim);
-        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, first_key, n_keys, spare, s.padded_dim);
-        const int rest = n - half > 0 ? n - half : 0;
-        std::memcpy(sums + static_cast<int64_t>(half) * s.padded_dim, spare, sizeof(float) * static_cast<size_t>(rest) * static_cast<size_t>(s.padded_dim));
-    } else {
-        alignas(64) float spare[R * kMaxHeadDim];
-        weigh_all_values<type, R>(scores, values, first_key, n_keys, spare, s.padded_dim);
-        std::memcpy(sums, spare, sizeof(float) * static_cast<size_t>(n) * static_cast<size_t>(s.padded_dim));
-    }
+    weigh_scores<R>(job, base, first_tile, n_tiles, scores, partials);
+    weigh_by_scores<type, R>(job, base, kv_head, values, s.padded_dim, first_key, n_keys, scores, sums);
 }
 
 template <CacheType type> void attend_typed(const AttendJob& job, int chunk, Partial* partials, float* sums) {

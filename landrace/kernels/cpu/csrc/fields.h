@@ -81,7 +81,16 @@ inline HeadShape head_shape(const Fields& fields) {
     const auto head_dim = static_cast<int>(fields.integer("head_dim"));
     if (n_heads < 1 || n_kv_heads < 1 || n_heads % n_kv_heads || head_dim < 1 || head_dim > kMaxHeadDim)
         throw std::invalid_argument("there are no such heads");
-    return {n_heads, n_kv_heads, head_dim, ceil_div(head_dim, kTile) * kTile};
+    return {n_heads, n_kv_heads, head_dim, whole_vectors(head_dim)};
+}
+
+/// The fields n_heads, rank and rope_dim. Throws std::invalid_argument where they are no shape.
+inline LatentShape latent_shape(const Fields& fields) {
+    const LatentShape shape{
+        static_cast<int>(fields.integer("n_heads")), static_cast<int>(fields.integer("rank")), static_cast<int>(fields.integer("rope_dim"))};
+    if (shape.n_heads < 1 || shape.rank < 1 || shape.rank > kMaxHeadDim || shape.rope_dim < 0 || shape.rope_dim > kMaxRopeDim)
+        throw std::invalid_argument("there are no such latents");
+    return shape;
 }
 
 }  // namespace landrace

@@ -46,6 +46,7 @@ void bind_kernels(nb::module_& m) {
         new (self) Matrix(matrix_at(kind, n_out, n_in, address));
     });
     nb::class_<ThreadPool>(m, "ThreadPool").def(nb::init<int>(), nb::arg("size")).def_prop_ro("size", &ThreadPool::size);
+    m.attr("TILE") = kTile;
     m.attr("KINDS") = std::vector<std::string>(std::begin(kKinds), std::end(kKinds));
     m.def("matrix_bytes", &matrix_bytes, nb::arg("kind"), nb::arg("n_out"), nb::arg("n_in"));
     m.def("pack_matrix", &pack_matrix);

@@ -21,6 +21,8 @@ public:
 private:
     uint8_t* data_;
     size_t bytes_;
+    void* mapped_;  // what the system gave, which `data_` lies in
+    size_t mapped_bytes_;
 };
 
 }  // namespace landrace

@@ -85,6 +85,11 @@ void bind_program(nb::module_& m) {
     nb::dict operations;
     for (const Registration* operation : instruction_sets().front().operations()) operations[operation->name] = described(operation->schema);
     m.attr("OPERATIONS") = operations;
+    m.attr("ALL_ROWS") = int{kAllRows};
+    m.attr("LOGIT_ROWS") = int{kLogitRows};
+    m.attr("LOGITS") = kLogits;
+    m.attr("MAX_HEAD_DIM") = kMaxHeadDim;
+    m.attr("MAX_ROPE_DIM") = kMaxRopeDim;
     m.attr("CACHE_TYPES") = std::vector<std::string>(std::begin(kCacheTypes), std::end(kCacheTypes));
 
     nb::class_<Step>(m, "Step").def(

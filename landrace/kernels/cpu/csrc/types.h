@@ -100,6 +100,11 @@ constexpr const char* kCacheTypes[] = {"f32", "f16", "bf16", "i8"};
 
 constexpr int kMaxHeadDim = 512;
 
+/// Rotated channels beside a latent.
+constexpr int kMaxRopeDim = 128;
+
+constexpr int whole_vectors(int n) { return ceil_div(n, kTile) * kTile; }
+
 struct HeadShape {
     int n_heads;
     int n_kv_heads;
@@ -111,6 +116,21 @@ struct HeadShape {
     }
 };
 
+/// Latent attention: all heads share one key, a latent and the rotated channels beside it, and one value, the latent.
+struct LatentShape {
+    int n_heads;
+    int rank;
+    int rope_dim;
+
+    int key_dim() const { return rank + rope_dim; }
+    /// Both parts of a key, each padded to whole vectors.
+    int padded_rank() const { return whole_vectors(rank); }
+    int padded_dim() const { return whole_vectors(rank) + whole_vectors(rope_dim); }
+    /// The heads of the values.
+    HeadShape heads() const { return {n_heads, 1, rank, padded_rank()}; }
+    bool operator==(const LatentShape& other) const { return n_heads == other.n_heads && rank == other.rank && rope_dim == other.rope_dim; }
+};
+
 /// Bytes of one element of a cache.
 constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::i8 ? 1 : 2; }
 
@@ -119,6 +139,9 @@ constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 
 /// Slot s lies in lane s % 16 of tile s / 16. A tile of a key-value head holds its keys [head_dim, 16], so that one vector
 /// has a channel of sixteen keys, and right after them its values [16, padded head_dim], channels padded to whole vectors:
 /// attention reads whole tiles, in order. Int8 elements are multiplied by a scale a slot and head.
+///
+/// Latents are stored once, since the key holds the value: slot s has its padded_dim channels at `tiles`, behind those of
+/// slot s - 1. Int8 latents are multiplied by the slot's `value_scales`, the rotated channels by its `key_scales`.
 struct LayerCache {
     CacheType type;
     uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]
@@ -129,6 +152,7 @@ struct LayerCache {
     int64_t tile_bytes(const HeadShape& shape) const { return element_bytes(type) * kTile * (shape.head_dim + shape.padded_dim); }
     /// Index of a slot's tile among those of all heads.
     int64_t tile_of(const HeadShape& shape, int64_t slot, int kv_head) const { return slot / kTile * shape.n_kv_heads + kv_head; }
+    uint8_t* latent(const LatentShape& shape, int64_t slot) const { return tiles + slot * shape.padded_dim() * element_bytes(type); }
 };
 
 }  // namespace landrace

@@ -34,7 +34,12 @@ void Workspace::store_logits(int vocabulary) {
     vocabulary_ = vocabulary;
 }
 
-void Workspace::write_layer(int layer, const HeadShape& shape, int group) {
+void Workspace::write_layer(int layer, const HeadShape& shape, int group) { write(layer, shape, group); }
+void Workspace::write_layer(int layer, const LatentShape& shape, int group) { write(layer, shape, group); }
+int Workspace::read_layer(int layer, const HeadShape& shape) const { return read(layer, shape); }
+int Workspace::read_layer(int layer, const LatentShape& shape) const { return read(layer, shape); }
+
+void Workspace::write(int layer, const CacheShape& shape, int group) {
     if (layer != static_cast<int>(layers_.size()))
         throw std::invalid_argument("layers are recorded in order: the next is " + std::to_string(layers_.size()) + ", not " + std::to_string(layer));
     if (group < 0 || group > static_cast<int>(n_slots_.size()))
@@ -43,7 +48,7 @@ void Workspace::write_layer(int layer, const HeadShape& shape, int group) {
     layers_.push_back({shape, group});
 }
 
-int Workspace::read_layer(int layer, const HeadShape& shape) const {
+int Workspace::read(int layer, const CacheShape& shape) const {
     if (layer < 0 || layer >= static_cast<int>(layers_.size()) || !(layers_[static_cast<size_t>(layer)].shape == shape))
         throw std::invalid_argument("no keys of these heads are written to layer " + std::to_string(layer));
     return layers_[static_cast<size_t>(layer)].group;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "step.h"
@@ -58,6 +59,9 @@ public:
     void write_layer(int layer, const HeadShape& shape, int group);
     /// Says that they are read. Returns the layer's group. Throws std::invalid_argument unless such heads are written.
     int read_layer(int layer, const HeadShape& shape) const;
+    /// The same for latents.
+    void write_layer(int layer, const LatentShape& shape, int group);
+    int read_layer(int layer, const LatentShape& shape) const;
     void bind_cache(int layer, LayerCache cache, int64_t n_slots);
     const LayerCache& cache(int layer) const { return caches_[static_cast<size_t>(layer)]; }
 
@@ -72,10 +76,14 @@ private:
     std::vector<int> widths_;
     std::vector<std::vector<float>> buffers_;
     std::vector<std::unique_ptr<State>> states_;
+    using CacheShape = std::variant<HeadShape, LatentShape>;
     struct Layer {
-        HeadShape shape;
+        CacheShape shape;
         int group;
     };
+    void write(int layer, const CacheShape& shape, int group);
+    int read(int layer, const CacheShape& shape) const;
+
     std::vector<Layer> layers_;
     std::vector<LayerCache> caches_;
     std::vector<int64_t> n_slots_;  // by cache group

@@ -1,0 +1,271 @@
+"""llama.cpp's architectures: which family reads each, and what its files say under which names.
+
+llama.cpp's own code fixes part of each model: what a file leaves out is what that code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.families.config import MAX_LAYERS, Config
+from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
+
+SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
+"""Of `expert_gating_func`."""
+HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
+GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
+"""By which llama.cpp, too, tells a GLM-4.7-Flash that does not say how its experts are scored."""
+BAICHUAN_13B_LAYERS = 40
+"""By which llama.cpp, too, tells the Baichuan that does not rotate."""
+
+Facts = dict[str, Any]
+ReadMore = Callable[[Config, Collection[str], Facts], Facts]
+"""Called with the file's keys, its tensors' names and the config so far."""
+Reads = Mapping[str, tuple[Callable[[Config, str], Any], str]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One value of `general.architecture`."""
+
+    model_type: str
+    """The family that reads it."""
+    interleaved: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    fused_gate: bool = False
+    """Whether `ffn_up` holds the gate's rows and then up's."""
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
+    unit_head: int | None = None
+    """See `Naming.unit_head`."""
+    experts: tuple[str, str, str] | None = None
+    """Config keys of how many experts there are, how many a token goes to, and how wide they are."""
+    score: int | None = SOFTMAX
+    """None: `more` reads it, and groups of experts."""
+    latent: bool = False
+    """Whether its attention is over latents."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata keys that may be there with this value and no other."""
+    no_effect: tuple[str, ...] = ()
+    """Regexes (whole key) of metadata keys that cannot change a logit."""
+    reads: Reads = field(default_factory=dict)
+    """Config key to how it is read, and from which metadata key. What that finds nothing of is left out."""
+    adds: Mapping[str, Any] = field(default_factory=dict)
+    """Config keys that llama.cpp's code fixes, or what they are where the file does not say."""
+    more: ReadMore = lambda keys, names, config: {}
+    """Further config keys, where `reads` finds nothing."""
+    rope: ReadRope = gguf_rope
+    prepared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda keys: keys
+    """The file's keys in the form that the rest takes."""
+
+
+def _count(keys: Config, key: str) -> int:
+    """A number of layers or experts that may be 0 or absent."""
+    return 0 if keys.get(key) == 0 else keys.optional_size(key, MAX_LAYERS) or 0
+
+
+def _step_of_layers(keys: Config, key: str) -> int | None:
+    return keys.optional_size(key, MAX_LAYERS)
+
+
+def _minicpm(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """Stored as the decoder uses them; the hub's keys hold the numbers they were made from."""
+    return {
+        "scale_emb": keys.number("embedding_scale"),
+        "scale_depth": keys.number("residual_scale") * config["num_hidden_layers"] ** 0.5,
+        "dim_model_base": config["hidden_size"] / keys.number("logit_scale"),
+    }
+
+
+def _baichuan(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    if config["num_hidden_layers"] != BAICHUAN_13B_LAYERS:
+        return {}
+    return {"model_max_length": config.pop("max_position_embeddings")}
+
+
+def _glm4(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    sections = keys.get("rope.dimension_sections")
+    if sections and any(sections):
+        raise UnsupportedError(
+            "GGUF files of GLM-4V are not supported: their q and k rows are stored in an order of their own.",
+            hint="Use the model's safetensors.",
+        )
+    return {}
+
+
+def _glm4_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """The layers that guess further tokens are among those that the file counts."""
+    drafts, norm = _count(keys, "nextn_predict_layers"), keys.get("expert_weights_norm")
+    return {
+        "norm_topk_prob": True if norm is None else norm,
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in names,
+        "num_hidden_layers": config["num_hidden_layers"] - drafts,
+        "num_nextn_predict_layers": drafts,
+    }
+
+
+def _hunyuan_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    shared = keys.optional_size("expert_shared_count") or 1
+    keys.require("expert_shared_feed_forward_length", shared * config["intermediate_size"])
+    return {"num_shared_expert": shared}
+
+
+def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """Its chunks, its layers without rotation and its temperature are llama.cpp's own; 128 experts go without norms."""
+    return {"intermediate_size_mlp": config["intermediate_size"], "use_qk_norm": keys.get("expert_count") != 128}
+
+
+def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """DeepSeek-V2's softmax and V3's sigmoid share an architecture; the oldest files do not say which it is."""
+    drafts, count = _count(keys, "nextn_predict_layers"), config["num_hidden_layers"]
+    glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
+    score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
+    groups, best = (
+        keys.optional_size(key) or 1 if keys.get(key) else 1
+        for key in ("expert_group_count", "expert_group_used_count")
+    )
+    keys.require("expert_gating_func", SOFTMAX, SIGMOID)
+    found = {"num_hidden_layers": count - drafts, "n_group": groups, "topk_group": best}
+    if score == SOFTMAX:
+        keys.require("expert_weights_norm", False)
+        method = "greedy" if groups == 1 else "group_limited_greedy"
+        return found | {"model_type": "deepseek_v2", "topk_method": method}
+    return found | {"norm_topk_prob": bool(keys.get("expert_weights_norm")), "num_nextn_predict_layers": drafts}
+
+
+def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    count, dense = config["num_hidden_layers"], _count(keys, "leading_dense_block_count")
+    return {
+        "layer_types": ["sliding_attention" if slides else "full_attention" for slides in keys.get(PATTERN)],
+        "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
+        "swiglu_limits": keys.per_layer("swiglu_clamp_exp", count),
+        "swiglu_limits_shared": keys.per_layer("swiglu_clamp_shexp", count),
+    }
+
+
+def _one_head_count(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys with one number of heads for the layers that slide, under a name of its own, and one for the others."""
+    heads, pattern = own.get(HEADS), own.get(PATTERN)
+    if not isinstance(heads, list) or not isinstance(pattern, list) or not len(heads) == len(pattern) > 0:
+        raise CheckpointError(f"The GGUF metadata do not say {HEADS} and {PATTERN} for every layer.")
+    full = {count for count, slides in zip(heads, pattern, strict=True) if not slides}
+    sliding = {count for count, slides in zip(heads, pattern, strict=True) if slides}
+    if len(full) != 1 or len(sliding) != 1:
+        raise UnsupportedError("The GGUF file's layers differ in attention.head_count otherwise than by their window.")
+    return {**own, HEADS: full.pop(), SLIDING_HEADS: sliding.pop()}
+
+
+SIZE, ANY_SIZE, NUMBER = Config.size, Config.optional_size, Config.optional_number
+COUNT, STEP = _count, _step_of_layers
+QKV = ("attn_q", "attn_k", "attn_v")
+ATTENTION = (*QKV, "attn_output")
+MLP = ("ffn_gate", "ffn_up", "ffn_down")
+AFTER_ATTENTION = {"post_attention_layernorm": "post_attention_norm"}
+LLAMA_FLAGS = {"attention_bias": ATTENTION, "mlp_bias": MLP}
+BIASED = {"attention_bias": ATTENTION}
+BIASED_QKV = {"attention_bias": QKV}
+PER_TOKEN = "num_experts_per_tok"
+QWEN_EXPERTS = ("num_experts", PER_TOKEN, "moe_intermediate_size")
+ROUTED_EXPERTS = ("n_routed_experts", PER_TOKEN, "moe_intermediate_size")
+LOCAL_EXPERTS = ("num_local_experts", PER_TOKEN, "intermediate_size")
+ROUTED_READS: Reads = {
+    "n_shared_experts": (SIZE, "expert_shared_count"),
+    "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
+    "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
+}
+
+QWEN3_MOE = Architecture(
+    "qwen3_moe",
+    flags=BIASED,
+    experts=QWEN_EXPERTS,
+    fixed={"expert_weights_norm": True},
+    no_effect=("n_deepstack_layers",),  # Of images.
+    adds={"norm_topk_prob": True},
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture("llama", interleaved=True, flags=LLAMA_FLAGS),
+    "smollm3": Architecture("smollm3", interleaved=True, flags=LLAMA_FLAGS),
+    "granite": Architecture(
+        "granite", interleaved=True, flags=LLAMA_FLAGS,
+        reads={
+            "attention_multiplier": (NUMBER, "attention.scale"), "embedding_multiplier": (NUMBER, "embedding_scale"),
+            "residual_multiplier": (NUMBER, "residual_scale"), "logits_scaling": (NUMBER, "logit_scale"),
+        },
+        more=lambda keys, names, config: {"attention_multiplier": config["head_dim"] ** -0.5},
+    ),
+    "minicpm": Architecture("minicpm", interleaved=True, flags=BIASED, more=_minicpm),
+    "qwen2": Architecture("qwen2"),
+    # Text alone turns every section of its rotary embedding by the same position, as Qwen2 does.
+    "qwen2vl": Architecture("qwen2"),
+    "qwen3": Architecture("qwen3", flags=BIASED),
+    "glm4": Architecture(
+        "glm4", interleaved=True,
+        renamed={"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"},
+        fused_gate=True, flags=BIASED_QKV, adds={"partial_rotary_factor": 1.0}, more=_glm4,
+    ),
+    "ernie4_5": Architecture("ernie4_5", interleaved=True, flags={"use_bias": (*ATTENTION, *MLP)}),
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", flags=BIASED),
+    "seed_oss": Architecture(
+        "seed_oss", renamed=AFTER_ATTENTION,
+        flags={**BIASED_QKV, "attention_out_bias": ("attn_output",), "mlp_bias": MLP},
+    ),
+    "baichuan": Architecture("baichuan", interleaved=True, unit_head=125_696, more=_baichuan),
+    "qwen2moe": Architecture(
+        "qwen2_moe", flags={"qkv_bias": QKV}, experts=QWEN_EXPERTS,
+        fixed={"expert_weights_norm": False, "expert_shared_count": 1},
+        reads={"shared_expert_intermediate_size": (ANY_SIZE, "expert_shared_feed_forward_length")},
+        adds={"norm_topk_prob": False},
+        more=lambda keys, names, config: {"shared_expert_intermediate_size": config["intermediate_size"]},
+    ),
+    "qwen3moe": QWEN3_MOE,
+    "qwen3vlmoe": QWEN3_MOE,
+    "glm4moe": Architecture(
+        "glm4_moe", renamed=AFTER_ATTENTION, flags=BIASED_QKV, experts=ROUTED_EXPERTS, score=SIGMOID,
+        reads=ROUTED_READS,
+        adds={"partial_rotary_factor": 1.0, "routed_scaling_factor": 1.0}, more=_glm4_moe,
+    ),
+    "ernie4_5-moe": Architecture(
+        "ernie4_5_moe", interleaved=True, flags={"use_bias": (*ATTENTION, *MLP)},
+        experts=("moe_num_experts", "moe_k", "moe_intermediate_size"), no_effect=("expert_shared_feed_forward_length",),
+        reads={
+            "moe_num_shared_experts": (COUNT, "expert_shared_count"),
+            "moe_layer_start_index": (COUNT, "leading_dense_block_count"),
+            "moe_layer_interval": (STEP, "interleave_moe_layer_step"),
+        },
+        adds={"moe_layer_interval": 1},
+    ),
+    "hunyuan-moe": Architecture(
+        "hunyuan_v1_moe", flags=BIASED, experts=("num_experts", "moe_topk", "moe_intermediate_size"), more=_hunyuan_moe,
+    ),
+    "minimax-m2": Architecture("minimax_m2", experts=LOCAL_EXPERTS, score=SIGMOID),
+    "gpt-oss": Architecture(
+        "gpt_oss", renamed=AFTER_ATTENTION, flags=BIASED, experts=LOCAL_EXPERTS, score=SOFTMAX_OF_CHOSEN,
+        reads={"sliding_window": (SIZE, "attention.sliding_window")}, rope=gpt_oss_rope,
+    ),
+    "llama4": Architecture(
+        "llama4_text", interleaved=True, experts=LOCAL_EXPERTS, score=SIGMOID,
+        fixed={"attention.sliding_window": 8192, "leading_dense_block_count": 0},
+        reads={"interleave_moe_layer_step": (STEP, "interleave_moe_layer_step")},
+        adds={"attention_bias": False, "interleave_moe_layer_step": 1}, more=_llama4,
+    ),
+    # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
+    "deepseek2": Architecture(
+        "deepseek_v3", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=ROUTED_READS,
+        adds={"routed_scaling_factor": 1.0}, more=_deepseek,
+    ),
+    "minicpm3": Architecture("minicpm3", latent=True),
+    "step35": Architecture(
+        "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,
+        fixed={"moe_every_n_layers": 1, "expert_weights_norm": True},
+        reads={
+            "share_expert_dim": (SIZE, "expert_shared_feed_forward_length"),
+            "moe_router_scaling_factor": (NUMBER, "expert_weights_scale"),
+            "sliding_window": (SIZE, "attention.sliding_window"), "num_sliding_attention_heads": (SIZE, SLIDING_HEADS),
+        },
+        adds={"moe_router_scaling_factor": 1.0}, more=_step, rope=step_rope, prepared=_one_head_count,
+    ),
+}  # fmt: skip

@@ -1,0 +1,51 @@
+"""Latent attention in a GGUF file: its widths under the hub's keys, and the forms its two halves come in.
+
+Facts from llama.cpp: newer files say key_length and value_length of the latents, as one head of keys and values, and
+the heads' own as key_length_mla and value_length_mla; older ones say the heads' own as key_length and value_length.
+Newer files keep the keys' half transposed and both with an axis of heads, older ones both in attn_kv_b as the hub does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from landrace.errors import CheckpointError
+from landrace.models.families.config import Config
+from landrace.models.families.names import Naming
+
+WIDTHS = ("key_length", "value_length", "key_length_mla", "value_length_mla", "q_lora_rank", "kv_lora_rank")
+
+
+def latent_widths(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of latent attention, under the hub's keys."""
+    keys = Config(own, where="The GGUF metadata")
+    found = {name: keys.optional_size(f"attention.{name}") if own.get(f"attention.{name}") else None for name in WIDTHS}
+    turned, key = keys.size("rope.dimension_count"), found["key_length_mla"] or found["key_length"] or 0
+    if key <= turned:
+        raise CheckpointError(f"The GGUF metadata give each head {key} channels, of which {turned} turn.")
+    return {
+        "q_lora_rank": found["q_lora_rank"],
+        "kv_lora_rank": keys.size("attention.kv_lora_rank"),
+        "qk_nope_head_dim": key - turned,
+        "qk_rope_head_dim": turned,
+        "v_head_dim": found["value_length_mla"] or found["value_length"],
+    }
+
+
+def without_latents(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The other keys, with what turns of each head as all of it."""
+    left = {key: value for key, value in own.items() if key.removeprefix("attention.") not in WIDTHS}
+    return left | {
+        "attention.head_count_kv": own.get("attention.head_count"),
+        "attention.key_length": own.get("rope.dimension_count"),
+    }
+
+
+def with_latents(naming: Naming, tensor_names: Collection[str]) -> Naming:
+    """`naming` for the form in which a file with these tensors keeps the two halves."""
+    if "blk.0.attn_kv_b.weight" in tensor_names and "blk.0.attn_k_b.weight" not in tensor_names:
+        halves = ("self_attn.k_b_proj", "self_attn.v_b_proj")
+        return replace(naming, fused={**naming.fused, "attn_kv_b": halves}, by_head=("attn_kv_b.weight",))
+    return replace(naming, head_axis=("attn_k_b.weight", "attn_v_b.weight"), transposed=("attn_k_b.weight",))
