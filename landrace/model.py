@@ -14,11 +14,13 @@ import torch
 from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
+from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
 from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
+from landrace.kernels.cpu.weights import KINDS
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
@@ -152,7 +154,8 @@ def open_engine(
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
-    told = (missing, slow_notice(decoder), length_notice(checkpoint.spec))
+    unpacked = unpacked_notice(checkpoint, decoder) if held == "stored" else None
+    told = (missing, slow_notice(decoder), unpacked, length_notice(checkpoint.spec))
     notices = [text for text in told if text is not None]
     used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
@@ -176,6 +179,19 @@ def slow_notice(decoder: ServingDecoder) -> str | None:
     if not decoder.slow:
         return None
     return f"The C++ kernels leave {', '.join(decoder.slow)} to PyTorch, which is slower."
+
+
+def unpacked_notice(checkpoint: Checkpoint, decoder: ServingDecoder) -> str | None:
+    """What to tell the user of quantised matrices that the C++ kernels hold as float32."""
+    used = {tensor for source in checkpoint.sources.values() for tensor in source.tensors}
+    read = [checkpoint.tensors_read[name] for name in used]
+    wide = [one for one in read if one.dtype not in KINDS or (isinstance(one, DecodedTensor) and one.dtype == "F32")]
+    if not wide or not isinstance(decoder, CpuDecoder):
+        return None
+    return (
+        f"The C++ kernels do not multiply with {len(wide)} of its quantised matrices as they are stored; unpacked, the "
+        f"weights take {decoder.weight_bytes / 1e9:.2f} GB of memory. --weights int8 or int4 take less."
+    )
 
 
 def length_notice(spec: ModelSpec) -> str | None:

@@ -123,3 +123,64 @@ def damages(tensor: torch.Tensor) -> Iterator[torch.Tensor | None]:
         bits = tensor.clone().reshape(-1)
         bits[0] = float("nan")
         yield bits.view(tensor.shape)
+
+
+REFUSED: dict[str, tuple[str, Any]] = {
+    "another method": ("awq", {"quant_method": "quip"}),
+    "no method": ("awq", {"bits": 4}),
+    "a cache with scales": ("pack-quantized", {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}),
+    "a cache in fp8": ("modelopt nvfp4", {"kv_cache_quant_algo": "FP8"}),
+    "another kernel's order": ("awq", {"version": "gemv"}),
+    "another width": ("awq", {"bits": 3}),
+    "Marlin's order": ("gptq", {"is_marlin_format": True}),
+    "an unknown version": ("gptq", {"checkpoint_format": "gptq_v3"}),
+    "sparse weights": ("int-quantized", {"sparsity_config": {"format": "sparse-24-bitmask"}}),
+    "rotated weights": ("int-quantized", {"transform_config": {"config_groups": {"R1": {}}}}),
+    "another format": ("int-quantized", {"format": "marlin-24"}),
+    "other floats": ("fp8 in blocks", {"fmt": "e3m4"}),
+    "another packing": ("auto-round", {"packing_format": "auto_round:other"}),
+    "another storage": ("nf4", {"bnb_4bit_quant_storage": "bfloat16"}),
+    "an unknown field": ("gptq", {"new_trick": 3}),
+}
+WRONG: dict[str, tuple[str, Any]] = {
+    "no group for a module": ("pack-quantized", {"config_groups": {"g": {"targets": ["Other"], "weights": {}}}}),
+    "no groups": ("pack-quantized", {"config_groups": None}),
+    "groups that are none": ("pack-quantized", {"config_groups": {"g": 3}}),
+    "a bad expression": ("pack-quantized", {"config_groups": {"g": {"targets": ["re:("], "weights": {"num_bits": 4}}}}),
+    "bits": ("pack-quantized", {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 40}}}}),
+    "other bits": ("pack-quantized", {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 8}}}}),
+    "blocks": ("fp8 in blocks", {"weight_block_size": [0, 32]}),
+    "blocks that do not fit": ("fp8 in blocks", {"weight_block_size": [16, 16]}),
+    "an order that is missing": ("gptq", {"desc_act": True}),
+}
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *WRONG])
+def test_settings_that_cannot_be_honoured_are_named(case: str, tmp_path: Path) -> None:
+    form, changes = {**REFUSED, **WRONG}[case]
+    settings, write = FORMS[form]
+    changed = changes if "method" in case else settings | changes
+    write_model(tmp_path, "dense", changed, write)
+    with pytest.raises(UnsupportedError if case in REFUSED else CheckpointError) as caught:
+        our_logits(tmp_path)
+    if case in REFUSED and case != "no method":
+        assert next(iter(changes)) in str(caught.value) or str(next(iter(changes.values()))) in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", ["int4", ["fp8"], 4])
+def test_settings_that_are_no_object(settings: Any, tmp_path: Path) -> None:
+    write_model(tmp_path, "dense", settings, FORMS["awq"][1])
+    with pytest.raises(CheckpointError, match="how the model is quantised"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["gptq, act-order", "pack-quantized, groups in any order"])
+@pytest.mark.parametrize("group", [-1, 4000])
+def test_groups_that_do_not_exist(form: str, group: int, tmp_path: Path) -> None:
+    write_model(tmp_path, "dense", *FORMS[form])
+    whole = load_file(tmp_path / "model.safetensors")
+    (name,) = (name for name in whole if name.startswith("model.layers.1.mlp.up_proj.") and name.endswith("g_idx"))
+    whole[name][3] = group
+    save_file(whole, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="names groups"):
+        our_logits(tmp_path)
