@@ -163,12 +163,16 @@ def packed(bits: int, size: int | None, symmetric: bool = True, reorder: bool = 
     return write
 
 
-def gptq(bits: int, size: int | None, *, less: int, symmetric: bool = False, reorder: bool = False) -> Writer:
+def gptq(
+    bits: int, size: int | None, *, less: int, symmetric: bool = False, reorder: bool = False, listed: bool = False
+) -> Writer:
+    """`reorder`: groups in any order. `listed`: in order, and written nevertheless."""
+
     def write(weight: Tensor) -> Written:
         groups = shuffled(weight, size) if reorder else in_order(weight, size)
         number, scale, zero, values = integers(weight, bits, groups, torch.float16, symmetric)
         parts = {"qweight": pack(number, bits).T, "scales": scale.T.half(), "qzeros": pack(zero.T - less, bits)}
-        if reorder:
+        if reorder or listed:
             parts["g_idx"] = groups.int()
         return parts, values
 
@@ -315,6 +319,7 @@ FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
     "modelopt fp8": (MODELOPT | {"quant_algo": "FP8"}, fp8(None, None, "weight_scale")),
     "gptq": (GPTQ, gptq(4, GROUP, less=1)),
     "gptq, symmetric": (GPTQ | {"sym": True}, gptq(4, GROUP, less=1, symmetric=True)),
+    "gptq, groups listed": (GPTQ, gptq(4, GROUP, less=1, listed=True)),
     "gptq, act-order": (GPTQ | {"desc_act": True}, gptq(4, 16, less=1, reorder=True)),
     "gptq, second version": (GPTQ | {"checkpoint_format": "gptq_v2"}, gptq(4, GROUP, less=0)),
     "gptq, one group": (GPTQ | {"group_size": -1}, gptq(4, None, less=1)),

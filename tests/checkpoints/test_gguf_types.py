@@ -39,7 +39,7 @@ def blocks(kind: str, n_out: int, n_in: int, generator: torch.Generator) -> Tens
         raw[:, 49:57:2] = raw[:, 49:57:2] & 15 | torch.tensor([0x00, 0x00, 0x00, 0x20], dtype=torch.uint8)
     else:
         for at in SCALES.get(kind, (0,)):
-            raw[:, at : at + 2] = torch.tensor([0.0006 if kind == "Q6_K" else 0.002]).half().view(torch.uint8)
+            raw[:, at : at + 2] = torch.tensor([0.0001 if kind == "Q6_K" else 0.002]).half().view(torch.uint8)
     return raw.view(n_out, -1)
 
 

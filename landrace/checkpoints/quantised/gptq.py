@@ -49,9 +49,9 @@ def put_by_inputs(parts: Parts, group_size: int | None, less: int, *, needs_orde
     """Makes a matrix of every module with a `qweight`, whose zero points are stored less `less`. `needs_order`: its
     groups are in an order of their own."""
     for module in parts.named(".qweight"):
-        packed = _packed(parts, module, group_size)
-        if needs_order and packed.order is None:
+        if needs_order and f"{module}.g_idx" not in parts.left:
             raise CheckpointError(f"config.json says desc_act, but the checkpoint has no '{module}.g_idx'.")
+        packed = _packed(parts, module, group_size)
         shape, name = (packed.n_out, packed.n_in), f"{module}.weight"
         if packed.in_blocks:
             parts.put(name, f"I4_{packed.scales.dtype}", shape, partial(_blocks, packed, less))
@@ -102,6 +102,8 @@ def _packed(parts: Parts, module: str, group_size: int | None) -> _Packed:
         given = n_in // n_groups
         if n_in % n_groups and order is None:
             raise CheckpointError(f"'{scales.name}' has {n_groups} groups, which do not fit {n_in} inputs.")
+    if order is not None and torch.equal(group_numbers(order, n_in, n_groups), torch.arange(n_in) // given):
+        order = None  # many writers list the groups though they are in order
     return _Packed(bits, n_out, n_in, given, weight, scales, zeros, order)
 
 
