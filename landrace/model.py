@@ -21,6 +21,7 @@ from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
+from landrace.kernels.layer_cache import LayerCache
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
@@ -154,8 +155,14 @@ def open_engine(
     for adapter, folder in (adapters or {}).items():
         spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
         engine.add_adapter(adapter, spec, tensors)
-    unpacked = unpacked_notice(checkpoint, decoder) if held == "stored" else None
-    told = (missing, slow_notice(decoder), unpacked, length_notice(checkpoint.spec))
+    told = (
+        missing,
+        unpacked_notice(checkpoint, decoder) if held == "stored" else None,
+        slow_notice(decoder),
+        draft_notice(checkpoint.spec, options),
+        left_out_notice(checkpoint),
+        length_notice(checkpoint.spec),
+    )
     notices = [text for text in told if text is not None]
     used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
@@ -192,6 +199,22 @@ def unpacked_notice(checkpoint: Checkpoint, decoder: ServingDecoder) -> str | No
         f"The C++ kernels do not multiply with {len(wide)} of its quantised matrices as they are stored; unpacked, the "
         f"weights take {decoder.weight_bytes / 1e9:.2f} GB of memory. --weights int8 or int4 take less."
     )
+
+
+def draft_notice(spec: ModelSpec, options: EngineOptions) -> str | None:
+    """What to tell the user of a model that is served without the drafts that were asked for."""
+    if options.draft is None or not spec.recurrent:
+        return None
+    return "Drafts are off: this model has recurrent states, which cannot be taken back to before a wrong guess."
+
+
+def left_out_notice(checkpoint: Checkpoint) -> str | None:
+    """What to tell the user of layers that guess tokens after the next one, and that nobody asks."""
+    if not checkpoint.left_out:
+        return None
+    first, *others = checkpoint.left_out
+    more = f" and {len(others)} more tensors" if others else ""
+    return f"Left out: {first}{more}, which guess tokens after the next one."
 
 
 def length_notice(spec: ModelSpec) -> str | None:
@@ -247,7 +270,8 @@ def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
         layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
-    return sum(layer.nbytes for layer in layers) / n_slots, layers[0].keys.dtype
+    kept = [layer for layer in layers if isinstance(layer, LayerCache)]
+    return sum(layer.nbytes for layer in kept) / n_slots, kept[0].keys.dtype if kept else torch.float32
 
 
 def available_threads() -> int:

@@ -2,10 +2,11 @@
 
 A step of `streams` sequences, each with `past` tokens in the cache and `new` tokens to compute:
 
-    bytes      = matrix bytes + experts' bytes * share read + streams * (cache bytes of the tokens before the step)
+    bytes      = matrix bytes + experts' bytes * share read + streams * (cache bytes of the tokens before + state)
     operations = streams * (2 * active layer weights * new + 2 * head weights + attention)
     share read = 1 - (1 - top_k / experts) ** (streams * new), what is expected of tokens that choose independently
     attention  = sum over layers and new tokens of 2 * heads * (key's + value's width) * tokens seen
+    a layer with states reads its state once and has 7 operations for each of its values and new tokens instead
     seconds    = max(bytes / read bandwidth, operations / peak)
 
 Each matrix counts once, in the bytes that the chosen weights take, the embedding table only where it is the output head
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import Gqa, Mla
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from landrace.checkpoints import Checkpoint
@@ -87,16 +88,16 @@ class ModelCost:
         spec = self.spec
         layers = sum(param.share * param.size for param in self._layers)
         head = spec.vocab_size * spec.d_model
-        attention = sum(_attention_operations(layer, work) for layer in spec.layers)
-        return work.streams * (2.0 * layers * work.new + 2.0 * head + attention)
+        mixing = sum(_mixing_operations(layer.mixer, work) for layer in spec.layers)
+        return work.streams * (2.0 * layers * work.new + 2.0 * head + mixing)
 
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
-        layers = self.spec.layers
-        sizes = [layer.mixer.kept_values for layer in layers]
-        seen = [_seen(layer, work.past) for layer in layers]
-        share = sum(size * tokens for size, tokens in zip(sizes, seen, strict=True)) / sum(sizes)
-        cache = work.streams * self.cache_bytes_per_token * share
+        mixers = [layer.mixer for layer in self.spec.layers]
+        kept = [(one.kept_values, _seen(one, work.past)) for one in mixers if not isinstance(one, Gdn)]
+        share = sum(size * tokens for size, tokens in kept) / max(1, sum(size for size, _ in kept))
+        states = sum(one.state_bytes for one in mixers)
+        cache = work.streams * (self.cache_bytes_per_token * share + states)
         return self.matrices.always + self.matrices.experts * self._experts_read(work) + cache
 
     def _experts_read(self, work: StepWork) -> float:
@@ -166,20 +167,22 @@ def _stored_matrices(checkpoint: Checkpoint) -> list[tuple[Param, str]]:
     return [(param, stored[param.name].block_type) for param in _matrices(checkpoint.spec)]
 
 
-def _seen(layer: LayerSpec, past: float) -> float:
-    return past - max(0.0, layer.mixer.mask.first_seen(past))
+def _seen(attention: Gqa | Mla, past: float) -> float:
+    return past - max(0.0, attention.mask.first_seen(past))
 
 
-def _attention_operations(layer: LayerSpec, work: StepWork) -> float:
+def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
-    count as the keys and values that could be made of them, which are narrower."""
-    attention = layer.mixer
-    pairs = sum(_seen(layer, work.past + index) + 1 for index in range(work.new))
-    match attention:
+    count as the keys and values that could be made of them, which are narrower. The delta rule multiplies its state,
+    asks it for k, adds to it and asks it for q."""
+    match mixer:
         case Gqa():
-            channels = 2 * attention.head_dim
+            channels = 2 * mixer.head_dim
         case Mla():
-            channels = attention.nope_dim + attention.rope_dim + attention.v_dim
+            channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
+        case Gdn():
+            return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
         case _:
-            assert_never(attention)
-    return 2.0 * attention.n_heads * channels * pairs
+            assert_never(mixer)
+    pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
+    return 2.0 * mixer.n_heads * channels * pairs

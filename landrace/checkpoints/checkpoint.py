@@ -23,7 +23,7 @@ from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import PLAIN, Readable, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
-from landrace.models.families.gguf import config_from_gguf, gguf_ignorable, gguf_sources
+from landrace.models.families.gguf import config_from_gguf, gguf_drafts, gguf_ignorable, gguf_sources
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -56,20 +56,43 @@ class Checkpoint:
     """GGUF key-values; empty for safetensors."""
     generation_config: dict[str, Any] = field(default_factory=dict)
     """`generation_config.json`; empty when there is none."""
-    adapter_sources: tuple[dict[str, Source], ...] = ()
-    """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
+    left_out: tuple[str, ...] = ()
+    """Tensors of layers that guess tokens after the next one."""
+    sources_of_adapters: tuple[dict[str, Source], ...] = field(default=(), repr=False)
+    """See `adapter_sources`."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
     def hub_sources(self) -> dict[str, Source]:
         """Where the hub's unquantised files keep each parameter. Written models use these names, whatever form the
-        weights came in."""
+        weights came in.
+
+        Raises UnsupportedError for weights in an order that the hub's files do not have.
+        """
+        self._check_order()
         if self.format == "gguf":
             return read_config(self.config).sources
         if self.tensors_read is self.tensor_infos:
             return self.sources
         # Their names tell the prefix; their shapes would tell the layout that only a quantised form has.
         return read_config(self.config, dict.fromkeys(self.tensors_read, ())).sources
+
+    @property
+    def adapter_sources(self) -> tuple[dict[str, Source], ...]:
+        """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write.
+
+        Raises UnsupportedError as `hub_sources` does.
+        """
+        self._check_order()
+        return self.sources_of_adapters
+
+    def _check_order(self) -> None:
+        if self.spec.heads_in_rounds:
+            raise UnsupportedError(
+                f"{self.path} has the value heads of its delta nets in llama.cpp's order. Adapters and the hub's files "
+                "have another.",
+                hint="Use the model's safetensors.",
+            )
 
     @property
     def beside_text(self) -> list[TensorInfo]:
@@ -130,8 +153,25 @@ def _open_gguf(path: Path) -> Checkpoint:
     model = read_config(config)
     sources = gguf_sources(model.spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    infos, adapted = _with_ones(sources, file.tensors, model.shapes), model.adapter_sources
-    return Checkpoint(path, "gguf", config, model.spec, sources, infos, infos, file.metadata, adapter_sources=adapted)
+    infos = _with_ones(sources, file.tensors, model.shapes)
+    return Checkpoint(
+        path,
+        "gguf",
+        config,
+        model.spec,
+        sources,
+        infos,
+        infos,
+        file.metadata,
+        left_out=_matching(infos, gguf_drafts(config)),
+        sources_of_adapters=model.adapter_sources,
+    )
+
+
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:
+    """Those that match a regex whole, in order."""
+    known = [re.compile(pattern) for pattern in patterns]
+    return tuple(sorted(name for name in names if any(pattern.fullmatch(name) for pattern in known)))
 
 
 def _with_ones(
@@ -141,8 +181,10 @@ def _with_ones(
     found = dict(infos)
     for name, shape in shapes.items():
         info = infos[sources[name].tensor]
-        if sources[name].rows is None and _without_ones(info.shape) == _without_ones(shape):
-            found[info.name] = replace(info, shape=shape)
+        source = sources[name]
+        whole = source.stored_shape(shape, None if source.rows is None else info.shape[0])
+        if source.stacked is None and _without_ones(info.shape) == _without_ones(whole):
+            found[info.name] = replace(info, shape=whole)
     return found
 
 
@@ -180,7 +222,8 @@ def _open_folder(path: Path) -> Checkpoint:
         infos,
         found,
         generation_config=generation_config,
-        adapter_sources=model.adapter_sources,
+        left_out=_matching(infos, model.drafts),
+        sources_of_adapters=model.adapter_sources,
     )
 
 
@@ -190,8 +233,7 @@ def _check_names(
     needed = {tensor for source in sources.values() for tensor in source.tensors}
     if missing := needed - infos.keys():
         raise CheckpointError(f"{path} lacks {_some(missing)} that its configuration needs.")
-    patterns = [re.compile(pattern) for pattern in ignorable]
-    left_over = {name for name in infos.keys() - needed if not any(p.fullmatch(name) for p in patterns)}
+    left_over = infos.keys() - needed - set(_matching(infos, ignorable))
     if left_over:
         raise CheckpointError(f"{path} holds {_some(left_over)} that its configuration has no place for.")
 

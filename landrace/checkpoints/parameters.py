@@ -63,7 +63,7 @@ def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
             at += span.nbytes
         if source.rotary is not None:
             # Turning moves entries of the first axis; the bytes of one entry of it stay together.
-            out = source.turn(out.view(spans[0].shape[0], -1))
+            out = source.turn(out.view(sum(span.shape[0] for span in spans), -1))
         return out.view(rows, -1)
 
     return read

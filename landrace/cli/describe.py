@@ -13,7 +13,7 @@ from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import cache_of_a_token, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def describe_model(name: str) -> dict[str, Any]:
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     template = tokenizer.chat_template
     cache_bytes, cache_dtype = cache_of_a_token(checkpoint)
+    states = sum(layer.mixer.state_bytes for layer in spec.layers)
     return {
         "name": stored.name,
         "path": str(stored.path),
@@ -38,11 +39,12 @@ def describe_model(name: str) -> dict[str, Any]:
         "parameters": _parameters(counts),
         "layers": len(spec.layers),
         "width": spec.d_model,
-        "attention": _kinds(_attention(layer.mixer) for layer in spec.layers),
+        "attention": _kinds(_mixer(layer.mixer) for layer in spec.layers),
         "feed-forward": _kinds(_feed_forward(layer.ffn) for layer in spec.layers),
         "vocabulary": spec.vocab_size,
         "longest sequence": spec.max_length,
-        "cache": f"{human_bytes(cache_bytes)} a token in {str(cache_dtype).removeprefix('torch.')} on this machine",
+        "cache": f"{human_bytes(cache_bytes)} a token in {str(cache_dtype).removeprefix('torch.')} on this machine"
+        + (f", and {human_bytes(states)} a sequence" if states else ""),
         "end of sequence": ", ".join(
             tokenizer.token_bytes(i).decode("utf-8", "replace") for i in sorted(tokenizer.eos_ids)
         ),
@@ -65,7 +67,14 @@ def _kinds(of_layers: Iterable[str]) -> str:
     return next(iter(kinds)) if len(kinds) == 1 else "; ".join(f"{n} layers: {kind}" for kind, n in kinds.items())
 
 
-def _attention(mixer: Mixer) -> str:
+def _mixer(mixer: Mixer) -> str:
+    if isinstance(mixer, Gdn):
+        sizes = f"{mixer.key_dim} by {mixer.value_dim}"
+        return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
+    return _attention(mixer)
+
+
+def _attention(mixer: Gqa | Mla) -> str:
     heads = _heads(mixer)
     match mixer.mask:
         case Sliding(window):
@@ -78,7 +87,7 @@ def _attention(mixer: Mixer) -> str:
             assert_never(mixer.mask)
 
 
-def _heads(mixer: Mixer) -> str:
+def _heads(mixer: Gqa | Mla) -> str:
     match mixer:
         case Gqa():
             return f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"

@@ -43,7 +43,7 @@ def build_batch(
     starts = [0]
     logit_rows: list[int] = []
     wanted: list[WantedRows] = []
-    write_slots: list[list[int]] = [[] for _ in work[0].tables]
+    places_of: list[list[int]] = [[] for _ in work[0].tables]
     ends: list[int] = []
     rows_of_slot: dict[int, list[int]] = {}
     for progress in work:
@@ -55,8 +55,8 @@ def build_batch(
         positions += range(first, end)
         starts.append(row + end)
         ends.append(end)
-        for slots, table in zip(write_slots, progress.tables, strict=True):
-            slots += memory.write_slots(table, first, end)
+        for own, table in zip(places_of, progress.tables, strict=True):
+            own += memory.places(table, first, end)
         if (adapter := progress.request.adapter) is not None:
             rows_of_slot.setdefault(adapter_slots[adapter], []).extend(range(starts[-2], starts[-1]))
         scored, n_sampled = _predictions(progress)
@@ -70,17 +70,17 @@ def build_batch(
         for slot, rows in rows_of_slot.items()
     )
     # One tensor and its parts: making one of each takes longer.
-    lists = [token_ids, positions, logit_rows, *write_slots]
+    lists = [token_ids, positions, logit_rows, *places_of]
     packed = torch.frombuffer(array("q", chain.from_iterable(lists)), dtype=torch.int64)
     if not memory.in_main_memory:
         packed = packed.to(device)
-    ids, places, rows_wanted, *slots_of_groups = torch.split(packed, [len(numbers) for numbers in lists])
+    ids, places, rows_wanted, *of_groups = torch.split(packed, [len(numbers) for numbers in lists])
     batch = ForwardBatch(
         token_ids=ids,
         positions=places,
         starts=tuple(starts),
         logit_rows=rows_wanted,
-        cache=memory.view([progress.tables for progress in work], ends, slots_of_groups),
+        cache=memory.view([progress.tables for progress in work], ends, of_groups),
         adapters=adapters,
     )
     return batch, wanted

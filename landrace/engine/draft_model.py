@@ -23,6 +23,7 @@ from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.engine.sampling_params import SamplingParams
 from landrace.engine.step_times import StepTimes
+from landrace.models.cache_spec import Paged
 from landrace.models.serving import ServingDecoder
 
 ODDS = 0.7
@@ -50,9 +51,10 @@ class DraftModel:
     ) -> None:
         self._decoder = decoder
         self._most_tokens = options.max_step_tokens
-        specs = [group.spec for group in decoder.spec.cache_groups]
+        specs = [group.spec for group in decoder.spec.cache_groups if isinstance(group.spec, Paged)]
         n_blocks = [blocks_of(spec, options) for spec in specs]
-        self._memory = CacheMemory(decoder, n_blocks, options.block_size, cache_dtype)
+        n_slots = [n * options.block_size for n in n_blocks]
+        self._memory = CacheMemory(decoder, n_slots, options.block_size, cache_dtype)
         self._cache = Cache([PagedGroup(spec, n, options.block_size) for spec, n in zip(specs, n_blocks, strict=True)])
         self._shadows: dict[str, _Shadow] = {}
         self._times = StepTimes()

@@ -88,11 +88,21 @@ def drafting(
     cache_dtype: torch.dtype | None,
     max_length: int,
 ) -> Drafting | None:
-    """What `options.draft` asks for; OptionError where that is a model and there is none, or the other way round."""
+    """What `options.draft` asks for; None also where the model has recurrent states, which cannot be taken back to
+    before a wrong guess.
+
+    OptionError where a draft model is asked for and there is none, or the other way round, or it has such states
+    itself.
+    """
     named = options.draft not in (None, NGRAM)
     if named != (draft_model is not None):
         raise OptionError(f"draft is {options.draft!r}, and there is {'no' if named else 'a'} model to write drafts.")
-    if options.draft is None:
+    if options.draft is None or decoder.spec.recurrent:
         return None
+    if draft_model is not None and draft_model.spec.recurrent:
+        raise OptionError(
+            f"{options.draft} has recurrent states, which cannot be taken back to before a wrong guess.",
+            hint="Choose another draft model, or ngram.",
+        )
     model = DraftModel(draft_model, options, cache_dtype, decoder.weight_bytes) if draft_model else None
     return Drafting(options, max_length, decoder.spec.vocab_size, model)

@@ -14,8 +14,8 @@ from torch import Tensor
 from landrace.engine.answers import Answer, answers
 from landrace.engine.batch_builder import build_batch
 from landrace.engine.cache.cache import Cache
+from landrace.engine.cache.kinds import new_group, slots_of
 from landrace.engine.cache.memory import CacheMemory
-from landrace.engine.cache.paged import PagedGroup, blocks_of
 from landrace.engine.cache.pool import root_hash
 from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
@@ -52,6 +52,7 @@ class _Adapter:
 class Engine:
     """Continuous batching over one decoder.
 
+    Models with recurrent states are served without drafts: a state cannot be taken back to before a guess.
     Whoever changes the decoder's weights, or an adapter's, calls `weights_changed` before the next step.
     `draft_model` writes the drafts where `options.draft` names one. Raises OptionError for options that this model or
     machine cannot honour.
@@ -81,8 +82,8 @@ class Engine:
             else nullcontext()
         )
         cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
-        n_blocks = [blocks_of(group.spec, self.options) for group in spec.cache_groups]
-        self._memory = CacheMemory(decoder, n_blocks, self.options.block_size, cache_dtype)
+        n_slots = [slots_of(group.spec, self.options) for group in spec.cache_groups]
+        self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype)
         self._scheduler = self._new_scheduler()
         self._drafting = drafting(self.options, decoder, draft_model, cache_dtype, self.max_length)
         self._live: dict[str, Live] = {}
@@ -213,9 +214,8 @@ class Engine:
             self._scheduler.add(live.progress)
 
     def _new_scheduler(self) -> Scheduler:
-        specs = [group.spec for group in self.decoder.spec.cache_groups]
-        size = self.options.block_size
-        return Scheduler(self.options, Cache([PagedGroup(spec, blocks_of(spec, self.options), size) for spec in specs]))
+        groups = self.decoder.spec.cache_groups
+        return Scheduler(self.options, Cache([new_group(group.spec, self.options) for group in groups]))
 
     def generate(
         self, requests: Sequence[Request], on_output: Callable[[StepOutput], None] | None = None

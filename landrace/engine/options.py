@@ -8,6 +8,7 @@ from landrace.errors import OptionError
 
 NGRAM = "ngram"
 """The draft that needs no model."""
+_SIZES = ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length", "snapshot_tokens")
 CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
@@ -29,12 +30,15 @@ class EngineOptions:
     """How keys and values are kept. auto: float32 for float32 weights and the reference kernels, else float16."""
     prefix_cache: bool = True
     """Reuse the cache of equal prompt beginnings."""
+    snapshot_tokens: int = 256
+    """A model with recurrent states keeps them at about every so many tokens of a prompt, and goes on from there when
+    another begins alike. A state takes as much memory as many tokens do."""
     draft: str | None = None
     """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before, or a smaller
     model with the same tokens, by its name. The answers are the same as without."""
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length"):
+        for name in _SIZES:
             value = getattr(self, name)
             if name in ("max_running", "max_length") and value is None:
                 continue

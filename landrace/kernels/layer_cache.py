@@ -1,4 +1,4 @@
-"""`LayerCache`: what one layer keeps between steps, in the layout of the kernels that write and read it."""
+"""What layers keep between steps, in the layout of the kernels that write and read it, and where a step finds it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ class GroupView:
     """One int64 tensor a sequence: the slots of its positions from its first one here to its last of this step."""
     first_positions: Sequence[int]
     """By sequence: the first position whose slot is there. No row of the step sees one before it."""
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one recurrent layer keeps, in as many parts as it has: float32 [n_states, ...] each."""
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+LayerMemory = LayerCache | LayerState
+
+
+@dataclass(frozen=True)
+class StateView:
+    """Which states the sequences of a step go on from and which they leave."""
+
+    slots: Tensor
+    """[S, 2] int64: where a sequence's state is read (not looked at where it begins at position 0), and where it is
+    written. The same one in place; nobody else's, but for one that several read and nobody writes."""
 
 
 def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.layer_cache import GroupView as GroupView
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerMemory
+from landrace.kernels.layer_cache import StateView as StateView
 from landrace.models.cache_spec import CacheGroup, Paged
 
 
@@ -17,21 +18,27 @@ from landrace.models.cache_spec import CacheGroup, Paged
 class CacheView:
     """The cache as one step sees it."""
 
-    layers: tuple[LayerCache, ...]
+    layers: tuple[LayerMemory, ...]
     """What the decoder's `new_cache` made."""
     groups: Mapping[Paged, GroupView]
     """By what its layers keep, in the order of `ModelSpec.cache_groups`."""
+    states: StateView | None = None
+    """Of the recurrent layers, where there are any."""
 
     @staticmethod
     def whole(
-        layers: tuple[LayerCache, ...],
+        layers: tuple[LayerMemory, ...],
         groups: Iterable[CacheGroup],
         write_slots: Tensor,
         sequence_slots: Sequence[Tensor],
+        states: Sequence[int] | None = None,
     ) -> CacheView:
-        """The same slots in every group, of all positions from 0 on."""
+        """The same slots in every group, of all positions from 0 on. `states`: each sequence's, changed in place; None:
+        the first ones."""
         view = GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots))
-        return CacheView(layers, {group.spec: view for group in groups})
+        own = torch.tensor(range(len(sequence_slots)) if states is None else states, device=write_slots.device)
+        in_place = StateView(own[:, None].repeat(1, 2))
+        return CacheView(layers, {one.spec: view for one in groups if isinstance(one.spec, Paged)}, in_place)
 
 
 @dataclass(frozen=True)

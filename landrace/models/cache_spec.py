@@ -1,5 +1,5 @@
-"""What layers keep of a sequence between steps, as frozen facts. Layers with equal needs form a group, whose blocks are
-counted together. Imports no torch."""
+"""What layers keep of a sequence between steps, as frozen facts. Layers with equal needs form a group, whose blocks or
+states are counted together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,17 +28,25 @@ class Paged:
 
 
 @dataclass(frozen=True)
+class State:
+    """One state of a sequence, which every token changes: memory does not grow with its length."""
+
+
+Kept = Paged | State
+
+
+@dataclass(frozen=True)
 class CacheGroup:
     """Layers whose caches need the same positions."""
 
-    spec: Paged
+    spec: Kept
     layers: tuple[int, ...]
     """Their indices, in order."""
 
 
-def group_layers(specs: Iterable[Paged]) -> tuple[CacheGroup, ...]:
+def group_layers(specs: Iterable[Kept]) -> tuple[CacheGroup, ...]:
     """Groups what each layer keeps; the group of the first layer comes first."""
-    layers: dict[Paged, list[int]] = {}
+    layers: dict[Kept, list[int]] = {}
     for layer, spec in enumerate(specs):
         layers.setdefault(spec, []).append(layer)
     return tuple(CacheGroup(spec, tuple(own)) for spec, own in layers.items())

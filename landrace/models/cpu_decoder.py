@@ -17,14 +17,16 @@ from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
+from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import Gdn, Mixer, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import Recorder, cache_shape
@@ -46,6 +48,8 @@ class CpuDecoder:
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.layers:
+            if isinstance(layer.mixer, Gdn):
+                continue
             try:
                 cache_shape(layer.mixer).check(native)
             except ValueError as error:
@@ -65,7 +69,7 @@ class CpuDecoder:
         self._ropes: list[RopeSpec] = []
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
         """By index of the rope."""
-        self._bound: tuple[LayerCache, ...] = ()
+        self._bound: tuple[LayerMemory, ...] = ()
         self._hear_routers: Callable[[Tensor], None] | None = None
         self.weight_bytes = 0
         self.slow: tuple[str, ...] = ()
@@ -87,7 +91,7 @@ class CpuDecoder:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
         """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
         return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype)
 
@@ -127,7 +131,8 @@ class CpuDecoder:
     def _step(self, batch: ForwardBatch) -> StepInput:
         cache = batch.cache or self._whole_sequences(batch)
         if cache.layers is not self._bound:
-            self._program.bind_cache(cache.layers)
+            self._program.bind_cache([layer for layer in cache.layers if isinstance(layer, LayerCache)])
+            self._program.bind_states(parts_of([layer for layer in cache.layers if isinstance(layer, LayerState)]))
             self._bound = cache.layers
         rows: list[list[int]] = [[] for _ in range(max(self._adapters, default=-1) + 1)]
         for adapter in batch.adapters:
@@ -144,6 +149,7 @@ class CpuDecoder:
             logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=rows,
+            states=None if cache.states is None else cache.states.slots,
         )
 
     def _whole_sequences(self, batch: ForwardBatch) -> CacheView:
@@ -153,9 +159,8 @@ class CpuDecoder:
             slots.append(torch.arange(first, first + end - start))
             first += -(-(end - start) // self.cache_tile) * self.cache_tile
         groups = self.spec.cache_groups
-        return CacheView.whole(
-            self.new_cache([first] * len(groups), torch.float32), groups, torch.cat(slots), tuple(slots)
-        )
+        sizes = [first if isinstance(group.spec, Paged) else len(slots) for group in groups]
+        return CacheView.whole(self.new_cache(sizes, torch.float32), groups, torch.cat(slots), tuple(slots))
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
         tables = self._tables.get(index)
@@ -167,7 +172,7 @@ class CpuDecoder:
     def _record(self) -> Program:
         """The forward pass as a program."""
         program = Program(self._native, self._pool, self.isa)
-        groups = [group.spec for group in self.spec.cache_groups]
+        groups = [group.spec for group in self.spec.cache_groups if isinstance(group.spec, Paged)]
         recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_routers)
         self._tree.compute(recorder)
         self._ropes = recorder.ropes
@@ -183,13 +188,20 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
 
 def new_cpu_cache(
     native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype
-) -> tuple[LayerCache, ...]:
+) -> tuple[LayerMemory, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
-    if any(n % native.TILE for n in n_slots):
+    paged = [n for n, group in zip(n_slots, spec.cache_groups, strict=True) if isinstance(group.spec, Paged)]
+    if any(n % native.TILE for n in paged):
         raise OptionError(
-            f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(n_slots)} are not whole tiles.",
+            f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(paged)} are not whole tiles.",
             hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    shapes = [cache_shape(layer.mixer) for layer in spec.layers]
-    return tuple(new_layer_cache(native, shape, slots[index], dtype) for index, shape in enumerate(shapes))
+    return tuple(_memory(native, layer.mixer, slots[index], dtype) for index, layer in enumerate(spec.layers))
+
+
+def _memory(native: ModuleType, mixer: Mixer, n_slots: int, dtype: torch.dtype) -> LayerMemory:
+    """Of a layer: for so many tokens, or for so many states."""
+    if isinstance(mixer, Gdn):
+        return new_layer_state(native, mixer.state_shapes, n_slots)
+    return new_layer_cache(native, cache_shape(mixer), n_slots, dtype)

@@ -12,28 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import ModelSpec
 
 
-def new_layer_cache(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
-    """Zeroed memory for what the layer keeps of `n_slots` tokens, in the reference kernels' layout."""
+def new_layer_memory(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
+    """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states, in the reference kernels'
+    layout."""
     match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
             return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
         case Mla():
             return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
+        case Gdn():
+            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in mixer.state_shapes))
         case _:
             assert_never(mixer)
 
@@ -103,7 +106,7 @@ class Decoder(nn.Module):
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
         """Zeroed memory, so that no row ever holds what was there before: see `ServingDecoder`.
 
         `dtype` is float32 (None: the same) or bfloat16; OptionError for another.
@@ -113,7 +116,7 @@ class Decoder(nn.Module):
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(
-            new_layer_cache(layer.mixer, slots[index], kind, self.device)
+            new_layer_memory(layer.mixer, slots[index], kind, self.device)
             for index, layer in enumerate(self.spec.layers)
         )
 

@@ -9,7 +9,12 @@ from landrace.errors import OptionError
 
 LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj", "k_b_proj", "v_b_proj")
 """Those of latent attention: into the rank and out of it."""
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "gate_proj", "up_proj", "down_proj")
+DELTA_PROJECTIONS = ("in_proj_q", "in_proj_k", "in_proj_v", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+"""Those of gated delta nets."""
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "g_proj", *DELTA_PROJECTIONS),
+    *("gate_proj", "up_proj", "down_proj"),
+)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from math import prod
+from typing import ClassVar, Literal
 
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import FULL, Mask
-from landrace.models.cache_spec import Paged
+from landrace.models.cache_spec import Paged, State
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
 
@@ -63,11 +64,15 @@ class Gqa:
     """A score of position i with j gets slope_h * (j - i) added (Press et al., 2022)."""
     sinks: bool = False
     """A learned logit for each head takes part in the softmax and is dropped after it (gpt-oss)."""
-    head_gate: bool = False
-    """Each head's result is multiplied by sigmoid of its own projection of the layer's input (Step-3.5)."""
+    gate: Literal["head", "channel"] | None = None
+    """Results are multiplied by sigmoid of a projection of the layer's input, which has a number for each head
+    (Step-3.5) or for each of its channels (Qwen3-Next)."""
     temperature: Temperature | None = None
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
+
+    state_bytes: ClassVar[int] = 0
+    """What a sequence takes however long it is."""
 
     @property
     def cache(self) -> Paged:
@@ -106,6 +111,8 @@ class Mla:
     bias: bool = False
     """What takes the layer's input and what gives its result have biases."""
     mask: Mask = FULL
+    state_bytes: ClassVar[int] = 0
+    """What a sequence takes however long it is."""
 
     @property
     def cache(self) -> Paged:
@@ -118,4 +125,41 @@ class Mla:
         return self.kv_rank + self.rope_dim
 
 
-Mixer = Gqa | Mla
+@dataclass(frozen=True)
+class Gdn:
+    """The gated delta net (Yang et al., 2024): a state of each value head, read and corrected by every token.
+
+    Queries, keys and values go through short convolutions. Value heads share the heads of queries and keys evenly, in
+    groups of neighbours.
+    """
+
+    n_heads: int
+    """Of queries and of keys."""
+    n_value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_width: int
+    """Rows that a convolution sees, its own among them."""
+    rounds: bool = False
+    """Value head i reads key head i % n_heads instead (llama.cpp's order of the heads)."""
+    rope: ClassVar[None] = None
+
+    @property
+    def cache(self) -> State:
+        return State()
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What the layer keeps of a sequence, in float32: the last rows that the convolutions of q, k and v read, and
+        each value head's state."""
+        keys, values = self.n_heads * self.key_dim, self.n_value_heads * self.value_dim
+        tails = tuple((self.conv_width - 1, width) for width in (keys, keys, values))
+        return (*tails, (self.n_value_heads, self.key_dim, self.value_dim))
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return 4 * sum(map(prod, self.state_shapes))
+
+
+Mixer = Gqa | Mla | Gdn

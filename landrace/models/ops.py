@@ -13,8 +13,18 @@ from typing import Any, Protocol, TypeVar
 from landrace.kernels.activation import Activation
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, Mla
-from landrace.models.params import AbsorbedLinear, Experts, HeadLinear, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.mixer_spec import Gdn, Gqa, Mla
+from landrace.models.params import (
+    AbsorbedLinear,
+    Experts,
+    HeadLinear,
+    Kernel,
+    Linear,
+    Norm,
+    RouterWeights,
+    Table,
+    Vector,
+)
 
 X = TypeVar("X")
 
@@ -76,7 +86,24 @@ class Ops(Protocol[X]):
         ...
 
     def gate_heads(self, spec: Gqa, x: X, gate: X) -> X:
-        """Each head of x times sigmoid of its own gate [T, n_heads]."""
+        """Each head of x times sigmoid of its own gate [T, n_heads], or each value of x of its own, [T, n_heads *
+        head_dim] (see `Gqa.gate`)."""
+        ...
+
+    def conv(self, cache: int, xs: Sequence[X], kernels: Sequence[Kernel]) -> list[X]:
+        """silu of the causal convolution of each channel of each of `xs`; the rows before a step's lie in the layer's
+        state, whose first parts they are. May overwrite `xs`."""
+        ...
+
+    def delta(self, spec: Gdn, cache: int, q: X, k: X, v: X, a: X, b: X, a_log: Vector, dt_bias: Vector) -> X:
+        """What each value head's state says to q, [T, n_value_heads * value_dim], once the row itself is in it: the
+        gated delta rule (`kernels.reference.delta`) with q and k of length 1, q divided by sqrt(key_dim),
+        decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b), in float32 and order of position. The states are
+        the last part of the layer's."""
+        ...
+
+    def gated_norm(self, x: X, gate: X, norm: Norm) -> X:
+        """norm of each head of x, times silu(gate)."""
         ...
 
     def route(self, x: X, weights: RouterWeights, router: Router) -> Any:

@@ -51,7 +51,7 @@ class PackedWeights:
 
     def _pack(self, param: Param, tensor: StoredTensor) -> None:
         name, memory = param.name, self._memory
-        if _is_number_table(param):
+        if _is_flat(param):
             self.vectors[name] = memory.vector(tensor.values().flatten())
         elif len(tensor.shape) == 3:
             each = torch.split(tensor.read(), tensor.shape[1])
@@ -120,16 +120,21 @@ def _is_number_table(param: Param) -> bool:
     return param.role == "router" and param.name.endswith(".table")
 
 
+def _is_flat(param: Param) -> bool:
+    """Whether no product reads it, whatever axes it has."""
+    return _is_number_table(param) or param.role == "kernel"
+
+
 def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, int]]:
     """(block type, rows, columns) of each matrix that is packed."""
-    if _is_number_table(param) or len(param.shape) < 2 or (param.role == "experts" and len(param.shape) == 2):
+    if _is_flat(param) or len(param.shape) < 2 or (param.role == "experts" and len(param.shape) == 2):
         return []
     *stacked, n_out, n_in = tensor.shape
     return [(tensor.block_type, n_out, n_in)] * (stacked[0] if stacked else 1)
 
 
 def _vector_lengths(param: Param) -> list[int]:
-    if _is_number_table(param):
+    if _is_flat(param):
         return [param.size]
     if param.role == "experts" and len(param.shape) == 2:
         return [param.shape[1]] * param.shape[0]

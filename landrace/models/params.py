@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from landrace.kernels.router import Router
 
-Role = Literal["table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router"]
+Role = Literal["table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router", "kernel"]
 Split = Literal["out", "in", "experts"]
 
 
@@ -91,6 +91,17 @@ class Vector(Weights):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = _parameter(size)
+
+
+class Kernel(Weights):
+    """Taps of a causal convolution of each channel, [channels, 1, width], the oldest row's first, kept in float32."""
+
+    role = "kernel"
+    split = "out"
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = _parameter(channels, 1, width)
 
 
 class Experts(Weights):

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu import mixture
+from landrace.kernels.cpu import mixture, recurrent
 from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedVector
@@ -20,10 +20,20 @@ from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, Mixer, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.params import AbsorbedLinear, Experts, HeadLinear, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.params import (
+    AbsorbedLinear,
+    Experts,
+    HeadLinear,
+    Kernel,
+    Linear,
+    Norm,
+    RouterWeights,
+    Table,
+    Vector,
+)
 
 
 class Recorder:
@@ -41,6 +51,8 @@ class Recorder:
         """The tables that a step must bring, in order."""
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
+        self._n_kept = 0
+        """Layers that keep something for every position, so far: the program numbers these alone."""
         self._program = program
         self._weights = weights
         self._adapters = adapters
@@ -97,8 +109,9 @@ class Recorder:
         self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[int, int]:
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
+        layer = self._next_layer()
         self._program.rope(
-            cache,
+            layer,
             heads_of(spec),
             q,
             k,
@@ -113,7 +126,7 @@ class Recorder:
             temperature=spec.temperature,
             group=self._cache_groups.index(spec.cache),
         )
-        return q, cache
+        return q, layer
 
     def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
@@ -131,8 +144,9 @@ class Recorder:
     def keep_latents(self, spec: Mla, cache: int, q: int, latents: int, norm: Norm) -> tuple[int, tuple[int, int]]:
         shape = latents_of(spec)
         queries = self._buffer("queries", spec.n_heads * shape.key_dim)
+        layer = self._next_layer()
         self._program.keep_latents(
-            cache,
+            layer,
             shape,
             q,
             latents,
@@ -144,20 +158,51 @@ class Recorder:
             scale=spec.scale,
             group=self._cache_groups.index(spec.cache),
         )
-        return q, (cache, queries)
+        return q, (layer, queries)
 
     def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
         """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
-        cache, queries = past
+        layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
-        self._program.attend_latents(cache, latents_of(spec), queries, mixed, mask=spec.mask)
+        self._program.attend_latents(layer, latents_of(spec), queries, mixed, mask=spec.mask)
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
 
     def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
+        return x
+
+    def conv(self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel]) -> list[int]:
+        width = kernels[0].weight.shape[-1]
+        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width)
+        return list(xs)
+
+    def delta(
+        self, spec: Gdn, cache: int, q: int, k: int, v: int, a: int, b: int, a_log: Vector, dt_bias: Vector
+    ) -> int:
+        out = self._buffer("mixed", spec.n_value_heads * spec.value_dim)
+        recurrent.delta(
+            self._program,
+            n_heads=spec.n_heads,
+            n_value_heads=spec.n_value_heads,
+            key_dim=spec.key_dim,
+            value_dim=spec.value_dim,
+            rounds=spec.rounds,
+            q=q,
+            k=k,
+            v=v,
+            a=a,
+            b=b,
+            a_log=self._vector(a_log),
+            dt_bias=self._vector(dt_bias),
+            out=out,
+        )
+        return out
+
+    def gated_norm(self, x: int, gate: int, norm: Norm) -> int:
+        recurrent.gated_norm(self._program, x, gate, self._vector(norm), norm.eps)
         return x
 
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
@@ -274,11 +319,15 @@ class Recorder:
     def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
         return self._weights.vectors.get(f"{weight.name}.bias")
 
-    def _vector(self, weight: Norm | Vector) -> PackedVector:
+    def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
         return self._weights.vectors[f"{weight.name}.weight"]
 
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
+
+    def _next_layer(self) -> int:
+        layer, self._n_kept = self._n_kept, self._n_kept + 1
+        return layer
 
     def _rotary(self, rope: RopeSpec) -> int:
         if rope not in self.ropes:
@@ -305,7 +354,7 @@ def latents_of(spec: Mla) -> Latents:
     return Latents(spec.n_heads, spec.kv_rank, spec.rope_dim)
 
 
-def cache_shape(mixer: Mixer) -> CacheShape:
+def cache_shape(mixer: Gqa | Mla) -> CacheShape:
     """What the cache of a layer holds."""
     match mixer:
         case Gqa():

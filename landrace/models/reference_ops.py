@@ -7,26 +7,41 @@ The residual stream, norms and rotations are float32; within a branch, products 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
+from landrace.kernels.layer_cache import LayerCache, LayerState
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
+from landrace.kernels.reference.delta import DeltaRows, delta_rule, l2_norm
 from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
-from landrace.kernels.reference.heads import alibi_slopes, gated_heads, normed, temperature
+from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.reference.short_conv import short_conv
 from landrace.kernels.router import Router
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
-from landrace.models.params import AbsorbedLinear, Experts, HeadLinear, Linear, Norm, RouterWeights, Table, Vector
+from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.params import (
+    AbsorbedLinear,
+    Experts,
+    HeadLinear,
+    Kernel,
+    Linear,
+    Norm,
+    RouterWeights,
+    Table,
+    Vector,
+)
 from landrace.models.rope import rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -94,8 +109,9 @@ class ReferenceOps:
         q, k = q.to(v.dtype), k.to(v.dtype)
         view = self._batch.cache
         if view is not None:
-            keys, values = view.layers[cache].keys, view.layers[cache].values
-            assert values is not None
+            kept = view.layers[cache]
+            assert isinstance(kept, LayerCache) and kept.values is not None
+            keys, values = kept.keys, kept.values
             write_slots = view.groups[spec.cache].write_slots
             keys.index_copy_(0, write_slots, k.to(keys.dtype))
             values.index_copy_(0, write_slots, v.to(values.dtype))
@@ -121,7 +137,9 @@ class ReferenceOps:
         kept = torch.cat((latent, beside), -1).to(q.dtype)
         view = self._batch.cache
         if view is not None:
-            memory = view.layers[cache].keys
+            layer = view.layers[cache]
+            assert isinstance(layer, LayerCache)
+            memory = layer.keys
             memory.index_copy_(0, view.groups[spec.cache].write_slots, kept.to(memory.dtype))
             kept = memory
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
@@ -140,7 +158,45 @@ class ReferenceOps:
         return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask).flatten(1)
 
     def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
+        if spec.gate == "channel":
+            return x * gate.sigmoid()
         return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
+
+    def conv(self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
+        mixed = []
+        for part, (x, kernel) in enumerate(zip(xs, kernels, strict=True)):
+            y, tails = short_conv(x, kernel.weight.flatten(1), self._batch.starts, self._state(cache, part))
+            self._leave(cache, part, tails)
+            mixed.append(y)
+        return mixed
+
+    def delta(
+        self,
+        spec: Gdn,
+        cache: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        a: Tensor,
+        b: Tensor,
+        a_log: Vector,
+        dt_bias: Vector,
+    ) -> Tensor:
+        share = spec.n_value_heads // spec.n_heads
+
+        def heads(x: Tensor) -> Tensor:
+            normed = l2_norm(x.float().view(-1, spec.n_heads, spec.key_dim))
+            return normed.repeat(1, share, 1) if spec.rounds else normed.repeat_interleave(share, 1)
+
+        values = v.float().view(-1, spec.n_value_heads, spec.value_dim)
+        decay = -a_log.weight.exp() * F.softplus(a.float() + dt_bias.weight)
+        rows = DeltaRows(heads(q) * spec.key_dim**-0.5, heads(k), values, decay, b.float().sigmoid())
+        out, states = delta_rule(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
+        self._leave(cache, -1, states)
+        return out.flatten(1).to(v.dtype)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm) -> Tensor:
+        return gated_norm(x, gate, norm.weight, norm.eps).to(gate.dtype)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
         return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
@@ -181,6 +237,31 @@ class ReferenceOps:
             return y if divisor == 1.0 else y / divisor
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
+
+    @cached_property
+    def _first_positions(self) -> list[int]:
+        if self._batch.cache is None:
+            return [0] * (len(self._batch.starts) - 1)
+        return [int(self._batch.positions[start]) if start < end else 0 for start, end in pairwise(self._batch.starts)]
+
+    def _state(self, cache: int, part: int) -> Tensor | None:
+        """A part of the layer's state that each sequence goes on from, zeros where it begins; None: all begin."""
+        view = self._batch.cache
+        if view is None:
+            return None
+        assert view.states is not None
+        kept = view.layers[cache]
+        assert isinstance(kept, LayerState)
+        found = kept.parts[part][view.states.slots[:, 0]]
+        begins = torch.tensor([position == 0 for position in self._first_positions], device=found.device)
+        return torch.where(begins.view(-1, *[1] * (found.dim() - 1)), 0.0, found)
+
+    def _leave(self, cache: int, part: int, states: Tensor) -> None:
+        view = self._batch.cache
+        if view is not None and view.states is not None:
+            kept = view.layers[cache]
+            assert isinstance(kept, LayerState)
+            kept.parts[part].index_copy_(0, view.states.slots[:, 1], states)
 
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device

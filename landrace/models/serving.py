@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerMemory
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.sampling import SamplingRule
@@ -35,9 +35,9 @@ class ServingDecoder(Protocol):
         """Memory that the weights take."""
         ...
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerCache, ...]:
-        """Zeroed memory for keys and values: by group of `spec.cache_groups`, those of so many tokens in each of its
-        layers. `dtype` None: the decoder's own choice of type."""
+    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
+        """Zeroed memory for each layer: by group of `spec.cache_groups`, keys and values of so many tokens, or so many
+        states. `dtype` of keys and values; None: the decoder's own choice."""
         ...
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from landrace.errors import OptionError
-from landrace.models.cache_spec import CacheGroup, group_layers
+from landrace.models.cache_spec import CacheGroup, State, group_layers
 from landrace.models.ffn_spec import Ffn
-from landrace.models.mixer_spec import Mixer
+from landrace.models.mixer_spec import Gdn, Mixer
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class ModelSpec:
         return group_layers(layer.mixer.cache for layer in self.layers)
 
     @property
+    def recurrent(self) -> bool:
+        """Whether layers keep a state of a sequence, which goes forward only."""
+        return any(isinstance(group.spec, State) for group in self.cache_groups)
+
+    @property
+    def heads_in_rounds(self) -> bool:
+        """Whether value heads lie in llama.cpp's order: see `Gdn.rounds`."""
+        return any(isinstance(layer.mixer, Gdn) and layer.mixer.rounds for layer in self.layers)
+
+    @property
     def trained_length(self) -> int | None:
         """The length beyond which opening the model takes other rotary tables, and so computes otherwise; None: its
         tables are the same for every length."""
@@ -90,7 +100,7 @@ class ModelSpec:
 
 
 def _layer_for(layer: LayerSpec, length: int) -> LayerSpec:
-    rope = layer.mixer.rope
-    if rope is None or not rope.depends_on_length:
+    mixer = layer.mixer
+    if mixer.rope is None or not mixer.rope.depends_on_length:
         return layer
-    return replace(layer, mixer=replace(layer.mixer, rope=replace(rope, length=length)))
+    return replace(layer, mixer=replace(mixer, rope=replace(mixer.rope, length=length)))

@@ -19,7 +19,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gqa, Mixer, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor, held_as
 
@@ -49,6 +49,7 @@ class PieceTokenizer:
 
 
 FFN = Dense(d_hidden=48)
+DELTA = Gdn(n_heads=2, n_value_heads=4, key_dim=8, value_dim=12, conv_width=4)
 
 
 def make_spec(
@@ -57,23 +58,27 @@ def make_spec(
     masks: tuple[Mask, ...] = (FULL,),
     rope: RopeSpec | None = None,
     ffn: Ffn = FFN,
+    deltas: tuple[int, ...] = (),
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
-    `latents`: what else latent attention has, instead of it."""
+    `latents`: what else latent attention has, instead of it; `deltas`: layers that are gated delta nets instead."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
 
-    def mixer(mask: Mask) -> Mixer:
+    def mixer(index: int) -> Mixer:
+        mask = masks[index % len(masks)]
+        if index in deltas:
+            return DELTA
         if latents is not None:
             return Mla(
                 n_heads=4, kv_rank=32, nope_dim=8, rope_dim=8, v_dim=6, scale=0.25, rope=rope, mask=mask, **latents
             )
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(masks[index % len(masks)]), ffn) for index in range(3))
+    layers = tuple(LayerSpec(mixer(index), ffn) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )

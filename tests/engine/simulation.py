@@ -11,13 +11,14 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from snapshots import Snapshots, States
+from states import Snapshots, States
 
 from landrace.engine import progress as progress_module
 from landrace.engine import scheduler as scheduler_module
 from landrace.engine.cache import cache as cache_module
 from landrace.engine.cache import paged as paged_module
 from landrace.engine.cache import pool as pool_module
+from landrace.engine.cache import state as state_module
 from landrace.engine.options import EngineOptions
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
@@ -31,6 +32,7 @@ class Bookkeeping:
 
     pool: ModuleType = pool_module
     paged: ModuleType = paged_module
+    state: ModuleType = state_module
     cache: ModuleType = cache_module
     progress: ModuleType = progress_module
     scheduler: ModuleType = scheduler_module
@@ -75,6 +77,10 @@ class Pages:
             place = (table.block_at(position // self.size), position % self.size)
             assert self.places[place] == marks[position], "a position holds something else"
 
+    def to_publish(self, hashes: Sequence[bytes], before: int, end: int) -> Sequence[bytes]:
+        """What the tokens from `before` to `end` make whole."""
+        return hashes[before // self.size : end // self.size]
+
     def check(self, running: Mapping[Any, Any], digests: Mapping[object, bytes]) -> None:
         """Every block is free or held, by exactly as many as it counts; what is published is what its name says."""
         pool = self.group.pool
@@ -102,7 +108,9 @@ class Simulation:
         self.options = options
         self.modules = modules or Bookkeeping()
         self.pages: list[Any] = [
-            States(kept, options) if isinstance(kept, Snapshots) else Pages(kept, options, self.modules)
+            States(kept, options, self.modules.state)
+            if isinstance(kept, Snapshots)
+            else Pages(kept, options, self.modules)
             for kept in kinds
         ]
         self.cache = self.modules.cache.Cache([pages.group for pages in self.pages])
@@ -138,8 +146,8 @@ class Simulation:
         self.scheduler.add(progress)
         return progress
 
-    def remove(self, progress: Any) -> None:
-        self.scheduler.remove(progress)
+    def remove(self, progress: Any, *, sound: bool = True) -> None:
+        self.scheduler.remove(progress, sound=sound)
         self.check()
 
     def step(self) -> None:
@@ -166,12 +174,9 @@ class Simulation:
         self.scheduler.commit(progress, [next_token(progress.tokens)] if whole else [])
         assert progress.cached == end
         if self.options.prefix_cache:
-            size = self.options.block_size
             for pages in self.pages:
-                for digest in progress.hashes[before // size : end // size]:
-                    assert isinstance(pages, States) or digest in pages.group.pool.block_of, (
-                        "what is whole is published"
-                    )
+                for digest in pages.to_publish(progress.hashes, before, end):
+                    assert digest in pages.group.pool.block_of, "what is whole is published"
         if whole:
             self.first_token.setdefault(progress, self.steps)
             pause = self.steps - self.moved.get(progress, self.steps)
@@ -277,6 +282,7 @@ def kinds_of(draw: Random) -> dict[str, Sequence[Mask | Snapshots]]:
         "two windows": (Sliding(window), Sliding(window + 3), FULL),
         "paged and states": (FULL, Snapshots(draw.choice((1, 2, 4)), draw.choice((1, 3, 8)))),
         "states alone": (Snapshots(draw.choice((1, 2)), 5),),
+        "a window and few states": (Sliding(window), Snapshots(1, -2)),
     }
 
 
@@ -302,6 +308,6 @@ def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: 
             simulation.step()
         if random.random() < 0.1 and simulation.scheduler.running:
             aborted.append(random.choice(simulation.scheduler.running))
-            simulation.remove(aborted[-1])
+            simulation.remove(aborted[-1], sound=random.random() < 0.5)
     simulation.check_to_the_end(aborted)
     return simulation

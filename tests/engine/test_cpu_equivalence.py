@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +41,13 @@ HELD: list[tuple[str, Weights, str]] = [
     ("experts, sinks, a window", "bfloat16", "bfloat16"),
     ("experts, sinks, a window", "int4", "float16"),
     *(
+        ("delta nets", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "float16"), ("int4", "int8"))
+    ),
+    ("delta nets, a window", "int4", "float16"),
+    ("delta nets alone", "bfloat16", "float32"),
+    ("delta nets, latents", "int8", "bfloat16"),
+    *(
         ("latents", weights, cache)
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
     ),
@@ -47,16 +55,18 @@ HELD: list[tuple[str, Weights, str]] = [
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]
+snapshots = partial(EngineOptions, snapshot_tokens=1)
+"""A state is kept at the end of every block."""
 RUNGS = {
     "cached": EngineOptions(max_running=1, max_step_tokens=256, prefix_cache=False),
     "chunked": EngineOptions(max_running=1, max_step_tokens=5, prefix_cache=False),
     "batched": EngineOptions(max_running=16, prefix_cache=False),
-    "batched and chunked": EngineOptions(block_size=32, max_step_tokens=11),
+    "batched and chunked": snapshots(block_size=32, max_step_tokens=11),
     "pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=64, prefix_cache=False),
-    "pre-empted, with prefixes": EngineOptions(cache_tokens=80, max_step_tokens=16),
-    "prefix": EngineOptions(),
-    "drafted": EngineOptions(draft="ngram"),
-    "drafted, pre-empted": EngineOptions(cache_tokens=80, max_step_tokens=16, draft="ngram"),
+    "pre-empted, with prefixes": snapshots(cache_tokens=80, max_step_tokens=16),
+    "prefix": snapshots(),
+    "drafted": snapshots(draft="ngram"),
+    "drafted, pre-empted": snapshots(cache_tokens=80, max_step_tokens=16, draft="ngram"),
 }
 pytestmark = pytest.mark.usefixtures("free_rows")
 
@@ -143,9 +153,13 @@ def test_greedy_ladder(
         check(Engine(decoder, tokenizer, with_cache(options, cache)).generate(requests), expected)
 
 
-def test_the_rungs_are_what_they_say(extension: ModuleType, tiny_decoder: Callable, tokenizer: object) -> None:
+@pytest.mark.parametrize("model", ["plain", "delta nets"])
+def test_the_rungs_are_what_they_say(
+    model: str, extension: ModuleType, tiny_decoder: Callable, tokenizer: object
+) -> None:
     """The pre-empted rungs pre-empt, the prefix rungs hit."""
-    check_what_the_rungs_do(on_cpu(extension, tiny_decoder(), "int4"), tokenizer, RUNGS, make_requests)
+    decoder = on_cpu(extension, tiny_decoder(**MODELS[model]), "int4")
+    check_what_the_rungs_do(decoder, tokenizer, RUNGS, make_requests)
 
 
 def test_every_instruction_set_gives_the_same_tokens_and_logprobs(

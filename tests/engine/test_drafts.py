@@ -66,7 +66,9 @@ def test_the_same_with_drafts_as_without(
     drafts = replace(OPTIONS[options], draft="ngram")
     drafted = generate(decoder, tokenizer, drafts, requests)
     check(drafted, plain, exactly=kernels != "reference")
-    assert sum(one.drafted_tokens for one in drafted) > 0
+    assert (sum(one.drafted_tokens for one in drafted) > 0) != decoder.spec.recurrent
+    if decoder.spec.recurrent:
+        return
     for wrong in (0.2, 1.0):
         with_knowledge(monkeypatch, requests, plain, wrong)
         drafted = generate(decoder, tokenizer, drafts, requests)

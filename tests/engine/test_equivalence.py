@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,18 +22,20 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 
+snapshots = partial(EngineOptions, snapshot_tokens=1)
+"""A state is kept at the end of every block."""
 RUNGS = {
     "cached": EngineOptions(max_running=1, max_step_tokens=256, prefix_cache=False),
     "chunked": EngineOptions(max_running=1, max_step_tokens=5, prefix_cache=False),
     "odd blocks": EngineOptions(max_running=1, block_size=3, prefix_cache=False),
     "one-token blocks": EngineOptions(max_running=1, block_size=1, cache_tokens=200, prefix_cache=False),
     "batched": EngineOptions(max_running=16, prefix_cache=False),
-    "batched and chunked": EngineOptions(block_size=5, max_step_tokens=11),
+    "batched and chunked": snapshots(block_size=5, max_step_tokens=11),
     "pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=64, prefix_cache=False),
-    "pre-empted, with prefixes": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16),
-    "prefix": EngineOptions(block_size=4),
-    "drafted": EngineOptions(block_size=8, draft="ngram"),
-    "drafted, pre-empted": EngineOptions(block_size=4, cache_tokens=64, max_step_tokens=16, draft="ngram"),
+    "pre-empted, with prefixes": snapshots(block_size=4, cache_tokens=64, max_step_tokens=16),
+    "prefix": snapshots(block_size=4),
+    "drafted": snapshots(block_size=8, draft="ngram"),
+    "drafted, pre-empted": snapshots(block_size=4, cache_tokens=64, max_step_tokens=16, draft="ngram"),
 }
 pytestmark = pytest.mark.usefixtures("free_rows")
 
@@ -96,9 +99,10 @@ def test_greedy_ladder(model: str, tiny_decoder: Callable, naive_logits: Callabl
         check(Engine(decoder, tokenizer, options).generate(requests), expected)
 
 
-def test_the_rungs_are_what_they_say(tiny_decoder: Callable, tokenizer: object) -> None:
+@pytest.mark.parametrize("model", ["plain", "delta nets"])
+def test_the_rungs_are_what_they_say(model: str, tiny_decoder: Callable, tokenizer: object) -> None:
     """The pre-empted rung pre-empts, the prefix rung hits."""
-    check_what_the_rungs_do(tiny_decoder(), tokenizer, RUNGS, make_requests)
+    check_what_the_rungs_do(tiny_decoder(**MODELS[model]), tokenizer, RUNGS, make_requests)
 
 
 def test_ladder_with_seeds_penalties_and_scores(

@@ -13,9 +13,9 @@ import pytest
 from simulation import KINDS, Bookkeeping, crowd
 
 from landrace.engine import progress, scheduler
-from landrace.engine.cache import cache, paged, pool
+from landrace.engine.cache import cache, paged, pool, state
 
-IN_ORDER = (pool, paged, cache, progress, scheduler)
+IN_ORDER = (pool, paged, state, cache, progress, scheduler)
 """Each imports earlier ones only."""
 SEEDS = range(6)
 
@@ -45,6 +45,20 @@ MUTANTS: list[tuple[ModuleType, str, str]] = [
     (paged, "return self.pool.fits((), self._blocks(end) - table.end)", "return True"),
     (paged, "return self.blocks[index - self.first]", "return self.blocks[index - self.first - 1]"),
     (paged, "return -(-n_tokens // self._size)", "return n_tokens // self._size"),
+    (state, "[self._snapshot(hashes, length)] if length else [], 1", "[], 1"),
+    (state, "            self.pool.share([table.read])", "            pass"),
+    (state, "self._is_its_own(table) or self.pool.fits((), 1)", "True"),
+    (state, "        if table.write is not None:\n            return\n", ""),
+    (state, "            self.pool.forget(table.read)\n", ""),
+    (state, "min(end, (cached // self._every + 1) * self._every)", "end"),
+    (state, "and table.read != table.write:", "and False:"),
+    (state, "table.read, table.write = table.write, None", "table.write = None"),
+    (state, "hashes and cached % self._every == 0", "hashes"),
+    (state, "            self.pool.publish(table.read, hashes[-1])", "            pass"),
+    (state, "{table.read, table.write} if state is not None]", "{table.read, table.write} if state != table.write]"),
+    (state, "{table.read, table.write} if state is not None]", "{table.write} if state is not None]"),
+    (state, "self.pool.references[table.read] == 1", "True"),
+    (state, "hashes[length // self._size - 1]", "hashes[length // self._size - 2]"),
     (cache, "if length in (0, limit):", "if True:"),
     (cache, "        if not all(group.fits(hashes, length, held, headroom) for group in self.groups):\n            return None\n", ""),
     (cache, "if not all(group.grows(table, end) for group, table in own):", "if not any(group.grows(table, end) for group, table in own):"),

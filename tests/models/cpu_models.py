@@ -9,11 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tiny_models import latent_spec, tiny_spec
+from tiny_models import latent_spec, tiny_spec, with_delta
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.kernels.router import Router
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
@@ -21,7 +22,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import Gdn, RopeSpec
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 
@@ -60,7 +61,7 @@ def stepped(
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
     layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
-        for tensor in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
+        for tensor in vars(layer).values() if isinstance(layer, LayerCache) else layer.parts:
             if tensor is not None:
                 tensor.fill_(77 if tensor.dtype == torch.int8 else float("nan"))
     out = [torch.full((len(ids), decoder.spec.vocab_size), float("nan")) for ids in sequences]
@@ -81,6 +82,7 @@ def stepped(
                 decoder.spec.cache_groups,
                 torch.cat([slots[s][first:end] for s, first, end in step]),
                 tuple(slots[s][:end] for s, _, end in step),
+                [s for s, _, _ in step],
             ),
             adapters=tuple(AdapterRows(slot, torch.tensor(own)) for slot, own in rows.items()),
         )
@@ -175,7 +177,13 @@ SPECS: dict[str, ModelSpec] = {
     "norms without weights, chunks": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), mask=Chunked(8)),
     "sinks, a window": tiny_spec(sinks=True, mask=Sliding(7)),
     "ALiBi": tiny_spec(rope=None, alibi=True),
-    "gated heads": tiny_spec(head_gate=True),
+    "gated heads": tiny_spec(gate="head"),
+    "gated channels": tiny_spec(gate="channel"),
+    "delta net": with_delta(tiny_spec()),
+    "delta net, heads in rounds, wide": with_delta(
+        tiny_spec(), Gdn(n_heads=2, n_value_heads=6, key_dim=20, value_dim=70, conv_width=2, rounds=True)
+    ),
+    "delta nets alone": replace(tiny_spec(), layers=(with_delta(tiny_spec()).layers[0],) * 2),
     "queries of low rank": tiny_spec(q_rank=20),
     "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),

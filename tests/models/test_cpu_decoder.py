@@ -24,7 +24,7 @@ from cpu_models import (
     stored,
 )
 from test_lora import random_adapter
-from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, worst
+from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, with_delta, worst
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
@@ -143,6 +143,20 @@ def test_the_same_bits_however_it_is_called(extension: ModuleType, weights: Weig
                     assert all(torch.equal(a, b) for a, b in zip(other, first, strict=True)), (name, isa, threads)
 
 
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+def test_states_have_the_same_bits_however_they_are_called(extension: ModuleType, weights: Weights) -> None:
+    sequences = random_ids((40, 1, 70, 31))
+    decoder = random_decoder(with_delta(tiny_spec(gate="channel")))
+    first: list[Tensor] = []
+    for isa in extension.instruction_sets():
+        for threads in (1, 3):
+            ours = on_cpu(extension, decoder, weights, isa=isa, threads=threads)
+            first = first or stepped(ours, sequences, at_once(sequences))
+            for seed in range(3):
+                other = stepped(ours, sequences, at_random(sequences, seed))
+                assert all(torch.equal(a, b) for a, b in zip(other, first, strict=True)), (isa, threads)
+
+
 @pytest.mark.parametrize("rope", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
 def test_tables_that_depend_on_length_keep_their_bits(extension: ModuleType, rope: RopeSpec) -> None:
     decoder = random_decoder(tiny_spec(rope=rope))
@@ -205,13 +219,13 @@ def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3", "minicpm3"])
 def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:
     decoder = random_decoder(spec_of(name))
-    spec = LoraSpec(4, 8.0, PROJECTIONS)
+    spec = LoraSpec(4, 4.0, PROJECTIONS)
     tensors = random_adapter(decoder, spec, 1)
     ours, theirs = on_cpu(extension, decoder, weights, isa=isa), dequantised(decoder, weights)
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(ours.add_adapter(spec, tensors), None),))
     theirs.add_adapter(spec, tensors)
     with torch.no_grad():
-        assert relative_error([ours(batch)], [theirs(batch)]) < 0.05
+        assert relative_error([ours(batch)], [theirs(batch)]) < 0.04
 
 
 def test_adapters_come_and_go(extension: ModuleType) -> None:

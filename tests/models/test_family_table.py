@@ -22,6 +22,7 @@ from tiny_models import load, packed_logits, random_ids, reference, reference_lo
 
 from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
+from landrace.models.cache_spec import Paged
 from landrace.models.decoder import Decoder
 from landrace.models.families import TEXT_HALVES
 from landrace.models.families.gguf_architectures import ARCHITECTURES
@@ -49,7 +50,9 @@ def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tup
 def _cache(spec: ModelSpec) -> str:
     kinds = {Sliding: "window", Chunked: "chunks"}
     latents = "latents of " if any(isinstance(layer.mixer, Mla) for layer in spec.layers) else ""
-    return ", ".join(dict.fromkeys(latents + kinds.get(type(group.spec.mask), "all") for group in spec.cache_groups))
+    kept = [group.spec for group in spec.cache_groups]
+    names = (kinds.get(type(one.mask), "all") if isinstance(one, Paged) else "state" for one in kept)
+    return ", ".join(dict.fromkeys(latents + name for name in names))
 
 
 def _adapters(decoder: Decoder) -> str:

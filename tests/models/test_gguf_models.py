@@ -18,6 +18,7 @@ from landrace.models.decoder import Decoder
 from landrace.models.families import FAMILIES, read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_sources
 from landrace.models.families.gguf_architectures import ARCHITECTURES
+from landrace.models.families.gguf_delta import delta_facts
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec, Plain
 
@@ -26,9 +27,11 @@ gguf = pytest.importorskip("gguf")
 HEADS, KV_HEADS, HEAD_DIM, WIDTH, HIDDEN, LAYERS, VOCAB, CONTEXT = 4, 2, 32, 96, 160, 4, 112, 256
 
 DENSE = [
-    name for name, one in ARCHITECTURES.items() if not one.experts and not one.latent and one.model_type != "baichuan"
+    name
+    for name, one in ARCHITECTURES.items()
+    if not one.experts and not one.latent and one.more is not delta_facts and one.model_type != "baichuan"
 ]
-"""The others are in test_gguf_moe_models.py and test_gguf_latent_models.py."""
+"""The others are in test_gguf_moe_models.py, test_gguf_latent_models.py and test_gguf_delta_models.py."""
 SQUARE = ("qwen2", "qwen2vl")
 """Architectures in which llama.cpp wants the heads to be as wide, together, as the model."""
 

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from cpu_models import on_cpu
+from published_latent_models import PUBLISHED
 from test_lora import merged, random_adapter
 from tiny_models import (
     cached_logits,
@@ -28,6 +29,7 @@ from landrace.kernels.mask import Sliding
 from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import new_cpu_cache
+from landrace.models.declared import count
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.families.weights import Rotary, Source
@@ -190,11 +192,26 @@ def test_cached_logits_of_a_window() -> None:
     assert worst(cached_logits(decoder, sequences, 17), packed_logits(decoder, sequences)) < 1e-4
 
 
-def test_the_cache_holds_a_latent_once(shared: Path) -> None:
+def test_the_cache_holds_a_latent_once(extension: ModuleType, shared: Path) -> None:
     """DeepSeek's 512 + 64 values a token and layer, whatever the number of heads."""
     config = {**config_of("deepseek_v3", shared), "kv_lora_rank": 512, "qk_rope_head_dim": 64}
     spec = read_config(config).spec
     for dtype, n_bytes in ((torch.float32, 576 * 4), (torch.float16, 576 * 2), (torch.int8, 576 + 8)):
-        layers = new_cpu_cache(spec, [32], dtype)
+        layers = new_cpu_cache(extension, spec, [32], dtype)
         assert [layer.nbytes for layer in layers] == [32 * n_bytes] * 4
     assert attention_of(spec).kept_values == 576
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models(name: str) -> None:
+    published = PUBLISHED[name]
+    model = read_config(published.config)
+    counts = count(model.spec)
+    assert (counts.total, counts.active) == (published.total, published.active)
+    attention = attention_of(model.spec)
+    assert attention.kept_values == (288 if name == "MiniCPM3-4B" else 576)
+    halves = [model.sources[f"layers.0.self_attn.{half}_b_proj.weight"] for half in "kv"]
+    assert [source.heads for source in halves] == [attention.n_heads] * 2
+    assert [source.rows for source in halves] == [
+        (0, attention.nope_dim), (attention.nope_dim, attention.nope_dim + attention.v_dim)
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_models import latent_spec, tiny_spec
+from tiny_models import latent_spec, tiny_spec, with_delta
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -42,7 +42,7 @@ class Trace:
             self.asked.append(operation)
             for holder in _holders([arguments, options]):
                 self.weights.add(holder.name)
-            if operation == "linears":
+            if operation in ("linears", "conv"):
                 return [Rows() for _ in arguments[1]]
             return (Rows(), Rows()) if operation in ("keep", "keep_latents") else Rows()
 
@@ -65,13 +65,15 @@ def with_ffn(spec: ModelSpec, ffn: Dense | Moe) -> ModelSpec:
 
 SPECS = {
     "plain": tiny_spec(),
+    "gated channels": tiny_spec(gate="channel"),
+    "delta net": with_delta(tiny_spec()),
     "sandwich": tiny_spec(residual=Sandwich(0.5)),
     "scaled, tied": replace(tiny_spec(residual=Plain(0.5)), tie_embeddings=True, lm_head_bias=False),
     "biases, norms": replace(tiny_spec(qkv_bias=True, o_bias=True, qk_norm=QkNorm("after_rope")), lm_head_bias=True),
     "everything of attention": tiny_spec(
         qk_norm=QkNorm("before_rope", over="all_heads"),
         sinks=True,
-        head_gate=True,
+        gate="head",
         mask=Chunked(8),
         q_rank=6,
         rope=None,

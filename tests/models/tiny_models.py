@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from landrace.kernels.layer_cache import LayerState
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
-from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 
 LENGTHS = (40, 23)
@@ -92,9 +93,11 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     layers = decoder.new_cache([longest * len(sequences)] * len(decoder.spec.cache_groups))
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
-    for tensor in (tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None):
-        tensor.fill_(float("nan"))
-        tensor[0] = 0
+    for layer in layers:
+        for tensor in layer.parts if isinstance(layer, LayerState) else (layer.keys, layer.values):
+            if tensor is not None:
+                tensor.fill_(float("nan"))
+                tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
     while start < longest:
@@ -113,6 +116,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
                 decoder.spec.cache_groups,
                 torch.cat([slots[s][first:last] for s, first, last in spans]),
                 tuple(slots[s][:last] for s, _, last in spans),
+                live,
             ),
         )
         for s, part in zip(live, decoder(batch).split([last - first for _, first, last in spans]), strict=True):
@@ -135,6 +139,14 @@ def tiny_spec(*, residual: Residual = PLAIN, **changes: Any) -> ModelSpec:
     return ModelSpec(
         vocab_size=110, d_model=32, layers=(layer, layer), norm_eps=1e-5, tie_embeddings=False, max_length=256
     )
+
+
+DELTA = Gdn(n_heads=2, n_value_heads=4, key_dim=8, value_dim=12, conv_width=4)
+
+
+def with_delta(spec: ModelSpec, delta: Gdn = DELTA) -> ModelSpec:
+    """Its first layer's attention replaced by a gated delta net."""
+    return replace(spec, layers=(replace(spec.layers[0], mixer=delta), *spec.layers[1:]))
 
 
 def latent_spec(**changes: Any) -> ModelSpec:

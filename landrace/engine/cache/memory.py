@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from landrace.engine.cache.paged import BlockTable
+from landrace.engine.cache.state import StateTable
 from landrace.errors import OptionError
-from landrace.models.batch import CacheView, GroupView
+from landrace.models.batch import CacheView, GroupView, StateView
+from landrace.models.cache_spec import Paged
 from landrace.models.serving import ServingDecoder
 
 
@@ -22,32 +25,36 @@ class _SlotTable:
 
 
 class CacheMemory:
-    """`layers`: what the decoder's `new_cache` makes for each group's blocks of `block_size` tokens.
+    """`layers`: what the decoder's `new_cache` makes of `n_slots`: by group, for how many tokens, in blocks of
+    `block_size`, or for how many states.
 
     Raises OptionError when the memory cannot be had or the decoder keeps no such cache.
     """
 
     def __init__(
-        self, decoder: ServingDecoder, n_blocks: Sequence[int], block_size: int, dtype: torch.dtype | None
+        self, decoder: ServingDecoder, n_slots: Sequence[int], block_size: int, dtype: torch.dtype | None
     ) -> None:
         if block_size % decoder.cache_tile:
             raise OptionError(
                 f"block_size is {block_size}, and these kernels keep tiles of {decoder.cache_tile} tokens.",
                 hint=f"Choose a multiple of {decoder.cache_tile}.",
             )
-        n_slots = [n * block_size for n in n_blocks]
         try:
             self.layers = decoder.new_cache(n_slots, dtype)
         except RuntimeError as error:
             raise OptionError(
                 f"There is no memory for a cache of {max(n_slots)} tokens.",
-                hint="Lower cache_tokens, or max_running where layers see a window.",
+                hint="Lower cache_tokens, or max_running where layers see a window or have states.",
             ) from error
         groups = decoder.spec.cache_groups
-        self.bytes_per_token: float = sum(
-            self.layers[layer].nbytes / n for group, n in zip(groups, n_slots, strict=True) for layer in group.layers
-        )
+        each = [
+            (group.spec, sum(self.layers[layer].nbytes for layer in group.layers) / n)
+            for group, n in zip(groups, n_slots, strict=True)
+        ]
+        self.bytes_per_token = sum(n_bytes for kept, n_bytes in each if isinstance(kept, Paged))
         """Of one token in all layers."""
+        self.bytes_per_state = sum(n_bytes for kept, n_bytes in each if not isinstance(kept, Paged))
+        """Of one state in all layers."""
         self._specs = [group.spec for group in groups]
         self.device = decoder.device
         self.in_main_memory = self.device.type == "cpu"
@@ -60,22 +67,26 @@ class CacheMemory:
         """Of all layers."""
         return sum(layer.nbytes for layer in self.layers)
 
-    def write_slots(self, table: BlockTable, first: int, end: int) -> list[int]:
-        """The slots of the positions [first, end)."""
+    def places(self, table: BlockTable | StateTable, first: int, end: int) -> list[int]:
+        """The slots of the positions [first, end); or the state that they go on from and the one that they leave."""
+        if isinstance(table, StateTable):
+            assert table.write is not None
+            return [table.write if table.read is None else table.read, table.write]
         size = self._block_size
         return [table.block_at(position // size) * size + position % size for position in range(first, end)]
 
-    def view(
-        self, tables: Sequence[Sequence[BlockTable]], ends: Sequence[int], write_slots: Sequence[Tensor]
-    ) -> CacheView:
-        """What a step sees of the cache: `tables` by sequence and group, `ends` by sequence, `write_slots` by group."""
-        groups = {}
-        for group, (spec, slots) in enumerate(zip(self._specs, write_slots, strict=True)):
+    def view(self, tables: Sequence[Sequence[Any]], ends: Sequence[int], places: Sequence[Tensor]) -> CacheView:
+        """What a step sees of the cache: `tables` by sequence and group, `ends` by sequence, `places` by group."""
+        groups, states = {}, None
+        for group, (spec, slots) in enumerate(zip(self._specs, places, strict=True)):
+            if not isinstance(spec, Paged):
+                states = StateView(slots.view(-1, 2))
+                continue
             own = [of_sequence[group] for of_sequence in tables]
             firsts = tuple(table.first * self._block_size for table in own)
             seen = (self._slots(table)[first:end] for table, first, end in zip(own, firsts, ends, strict=True))
             groups[spec] = GroupView(slots, tuple(seen), firsts)
-        return CacheView(self.layers, groups)
+        return CacheView(self.layers, groups, states)
 
     def _slots(self, table: BlockTable) -> Tensor:
         """int64: the slot of each position before the table's end, of those that it holds.

@@ -84,6 +84,8 @@ class StepInput:
     rotary: Sequence[Rotary] = ()
     adapter_rows: Sequence[Sequence[int]] = ()
     """By adapter slot: the rows that use it."""
+    states: Tensor | None = None
+    """[S, 2], where layers have states: see `StateView`."""
 
 
 class Program:
@@ -142,7 +144,8 @@ class Program:
         self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
 
     def gate_heads(self, x: int, gate: int, out: int) -> None:
-        """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads]."""
+        """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads], or as many
+        gates as x has values."""
         self.add("gate_heads", x=x, gate=gate, out=out)
 
     def product(
@@ -295,6 +298,24 @@ class Program:
             )  # fmt: skip
         self._kept_cache = list(layers)
 
+    def bind_states(self, parts: Sequence[Tensor]) -> None:
+        """Says where the states are: a tensor, float32 [n_states, ...], for each part that operations keep, in order.
+
+        They must live as long as they are bound.
+        """
+        sizes = self._program.state_sizes
+        if len(parts) != len(sizes):
+            raise ValueError(f"The program keeps {len(sizes)} parts of a state, not {len(parts)}.")
+        n_states = {part.shape[0] for part in parts}
+        if len(n_states) > 1:
+            raise ValueError(f"All parts have one number of states, not {sorted(n_states)}.")
+        for index, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+            if part[:1].numel() != min(part.shape[0], 1) * size:
+                raise ValueError(f"A part of {size} values a state does not lie in {list(part.shape)}.")
+            check_tensor(part, torch.float32, tuple(part.shape), "states")
+            self._program.bind_state(index, part.data_ptr(), part.shape[0])
+        self._kept_states = list(parts)
+
     def run(self, step: StepInput, threads: int = 0) -> Tensor:
         """Computes a step and returns its logits, float32 [R, width of the part that stores to `logits`].
 
@@ -378,6 +399,8 @@ class Program:
             check_tensor(rotary.sin, torch.float32, shape, "sin")
             check_tensor(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
             tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
+        if step.states is not None:
+            check_tensor(step.states, torch.int64, (n_sequences, 2), "states")
         starts = array("q", step.starts)
         self._kept_step = (starts, kept)
         return self._native.Step(
@@ -391,6 +414,7 @@ class Program:
             logit_rows=step.logit_rows.data_ptr(),
             rotary=tables,
             adapter_rows=step.adapter_rows,
+            states=0 if step.states is None else step.states.data_ptr(),
             logits=logits.data_ptr(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -39,3 +40,10 @@ def alibi_slopes(n_heads: int) -> Tensor:
     exponents = [8 * (i + 1) / power for i in range(power)]
     exponents += [4 * (2 * i + 1) / power for i in range(n_heads - power)]
     return torch.tensor([2.0**-exponent for exponent in exponents])
+
+
+def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Each head of x [T, heads * head_dim] normalised and times silu of its gate [T, heads * head_dim], in float32;
+    weight [head_dim]."""
+    heads = rms_norm(x.view(x.shape[0], -1, weight.shape[0]), weight, eps)
+    return heads.flatten(1) * F.silu(gate.float())

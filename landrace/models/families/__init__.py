@@ -28,6 +28,7 @@ from landrace.models.families import (
     minimax,
     qwen,
     qwen_moe,
+    qwen_next,
     step,
     step3,
 )
@@ -38,7 +39,7 @@ from landrace.models.spec import ModelSpec
 
 _FILES = (
     *(llama, qwen, glm, hunyuan, baichuan),
-    *(qwen_moe, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
+    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
     *(deepseek, minicpm3),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
@@ -63,6 +64,8 @@ class FamilyModel:
     ignorable: tuple[str, ...]
     """Regexes (whole name) of tensors that carry nothing for the logits of text. A tied head's own tensor is among
     them; that it equals the embedding is for the loader to check."""
+    drafts: tuple[str, ...] = ()
+    """Those of them that guess tokens after the next one."""
 
 
 def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None) -> FamilyModel:
@@ -95,11 +98,13 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
         ignorable.append(re.escape(f"{head}{naming.head}.weight"))
+    guessing = list(family.drafts)
     if drafts:
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
-        ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
-    return FamilyModel(spec, shapes, sources, tuple(adapter_sources), (*ignorable, *family.ignorable))
+        guessing += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
+    ignorable += [*guessing, *family.ignorable]
+    return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
 
 
 def language_model(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,10 @@ class Config:
             raise CheckpointError(f"{self._where} does not say {key}.")
         return value
 
+    def count(self, key: str, limit: int = MAX_LAYERS) -> int:
+        """A number that may be 0; absent, it is 0."""
+        return 0 if self.get(key) == 0 else self.optional_size(key, limit) or 0
+
     def optional_size(self, key: str, limit: int = MAX_SIZE) -> int | None:
         value = self.get(key)
         if value is None:

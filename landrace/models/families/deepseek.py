@@ -3,7 +3,7 @@ GLM-4.7-Flash. The turning part of each head is stored for the interleaved layou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from landrace.kernels.router import Router
@@ -11,8 +11,15 @@ from landrace.models.families.config import Config
 from landrace.models.families.dense import read_decoder, read_mlp
 from landrace.models.families.family import WRAPPED, Family, TextHalf
 from landrace.models.families.latent import NAMES, read_latent_attention
-from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_after, sparse_by_name
-from landrace.models.families.names import with_experts
+from landrace.models.families.moe import (
+    TRAINING,
+    mixed,
+    read_deepseek_mixture,
+    read_experts,
+    sparse_after,
+    sparse_by_name,
+)
+from landrace.models.families.names import DEEPSEEK_EXPERTS, with_experts
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
@@ -38,11 +45,7 @@ GLM4_LITE = {
 }  # fmt: skip
 
 NAMINGS = with_experts(
-    {
-        "mlp.router": "mlp.gate",
-        "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
-        "mlp.shared_expert": "mlp.shared_experts",
-    },
+    DEEPSEEK_EXPERTS,
     base=replace(NAMES, interleaved=True),
 )
 KIMI_NAMINGS = (*NAMINGS, *(replace(naming, layer="blocks.{}.") for naming in NAMINGS))
@@ -66,30 +69,16 @@ def read_deepseek_v2(config: Config) -> ModelSpec:
     router = Router(chosen, "softmax", scale=config.number("routed_scaling_factor"))
     if config.get("topk_method") == "group_limited_greedy":
         router = replace(router, n_groups=config.size("n_group"), top_groups=config.size("topk_group"))
-    return _read(config, experts, router, sparse_after(config, "first_k_dense_replace"))
+    hidden = config.size("moe_intermediate_size")
+    moe = Moe(experts, hidden, router, shared=Dense(hidden * config.size("n_shared_experts")))
+    ffns = mixed(sparse_after(config, "first_k_dense_replace"), read_mlp(config), moe)
+    return read_decoder(config, read_latent_attention(config), ffns)
 
 
 def read_deepseek_v3(config: Config) -> ModelSpec:
-    """Experts are worth their sigmoid, and chosen with a bias; groups count as their best two experts."""
-    experts, chosen = read_experts(config, "n_routed_experts", "num_experts_per_tok")
-    router = Router(
-        chosen,
-        "sigmoid",
-        choice_bias=True,
-        renorm=config.flag("norm_topk_prob"),
-        scale=config.number("routed_scaling_factor"),
-        n_groups=config.size("n_group"),
-        top_groups=config.size("topk_group"),
-        group_score="top2_sum",
-    )
     dense_first = sparse_after(config, "first_k_dense_replace")
-    return _read(config, experts, router, sparse_by_name(config) or dense_first)
-
-
-def _read(config: Config, experts: int, router: Router, sparse: Sequence[bool]) -> ModelSpec:
-    hidden = config.size("moe_intermediate_size")
-    moe = Moe(experts, hidden, router, shared=Dense(hidden * config.size("n_shared_experts")))
-    return read_decoder(config, read_latent_attention(config), mixed(sparse, read_mlp(config), moe))
+    ffns = mixed(sparse_by_name(config) or dense_first, read_mlp(config), read_deepseek_mixture(config))
+    return read_decoder(config, read_latent_attention(config), ffns)
 
 
 SIGMOID = {"rope_interleave": True, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}

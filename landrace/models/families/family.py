@@ -26,6 +26,8 @@ class Family:
     """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()
     """Regexes (whole name) of tensors that carry nothing for the logits."""
+    drafts: tuple[str, ...] = ()
+    """Regexes (whole name) of tensors that guess tokens after the next one, where they lie apart from the layers."""
     no_effect: tuple[str, ...] = ()
     """Regexes (whole key) of further config keys that cannot change a logit."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

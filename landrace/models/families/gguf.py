@@ -12,6 +12,7 @@ from typing import Any
 
 from landrace.errors import UnsupportedError
 from landrace.models.declared import shapes_of
+from landrace.models.families import gguf_delta
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
 from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
@@ -83,7 +84,7 @@ def config_from_gguf(
         "model_type": architecture.model_type,
         "vocab_size": _vocab_size(keys, metadata),
         "hidden_size": d_model,
-        "intermediate_size": _same_in_all(keys, "feed_forward_length", layers),
+        "intermediate_size": _same_in_all(keys, "feed_forward_length", layers, default=_of_experts(keys)),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": _same_in_all(keys, "attention.head_count_kv", layers, default=heads),
@@ -110,8 +111,13 @@ def config_from_gguf(
 
 def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Regexes (whole name) of the tensors that carry nothing for the logits."""
+    return (*IGNORABLE, *gguf_drafts(config))
+
+
+def gguf_drafts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that guess tokens after the next one."""
     first, drafts = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
-    return (*IGNORABLE, *(rf"blk\.{n}\..*" for n in range(first, first + drafts)))
+    return tuple(rf"blk\.{n}\..*" for n in range(first, first + drafts))
 
 
 def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[str] = ()) -> dict[str, Source]:
@@ -125,7 +131,9 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         norm="output_norm",
         head="output",
         renamed={**LAYER, **known.renamed},
-        fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")} if known.fused_gate else {},
+        fused=known.fused,
+        by_head=known.by_head,
+        forms=gguf_delta.FORMS,
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )
@@ -146,6 +154,11 @@ def _vocab_size(keys: Config, metadata: Mapping[str, Any]) -> int:
     stated = keys.optional_size("vocab_size")
     tokens = metadata.get("tokenizer.ggml.tokens")
     return len(tokens) if tokens else stated or keys.size("vocab_size")
+
+
+def _of_experts(keys: Config) -> int | None:
+    """What a file whose layers all have experts need not say: it has no other width."""
+    return keys.optional_size("expert_feed_forward_length")
 
 
 def _same_in_all(keys: Config, key: str, layers: int, default: int | None = None) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.families import gguf_delta
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
 
@@ -35,8 +36,10 @@ class Architecture:
     """The family that reads it."""
     interleaved: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
-    fused_gate: bool = False
-    """Whether `ffn_up` holds the gate's rows and then up's."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """See `Naming.fused`."""
+    by_head: tuple[str, ...] = ()
+    """See `Naming.by_head`."""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
     unit_head: int | None = None
@@ -60,11 +63,6 @@ class Architecture:
     rope: ReadRope = gguf_rope
     prepared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda keys: keys
     """The file's keys in the form that the rest takes."""
-
-
-def _count(keys: Config, key: str) -> int:
-    """A number of layers or experts that may be 0 or absent."""
-    return 0 if keys.get(key) == 0 else keys.optional_size(key, MAX_LAYERS) or 0
 
 
 def _step_of_layers(keys: Config, key: str) -> int | None:
@@ -98,7 +96,7 @@ def _glm4(keys: Config, names: Collection[str], config: Facts) -> Facts:
 
 def _glm4_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     """The layers that guess further tokens are among those that the file counts."""
-    drafts, norm = _count(keys, "nextn_predict_layers"), keys.get("expert_weights_norm")
+    drafts, norm = keys.count("nextn_predict_layers"), keys.get("expert_weights_norm")
     return {
         "norm_topk_prob": True if norm is None else norm,
         "use_qk_norm": "blk.0.attn_q_norm.weight" in names,
@@ -120,7 +118,7 @@ def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
 
 def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
     """DeepSeek-V2's softmax and V3's sigmoid share an architecture; the oldest files do not say which it is."""
-    drafts, count = _count(keys, "nextn_predict_layers"), config["num_hidden_layers"]
+    drafts, count = keys.count("nextn_predict_layers"), config["num_hidden_layers"]
     glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
     score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
     groups, best = (
@@ -137,7 +135,7 @@ def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
 
 
 def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
-    count, dense = config["num_hidden_layers"], _count(keys, "leading_dense_block_count")
+    count, dense = config["num_hidden_layers"], keys.count("leading_dense_block_count")
     return {
         "layer_types": ["sliding_attention" if slides else "full_attention" for slides in keys.get(PATTERN)],
         "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
@@ -159,7 +157,7 @@ def _one_head_count(own: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 SIZE, ANY_SIZE, NUMBER = Config.size, Config.optional_size, Config.optional_number
-COUNT, STEP = _count, _step_of_layers
+COUNT, STEP = Config.count, _step_of_layers
 QKV = ("attn_q", "attn_k", "attn_v")
 ATTENTION = (*QKV, "attn_output")
 MLP = ("ffn_gate", "ffn_up", "ffn_down")
@@ -176,6 +174,11 @@ ROUTED_READS: Reads = {
     "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
     "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
 }
+
+GATED_QUERIES = ("attn_q.weight",)
+OF_QWEN3_5 = {theirs: ours for theirs, ours in gguf_delta.FUSED.items() if theirs != "ssm_ba"}
+NEXT_READS: Reads = {"shared_expert_intermediate_size": (SIZE, "expert_shared_feed_forward_length")}
+NEXT_FIXED = {"expert_weights_norm": True, "expert_shared_count": 1}
 
 QWEN3_MOE = Architecture(
     "qwen3_moe",
@@ -205,7 +208,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "glm4": Architecture(
         "glm4", interleaved=True,
         renamed={"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"},
-        fused_gate=True, flags=BIASED_QKV, adds={"partial_rotary_factor": 1.0}, more=_glm4,
+        fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")}, flags=BIASED_QKV, adds={"partial_rotary_factor": 1.0},
+        more=_glm4,
     ),
     "ernie4_5": Architecture("ernie4_5", interleaved=True, flags={"use_bias": (*ATTENTION, *MLP)}),
     "hunyuan-dense": Architecture("hunyuan_v1_dense", flags=BIASED),
@@ -251,6 +255,20 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fixed={"attention.sliding_window": 8192, "leading_dense_block_count": 0},
         reads={"interleave_moe_layer_step": (STEP, "interleave_moe_layer_step")},
         adds={"attention_bias": False, "interleave_moe_layer_step": 1}, more=_llama4,
+    ),
+    "qwen3next": Architecture(
+        "qwen3_next", renamed=gguf_delta.RENAMED, fused=gguf_delta.FUSED, by_head=(*GATED_QUERIES, "ssm_ba.weight"),
+        experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
+        adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
+    ),
+    "qwen35": Architecture(
+        "qwen3_5_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
+    ),
+    "qwen35moe": Architecture(
+        "qwen3_5_moe_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
+        adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
     "deepseek2": Architecture(

@@ -6,14 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from landrace.kernels.head_form import QkNorm
-from landrace.kernels.router import Router
 from landrace.models.families.config import Config
 from landrace.models.families.dense import read_attention, read_decoder, read_mlp
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.glm import PREFIXES, VISION
-from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_after
-from landrace.models.families.names import with_experts
-from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.families.moe import TRAINING, mixed, read_deepseek_mixture, sparse_after
+from landrace.models.families.names import DEEPSEEK_EXPERTS, with_experts
 from landrace.models.spec import ModelSpec
 
 GLM4_MOE = {
@@ -29,30 +27,11 @@ GLM4V_MOE_TEXT = {
     "num_nextn_predict_layers": None,
 }  # fmt: skip
 
-NAMINGS = with_experts(
-    {
-        "mlp.router": "mlp.gate",
-        "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
-        "mlp.shared_expert": "mlp.shared_experts",
-    }
-)
+NAMINGS = with_experts(DEEPSEEK_EXPERTS)
 ALIASES = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
 
 
 def read_glm4_moe(config: Config) -> ModelSpec:
-    experts, chosen = read_experts(config, "n_routed_experts", "num_experts_per_tok")
-    hidden = config.size("moe_intermediate_size")
-    router = Router(
-        chosen,
-        "sigmoid",
-        choice_bias=True,
-        renorm=config.flag("norm_topk_prob"),
-        scale=config.number("routed_scaling_factor"),
-        n_groups=config.size("n_group"),
-        top_groups=config.size("topk_group"),
-        group_score="top2_sum",
-    )
-    moe = Moe(experts, hidden, router, shared=Dense(hidden * config.size("n_shared_experts")))
     attention = read_attention(
         config,
         qkv_bias=config.flag("attention_bias"),
@@ -60,7 +39,7 @@ def read_glm4_moe(config: Config) -> ModelSpec:
         partial_rotary=True,
     )
     sparse = sparse_after(config, "first_k_dense_replace")
-    return read_decoder(config, attention, mixed(sparse, read_mlp(config), moe))
+    return read_decoder(config, attention, mixed(sparse, read_mlp(config), read_deepseek_mixture(config)))
 
 
 FAMILIES: Mapping[str, Family] = {

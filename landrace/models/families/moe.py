@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from landrace.errors import CheckpointError
+from landrace.kernels.router import Router
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.dense import layer_kinds, n_layers
 from landrace.models.ffn_spec import Dense, Ffn, Moe
@@ -57,3 +58,20 @@ def read_experts(config: Config, key: str, top_k: str) -> tuple[int, int]:
     if chosen > experts:
         raise CheckpointError(f"A token cannot go to {chosen} of {experts} experts.")
     return experts, chosen
+
+
+def read_deepseek_mixture(config: Config) -> Moe:
+    """DeepSeek-V3's: experts are worth their sigmoid and chosen with a bias, groups by their best two experts."""
+    experts, chosen = read_experts(config, "n_routed_experts", "num_experts_per_tok")
+    hidden = config.size("moe_intermediate_size")
+    router = Router(
+        chosen,
+        "sigmoid",
+        choice_bias=True,
+        renorm=config.flag("norm_topk_prob"),
+        scale=config.number("routed_scaling_factor"),
+        n_groups=config.size("n_group"),
+        top_groups=config.size("topk_group"),
+        group_score="top2_sum",
+    )
+    return Moe(experts, hidden, router, shared=Dense(hidden * config.size("n_shared_experts")))

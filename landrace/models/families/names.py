@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from landrace.models.families.weights import Form, Rotary, Shape, Source
-from landrace.models.mixer_spec import Mla
+from landrace.models.mixer_spec import Gdn, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
@@ -14,6 +14,12 @@ NORM = "norm.weight"
 
 ONE_BY_ONE: Mapping[str, str] = {EXPERTS: "mlp.experts.{}"}
 """A tensor for each expert, as most hub files have them."""
+DEEPSEEK_EXPERTS: Mapping[str, str] = {
+    "mlp.router": "mlp.gate",
+    "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
+    "mlp.shared_expert": "mlp.shared_experts",
+}
+"""DeepSeek-V3's names of what is beside the experts, which many families have taken over."""
 JOINT: Mapping[str, tuple[str, ...]] = {
     "mlp.experts.gate_up_proj": ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
     "mlp.experts.down_proj": ("mlp.experts.down_proj.weight",),
@@ -53,6 +59,10 @@ class Naming:
     """Whether q and k rows are stored for the interleaved rotary layout."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
+    norms_around_one: Collection[str] = ()
+    """Our norms that multiply by their stored weight all the same."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """Our parameters of a layer that are stored in another form."""
     unit_head: int | None = None
     """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
 
@@ -112,7 +122,7 @@ class Naming:
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
-            elif name.endswith(NORM):
+            elif name.endswith(NORM) and name not in self.norms_around_one:
                 yield name, self._norm(tensor)
             else:
                 yield (
@@ -125,6 +135,7 @@ class Naming:
                         transposed=transposed,
                         heads=heads,
                         by_head=theirs in self.head_axis,
+                        form=self.forms.get(name, "plain"),
                     ),
                 )
 
@@ -175,7 +186,7 @@ class Naming:
             return None
         if isinstance(attention, Mla):
             return _latent_rotary(module, attention)
-        if module not in ("q_proj", "k_proj"):
+        if isinstance(attention, Gdn) or module not in ("q_proj", "k_proj"):
             return None
         heads = attention.n_heads if module == "q_proj" else attention.n_kv_heads
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.

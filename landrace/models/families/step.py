@@ -15,7 +15,7 @@ from landrace.models.families.config import MAX_POSITIONS, Config, shown
 from landrace.models.families.dense import layer_kinds, n_layers, read_decoder, read_heads
 from landrace.models.families.family import AT_TOP, Family, TextHalf
 from landrace.models.families.moe import TRAINING, read_experts, sparse_by_name, sparse_from_list
-from landrace.models.families.names import Naming, with_experts
+from landrace.models.families.names import DEEPSEEK_EXPERTS, Naming, with_experts
 from landrace.models.families.rope import read_rope
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gqa, RopeSpec
@@ -40,11 +40,7 @@ NAMINGS = with_experts(
         "mlp.experts": "moe",
         "mlp.shared_expert": "share_expert",
     },
-    {
-        "mlp.router": "mlp.gate",
-        "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
-        "mlp.shared_expert": "mlp.shared_experts",
-    },
+    DEEPSEEK_EXPERTS,
     base=Naming(norms_around_zero=True),
 )
 
@@ -102,7 +98,7 @@ def _attentions(config: Config, slides: list[bool]) -> list[Gqa]:
             qkv_bias=bias,
             o_bias=bias,
             qk_norm=QkNorm("before_rope"),
-            head_gate=True,
+            gate="head",
         )
 
     return [layer(one) for one in slides]

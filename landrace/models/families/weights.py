@@ -17,7 +17,7 @@ from torch import Tensor
 from landrace.errors import CheckpointError
 
 Shape = tuple[int, ...]
-Form = Literal["plain", "plus_one", "unit_rows"]
+Form = Literal["plain", "plus_one", "unit_rows", "log_of_minus"]
 
 UNIT_ROWS = 4096
 """Rows that are divided by their lengths at once, so that a head is not held in float32 beside itself."""
@@ -97,7 +97,8 @@ class Source:
     """The parameter is this entry of the stored tensor's first axis."""
     form: Form = "plain"
     """plus_one: the parameter is 1 + what is stored (norms whose weights are stored around 0). unit_rows: each stored
-    row is divided by its length (Baichuan 2's output head)."""
+    row is divided by its length (Baichuan 2's output head). log_of_minus: -e^parameter is stored (llama.cpp's decays).
+    """
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -158,6 +159,8 @@ class Source:
         """Stored values into the parameter's: what `form` says. Unit rows keep their type, 1 + x is float32."""
         if self.form == "plus_one":
             return values.float() + 1.0
+        if self.form == "log_of_minus":
+            return (-values.float()).log()
         if self.form == "unit_rows":
             out = torch.empty_like(values)
             for at in range(0, len(values), UNIT_ROWS):
@@ -248,6 +251,8 @@ class Source:
     def _as_stored(self, parameter: Tensor) -> Tensor:
         if self.form == "plus_one":
             return parameter.float() - 1.0
+        if self.form == "log_of_minus":
+            return -parameter.float().exp()
         if self.form == "unit_rows":
             lengths = parameter.float().norm(dim=-1)
             if not torch.allclose(lengths, torch.ones(()), rtol=0, atol=UNIT_TOLERANCE):

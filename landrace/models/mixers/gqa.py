@@ -26,8 +26,8 @@ class GqaBlock(nn.Module):
         self.k_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype, "out")
         self.v_proj = Linear(d_model, kv_size, spec.qkv_bias, dtype, "out")
         self.o_proj = Linear(q_size, d_model, spec.o_bias, dtype, "in")
-        if spec.head_gate:
-            self.g_proj = Linear(d_model, spec.n_heads, False, dtype, "out")
+        if spec.gate is not None:
+            self.g_proj = Linear(d_model, spec.n_heads if spec.gate == "head" else q_size, False, dtype, "out")
         if spec.qk_norm is not None and spec.qk_norm.kind == "rms":
             over_all = spec.qk_norm.over == "all_heads"
             self.q_norm = Norm(q_size if over_all else spec.head_dim, eps)
@@ -38,7 +38,7 @@ class GqaBlock(nn.Module):
         """into + factor * attention(norm(x))."""
         spec = self.spec
         first = self.q_proj if spec.q_rank is None else self.q_a_proj
-        gates = [self.g_proj] if spec.head_gate else []
+        gates = [] if spec.gate is None else [self.g_proj]
         q, k, v, *gate = ops.linears(x, [first, self.k_proj, self.v_proj, *gates], norm=norm)
         if spec.q_rank is not None:
             (q,) = ops.linears(q, [self.q_proj], norm=self.q_a_norm)

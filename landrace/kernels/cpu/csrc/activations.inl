@@ -110,6 +110,24 @@ inline float sigmoid(float x) {
     return lanes[0];
 }
 
+/// ln(x), x >= 1, within 1e-15: by additions and products alone, so that it is the same everywhere.
+inline double natural_log(double x) {
+    int exponent = 0;
+    double part = std::frexp(x, &exponent);  // in [0.5, 1)
+    if (part < 0.70710678118654752) {
+        part *= 2;
+        --exponent;
+    }
+    // ln(part) = 2 artanh(t), |t| < 0.172.
+    const double t = (part - 1) / (part + 1), square = t * t;
+    double sum = 0;
+    for (int i = 25; i > 0; i -= 2) sum = sum * square + 1.0 / i;
+    return exponent * 0.69314718055994531 + 2 * t * sum;
+}
+
+/// ln(1 + e^x).
+inline float softplus(float x) { return x > 20.0f ? x : static_cast<float>(natural_log(1 + static_cast<double>(exp(x)))); }
+
 /// x * sigmoid(alpha * x).
 inline Floats swish(Floats x, Floats alpha_x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), alpha_x)))); }
 

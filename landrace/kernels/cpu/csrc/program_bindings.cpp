@@ -96,7 +96,7 @@ void bind_program(nb::module_& m) {
         "__init__",
         [](Step* self, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts,
            const std::vector<std::tuple<Address, Address, Address, Address>>& groups, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
-           std::vector<std::vector<int32_t>> adapter_rows, Address logits) {
+           std::vector<std::vector<int32_t>> adapter_rows, Address states, Address logits) {
             Step* step = new (self) Step{};
             step->n_rows = n_rows;
             step->token_ids = at<const int64_t>(token_ids);
@@ -110,10 +110,11 @@ void bind_program(nb::module_& m) {
             for (const auto& [cos, sin, rows, n_table_rows] : rotary)
                 step->rotary.push_back({at<const float>(cos), at<const float>(sin), at<const int64_t>(rows), n_table_rows});
             step->adapter_rows = std::move(adapter_rows);
+            step->states = at<const int64_t>(states);
             step->logits = at<float>(logits);
         },
         nb::kw_only(), nb::arg("n_rows"), nb::arg("token_ids"), nb::arg("positions"), nb::arg("n_sequences"), nb::arg("starts"), nb::arg("groups"), nb::arg("n_logit_rows"), nb::arg("logit_rows"), nb::arg("rotary"), nb::arg("adapter_rows"),
-        nb::arg("logits"));
+        nb::arg("states"), nb::arg("logits"));
 
     nb::class_<Program>(m, "Program")
         .def("__init__", [](Program* self, ThreadPool& pool, const std::string& isa) { new (self) Program(instruction_set(isa).operations(), pool); },
@@ -124,6 +125,8 @@ void bind_program(nb::module_& m) {
         .def("bind_cache", [](Program& self, int layer, const std::string& type, Address tiles, Address key_scales, Address value_scales, int64_t n_slots) {
             self.workspace().bind_cache(layer, {named<CacheType>(kCacheTypes, type), at<uint8_t>(tiles), at<float>(key_scales), at<float>(value_scales)}, n_slots);
         })
+        .def_prop_ro("state_sizes", [](Program& self) { return self.workspace().state_sizes(); })
+        .def("bind_state", [](Program& self, int part, Address states, int64_t n_states) { self.workspace().bind_state(part, at<float>(states), n_states); })
         .def("view", [](nb::handle_t<Program> self, int buffer, int n_rows) {
             Workspace& workspace = nb::cast<Program&>(self).workspace();
             const auto width = static_cast<size_t>(workspace.checked_width(buffer));

@@ -30,6 +30,26 @@ void check_sequences(const Step& step) {
     }
 }
 
+void check_states(const Step& step, int64_t n_states) {
+    if (!step.states) throw std::out_of_range("a step brings no states");
+    std::vector<int> users(static_cast<size_t>(n_states), -1);  // who writes each state
+    const auto present = [&](int s) { return step.starts[s] < step.starts[s + 1]; };
+    for (int s = 0; s < step.n_sequences; ++s) {
+        if (!present(s)) continue;
+        const int64_t written = step.states[2 * s + 1];
+        expect_within(written, n_states, "state");
+        if (users[static_cast<size_t>(written)] >= 0) throw std::out_of_range("two sequences leave one state");
+        users[static_cast<size_t>(written)] = s;
+    }
+    for (int s = 0; s < step.n_sequences; ++s) {
+        if (!present(s) || step.begins(s)) continue;
+        const int64_t read = step.states[2 * s];
+        expect_within(read, n_states, "state");
+        const int writer = users[static_cast<size_t>(read)];
+        if (writer >= 0 && writer != s) throw std::out_of_range("a sequence leaves the state that another goes on from");
+    }
+}
+
 void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots) {
     for (int s = 0; s < step.n_sequences; ++s) {
         const int64_t begin = step.starts[s], end = step.starts[s + 1], first = group.first_positions[s];

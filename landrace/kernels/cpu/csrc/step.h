@@ -38,11 +38,15 @@ struct Step {
     int n_sequences;
     const int64_t* starts;             // [n_sequences + 1]
     std::vector<CacheSlots> groups;    // by cache group
+    const int64_t* states;             // [n_sequences, 2]: the state that each goes on from, and the one it leaves; null: none
     const int64_t* logit_rows;         // [n_logit_rows]
     int n_logit_rows;
     std::vector<RotaryTable> rotary;
     std::vector<std::vector<int32_t>> adapter_rows;  // by slot; empty: nobody uses it
     float* logits;                     // [n_logit_rows, vocabulary]
+
+    /// Whether a sequence begins in this step, and so goes on from a state of zeros.
+    bool begins(int sequence) const { return positions[starts[sequence]] == 0; }
 
     int count(int rows) const {
         if (rows == kAllRows) return n_rows;
@@ -59,6 +63,10 @@ void check_rows(const Step& step);
 
 /// Throws std::out_of_range unless every sequence's positions follow one another.
 void check_sequences(const Step& step);
+
+/// Throws std::out_of_range unless the states of checked sequences are some of `n_states`, and nobody writes what another
+/// reads or writes.
+void check_states(const Step& step, int64_t n_states);
 
 /// Throws std::out_of_range unless the positions of checked sequences have slots, in whole tiles, of a cache of `n_slots`.
 void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots);

@@ -60,6 +60,17 @@ void Workspace::bind_cache(int layer, LayerCache cache, int64_t n_slots) {
     caches_[static_cast<size_t>(layer)] = cache;
 }
 
+int Workspace::keep_state(int64_t size) {
+    state_sizes_.push_back(size);
+    return static_cast<int>(state_sizes_.size()) - 1;
+}
+
+void Workspace::bind_state(int part, float* states, int64_t n_states) {
+    states_of_.resize(state_sizes_.size());
+    states_of_[static_cast<size_t>(part)] = states;
+    n_states_ = n_states;
+}
+
 void Workspace::reserve(int at_least, int threads) {
     const int n_rows = ceil_div(std::max(at_least, 1), kPanel) * kPanel;
     if (n_rows > capacity_) {
@@ -74,10 +85,12 @@ void Workspace::reserve(int at_least, int threads) {
 
 void Workspace::check(const Step& step) const {
     if (caches_.size() < layers_.size()) throw std::out_of_range("no cache is bound");
+    if (states_of_.size() < state_sizes_.size()) throw std::out_of_range("no states are bound");
     check_rows(step);
-    if (layers_.empty()) return;
+    if (layers_.empty() && state_sizes_.empty()) return;
     if (step.groups.size() != n_slots_.size()) throw std::out_of_range("a step has other cache groups than the program");
     check_sequences(step);
+    if (!state_sizes_.empty()) check_states(step, n_states_);
     for (size_t group = 0; group < n_slots_.size(); ++group) check_slots(step, step.groups[group], n_slots_[group]);
 }
 

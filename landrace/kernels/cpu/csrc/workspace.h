@@ -65,9 +65,15 @@ public:
     void bind_cache(int layer, LayerCache cache, int64_t n_slots);
     const LayerCache& cache(int layer) const { return caches_[static_cast<size_t>(layer)]; }
 
+    /// Says that `size` floats are kept of every sequence from step to step. Returns the number of that part of its state.
+    int keep_state(int64_t size);
+    const std::vector<int64_t>& state_sizes() const { return state_sizes_; }
+    void bind_state(int part, float* states, int64_t n_states);
+    float* state(int part, int64_t slot) const { return states_of_[static_cast<size_t>(part)] + slot * state_sizes_[static_cast<size_t>(part)]; }
+
     /// Makes room for `n_rows` rows in every buffer; what is in them stays.
     void reserve(int n_rows, int threads);
-    /// Throws std::out_of_range for a row, slot or angle that does not exist, or when no cache is bound.
+    /// Throws std::out_of_range for a row, slot, state or angle that does not exist, or when no cache is bound.
     void check(const Step& step) const;
     /// Makes room for a step that was checked.
     void prepare(const Step& step, int threads);
@@ -87,6 +93,9 @@ private:
     std::vector<Layer> layers_;
     std::vector<LayerCache> caches_;
     std::vector<int64_t> n_slots_;  // by cache group
+    std::vector<int64_t> state_sizes_;
+    std::vector<float*> states_of_;  // by part
+    int64_t n_states_ = 0;
     int vocabulary_ = 0;
     int capacity_ = 0;
 };

@@ -52,21 +52,6 @@ inline void turn(const RopeJob& job, int64_t row, const float* norm, int n_heads
     normalise(HeadNorm::after_rope);
 }
 
-/// ln(x), x >= 1, within 1e-15: by additions and products alone, so that it is the same everywhere.
-inline double natural_log(double x) {
-    int exponent = 0;
-    double part = std::frexp(x, &exponent);  // in [0.5, 1)
-    if (part < 0.70710678118654752) {
-        part *= 2;
-        --exponent;
-    }
-    // ln(part) = 2 artanh(t), |t| < 0.172.
-    const double t = (part - 1) / (part + 1), square = t * t;
-    double sum = 0;
-    for (int i = 25; i > 0; i -= 2) sum = sum * square + 1.0 / i;
-    return exponent * 0.69314718055994531 + 2 * t * sum;
-}
-
 inline float query_factor(const RopeJob& job, int64_t row) {
     if (job.floor == 0) return job.scale;
     const int64_t steps = (job.positions[row] + 1) / job.floor;

@@ -1,0 +1,67 @@
+"""Recurrent layers in a program: what their operations keep of a sequence is a part of its state (`LayerState`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.weights import PackedVector
+from landrace.kernels.layer_cache import LayerState, untouched_zeros
+
+
+def short_conv(program: Program, xs: Sequence[int], weights: Sequence[PackedVector], width: int) -> None:
+    """Each of `xs` = silu of its causal convolution; weights [channels * width], a channel's oldest row first.
+
+    Keeps for each of them a part of the state: the last width - 1 rows.
+    """
+    parts = [{"x": x, "weight": weight} for x, weight in zip(xs, weights, strict=True)]
+    program.add("short_conv", parts=parts, width=width)
+
+
+def delta(
+    program: Program,
+    *,
+    n_heads: int,
+    n_value_heads: int,
+    key_dim: int,
+    value_dim: int,
+    rounds: bool = False,
+    q: int,
+    k: int,
+    v: int,
+    a: int,
+    b: int,
+    a_log: PackedVector,
+    dt_bias: PackedVector,
+    out: int,
+) -> None:
+    """out = what the value heads' states say to q: the gated delta rule of `kernels.reference.delta`, with q and k
+    normalised, decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b). Overwrites q, k, a and b.
+
+    Keeps a part of the state: [n_value_heads, key_dim, value_dim in whole vectors]. `rounds`: see `Gdn`.
+    """
+    program.add(
+        "delta", n_heads=n_heads, n_value_heads=n_value_heads, key_dim=key_dim, value_dim=value_dim, rounds=rounds,
+        q=q, k=k, v=v, a=a, b=b, a_log=a_log, dt_bias=dt_bias, out=out,
+    )  # fmt: skip
+
+
+def gated_norm(program: Program, x: int, gate: int, weight: PackedVector, eps: float) -> None:
+    """x = each head of x normalised, times silu of its gate; weight [head_dim]."""
+    program.add("gated_norm", x=x, gate=gate, weight=weight, eps=eps)
+
+
+def new_layer_state(native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int) -> LayerState:
+    """Zeroed memory for `n_states` states with parts of these shapes; rows of matrices are in whole vectors."""
+    tile: int = native.TILE
+    padded = [(*shape[:-1], -(-shape[-1] // tile) * tile if len(shape) == 3 else shape[-1]) for shape in shapes]
+    return LayerState(tuple(untouched_zeros((n_states, *shape), torch.float32) for shape in padded))
+
+
+def parts_of(states: Sequence[LayerState]) -> list[Tensor]:
+    """All layers' parts, in order."""
+    return [part for state in states for part in state.parts]
