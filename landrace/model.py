@@ -14,11 +14,13 @@ import torch
 from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
+from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
 from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
+from landrace.kernels.cpu.weights import KINDS
 from landrace.kernels.layer_cache import LayerCache
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
@@ -155,6 +157,7 @@ def open_engine(
         engine.add_adapter(adapter, spec, tensors)
     told = (
         missing,
+        unpacked_notice(checkpoint, decoder) if held == "stored" else None,
         slow_notice(decoder),
         draft_notice(checkpoint.spec, options),
         left_out_notice(checkpoint),
@@ -183,6 +186,19 @@ def slow_notice(decoder: ServingDecoder) -> str | None:
     if not decoder.slow:
         return None
     return f"The C++ kernels leave {', '.join(decoder.slow)} to PyTorch, which is slower."
+
+
+def unpacked_notice(checkpoint: Checkpoint, decoder: ServingDecoder) -> str | None:
+    """What to tell the user of quantised matrices that the C++ kernels hold as float32."""
+    used = {tensor for source in checkpoint.sources.values() for tensor in source.tensors}
+    read = [checkpoint.tensors_read[name] for name in used]
+    wide = [one for one in read if one.dtype not in KINDS or (isinstance(one, DecodedTensor) and one.dtype == "F32")]
+    if not wide or not isinstance(decoder, CpuDecoder):
+        return None
+    return (
+        f"The C++ kernels do not multiply with {len(wide)} of its quantised matrices as they are stored; unpacked, the "
+        f"weights take {decoder.weight_bytes / 1e9:.2f} GB of memory. --weights int8 or int4 take less."
+    )
 
 
 def draft_notice(spec: ModelSpec, options: EngineOptions) -> str | None:

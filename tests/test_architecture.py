@@ -50,7 +50,7 @@ ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
         "models.lora_spec",
         "models.stored",
     ),
-    ("checkpoints", "kernels"): ("kernels.reference.blocks",),
+    ("checkpoints", "kernels"): ("kernels.reference.blocks", "kernels.reference.code_blocks"),
 }
 """Where a room may use a part of another and no more."""
 

@@ -258,17 +258,29 @@ def test_the_path_of_a_request_names_files_that_exist() -> None:
 
 
 def test_families_names_what_can_be_opened() -> None:
-    from landrace.kernels.reference.blocks import BLOCKS
     from landrace.models.families import FAMILIES, TEXT_HALVES
     from landrace.models.families.gguf_architectures import ARCHITECTURES
 
     page = ROOT / "docs" / "families.md"
     assert {*FAMILIES, *TEXT_HALVES, *ARCHITECTURES} <= words_in_code(page)
-    for listing in (page, ROOT / "README.md"):
-        assert set(BLOCKS) <= set(re.findall(r"\w+", prose(listing)))
     cells = re.findall(r"^\| (`[^|]+`) \|", prose(page), re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert named - {"model_type"} <= {*FAMILIES, *TEXT_HALVES}
+
+
+def test_checkpoints_names_every_form_and_how_it_is_kept() -> None:
+    from landrace.checkpoints.quantised import FORMS
+    from landrace.kernels.cpu.weights import KINDS
+    from landrace.kernels.reference.blocks import BLOCKS
+
+    page = ROOT / "docs" / "checkpoints.md"
+    assert {form for form in FORMS if "/" not in form} <= words_in_code(page)
+    assert set(BLOCKS) <= set(re.findall(r"\w+", prose(page)))
+    kept = re.findall(r"^\| ([A-Z][\w, ]+) \| (as they are|packed|unpacked to float32) \|", prose(page), re.MULTILINE)
+    named = {name: how for names, how in kept for name in names.split(", ")}
+    of_ggml = {name for name, block in BLOCKS.items() if block.ggml_id is not None}
+    assert {name for name, how in named.items() if how != "unpacked to float32"} == of_ggml & set(KINDS)
+    assert set(named) == of_ggml
 
 
 def test_the_makefile_has_the_targets_that_are_named() -> None:

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 Arithmetic = Literal["int8", "bfloat16", "float32"]
 LimitKind = Literal["bytes", "operations"]
 EMBEDDING = "embed_tokens.weight"
-STORED_FLOATS: Mapping[str, Arithmetic] = {"F32": "float32", "F16": "bfloat16", "BF16": "bfloat16"}
+STORED_FLOATS: Mapping[str, Arithmetic] = {
+    "F32": "float32",
+    "F16": "bfloat16",
+    "BF16": "bfloat16",
+    "F8_F32": "float32",
+}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from landrace.checkpoints.adapter_modules import EXPERTS, HubModule, fold, hub_m
 from landrace.checkpoints.bounded import read_json, readable
 from landrace.checkpoints.folder import whole_folder
 from landrace.checkpoints.safetensors_file import read_safetensors
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.tensor_info import TensorInfo, require_weights
 from landrace.checkpoints.write import save_tensors, write_json
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.weights import Source
@@ -209,7 +209,7 @@ def _read_pairs(
         name = _module_at(place, places)
         if not (modules[name].all_experts or config.is_target(name)):
             raise CheckpointError(f"The adapter has weights for '{name}', which its target_modules do not name.")
-        info.require_weights()
+        require_weights(info)
         if len(info.shape) != 2:
             raise CheckpointError(f"The adapter's '{info.name}' has the shape {list(info.shape)}, not a matrix's.")
         halves.setdefault(name, {})[which] = info.load().float()

@@ -18,8 +18,9 @@ from torch import Tensor
 from landrace.checkpoints.bounded import file_size, read_json, read_range, readable
 from landrace.checkpoints.gguf_file import read_gguf
 from landrace.checkpoints.parameters import stored_parameters
+from landrace.checkpoints.quantised import unpacked, without_settings
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
-from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, Readable, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_drafts, gguf_ignorable, gguf_sources
@@ -49,6 +50,8 @@ class Checkpoint:
     """Canonical parameter name to the stored tensors that make it."""
     tensor_infos: Mapping[str, TensorInfo]
     """Stored name to description, for every tensor in the files."""
+    tensors_read: Mapping[str, Readable]
+    """The same as sources read them: what several tensors of a quantised form make is one."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """GGUF key-values; empty for safetensors."""
     generation_config: dict[str, Any] = field(default_factory=dict)
@@ -61,13 +64,18 @@ class Checkpoint:
 
     @property
     def hub_sources(self) -> dict[str, Source]:
-        """Where the hub's files keep each parameter. Written models use these names, whatever format the weights came
-        in.
+        """Where the hub's unquantised files keep each parameter. Written models use these names, whatever form the
+        weights came in.
 
         Raises UnsupportedError for weights in an order that the hub's files do not have.
         """
         self._check_order()
-        return self.sources if self.format == "safetensors" else read_config(self.config).sources
+        if self.format == "gguf":
+            return read_config(self.config).sources
+        if self.tensors_read is self.tensor_infos:
+            return self.sources
+        # Their names tell the prefix; their shapes would tell the layout that only a quantised form has.
+        return read_config(self.config, dict.fromkeys(self.tensors_read, ())).sources
 
     @property
     def adapter_sources(self) -> tuple[dict[str, Source], ...]:
@@ -93,8 +101,8 @@ class Checkpoint:
         if self.format == "gguf":
             return []
         used = {tensor for source in self.sources.values() for tensor in source.tensors}
-        left = [info for name, info in self.tensor_infos.items() if name not in used and not HEAD.fullmatch(name)]
-        return [info for info in left if info.dtype in PLAIN]
+        left = [tensor for name, tensor in self.tensors_read.items() if name not in used and not HEAD.fullmatch(name)]
+        return [tensor for tensor in left if isinstance(tensor, TensorInfo) and tensor.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(canonical name, values), one parameter in memory at a time. F32, F16 and BF16 come as stored, the block
@@ -105,7 +113,7 @@ class Checkpoint:
     def stored(self) -> dict[str, StoredTensor]:
         """Canonical name to the parameter as the files store it; nothing is read yet."""
         self._check_tied_head()
-        return stored_parameters(self.sources, self.tensor_infos)
+        return stored_parameters(self.sources, self.tensors_read)
 
     def sha256(self, progress: Progress | None = None) -> str:
         """SHA-256 of the weights, kept once it is known. One file: that of the file. Several: that of the lines
@@ -118,9 +126,9 @@ class Checkpoint:
         """A model that ties its head to its embedding may store the head too, if it is the same."""
         if "lm_head.weight" in self.sources:
             return
-        embedding = self.tensor_infos[self.sources["embed_tokens.weight"].tensor]
-        for name, info in self.tensor_infos.items():
-            if HEAD.fullmatch(name) and not _same_bytes(info, embedding):
+        embedding = self.tensors_read[self.sources["embed_tokens.weight"].tensor]
+        for name, tensor in self.tensors_read.items():
+            if HEAD.fullmatch(name) and not _same_bytes(tensor, embedding):
                 raise UnsupportedError(
                     f"The model says that its output head is its embedding, but '{name}' differs from it.",
                     hint="Set tie_word_embeddings to false in its config.json if the stored head is the right one.",
@@ -135,7 +143,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     with readable(path):
         checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
-    stored_parameters(checkpoint.sources, checkpoint.tensor_infos)
+    stored_parameters(checkpoint.sources, checkpoint.tensors_read)
     return checkpoint
 
 
@@ -152,6 +160,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         config,
         model.spec,
         sources,
+        infos,
         infos,
         file.metadata,
         left_out=_matching(infos, gguf_drafts(config)),
@@ -200,8 +209,10 @@ def _open_folder(path: Path) -> Checkpoint:
     generation = path / "generation_config.json"
     generation_config = read_json(generation, MAX_CONFIG_BYTES) if generation.is_file() else {}
     infos = read_safetensors_folder(path)
-    model = read_config(config, {name: info.shape for name, info in infos.items()})
-    _check_names(path, model.sources, infos, model.ignorable)
+    found = unpacked(config, infos)
+    config = without_settings(config)
+    model = read_config(config, {name: tensor.shape for name, tensor in found.items()})
+    _check_names(path, model.sources, found, model.ignorable)
     return Checkpoint(
         path,
         "safetensors",
@@ -209,6 +220,7 @@ def _open_folder(path: Path) -> Checkpoint:
         model.spec,
         model.sources,
         infos,
+        found,
         generation_config=generation_config,
         left_out=_matching(infos, model.drafts),
         sources_of_adapters=model.adapter_sources,
@@ -216,7 +228,7 @@ def _open_folder(path: Path) -> Checkpoint:
 
 
 def _check_names(
-    path: Path, sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], ignorable: Iterable[str]
+    path: Path, sources: Mapping[str, Source], infos: Mapping[str, Readable], ignorable: Iterable[str]
 ) -> None:
     needed = {tensor for source in sources.values() for tensor in source.tensors}
     if missing := needed - infos.keys():
@@ -232,16 +244,21 @@ def _some(names: set[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
 
 
-def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+def _same_bytes(one: Readable, other: Readable) -> bool:
     if (one.dtype, one.shape, one.nbytes) != (other.dtype, other.shape, other.nbytes):
         return False
-    for at in range(0, one.nbytes, READ_BYTES):
-        count = min(READ_BYTES, one.nbytes - at)
-        if not torch.equal(
-            read_range(one.path, one.offset + at, count), read_range(other.path, other.offset + at, count)
-        ):
+    step = max(1, READ_BYTES * one.shape[0] // max(one.nbytes, 1))
+    for at in range(0, one.shape[0], step):
+        rows = (at, min(at + step, one.shape[0]))
+        if not torch.equal(_bytes(one.part(rows)), _bytes(other.part(rows))):
             return False
     return True
+
+
+def _bytes(tensor: Readable) -> Tensor:
+    out = torch.empty(tensor.nbytes, dtype=torch.uint8)
+    tensor.read_into(out)
+    return out
 
 
 def _hash_files(paths: set[Path], progress: Progress | None) -> str:

@@ -6,6 +6,7 @@ The layout is that of ggml's `docs/gguf.md`: magic, version, counts, typed key-v
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,37 +31,18 @@ SCALAR_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B"
 """`struct` format of each scalar value type."""
 BOOL, STRING, ARRAY = 7, 8, 9
 
+MAX_PARTS = 1 << 12
+_PART = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
+_PART_NAMES = "Parts are named as llama.cpp names them: model-00001-of-00003.gguf."
+
 _SMALLEST_VALUE = {kind: struct.calcsize("<" + layout) for kind, layout in SCALAR_FORMATS.items()} | {
     STRING: 8,
     ARRAY: 4 + 8,
 }
 _SMALLEST_PAIR = 8 + 4 + 1
 _SMALLEST_INFO = 8 + 4 + 8 + 4 + 8
-_TYPE_BY_ID = {block.ggml_id: name for name, block in BLOCKS.items()}
-_UNSUPPORTED_IDS = {
-    9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
-    15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
-    24: "I8",
-    25: "I16",
-    26: "I32",
-    27: "I64",
-    28: "F64",
-    29: "IQ1_M",
-    34: "TQ1_0",
-    35: "TQ2_0",
-    39: "MXFP4",
-    40: "NVFP4",
-}
+_TYPE_BY_ID = {block.ggml_id: name for name, block in BLOCKS.items() if block.ggml_id is not None}
+_UNSUPPORTED_IDS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
 
 
 @dataclass(frozen=True)
@@ -74,10 +56,48 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read and check the header. CheckpointError for a damaged file, UnsupportedError for one we cannot use."""
+    """Read and check the header; where the file is the first of several parts, those of all of them.
+
+    CheckpointError for a damaged or a missing file, UnsupportedError for one we cannot use.
+    """
+    first = _read_one(path)
+    count = _split(first, "count")
+    if count < 2:
+        return first
+    name = _PART.fullmatch(path.name)
+    if name is None or int(name["count"]) != count or count > MAX_PARTS:
+        raise CheckpointError(f"{path.name} is one of {count} parts, which its name does not say.", hint=_PART_NAMES)
+    if _split(first, "no") != 0:
+        start = path.with_name(_part_name(name["stem"], 0, count))
+        raise CheckpointError(
+            f"{path.name} is a later part of a split GGUF file.", hint=f"Name its first part, {start}."
+        )
+    tensors = dict(first.tensors)
+    for number in range(1, count):
+        part = _read_one(path.with_name(_part_name(name["stem"], number, count)))
+        if (_split(part, "no"), _split(part, "count")) != (number, count):
+            raise CheckpointError(f"{part.path.name} does not say that it is part {number + 1} of {count}.")
+        if repeated := tensors.keys() & part.tensors.keys():
+            raise CheckpointError(f"The tensor '{min(repeated)}' is in several parts of {path}.")
+        tensors |= part.tensors
+    if _split(first, "tensors.count") not in (0, len(tensors)):
+        raise CheckpointError(f"The parts of {path} hold {len(tensors)} tensors, but the first says another number.")
+    return GgufFile(path, first.version, first.metadata, tensors)
+
+
+def _read_one(path: Path) -> GgufFile:
     size = file_size(path)
     with readable(path), path.open("rb") as file:
         return _Reader(path, file, size).read()
+
+
+def _split(file: GgufFile, key: str) -> int:
+    value = file.metadata.get(f"split.{key}", 0)
+    return value if isinstance(value, int) else 0
+
+
+def _part_name(stem: str, number: int, count: int) -> str:
+    return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
 class _Reader:
@@ -101,11 +121,6 @@ class _Reader:
             if key in metadata:
                 raise self._broken(f"the key '{key}' is repeated")
             metadata[key] = self._value(self._number("I"), depth=0)
-        if isinstance(parts := metadata.get("split.count", 0), int) and parts > 1:
-            raise UnsupportedError(
-                f"{self._path.name} is one of {parts} parts of a split GGUF file.",
-                hint="Merge the parts into one file with llama.cpp's `llama-gguf-split --merge`.",
-            )
         return GgufFile(self._path, version, metadata, self._tensors(n_tensors, self._alignment(metadata)))
 
     def _version(self) -> int:

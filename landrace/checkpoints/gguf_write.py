@@ -67,8 +67,10 @@ def _pad(file: BinaryIO) -> None:
 
 def _encode(name: str, tensor: Tensor, kind: str) -> tuple[Shape, Tensor]:
     """(shape of the values, their bytes)."""
-    if kind not in BLOCKS:
-        raise OptionError(f"'{name}' cannot be written as {kind}.", hint=f"Use one of {', '.join(BLOCKS)}.")
+    if kind not in BLOCKS or BLOCKS[kind].ggml_id is None:
+        raise OptionError(
+            f"'{name}' cannot be written as {kind}.", hint="Use one of ggml's types, such as F16 or Q8_0."
+        )
     block = BLOCKS[kind]
     if tensor.dtype == torch.uint8:
         return (*tensor.shape[:-1], tensor.shape[-1] // block.bytes * block.elements), tensor

@@ -10,13 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from landrace.checkpoints.bounded import read_into
-from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, Readable, require_weights
 from landrace.errors import UnsupportedError
 from landrace.models.families.weights import Source
 from landrace.models.stored import StoredTensor
 
-Infos = Mapping[str, TensorInfo]
+Infos = Mapping[str, Readable]
 
 
 def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, StoredTensor]:
@@ -42,11 +41,11 @@ def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, 
 
 def _block_type(source: Source, infos: Infos) -> str:
     for one in source.tensors:
-        infos[one].require_weights()
+        require_weights(infos[one])
     kinds = sorted({infos[one].dtype for one in source.tensors})
     if len(kinds) > 1:
         raise UnsupportedError(f"The tensors '{source.tensor}' are stored in different types: {', '.join(kinds)}.")
-    if not source.whole_rows and not source.by_head and kinds[0] not in PLAIN:
+    if source.transposed and not source.by_head and kinds[0] not in PLAIN:
         raise UnsupportedError(f"The tensor '{source.tensor}' is stored as {kinds[0]}, but not by rows.")
     return kinds[0]
 
@@ -60,7 +59,7 @@ def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
         out = torch.empty(sum(span.nbytes for span in spans), dtype=torch.uint8)
         at = 0
         for span in spans:
-            read_into(span.path, span.offset, out[at : at + span.nbytes])
+            span.read_into(out[at : at + span.nbytes])
             at += span.nbytes
         if source.rotary is not None:
             # Turning moves entries of the first axis; the bytes of one entry of it stay together.
@@ -70,7 +69,7 @@ def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
     return read
 
 
-def _spans(source: Source, infos: Infos) -> list[TensorInfo]:
+def _spans(source: Source, infos: Infos) -> list[Readable]:
     """The stretches of the files that hold the parameter, in order."""
     if source.stacked is not None:
         return [infos[one].part(source.rows) for one in source.tensors]
@@ -85,15 +84,20 @@ def _spans(source: Source, infos: Infos) -> list[TensorInfo]:
     return [info.part(source.rows)]
 
 
-def _of_transposed_heads(info: TensorInfo, shape: tuple[int, ...]) -> StoredTensor:
-    return StoredTensor(info.dtype, shape, info.raw, transposed_heads=info.shape[0])
+def _of_transposed_heads(info: Readable, shape: tuple[int, ...]) -> StoredTensor:
+    def read() -> Tensor:
+        out = torch.empty(info.nbytes, dtype=torch.uint8)
+        info.read_into(out)
+        return out.view(math.prod(info.shape[:-1]), -1)
+
+    return StoredTensor(info.dtype, shape, read, transposed_heads=info.shape[0])
 
 
 class _Mixed:
     """Parameters whose entries alternate in one stored tensor: the first one that is read brings the others along,
     each of which then waits in memory for its own first reading."""
 
-    def __init__(self, info: TensorInfo) -> None:
+    def __init__(self, info: Readable) -> None:
         self._info = info
         self._sources: dict[str, Source] = {}
         self._ready: dict[str, Tensor] = {}
@@ -112,12 +116,11 @@ class _Mixed:
         return values.view(-1, values.shape[-1]).view(torch.uint8)
 
     def _fill(self, names: set[str]) -> None:
-        info = self._info
-        made = {
-            name: torch.empty(self._sources[name].part_shape(info.shape), dtype=PLAIN[info.dtype]) for name in names
-        }
-        for expert in range(info.shape[0]) if self._by_expert else (None,):
-            stored = (info if expert is None else info.entry(expert)).load()
+        info, dtype = self._info, _element_type(self._info)
+        shape = (*info.shape[:-1], info.nbytes // dtype.itemsize // math.prod(info.shape[:-1]))
+        made = {name: torch.empty(self._sources[name].part_shape(shape), dtype=dtype) for name in names}
+        for expert in range(shape[0]) if self._by_expert else (None,):
+            stored = _elements(info if expert is None else info.entry(expert))
             for name, whole in made.items():
                 source = replace(self._sources[name], per_expert=False)
                 (whole if expert is None else whole[expert]).copy_(source.part(stored))
@@ -135,3 +138,14 @@ def _formed(source: Source, stored: StoredTensor) -> StoredTensor:
         stored.shape,
         lambda: StoredTensor.of(source.formed(stored.floats())).read(),
     )
+
+
+def _element_type(info: Readable) -> torch.dtype:
+    """What a row is made of: numbers, or the bytes of blocks."""
+    return PLAIN.get(info.dtype, torch.uint8)
+
+
+def _elements(info: Readable) -> Tensor:
+    out = torch.empty(info.nbytes, dtype=torch.uint8)
+    info.read_into(out)
+    return out.view(_element_type(info)).view(*info.shape[:-1], -1)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from landrace.errors import CheckpointError
-from landrace.kernels.cpu.weights import PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
+from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, WeightMemory, as_rows, total_bytes
 from landrace.models.declared import Param
 from landrace.models.stored import StoredTensor
 
 
 class PackedWeights:
-    """Matrices stay as the checkpoint stores them; vectors and routers, whose rounding would choose other experts, are
-    float32.
+    """Matrices stay as the checkpoint stores them where the kernels multiply with such blocks, and are unpacked to
+    float32 where they do not; vectors and routers, whose rounding would choose other experts, are float32.
 
     Raises CheckpointError for an unknown name, a wrong shape or one that is missing.
     """
@@ -89,13 +89,16 @@ def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> It
 
 def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
     """The tensor as it is packed: a matrix of each head on an axis of their own."""
+    router = param.role == "router" and len(param.shape) == 2 and not _is_number_table(param)
+    if router or tensor.block_type not in KINDS:
+        tensor = _unpacked(tensor)
     if param.role == "heads":
         return replace(tensor, shape=(param.n_heads, param.shape[0] // param.n_heads, param.shape[1]))
-    if param.role == "absorbed":
-        return _transposed(tensor, param.n_heads)
-    if param.role != "router" or len(param.shape) != 2 or _is_number_table(param):
-        return tensor
-    return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values())[0])
+    return _transposed(tensor, param.n_heads) if param.role == "absorbed" else tensor
+
+
+def _unpacked(tensor: StoredTensor) -> StoredTensor:
+    return StoredTensor("F32", tensor.shape, lambda: as_rows(tensor.values().view(-1, tensor.shape[-1]))[0])
 
 
 def _transposed(tensor: StoredTensor, n_heads: int) -> StoredTensor:

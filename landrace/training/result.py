@@ -64,7 +64,7 @@ def write_result(
         weights = write_gguf_model(weights, checkpoint, result.tensors)
     else:
         extras = [path for name in _TOKENIZER_FILES if (path := checkpoint.path / name).is_file()]
-        write_checkpoint(weights, checkpoint.config, checkpoint.sources, result.tensors.items(), extras)
+        write_checkpoint(weights, checkpoint.config, checkpoint.hub_sources, result.tensors.items(), extras)
     draw_loss(list(result.steps), out / "loss.png")
     partial = out / ".tune.json.partial"
     with writing(out / "tune.json"):

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from landrace.checkpoints import bounded, parameters
+from landrace.checkpoints import bounded, tensor_info
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.parameters import stored_parameters
 from landrace.checkpoints.safetensors_file import read_safetensors
@@ -71,7 +71,7 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int, int]]:
 
     bounded_read = bounded.read_into
     monkeypatch.setattr(bounded, "read_into", counted)
-    monkeypatch.setattr(parameters, "read_into", counted)
+    monkeypatch.setattr(tensor_info, "read_into", counted)
     return found
 
 

@@ -15,10 +15,11 @@ from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, Weig
 from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
 
 FLOATS = ("F32", "F16", "BF16")
-QUANTISED = tuple(kind for kind in KINDS if kind not in FLOATS)
+QUANTISED = tuple(kind for kind in KINDS if kind not in (*FLOATS, "F8_F32"))
+"""The kinds whose products round the rows to 8 bits."""
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
-    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "I4_F16": (0,),
 }  # fmt: skip
 """Where a block keeps its float16 scales and minima."""
 POISONED_ROWS = 208
@@ -32,7 +33,15 @@ def stored_matrix(block_type: str, n_out: int, n_in: int, seed: int = 0) -> Tens
         return quantize(torch.randn(n_out, n_in, generator=generator), block_type)
     block = BLOCKS[block_type]
     raw = torch.randint(0, 256, (n_out * n_in // block.elements, block.bytes), generator=generator, dtype=torch.uint8)
-    for at in HALVES[block_type]:
+    if block_type == "MXFP4":
+        raw[:, 0] = torch.randint(112, 122, (len(raw),), generator=generator, dtype=torch.uint8)
+        raw[::7, 0] = torch.arange(len(raw[::7]), dtype=torch.uint8) % 3
+    elif block_type == "I4_BF16":
+        raw[:, :2] = (torch.randn(len(raw), 1, generator=generator) * 0.02).bfloat16().view(torch.uint8)
+    elif block_type == "F8_F32":
+        raw[raw & 127 == 127] = 5  # the two codes for NaN
+        raw[:, :4] = (torch.randn(len(raw), 1, generator=generator) * 0.002).view(torch.uint8)
+    for at in HALVES.get(block_type, ()):
         scales = torch.randn(len(raw), 1, generator=generator) * 0.02
         scales[torch.rand(len(raw), 1, generator=generator) < 0.05] = 0.0
         scales[torch.rand(len(raw), 1, generator=generator) < 0.05] = 3e-6
@@ -86,7 +95,7 @@ def as_kernel_sees(x: Tensor, block_type: str) -> Tensor:
     and values rounded to nearest, ties to even; groups with outliers, beyond 6.5 times the row's root mean square, also
     keep the remainder, rounded to 254ths of the scale.
     """
-    if block_type in FLOATS:
+    if block_type not in QUANTISED:
         return (x.bfloat16() if block_type == "BF16" else x).double()
     groups = x.view(x.shape[0], x.shape[1] // 32, 32)
     greatest = groups.abs().amax(-1, keepdim=True)

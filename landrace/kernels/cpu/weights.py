@@ -12,7 +12,10 @@ from torch import Tensor
 
 from landrace.kernels.reference.blocks import BLOCKS
 
-KINDS = tuple(BLOCKS)
+KINDS = (
+    *("F32", "F16", "BF16", "F8_F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16"),
+)
 """The block types that the kernels multiply with: a test compares them with the extension's own list."""
 _ALIGNMENT = 64
 

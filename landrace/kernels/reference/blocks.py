@@ -1,4 +1,4 @@
-"""Block formats of ggml: packed bytes to float32 and back, in plain PyTorch.
+"""Block formats, ggml's above all: packed bytes to float32 and back, in plain PyTorch.
 
 A block holds `elements` consecutive values of one row in `bytes` bytes. The layouts follow `ggml-common.h` and the
 order of the float32 operations follows `ggml-quants.c`, so results are equal to ggml's bit for bit.
@@ -14,15 +14,19 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from landrace.kernels.reference import code_blocks, grid_blocks, small_blocks
+from landrace.kernels.reference.block_parts import half
+
 CHUNK_ELEMENTS = 1 << 19
 """Values unpacked at a time: the temporaries stay in the processor's cache, and memory is bounded."""
 
 
 @dataclass(frozen=True)
 class BlockType:
-    """`ggml_id`: the number GGUF files store; one block is `elements` values in `bytes` bytes."""
+    """`ggml_id`: the number GGUF files store, None for a type that ggml has not; one block is `elements` values in
+    `bytes` bytes."""
 
-    ggml_id: int
+    ggml_id: int | None
     elements: int
     bytes: int
 
@@ -40,6 +44,24 @@ BLOCKS: Mapping[str, BlockType] = MappingProxyType(
         "Q5_K": BlockType(13, 256, 176),
         "Q6_K": BlockType(14, 256, 210),
         "BF16": BlockType(30, 1, 2),
+        "Q2_K": BlockType(10, 256, 84),
+        "Q3_K": BlockType(11, 256, 110),
+        "IQ2_XXS": BlockType(16, 256, 66),
+        "IQ2_XS": BlockType(17, 256, 74),
+        "IQ3_XXS": BlockType(18, 256, 98),
+        "IQ1_S": BlockType(19, 256, 50),
+        "IQ4_NL": BlockType(20, 32, 18),
+        "IQ3_S": BlockType(21, 256, 110),
+        "IQ2_S": BlockType(22, 256, 82),
+        "IQ4_XS": BlockType(23, 256, 136),
+        "IQ1_M": BlockType(29, 256, 56),
+        "TQ1_0": BlockType(34, 256, 54),
+        "TQ2_0": BlockType(35, 256, 66),
+        "MXFP4": BlockType(39, 32, 17),
+        "NVFP4": BlockType(40, 64, 36),
+        "F8_F32": BlockType(None, 32, 36),
+        "I4_F16": BlockType(None, 32, 19),
+        "I4_BF16": BlockType(None, 32, 19),
     }
 )
 
@@ -79,11 +101,6 @@ def quantize(values: Tensor, block_type: str) -> Tensor:
     return _PACK[block_type](blocks).view(rows, columns // block.elements * block.bytes)
 
 
-def _half(packed: Tensor, at: int) -> Tensor:
-    """The float16 at byte `at` of every block, as float32 [n, 1]."""
-    return packed[:, at : at + 2].contiguous().view(torch.float16).float()
-
-
 def _unpack_float(dtype: torch.dtype) -> Callable[[Tensor, Tensor], None]:
     def unpack(packed: Tensor, out: Tensor) -> None:
         out.copy_(packed.contiguous().view(dtype))
@@ -107,29 +124,29 @@ def _fifth_bits(packed: Tensor, at: int, out: Tensor) -> None:
 
 def _unpack_q4_0(packed: Tensor, out: Tensor) -> None:
     _nibbles(packed, 2, out)
-    out.sub_(8).mul_(_half(packed, 0))
+    out.sub_(8).mul_(half(packed, 0))
 
 
 def _unpack_q4_1(packed: Tensor, out: Tensor) -> None:
     _nibbles(packed, 4, out)
-    out.mul_(_half(packed, 0)).add_(_half(packed, 2))
+    out.mul_(half(packed, 0)).add_(half(packed, 2))
 
 
 def _unpack_q5_0(packed: Tensor, out: Tensor) -> None:
     _nibbles(packed, 6, out)
     _fifth_bits(packed, 2, out)
-    out.sub_(16).mul_(_half(packed, 0))
+    out.sub_(16).mul_(half(packed, 0))
 
 
 def _unpack_q5_1(packed: Tensor, out: Tensor) -> None:
     _nibbles(packed, 8, out)
     _fifth_bits(packed, 4, out)
-    out.mul_(_half(packed, 0)).add_(_half(packed, 2))
+    out.mul_(half(packed, 0)).add_(half(packed, 2))
 
 
 def _unpack_q8_0(packed: Tensor, out: Tensor) -> None:
     out.copy_(packed[:, 2:].view(torch.int8))
-    out.mul_(_half(packed, 0))
+    out.mul_(half(packed, 0))
 
 
 def _k_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +159,7 @@ def _k_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     scale, minimum, low = packed[:, 4:8], packed[:, 8:12], packed[:, 12:16]
     scales = torch.cat((scale & 63, low & 15 | scale >> 2 & 48), dim=1)
     minima = torch.cat((minimum & 63, low >> 4 | minimum >> 2 & 48), dim=1)
-    return (_half(packed, 0) * scales)[:, :, None], (_half(packed, 2) * minima)[:, :, None]
+    return (half(packed, 0) * scales)[:, :, None], (half(packed, 2) * minima)[:, :, None]
 
 
 def _unpack_q4_k(packed: Tensor, out: Tensor) -> None:
@@ -168,7 +185,7 @@ def _unpack_q6_k(packed: Tensor, out: Tensor) -> None:
     for quarter in range(4):
         nibble = low[:, :, quarter % 2] >> 4 if quarter > 1 else low[:, :, quarter % 2] & 15
         quarters[:, :, quarter] = nibble | (high >> 2 * quarter & 3) << 4
-    scales = _half(packed, 208) * packed[:, 192:208].view(torch.int8)
+    scales = half(packed, 208) * packed[:, 192:208].view(torch.int8)
     out.view(-1, 16, 16).sub_(32).mul_(scales[:, :, None])
 
 
@@ -185,6 +202,24 @@ _UNPACK: Mapping[str, Callable[[Tensor, Tensor], None]] = MappingProxyType(
         "Q4_K": _unpack_q4_k,
         "Q5_K": _unpack_q5_k,
         "Q6_K": _unpack_q6_k,
+        "Q2_K": small_blocks.unpack_q2_k,
+        "Q3_K": small_blocks.unpack_q3_k,
+        "IQ2_XXS": grid_blocks.unpack_iq2_xxs,
+        "IQ2_XS": grid_blocks.unpack_iq2_xs,
+        "IQ3_XXS": grid_blocks.unpack_iq3_xxs,
+        "IQ1_S": grid_blocks.unpack_iq1_s,
+        "IQ4_NL": small_blocks.unpack_iq4_nl,
+        "IQ3_S": grid_blocks.unpack_iq3_s,
+        "IQ2_S": grid_blocks.unpack_iq2_s,
+        "IQ4_XS": small_blocks.unpack_iq4_xs,
+        "IQ1_M": grid_blocks.unpack_iq1_m,
+        "TQ1_0": small_blocks.unpack_tq1_0,
+        "TQ2_0": small_blocks.unpack_tq2_0,
+        "MXFP4": small_blocks.unpack_mxfp4,
+        "NVFP4": small_blocks.unpack_nvfp4,
+        "F8_F32": code_blocks.unpack_f8_f32,
+        "I4_F16": code_blocks.unpack_i4(torch.float16),
+        "I4_BF16": code_blocks.unpack_i4(torch.bfloat16),
     }
 )
 

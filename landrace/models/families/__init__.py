@@ -140,7 +140,6 @@ def _text_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TextHa
     values, halves = dict(config), []
     kind = values.get("model_type")
     while isinstance(kind, str) and kind in TEXT_HALVES:
-        _refuse_quantised(values)
         half = TEXT_HALVES[kind]
         halves.append(half)
         values = _unwrap(values, half)
@@ -148,7 +147,6 @@ def _text_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TextHa
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted({*FAMILIES, *TEXT_HALVES}))
         raise UnsupportedError(f"Models of the type {shown(kind)} are not supported.", hint=f"Known types: {known}.")
-    _refuse_quantised(values)
     return values, halves
 
 
@@ -179,14 +177,3 @@ def _text_kind(inner: Mapping[str, Any], half: TextHalf) -> Any:
     """A text half may name its own type; when it repeats the wrapper's, or says none, it is the usual one."""
     kind = inner.get("model_type")
     return half.family if kind is None or kind in TEXT_HALVES else kind
-
-
-def _refuse_quantised(values: Mapping[str, Any]) -> None:
-    for key in ("quantization_config", "compression_config"):
-        settings = values.get(key)
-        if settings:
-            method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
-            raise UnsupportedError(
-                f"The checkpoint is quantised with the method {shown(method)}, which is not supported.",
-                hint="Use the unquantised safetensors of the model, or a GGUF of it.",
-            )

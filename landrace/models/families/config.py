@@ -19,6 +19,8 @@ NO_EFFECT = (
     r"model_type|architectures|auto_map|dtype|torch_dtype|torchscript|tokenizer_class|task_specific_params|prefix",
     r"_.*|(transformers|unsloth).*|finetuning_task|problem_type|use_bfloat16|tf_legacy_loss|is_llama_config",
     r"use_cache|use_flash_attn|use_flash_attention|output_(attentions|hidden_states|scores)|return_dict.*|is_decoder",
+    # How the tensors are stored: the checkpoint's business.
+    r"quantization_config|compression_config",
     # Training only.
     r".*initializer_range|initializer_factor|init_std|.*dropout(_.*)?|.*_pdrop|gradient_checkpointing",
     r"pretraining_tp",  # How a product was split during training; the sum is the same.

@@ -37,6 +37,17 @@ NAMING = Naming(
     alternating=("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"),
     transposed=tuple(JOINT),
 )
+PACKED = replace(
+    NAMING,
+    fused={
+        "mlp.experts.gate_up_proj_blocks": JOINT["mlp.experts.gate_up_proj"],
+        "mlp.experts.down_proj_blocks": JOINT["mlp.experts.down_proj"],
+        **{theirs: ours for theirs, ours in NAMING.fused.items() if theirs not in JOINT},
+    },
+    alternating=("mlp.experts.gate_up_proj_blocks", "mlp.experts.gate_up_proj_bias"),
+    transposed=(),
+)
+"""As it is published, in mxfp4: rows are outputs."""
 
 
 def read_gpt_oss(config: Config) -> ModelSpec:
@@ -53,7 +64,7 @@ FAMILIES: Mapping[str, Family] = {
     "gpt_oss": Family(
         read_gpt_oss,
         GPT_OSS,
-        (NAMING,),
+        (NAMING, PACKED, NAMING),  # transformers' names are the first and the last
         {
             "num_experts": "num_local_experts",
             "experts_per_token": "num_experts_per_tok",

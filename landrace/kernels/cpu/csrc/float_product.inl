@@ -16,17 +16,25 @@ template <> struct FloatStep<Kind::f32> {
         Mode() {}
     };
     static const float* panels(const Rows& rows) { return rows.floats; }
-    static Floats weights(const uint8_t* at) { return load(reinterpret_cast<const float*>(at)); }
+    static Floats weights(const uint8_t* tile, int64_t step) {
+        return load(reinterpret_cast<const float*>(tile + step_offset(Kind::f32, step)));
+    }
     static Floats input(float x) { return all(x); }
     static Floats add(Floats acc, Floats weights, Floats input) { return fma(weights, input, acc); }
 };
 template <> struct FloatStep<Kind::f16> : FloatStep<Kind::f32> {
-    static Floats weights(const uint8_t* at) { return load_half(at); }
+    static Floats weights(const uint8_t* tile, int64_t step) { return load_half(tile + step_offset(Kind::f16, step)); }
+};
+template <> struct FloatStep<Kind::f8_f32> : FloatStep<Kind::f32> {
+    static Floats weights(const uint8_t* tile, int64_t step) {
+        const uint8_t* scales = tile + step / kGroup * group_bytes(Kind::f8_f32);
+        return mul(load_f8(tile + step_offset(Kind::f8_f32, step)), load(reinterpret_cast<const float*>(scales)));
+    }
 };
 template <> struct FloatStep<Kind::bf16> {
     using Mode = FlushDenormals;
     static const uint32_t* panels(const Rows& rows) { return rows.pairs; }
-    static Pairs weights(const uint8_t* at) { return load_pairs(at); }
+    static Pairs weights(const uint8_t* tile, int64_t step) { return load_pairs(tile + step_offset(Kind::bf16, step)); }
     static Pairs input(uint32_t x) { return all_pairs(x); }
     static Floats add(Floats acc, Pairs weights, Pairs input) { return dot(acc, weights, input); }
 };
@@ -49,11 +57,10 @@ void float_pass(const uint8_t* const* tiles, int begin, int end, const Rows& row
     LANDRACE_UNROLL for (int t = 0; t < T; ++t)
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[t][r] = begin == 0 ? all(0.0f) : load(out[t] + r * kTile);
     for (int64_t step = begin; step < end; ++step) {
-        decltype(S::weights(nullptr)) weights[T];
+        decltype(S::weights(nullptr, 0)) weights[T];
         LANDRACE_UNROLL for (int t = 0; t < T; ++t) {
-            const uint8_t* at = tiles[t] + step * step_bytes(kind);
-            weights[t] = S::weights(at);
-            if (step * step_bytes(kind) % 64 == 0) prefetch(at + kPrefetchBytes);
+            weights[t] = S::weights(tiles[t], step);
+            if (step_offset(kind, step) % 64 == 0) prefetch(tiles[t] + step_offset(kind, step) + kPrefetchBytes);
         }
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const auto input = S::input(panels[(r / kPanel * n_steps + step) * kPanel + r % kPanel]);
@@ -86,14 +93,18 @@ void float_product(const uint8_t* const* tiles, const Rows& rows, int first, int
 
 /// One row of a matrix as floats, times `factor`.
 template <Kind kind> void unpack_float_row(const Matrix& matrix, int row, float factor, float* out) {
-    constexpr int inputs = step_inputs(kind), size = kind == Kind::f32 ? 4 : 2;
+    constexpr int inputs = step_inputs(kind), size = float_bytes(kind);
     const uint8_t* tile = matrix.tile(row / kTile);
     for (int k = 0; k < matrix.n_in; ++k) {
-        const uint8_t* at = tile + static_cast<int64_t>(k / inputs) * step_bytes(kind) + (row % kTile * inputs + k % inputs) * size;
+        const uint8_t* at = tile + step_offset(kind, k / inputs) + (row % kTile * inputs + k % inputs) * size;
         float value;
         uint16_t half;
         if constexpr (kind == Kind::f32) {
             std::memcpy(&value, at, sizeof(value));
+        } else if constexpr (kind == Kind::f8_f32) {
+            float scale;
+            std::memcpy(&scale, tile + k / kGroup * group_bytes(kind) + 4 * (row % kTile), sizeof(scale));
+            value = half_to_float(f8_as_half(*at)) * scale;
         } else {
             std::memcpy(&half, at, sizeof(half));
             const uint32_t bits = static_cast<uint32_t>(half) << 16;

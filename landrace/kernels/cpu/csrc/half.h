@@ -7,6 +7,9 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
+/// The bits of an 8-bit float (E4M3) as those of a float16 that is 256 times smaller.
+inline uint16_t f8_as_half(uint8_t bits) { return static_cast<uint16_t>((bits & 0x80) << 8 | (bits & 0x7f) << 7); }
+
 inline float half_to_float(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
     const uint32_t exponent = (half >> 10) & 31u;

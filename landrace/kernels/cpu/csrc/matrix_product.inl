@@ -18,6 +18,7 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::f32: return f(std::integral_constant<Kind, Kind::f32>());
         case Kind::f16: return f(std::integral_constant<Kind, Kind::f16>());
         case Kind::bf16: return f(std::integral_constant<Kind, Kind::bf16>());
+        case Kind::f8_f32: return f(std::integral_constant<Kind, Kind::f8_f32>());
         case Kind::q4_0: return f(std::integral_constant<Kind, Kind::q4_0>());
         case Kind::q4_1: return f(std::integral_constant<Kind, Kind::q4_1>());
         case Kind::q5_0: return f(std::integral_constant<Kind, Kind::q5_0>());
@@ -26,6 +27,11 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::q4_k: return f(std::integral_constant<Kind, Kind::q4_k>());
         case Kind::q5_k: return f(std::integral_constant<Kind, Kind::q5_k>());
         case Kind::q6_k: return f(std::integral_constant<Kind, Kind::q6_k>());
+        case Kind::iq4_nl: return f(std::integral_constant<Kind, Kind::iq4_nl>());
+        case Kind::iq4_xs: return f(std::integral_constant<Kind, Kind::iq4_xs>());
+        case Kind::mxfp4: return f(std::integral_constant<Kind, Kind::mxfp4>());
+        case Kind::i4_f16: return f(std::integral_constant<Kind, Kind::i4_f16>());
+        case Kind::i4_bf16: return f(std::integral_constant<Kind, Kind::i4_bf16>());
     }
 }
 

@@ -6,7 +6,9 @@
 //   quad of bytes; a vector holds one quad of every lane. Four-bit values: vector i of four holds quad i in the low and
 //   quad i + 4 in the high nibbles. A fifth bit: one plane, bit q of a byte belongs to quad q. Two further bits: two
 //   planes of four quads. Eight-bit values are stored with 128 added.
-// - Super-blocks (Q4_K, Q5_K, Q6_K): before every eighth group, the float16 scales (and minima) of the sixteen lanes.
+// - Super-blocks (Q4_K, Q5_K, Q6_K, IQ4_XS): before every eighth group, the float16 scales (and minima) of the sixteen lanes.
+// - Scales that are powers of two (MXFP4) become bfloat16. F8_F32: its float32 scales, times 256, then sixteen values for
+//   each input of the group.
 #include "packing.h"
 
 #include <cstring>
@@ -32,6 +34,12 @@ Block block_of(Kind kind) {
         case Kind::q4_k: return {256, 144};
         case Kind::q5_k: return {256, 176};
         case Kind::q6_k: return {256, 210};
+        case Kind::f8_f32: return {32, 36};
+        case Kind::iq4_nl: return {32, 18};
+        case Kind::iq4_xs: return {256, 136};
+        case Kind::mxfp4: return {32, 17};
+        case Kind::i4_f16:
+        case Kind::i4_bf16: return {32, 19};
     }
     return {1, 1};
 }
@@ -39,8 +47,8 @@ Block block_of(Kind kind) {
 /// The 32 values of a group, by lane, and its scales: what every quantised kind comes down to.
 struct Group {
     uint8_t values[kGroup];
-    uint8_t scale[2];    // float16, or one byte for super-blocks
-    uint8_t minimum[2];
+    uint8_t scale[2];    // a float of 16 bits, or one byte for super-blocks
+    uint8_t minimum[2];  // likewise, or one byte for a zero point
 };
 
 void low_and_high(const uint8_t* bytes, uint8_t* values) {
@@ -118,6 +126,30 @@ Group read_group(Kind kind, const uint8_t* row, int group) {
             out.minimum[0] = at[192 + 2 * inner + 1];
             break;
         }
+        case Kind::iq4_nl:
+            std::memcpy(out.scale, at, 2);
+            low_and_high(at + 2, out.values);
+            break;
+        case Kind::iq4_xs: {
+            const int high = (at[2] | at[3] << 8) >> 2 * inner & 3, low = at[4 + inner / 2] >> 4 * (inner % 2) & 15;
+            out.scale[0] = static_cast<uint8_t>((low | high << 4) - 32);
+            low_and_high(at + 8 + 16 * inner, out.values);
+            break;
+        }
+        case Kind::mxfp4: {
+            // 2^(e - 128), which goes with twice the values; subnormal for the two smallest.
+            const int bits = at[0] < 2 ? 0x20 << at[0] : (at[0] - 1) << 7;
+            out.scale[0] = static_cast<uint8_t>(bits & 255);
+            out.scale[1] = static_cast<uint8_t>(bits >> 8);
+            low_and_high(at + 1, out.values);
+            break;
+        }
+        case Kind::i4_f16:
+        case Kind::i4_bf16:
+            std::memcpy(out.scale, at, 2);
+            out.minimum[0] = at[2];
+            low_and_high(at + 3, out.values);
+            break;
         default: break;
     }
     return out;
@@ -128,19 +160,34 @@ void write_header(Kind kind, const uint8_t* row, int group, int lane, uint8_t* h
     const Block block = block_of(kind);
     const uint8_t* at = row + static_cast<size_t>(group / kSuper) * block.bytes;
     std::memcpy(header + 2 * lane, at + (kind == Kind::q6_k ? 208 : 0), 2);
-    if (kind != Kind::q6_k) std::memcpy(header + 32 + 2 * lane, at + 2, 2);
+    if (header_bytes(kind) == 64) std::memcpy(header + 32 + 2 * lane, at + 2, 2);
+}
+
+/// A row of 8-bit floats into its lane of a tile.
+void write_f8_row(const uint8_t* row, int n_groups, int lane, uint8_t* tile) {
+    for (int group = 0; group < n_groups; ++group) {
+        const uint8_t* block = row + static_cast<size_t>(group) * static_cast<size_t>(block_of(Kind::f8_f32).bytes);
+        float scale;
+        std::memcpy(&scale, block, 4);
+        scale *= 256.0f;  // what reading the values as float16 divides by
+        uint8_t* at = tile + static_cast<size_t>(group) * group_bytes(Kind::f8_f32);
+        std::memcpy(at + 4 * lane, &scale, 4);
+        for (int i = 0; i < kGroup; ++i) at[4 * kTile + kTile * i + lane] = block[4 + i];
+    }
 }
 
 void write_group(Kind kind, const Group& group, int lane, uint8_t* at) {
     const bool super = header_bytes(kind) > 0, minimum = kind == Kind::q4_1 || kind == Kind::q5_1;
+    const bool zero_point = kind == Kind::i4_f16 || kind == Kind::i4_bf16;
     if (super) {
         at[lane] = group.scale[0];
         at[16 + lane] = group.minimum[0];
     } else {
         std::memcpy(at + 2 * lane, group.scale, 2);
         if (minimum) std::memcpy(at + 32 + 2 * lane, group.minimum, 2);
+        if (zero_point) at[32 + lane] = group.minimum[0];
     }
-    uint8_t* values = at + (minimum ? 64 : 32);
+    uint8_t* values = at + (minimum ? 64 : zero_point ? 48 : 32);
     if (kind == Kind::q8_0) {
         for (int i = 0; i < kGroup; ++i) values[64 * (i / 4) + 4 * lane + i % 4] = group.values[i];
         return;
@@ -170,8 +217,12 @@ void pack(const Matrix& matrix, const uint8_t* stored, uint8_t* to, int first_ti
         std::memset(start, 0, matrix.tile_bytes());
         for (int lane = 0; lane < kTile && tile * kTile + lane < matrix.n_out; ++lane) {
             const uint8_t* row = stored + static_cast<size_t>(tile * kTile + lane) * row_bytes;
+            if (matrix.kind == Kind::f8_f32) {
+                write_f8_row(row, matrix.n_groups(), lane, start);
+                continue;
+            }
             if (!is_quantised(matrix.kind)) {
-                const size_t size = matrix.kind == Kind::f32 ? 4 : 2;
+                const size_t size = static_cast<size_t>(float_bytes(matrix.kind));
                 const auto inputs = static_cast<size_t>(step_inputs(matrix.kind)), bytes = static_cast<size_t>(step_bytes(matrix.kind));
                 for (size_t k = 0; k < static_cast<size_t>(matrix.n_in); ++k)
                     std::memcpy(start + k / inputs * bytes + (static_cast<size_t>(lane) * inputs + k % inputs) * size, row + k * size, size);

@@ -133,6 +133,56 @@ template <> struct Format<Kind::q6_k> {
     }
 };
 
+/// Nibbles that name values of a table, which has `offset` added.
+inline void named(const uint8_t* at, const uint8_t table[16], Bytes out[8]) {
+    nibbles(at, out);
+    for (int i = 0; i < 8; ++i) out[i] = lookup(table, out[i]);
+}
+/// ggml's values for 4 bits, with 128 added.
+constexpr uint8_t kIq4Values[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+/// Twice the values of a 4-bit float (E2M1), with 16 added.
+constexpr uint8_t kE2m1Values[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
+
+template <> struct Format<Kind::iq4_nl> : NoHeader {
+    static constexpr int bits = 8, offset = 128, offset_bits = 7;
+    static constexpr bool has_minimum = false, halves = false;
+    static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_half(at); }
+    static void quads(const uint8_t* at, Bytes out[8]) { named(at + 32, kIq4Values, out); }
+};
+template <> struct Format<Kind::iq4_xs> {
+    static constexpr int bits = 8, offset = 128, offset_bits = 7;
+    static constexpr bool has_minimum = false, halves = false;
+    static void header(const uint8_t* at, Floats& d, Floats&) { d = load_half(at); }
+    static void scales(const uint8_t* at, Floats d, Floats, Floats& scale, Floats&) { scale = mul(d, load_i8(at)); }
+    static void quads(const uint8_t* at, Bytes out[8]) { named(at + 32, kIq4Values, out); }
+};
+template <> struct Format<Kind::mxfp4> : NoHeader {
+    static constexpr int bits = 5, offset = 16, offset_bits = 4;
+    static constexpr bool has_minimum = false, halves = false;
+    static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats&) { scale = load_bfloat(at); }
+    static void quads(const uint8_t* at, Bytes out[8]) { named(at + 32, kE2m1Values, out); }
+};
+
+/// scale * (q - zero point) as a scale and a minimum; both are exact.
+struct WithZeroPoint : NoHeader {
+    static constexpr int bits = 4, offset = 0, offset_bits = 0;
+    static constexpr bool has_minimum = true, halves = false;
+    static Floats minimum(Floats scale, const uint8_t* at) { return sub(all(0.0f), mul(scale, load_u8(at + 32))); }
+    static void quads(const uint8_t* at, Bytes out[8]) { nibbles(at + 48, out); }
+};
+template <> struct Format<Kind::i4_f16> : WithZeroPoint {
+    static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& least) {
+        scale = load_half(at);
+        least = minimum(scale, at);
+    }
+};
+template <> struct Format<Kind::i4_bf16> : WithZeroPoint {
+    static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& least) {
+        scale = load_bfloat(at);
+        least = minimum(scale, at);
+    }
+};
+
 /// acc + scale * (bytes of a row's group or of its remainder) * (bytes of the weights' group).
 template <class F, class Group> inline Floats add_group(Floats acc, const Bytes quads[8], Floats scale, Floats second, const Group& x) {
     const Floats by = all(x.scale);

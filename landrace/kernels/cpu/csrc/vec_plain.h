@@ -45,6 +45,10 @@ inline Floats load_bfloat(const void* p) {
         return value;
     });
 }
+inline Floats load_f8(const void* p) {
+    const auto* at = static_cast<const uint8_t*>(p);
+    return each([&](int i) { return half_to_float(f8_as_half(at[i])); });
+}
 inline Floats load_u8(const void* p) { return each([&](int i) { return static_cast<float>(static_cast<const uint8_t*>(p)[i]); }); }
 inline Floats load_i8(const void* p) { return each([&](int i) { return static_cast<float>(static_cast<const int8_t*>(p)[i]); }); }
 inline Floats add(Floats a, Floats b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
@@ -125,6 +129,7 @@ template <class F> inline Bytes each_byte(F f) {
 inline Bytes all_bytes(uint8_t x) { return each_byte([&](int) { return x; }); }
 inline Bytes both(Bytes a, Bytes b) { return each_byte([&](int i) { return a.v[i] & b.v[i]; }); }
 inline Bytes either(Bytes a, Bytes b) { return each_byte([&](int i) { return a.v[i] | b.v[i]; }); }
+inline Bytes lookup(const uint8_t table[16], Bytes codes) { return each_byte([&](int i) { return table[codes.v[i]]; }); }
 /// Callers mask away what would cross a byte, so shifting bytes alone is the same.
 template <int n> inline Bytes right(Bytes a) { return each_byte([&](int i) { return a.v[i] >> n; }); }
 template <int n> inline Bytes left(Bytes a) { return each_byte([&](int i) { return a.v[i] << n; }); }

@@ -1,0 +1,58 @@
+"""Published quantised forms along every path: opened by their folder, served, and held against transformers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+pytest.importorskip("transformers")
+sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+
+from quantised_files import FORMS, write_model
+from test_quantised import write_gpt_oss
+
+from landrace.certify import certify
+from landrace.engine.request import Request
+from landrace.engine.sampling_params import SamplingParams
+from landrace.model import open_engine
+
+TALK = [[{"role": "user", "content": "Hello there, friend."}, {"role": "assistant", "content": "Hello to you."}]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With a tokenizer whose tokens are bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["fp8 in blocks", "awq", "nf4, nested", "gpt-oss"])
+def test_a_quantised_model_agrees_along_every_path(form: str, folder: Path) -> None:
+    if form == "gpt-oss":
+        write_gpt_oss(folder)
+    else:
+        write_model(folder, "dense", *FORMS[form])
+    certificate = certify(str(folder), conversations=TALK)
+    failed = [(path.name, path.largest) for path in certificate.paths if not path.passed]
+    assert not failed
+    assert "transformers, float32" in {path.name for path in certificate.paths}
+
+
+@pytest.mark.parametrize(
+    ("form", "unpacked"), [("gptq", False), ("fp8 in blocks", False), ("int8 of bitsandbytes", True)]
+)
+def test_what_is_unpacked_is_said(form: str, unpacked: bool, folder: Path) -> None:
+    write_model(folder, "dense", *FORMS[form])
+    opened = open_engine(str(folder))
+    (answer,) = opened.engine.generate([Request("a", [5, 6, 7], SamplingParams(max_tokens=4))])
+    assert len(answer.token_ids) == 4
+    assert ("14 of its quantised matrices" in (opened.notice or "")) == (unpacked and opened.kernels != "reference")

@@ -1,0 +1,188 @@
+"""Checkpoints in published quantised forms: opened by their folder, against transformers with the values they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from quantised_files import FORMS, joint_mxfp4, write_model
+from safetensors.torch import load_file, save_file
+
+from landrace.checkpoints.checkpoint import open_checkpoint
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.cpu import native
+from landrace.model import cpu_decoder
+from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.decoder import Decoder
+
+ROUNDED = 0.01
+"""What rounding the inputs of products to 8 bits may change of a logit, on average; they are about 0.5. It may send a
+token that hesitates to another expert, so that no bound of one logit holds."""
+IDS = list(range(3, 40))
+
+
+def our_logits(folder: Path) -> torch.Tensor:
+    checkpoint = open_checkpoint(folder)
+    decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
+    with torch.no_grad():
+        return decoder(ForwardBatch.packed([IDS]))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([IDS])).logits[0].float()
+
+
+def cpu_logits(folder: Path) -> torch.Tensor:
+    """On the C++ kernels."""
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    checkpoint = open_checkpoint(folder)
+    decoder = cpu_decoder(checkpoint, extension, threads=1)
+    layers = decoder.new_cache([64] * len(checkpoint.spec.cache_groups), torch.float32)
+    view = CacheView.whole(layers, checkpoint.spec.cache_groups, torch.arange(len(IDS)), (torch.arange(len(IDS)),))
+    batch = ForwardBatch(torch.tensor(IDS), torch.arange(len(IDS)), (0, len(IDS)), cache=view)
+    return decoder(batch)
+
+
+KEPT = {
+    **dict.fromkeys(("fp8 in blocks", "fp8 in blocks, powers of two", "fp8 by tensor", "fbgemm"), "F8_F32"),
+    **dict.fromkeys(("float-quantized", "modelopt fp8"), "F8_F32"),
+    **dict.fromkeys(("pack-quantized", "pack-quantized by channel", "pack-quantized, zero points"), "I4_BF16"),
+    **dict.fromkeys(
+        ("gptq", "gptq, symmetric", "gptq, second version", "gptq, one group", "gptq, groups listed"), "I4_F16"
+    ),
+    **dict.fromkeys(("auto-round", "auto-round, own", "auto-round, awq", "awq"), "I4_F16"),
+    "mxfp4-pack-quantized": "MXFP4",
+}
+"""The block types that forms are kept in; others are unpacked to float32."""
+
+
+@pytest.mark.parametrize("kind", ["dense", "experts"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_means_what_its_formula_says(form: str, kind: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path, kind, *FORMS[form])
+    expected = logits(model)
+    torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+    kept = KEPT.get(form, "F32")
+    assert open_checkpoint(tmp_path).stored()["layers.0.self_attn.q_proj.weight"].block_type == kept
+    if kept.startswith(("I4", "MX")):
+        assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
+    else:
+        torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+
+
+def write_gpt_oss(folder: Path) -> Any:
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    return write_model(folder, "gpt-oss", settings, joint_mxfp4, lambda name: name.endswith(("up_proj", "down_proj")))
+
+
+def test_gpt_oss_as_published(tmp_path: Path) -> None:
+    expected = logits(write_gpt_oss(tmp_path))
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.stored()["layers.0.mlp.experts.gate_proj.weight"].block_type == "MXFP4"
+    assert checkpoint.hub_sources["layers.0.mlp.experts.gate_proj.weight"].tensor.endswith("gate_up_proj")
+    torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+    assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
+
+
+OPTIONAL = ("weight_format", "g_idx")
+"""Parts that may be left out; `test_groups_that_do_not_exist` damages the second."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damage_is_one_clear_error(form: str, tmp_path: Path) -> None:
+    """Each part of a matrix taken away, cut short, of another type, or with scales that are NaN."""
+    write_model(tmp_path, "dense", *FORMS[form])
+    file = tmp_path / "model.safetensors"
+    whole = load_file(file)
+    module = "model.layers.1.mlp.up_proj."
+    for name in [name for name in whole if name.startswith(module) and not name.endswith(OPTIONAL)]:
+        for damaged in damages(whole[name]):
+            left = {other: tensor for other, tensor in whole.items() if other != name}
+            save_file(left if damaged is None else {**left, name: damaged}, file)
+            with pytest.raises((CheckpointError, UnsupportedError)):
+                our_logits(tmp_path)
+    save_file(whole, file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError):
+        our_logits(tmp_path)
+
+
+def damages(tensor: torch.Tensor) -> Iterator[torch.Tensor | None]:
+    yield None
+    if tensor.dim() and len(tensor) > 1:
+        yield tensor[:-1].clone()
+    yield tensor.reshape(-1).view(torch.uint8).to(torch.float64)
+    if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        bits = tensor.clone().reshape(-1)
+        bits[0] = float("nan")
+        yield bits.view(tensor.shape)
+
+
+REFUSED: dict[str, tuple[str, Any]] = {
+    "another method": ("awq", {"quant_method": "quip"}),
+    "no method": ("awq", {"bits": 4}),
+    "a cache with scales": ("pack-quantized", {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}),
+    "a cache in fp8": ("modelopt nvfp4", {"kv_cache_quant_algo": "FP8"}),
+    "another kernel's order": ("awq", {"version": "gemv"}),
+    "another width": ("awq", {"bits": 3}),
+    "Marlin's order": ("gptq", {"is_marlin_format": True}),
+    "an unknown version": ("gptq", {"checkpoint_format": "gptq_v3"}),
+    "sparse weights": ("int-quantized", {"sparsity_config": {"format": "sparse-24-bitmask"}}),
+    "rotated weights": ("int-quantized", {"transform_config": {"config_groups": {"R1": {}}}}),
+    "another format": ("int-quantized", {"format": "marlin-24"}),
+    "other floats": ("fp8 in blocks", {"fmt": "e3m4"}),
+    "another packing": ("auto-round", {"packing_format": "auto_round:other"}),
+    "another storage": ("nf4", {"bnb_4bit_quant_storage": "bfloat16"}),
+    "an unknown field": ("gptq", {"new_trick": 3}),
+}
+WRONG: dict[str, tuple[str, Any]] = {
+    "no group for a module": ("pack-quantized", {"config_groups": {"g": {"targets": ["Other"], "weights": {}}}}),
+    "no groups": ("pack-quantized", {"config_groups": None}),
+    "groups that are none": ("pack-quantized", {"config_groups": {"g": 3}}),
+    "a bad expression": ("pack-quantized", {"config_groups": {"g": {"targets": ["re:("], "weights": {"num_bits": 4}}}}),
+    "bits": ("pack-quantized", {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 40}}}}),
+    "other bits": ("pack-quantized", {"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 8}}}}),
+    "blocks": ("fp8 in blocks", {"weight_block_size": [0, 32]}),
+    "blocks that do not fit": ("fp8 in blocks", {"weight_block_size": [16, 16]}),
+    "an order that is missing": ("gptq", {"desc_act": True}),
+}
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *WRONG])
+def test_settings_that_cannot_be_honoured_are_named(case: str, tmp_path: Path) -> None:
+    form, changes = {**REFUSED, **WRONG}[case]
+    settings, write = FORMS[form]
+    changed = changes if "method" in case else settings | changes
+    write_model(tmp_path, "dense", changed, write)
+    with pytest.raises(UnsupportedError if case in REFUSED else CheckpointError) as caught:
+        our_logits(tmp_path)
+    if case in REFUSED and case != "no method":
+        assert next(iter(changes)) in str(caught.value) or str(next(iter(changes.values()))) in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", ["int4", ["fp8"], 4])
+def test_settings_that_are_no_object(settings: Any, tmp_path: Path) -> None:
+    write_model(tmp_path, "dense", settings, FORMS["awq"][1])
+    with pytest.raises(CheckpointError, match="how the model is quantised"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["gptq, act-order", "pack-quantized, groups in any order"])
+@pytest.mark.parametrize("group", [-1, 4000])
+def test_groups_that_do_not_exist(form: str, group: int, tmp_path: Path) -> None:
+    write_model(tmp_path, "dense", *FORMS[form])
+    whole = load_file(tmp_path / "model.safetensors")
+    (name,) = (name for name in whole if name.startswith("model.layers.1.mlp.up_proj.") and name.endswith("g_idx"))
+    whole[name][3] = group
+    save_file(whole, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="names groups"):
+        our_logits(tmp_path)
