@@ -43,7 +43,13 @@ MAY_USE: Mapping[str, frozenset[str]] = {
 """Room to the rooms it may import, besides itself and the files of `FOR_ALL`."""
 
 ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("checkpoints", "models"): ("models.spec", "models.families", "models.lora_spec", "models.stored"),
+    ("checkpoints", "models"): (
+        "models.spec",
+        "models.declared",
+        "models.families",
+        "models.lora_spec",
+        "models.stored",
+    ),
     ("checkpoints", "kernels"): ("kernels.reference.blocks", "kernels.reference.code_blocks"),
 }
 """Where a room may use a part of another and no more."""

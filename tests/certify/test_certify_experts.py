@@ -18,7 +18,10 @@ from landrace.certify import BOUNDS, Certificate, certify
 from landrace.certify.certificate import compare_scores
 from landrace.certify.routing import follow, hear_trainer
 from landrace.checkpoints import open_checkpoint
+from landrace.checkpoints.adapter import write_adapter
+from landrace.models.adapters import fresh_tensors
 from landrace.models.decoder import Decoder
+from landrace.models.lora_spec import LoraSpec
 
 MakeModel = Callable[..., Path]
 
@@ -52,6 +55,22 @@ def test_what_is_served_in_bfloat16_agrees(kind: str, tiny_model: MakeModel, ext
     assert served.equal_experts is not None and served.equal_experts > 0.98
     # On the same experts, rounding moves a probability by some hundredths at most; another expert by far more.
     assert served.largest < 0.1
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "qwen3_vl_moe"])
+def test_an_adapter_on_experts_agrees(kind: str, tiny_model: MakeModel, tmp_path: Path, extension: object) -> None:
+    pytest.importorskip("peft")
+    folder = tiny_model(kind)
+    checkpoint, spec = open_checkpoint(folder), LoraSpec(2, 4.0)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) * 0.2
+        for name, tensor in fresh_tensors(Decoder(checkpoint.spec).adaptable(spec.targets), spec).items()
+    }
+    write_adapter(tmp_path / "adapter", spec, tensors, checkpoint.adapter_sources[0], kind, {})
+    certificate = certify(str(folder), tmp_path / "adapter", conversations=SHORT)
+    assert certificate.passed, failures(certificate)
+    assert "transformers, float32" in {path.name for path in certificate.paths}
 
 
 def test_a_choice_past_a_tie_is_told_from_rounding(tiny_model: MakeModel) -> None:

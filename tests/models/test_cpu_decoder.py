@@ -219,13 +219,14 @@ def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3", "minicpm3"])
 def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:
     decoder = random_decoder(spec_of(name))
-    spec = LoraSpec(4, 4.0, PROJECTIONS)
+    spec = LoraSpec(4, 8.0, PROJECTIONS)
     tensors = random_adapter(decoder, spec, 1)
     ours, theirs = on_cpu(extension, decoder, weights, isa=isa), dequantised(decoder, weights)
+    plain = relative_error(*(packed_logits(one, random_ids()) for one in (ours, theirs)))  # type: ignore[arg-type]
     batch = ForwardBatch.packed(random_ids(), adapters=(AdapterRows(ours.add_adapter(spec, tensors), None),))
     theirs.add_adapter(spec, tensors)
     with torch.no_grad():
-        assert relative_error([ours(batch)], [theirs(batch)]) < 0.04
+        assert relative_error([ours(batch)], [theirs(batch)]) < 1.5 * plain < 0.1
 
 
 def test_adapters_come_and_go(extension: ModuleType) -> None:

@@ -68,6 +68,11 @@ SHARED = {
     "step3p7": (),
     "llama4_text": ("no_qk_norm", "llama3_rope"),
     "llama4": (),
+    "deepseek_v2": ("group_limited", "lite_no_qlora", "yarn"),
+    "deepseek_v3": ("yarn", "moonlight_like", "kimi_k2_like"),
+    "kimi_k25": (),
+    "glm4_moe_lite": (),
+    "minicpm3": ("longrope",),
     "qwen3_next": (),
     "qwen3_5_text": (),
     "qwen3_5_moe_text": (),
@@ -76,11 +81,6 @@ SHARED = {
     "minicpmv4_6": (),
     "minicpmv4_7": (),
     "minicpm_ocr": (),
-    "deepseek_v2": ("group_limited", "lite_no_qlora", "yarn"),
-    "deepseek_v3": ("yarn", "moonlight_like", "kimi_k2_like"),
-    "kimi_k25": (),
-    "glm4_moe_lite": (),
-    "minicpm3": ("longrope",),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 
