@@ -15,6 +15,7 @@ from quantised_files import FORMS, joint_mxfp4, write_model
 from safetensors.torch import load_file, save_file
 
 from landrace.checkpoints.checkpoint import open_checkpoint
+from landrace.checkpoints.quantised.settings import matches
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.cpu import native
 from landrace.model import cpu_decoder
@@ -167,6 +168,30 @@ def test_settings_that_cannot_be_honoured_are_named(case: str, tmp_path: Path) -
         our_logits(tmp_path)
     if case in REFUSED and case != "no method":
         assert next(iter(changes)) in str(caught.value) or str(next(iter(changes.values()))) in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*$", ".*a.*a.*a.*b", "(a*){9}b", r"\\(a+)+b"])
+def test_expressions_that_could_take_for_ever_are_refused(pattern: str) -> None:
+    with pytest.raises(UnsupportedError, match="for ever"):
+        matches("model." + "a" * 60, f"re:{pattern}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "module", "expected"),
+    [
+        (".*lm_head", "lm_head", True),
+        (r".*mlp\.gate$", "model.layers.3.mlp.gate", True),
+        (r".*mlp\.gate$", "model.layers.3.mlp.gate_proj", False),
+        (
+            r"model\.layers\.[0-9]+\.mlp\.experts\..*\.(gate|up|down)_proj",
+            "model.layers.10.mlp.experts.7.up_proj",
+            True,
+        ),
+        ("visual.*", "model.layers.0.self_attn.q_proj", False),
+    ],
+)
+def test_expressions_of_published_files(pattern: str, module: str, expected: bool) -> None:
+    assert matches(module, f"re:{pattern}") is expected
 
 
 @pytest.mark.parametrize("settings", ["int4", ["fp8"], 4])

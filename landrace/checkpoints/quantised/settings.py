@@ -10,6 +10,8 @@ from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.config import Config
 
 KEYS = ("quantization_config", "compression_config")
+MOST_REPEATS = 3
+"""Repeats (`*`, `+`, `{n}`) of an expression: the time that one takes grows with the name's length to this power."""
 
 
 def settings_of(config: Mapping[str, Any]) -> Config | None:
@@ -50,7 +52,18 @@ def matches(module: str, pattern: str) -> bool:
     """Whether a target or an entry of an ignore list means a module: its name, or a regular expression after re:."""
     if not pattern.startswith("re:"):
         return module == pattern
+    if not _is_bounded(pattern):
+        raise UnsupportedError(
+            f"config.json's quantization_config has the expression {pattern!r}, which could take for ever.",
+            hint=f"Write it with at most {MOST_REPEATS} repeats, none of them of a group, or name the modules.",
+        )
     try:
-        return re.match(pattern[3:], module) is not None
+        return re.match(pattern.removeprefix("re:"), module) is not None
     except re.error as error:
         raise CheckpointError(f"config.json's quantization_config has the bad expression {pattern!r}.") from error
+
+
+def _is_bounded(pattern: str) -> bool:
+    """Whether nothing in it repeats what repeats, and few things repeat at all."""
+    plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", pattern)
+    return re.search(r"\)[*+{]", plain) is None and len(re.findall(r"[*+{]", plain)) <= MOST_REPEATS
