@@ -46,10 +46,10 @@ LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "v_head_dim": 16}
 """Whole blocks of 32."""
 
 
-def model_of(case: str, shared: Path) -> Any:
+def model_of(case: str, shared: Path, **more: Any) -> Any:
     _, kind, changes = CASES[case]
     entry = json.loads((shared / "families" / "tiny_configs.json").read_text())[kind]
-    return reference(kind, {**entry["kwargs"], "rms_norm_eps": EPS, **LATENT, **changes})
+    return reference(kind, {**entry["kwargs"], "rms_norm_eps": EPS, **LATENT, **changes, **more})
 
 
 def metadata(architecture: str, spec: ModelSpec, *, old: bool = False, **changes: Any) -> dict[str, Any]:
@@ -176,10 +176,14 @@ def test_blocks_are_computed_on_as_they_are_stored(
     assert difference.abs().median() < 0.02 * torch.cat(expected).std()
 
 
-@pytest.mark.parametrize("case", CASES)
+# llama.cpp chooses groups by their best two experts, as DeepSeek-V3 does and V2 does not.
+@pytest.mark.parametrize("case", [case for case in CASES if "groups" not in case])
 def test_files_against_llama_cpp(case: str, shared: Path, tmp_path: Path) -> None:
     architecture = CASES[case][0]
-    model, decoder = load(*save(model_of(case, shared), tmp_path / "hub"))
+    # llama.cpp takes the model's epsilon for the norms of the ranks as well, where transformers takes 1e-6, and knows a
+    # V2-Lite by its layers.
+    layers = {"num_hidden_layers": 27} if "lite" in case else {}
+    model, decoder = load(*save(model_of(case, shared, rms_norm_eps=1e-6, **layers), tmp_path / "hub"))
     write(tmp_path / "tiny.gguf", metadata(architecture, model.spec), laid_out(architecture, decoder))
     ids = random_ids((40,))
     theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
