@@ -4,6 +4,7 @@ llama.cpp's converter writes, against transformers, and what of them cannot be d
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cpu_models import on_cpu
+from test_gguf_models import llama_cpp_logits
 from tiny_models import packed_logits, random_ids, reference, reference_logits, worst
 from torch import Tensor
 
@@ -211,3 +213,21 @@ def test_a_changed_model_goes_back_into_its_file(architecture: str, tmp_path: Pa
     assert again.spec == checkpoint.spec
     for name, tensor in again.tensors():
         torch.testing.assert_close(tensor.float(), changed[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_files_against_llama_cpp(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It computes states with as many channels of values as of keys, and takes the model's epsilon for the lengths of
+    # queries and keys, where transformers takes 1e-6.
+    eps = 1e-6
+    monkeypatch.setattr(sys.modules[__name__], "VALUE_DIM", KEY_DIM)
+    for key, value in {"linear_value_head_dim": KEY_DIM, "rms_norm_eps": eps}.items():
+        monkeypatch.setitem(SIZES, key, value)
+    _, tensors = made(architecture, tmp_path)
+    data = metadata(architecture, **{"attention.layer_norm_rms_epsilon": eps})
+    write(tmp_path / "tiny.gguf", data, tensors)
+    checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+    decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
+    ids = random_ids((40,))
+    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
+    assert worst(packed_logits(decoder, ids), [theirs]) < 1e-4 * theirs.abs().max().item()
