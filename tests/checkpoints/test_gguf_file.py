@@ -257,7 +257,7 @@ def test_a_file_that_shrinks_after_the_header_is_a_clear_error(sample: Path) -> 
         file.tensors["packed"].load()
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", [kind for kind, block in BLOCKS.items() if block.ggml_id is not None])
 def test_llama_sized_rows_of_each_type_are_accounted(kind: str, tmp_path: Path) -> None:
     block = BLOCKS[kind]
     raw = torch.randint(0, 256, (3, 512 // block.elements * block.bytes), dtype=torch.uint8)

@@ -42,7 +42,7 @@ SEAMS: dict[str, tuple[object, str]] = {
     "release": (BlockPool, "release"),
     "publish": (BlockPool, "publish"),
     "build": (engine_module, "build_batch"),
-    "write slots": (CacheMemory, "write_slots"),
+    "write places": (CacheMemory, "places"),
     "view": (CacheMemory, "view"),
     "forward": (None, "__call__"),
     "choose": (None, "choose_tokens"),

@@ -160,7 +160,7 @@ def inputs(mixture: Mixture, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Ten
 
 
 def mixture_of(kind: str) -> Mixture:
-    if kind.endswith("K"):
+    if kind.endswith(("K", "XS")):
         return Mixture((kind, kind, kind), 256, 256)
     if kind in ("F32", "F16", "BF16"):
         return Mixture((kind, kind, kind), 35, 21)
