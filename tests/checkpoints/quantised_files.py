@@ -24,10 +24,19 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 MODELS: dict[str, Callable[[], Any]] = {
     "dense": lambda: transformers.LlamaConfig(**SIZES),
     "experts": lambda: transformers.Qwen3MoeConfig(**SIZES, **EXPERTS),
+    "latents": lambda: transformers.DeepseekV3Config(
+        **{**SIZES, "num_key_value_heads": 4, "head_dim": 16}, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=32,
+        qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        n_group=2, topk_group=1, first_k_dense_replace=1,
+    ),
+    "states": lambda: transformers.Qwen3NextConfig(
+        **SIZES, **EXPERTS, shared_expert_intermediate_size=32, layer_types=["linear_attention", "full_attention"],
+        linear_key_head_dim=16, linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+    ),
     "gpt-oss": lambda: transformers.GptOssConfig(
         **SIZES, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, rope_parameters=None
     ),
-}
+}  # fmt: skip
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 NF4 = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

@@ -85,6 +85,18 @@ def write_gpt_oss(folder: Path) -> Any:
     return write_model(folder, "gpt-oss", settings, joint_mxfp4, lambda name: name.endswith(("up_proj", "down_proj")))
 
 
+@pytest.mark.parametrize("kind", ["latents", "states"])
+@pytest.mark.parametrize("form", ["fp8 in blocks", "gptq", "awq", "nf4, nested"])
+def test_other_mixers_as_published(form: str, kind: str, tmp_path: Path) -> None:
+    """Whose matrices are stored by head, interleaved or several in one."""
+    expected = logits(write_model(tmp_path, kind, *FORMS[form]))
+    torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+    if KEPT.get(form, "F32").startswith("I4"):
+        assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
+    else:
+        torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_gpt_oss_as_published(tmp_path: Path) -> None:
     expected = logits(write_gpt_oss(tmp_path))
     checkpoint = open_checkpoint(tmp_path)
