@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # byte_vocabulary.py, for the conftest files of the rooms
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,9 @@ class Drafting:
     def step(self, lives: Sequence[Live]) -> Iterator[None]:
         """Around the computation of a step: these requests have their drafts in it, and its time tells what rows
         cost."""
-        for live in lives:
-            live.drafter.read()
+        if self._model is None:
+            for live in lives:
+                live.drafter.read()
         if any(live.progress.left > 1 for live in lives):
             yield
             return

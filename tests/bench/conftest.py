@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers
+from byte_vocabulary import byte_vocabulary
 
 from landrace.bench.ours import Ours
 from landrace.checkpoints import write_checkpoint
@@ -45,11 +44,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of a llama with random weights, and a token for each byte."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     extras = tmp_path_factory.mktemp("tokenizer")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.save(str(extras / "tokenizer.json"))
+    byte_vocabulary(control=()).save(str(extras / "tokenizer.json"))
     settings = {"eos_token": "~", "tokenizer_class": "PreTrainedTokenizerFast"}
     (extras / "tokenizer_config.json").write_text(json.dumps(settings))
     family = read_config(CONFIG)

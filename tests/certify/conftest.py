@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from byte_vocabulary import byte_vocabulary
 
 # The tiny models of another room.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
@@ -38,7 +37,7 @@ def tiny_model(shared: Path, tmp_path: Path) -> MakeModel:
         model = reference(kind, _for_bytes(entry["kwargs"]), None if of_text else entry["model_class"])
         folder = tmp_path / kind
         model.to(dtype).save_pretrained(folder)
-        _byte_vocabulary().save(str(folder / "tokenizer.json"))
+        byte_vocabulary().save(str(folder / "tokenizer.json"))
         settings = {"eos_token": "<|im_end|>", "chat_template": CHATML, "tokenizer_class": "PreTrainedTokenizerFast"}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
         (folder / "generation_config.json").unlink(missing_ok=True)
@@ -54,12 +53,3 @@ def _for_bytes(kwargs: dict[str, Any]) -> dict[str, Any]:
         return text
     marks = [name for name in kwargs if name.endswith(("_token_id", "_token_index"))]
     return {**kwargs, "text_config": text} | {name: 258 + number for number, name in enumerate(marks)}
-
-
-def _byte_vocabulary() -> tokenizers.Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
-    return backend

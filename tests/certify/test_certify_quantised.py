@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from byte_vocabulary import byte_vocabulary
 
 pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
@@ -26,11 +25,7 @@ TALK = [[{"role": "user", "content": "Hello there, friend."}, {"role": "assistan
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """With a tokenizer whose tokens are bytes."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.save(str(tmp_path / "tokenizer.json"))
+    byte_vocabulary(control=()).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text("{}")
     return tmp_path
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from byte_vocabulary import byte_vocabulary
 
 from landrace.checkpoints.write import write_checkpoint
 from landrace.cli.main import main
@@ -70,7 +69,7 @@ def _write_model(
     """Writes a llama, a token a byte, with tensors from `tensor` and `stated` as its config.json."""
     extras = folder.with_name(f"{folder.name} tokenizer")
     extras.mkdir(parents=True)
-    _bytes().save(str(extras / "tokenizer.json"))
+    byte_vocabulary().save(str(extras / "tokenizer.json"))
     settings = {"eos_token": "<|im_end|>", "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"}
     (extras / "tokenizer_config.json").write_text(json.dumps(settings))
     family = read_config(config)
@@ -80,21 +79,12 @@ def _write_model(
     return folder
 
 
-def _bytes() -> tokenizers.Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
-    return backend
-
-
 def write_speaker(folder: Path, text: str, *, config: dict[str, object] | None = None) -> Path:
     """Writes a model, a token a byte, whose greedy answer to everything is `text`, whose bytes are all different.
 
     Its one layer adds nothing: the head alone says which byte follows which.
     """
-    ids = [VOCABULARY - 2, *_bytes().encode(text).ids, VOCABULARY - 1]
+    ids = [VOCABULARY - 2, *byte_vocabulary().encode(text).ids, VOCABULARY - 1]
     assert len(set(ids)) == len(ids)
     width = SPEAKER["hidden_size"]
     assert isinstance(width, int)

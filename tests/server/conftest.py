@@ -17,9 +17,8 @@ import httpx
 import openai
 import psutil
 import pytest
-import tokenizers
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from byte_vocabulary import byte_vocabulary
 
 from landrace.checkpoints import write_checkpoint
 from landrace.checkpoints.adapter import write_adapter
@@ -66,12 +65,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of a llama with random weights, a token a byte, and a ChatML template."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     extras = tmp_path_factory.mktemp("tokenizer")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
-    backend.save(str(extras / "tokenizer.json"))
+    byte_vocabulary().save(str(extras / "tokenizer.json"))
     settings = {"eos_token": "<|im_end|>", "chat_template": CHATML, "tokenizer_class": "PreTrainedTokenizerFast"}
     (extras / "tokenizer_config.json").write_text(json.dumps(settings))
     family = read_config(CONFIG)
