@@ -13,8 +13,9 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import mixture, recurrent
-from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
+from landrace.kernels.cpu.cache import CacheShape, Heads, IndexKeys, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.selection import select, select_blocks
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
@@ -28,6 +29,7 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
@@ -52,7 +54,7 @@ class Recorder:
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
         self._n_kept = 0
-        """Layers that keep something for every position, so far: the program numbers these alone."""
+        """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
         self._program = program
         self._weights = weights
         self._adapters = adapters
@@ -116,8 +118,7 @@ class Recorder:
             q,
             k,
             v,
-            rotary=None if spec.rope is None else self._rotary(spec.rope),
-            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            **self._turning(spec.rope),
             scale=spec.scale,
             norm=spec.qk_norm,
             q_norm=q_norm,
@@ -127,6 +128,27 @@ class Recorder:
             group=self._cache_groups.index(spec.cache),
         )
         return q, layer
+
+    def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
+        own = spec.selection
+        assert own is not None
+        q_norm, k_norm = norms
+        select_blocks(
+            self._program,
+            self._next_layer(),
+            IndexKeys(own.head_dim),
+            n_heads=spec.n_kv_heads,
+            block=own.block,
+            n_blocks=own.top_k,
+            n_local=own.n_local,
+            q=q,
+            k=k,
+            q_norm=self._vector(q_norm),
+            k_norm=self._vector(k_norm),
+            eps=k_norm.eps,
+            group=self._cache_groups.index(spec.cache),
+            **self._turning(spec.rope),
+        )
 
     def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
@@ -138,6 +160,7 @@ class Recorder:
             mask=spec.mask,
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
+            most=None if spec.selection is None else spec.selection.most,
         )
         return out
 
@@ -153,19 +176,39 @@ class Recorder:
             queries,
             norm=self._vector(norm),
             eps=norm.eps,
-            rotary=None if spec.rope is None else self._rotary(spec.rope),
-            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            **self._turning(spec.rope),
             scale=spec.scale,
             group=self._cache_groups.index(spec.cache),
         )
         return q, (layer, queries)
+
+    def select(self, spec: Mla, cache: int, q: int, k: int, weights: int, norm: LayerNorm) -> None:
+        own = spec.indexer
+        assert own is not None
+        select(
+            self._program,
+            self._next_layer(),
+            IndexKeys(own.head_dim),
+            n_heads=own.n_heads,
+            most=own.top_k,
+            q=q,
+            k=k,
+            weights=weights,
+            norm=self._vector(norm),
+            norm_bias=self._weights.vectors[f"{norm.name}.bias"],
+            eps=norm.eps,
+            scale=own.scale,
+            group=self._cache_groups.index(spec.cache),
+            **self._turning(spec.rope),
+        )
 
     def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
         """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
         layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
-        self._program.attend_latents(layer, latents_of(spec), queries, mixed, mask=spec.mask)
+        most = None if spec.selection is None else spec.selection.most
+        self._program.attend_latents(layer, latents_of(spec), queries, mixed, mask=spec.mask, most=most)
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
@@ -329,10 +372,13 @@ class Recorder:
         layer, self._n_kept = self._n_kept, self._n_kept + 1
         return layer
 
-    def _rotary(self, rope: RopeSpec) -> int:
+    def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
+        """The table that a step must bring, and how many pairs of channels turn by it."""
+        if rope is None:
+            return {"rotary": None}
         if rope not in self.ropes:
             self.ropes.append(rope)
-        return self.ropes.index(rope)
+        return {"rotary": self.ropes.index(rope), "rotary_half": rope.rotary_dim // 2}
 
     def _buffer(self, purpose: str, width: int) -> int:
         if (purpose, width) not in self._buffers:
@@ -354,12 +400,13 @@ def latents_of(spec: Mla) -> Latents:
     return Latents(spec.n_heads, spec.kv_rank, spec.rope_dim)
 
 
-def cache_shape(mixer: Gqa | Mla) -> CacheShape:
-    """What the cache of a layer holds."""
+def cache_shapes(mixer: Gqa | Mla) -> tuple[CacheShape, ...]:
+    """What the cache of a layer holds, and that of its indexer."""
+    index = (IndexKeys(mixer.index_dim),) if mixer.index_dim else ()
     match mixer:
         case Gqa():
-            return heads_of(mixer)
+            return (heads_of(mixer), *index)
         case Mla():
-            return latents_of(mixer)
+            return (latents_of(mixer), *index)
         case _:
             assert_never(mixer)

@@ -10,7 +10,7 @@ from landrace.kernels.activation import Activation
 from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import BlockSelection, RopeSpec, Selection
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -53,6 +53,9 @@ MODELS: dict[str, dict[str, object]] = {
         "latents": {"q_rank": 12, "bias": True},
         "ffn": Moe(8, 24, Router(3, n_groups=4, top_groups=2, scale=3.0), shared=Dense(16)),
     },
+    "chosen latents": {"latents": {"q_rank": 12, "selection": Selection(11, 16, 9)}},
+    "chosen latents, followers": {"latents": {"q_rank": 12, "selection": Selection(16, 8, 20)}, "followers": (1,)},
+    "chosen blocks": {"selection": BlockSelection(8, 5, 3, n_local=2)},
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

@@ -197,14 +197,14 @@ class Program:
         """
         if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
             raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
-        self._check_rotary(heads.head_dim, rotary, rotary_half)
+        self.check_rotary(heads.head_dim, rotary, rotary_half)
         self.add(
             "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
             norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
             eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
             group=group,
         )  # fmt: skip
-        self._written(heads, group, rotary, rotary_half)
+        self.written(heads, group, rotary, rotary_half)
 
     def attention(
         self,
@@ -216,13 +216,25 @@ class Program:
         mask: Mask = FULL,
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
+        most: int | None = None,
     ) -> None:
-        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
+        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
+        last `selection.select_blocks` of so many positions has chosen.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores.
         """
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, **_fields_of(mask), sinks=sinks, slopes=slopes)
+        self.add(
+            "attention",
+            layer=layer,
+            **vars(heads),
+            q=q,
+            out=out,
+            **_fields_of(mask),
+            sinks=sinks,
+            slopes=slopes,
+            most=most,
+        )
 
     def head_product(
         self,
@@ -268,20 +280,41 @@ class Program:
 
         latents [rank + rope_dim]; queries [n_heads * (rank + rope_dim)], of which a `head_product` gives the others.
         """
-        self._check_rotary(shape.rope_dim, rotary, rotary_half)
+        self.check_rotary(shape.rope_dim, rotary, rotary_half)
         self.add(
             "keep_latents", layer=layer, **vars(shape), q=q, latents=latents, queries=queries, norm=norm, eps=eps,
             rotary=rotary, rotary_half=rotary_half, scale=scale, group=group,
         )  # fmt: skip
-        self._written(shape, group, rotary, rotary_half)
+        self.written(shape, group, rotary, rotary_half)
 
-    def attend_latents(self, layer: int, shape: Latents, queries: int, out: int, *, mask: Mask = FULL) -> None:
+    def attend_latents(
+        self, layer: int, shape: Latents, queries: int, out: int, *, mask: Mask = FULL, most: int | None = None
+    ) -> None:
         """out [n_heads * rank] = softmax(q k) c over those of the sequence's cached positions that `mask` shows: all
-        heads share the keys, whose first `rank` channels are c."""
-        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask))
+        heads share the keys, whose first `rank` channels are c. `most`: over what the last `selection.select` of so
+        many positions has chosen."""
+        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask), most=most)
+
+    def check_rotary(self, channels: int, rotary: int | None, rotary_half: int) -> None:
+        """ValueError unless an operation may turn so many pairs of `channels` by `StepInput.rotary[rotary]`."""
+        known = self._rotary_halves
+        if rotary is not None and not 0 <= rotary <= len(known):
+            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
+        if (rotary is None) != (rotary_half == 0):
+            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
+        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
+            raise ValueError("One table of angles serves rotations of one size.")
+
+    def written(self, shape: CacheShape, group: int, rotary: int | None, rotary_half: int) -> None:
+        """Says that an operation, which turns by `rotary`, writes the cache of the next layer."""
+        self._shapes.append(shape)
+        self._groups.append(group)
+        if rotary == len(self._rotary_halves):
+            self._rotary_halves.append(rotary_half)
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
-        """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
+        """Says where the layers' keys and values are, a layer's before its indexer's. The tensors must live as long as
+        they are bound."""
         if len(layers) != len(self._shapes):
             raise ValueError(f"The program has {len(self._shapes)} layers of attention, the cache {len(layers)}.")
         for group in set(self._groups):
@@ -346,22 +379,6 @@ class Program:
     def read(self, buffer: int, n_rows: int) -> Tensor:
         """The first rows of a buffer as the last step left them."""
         return self.view(buffer, n_rows).clone()
-
-    def _check_rotary(self, channels: int, rotary: int | None, rotary_half: int) -> None:
-        known = self._rotary_halves
-        if rotary is not None and not 0 <= rotary <= len(known):
-            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
-        if (rotary is None) != (rotary_half == 0):
-            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
-        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
-            raise ValueError("One table of angles serves rotations of one size.")
-
-    def _written(self, shape: CacheShape, group: int, rotary: int | None, rotary_half: int) -> None:
-        """A layer's cache is written, by an operation that turns by `rotary`."""
-        self._shapes.append(shape)
-        self._groups.append(group)
-        if rotary == len(self._rotary_halves):
-            self._rotary_halves.append(rotary_half)
 
     def _called(self, step: StepInput, index: int) -> None:
         with one_torch_thread():

@@ -57,6 +57,8 @@ class Naming:
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
     """Whether q and k rows are stored for the interleaved rotary layout."""
+    index_interleaved: bool = False
+    """Whether those of an indexer are."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
     norms_around_one: Collection[str] = ()
@@ -123,7 +125,7 @@ class Naming:
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
             elif name.endswith(NORM) and name not in self.norms_around_one:
-                yield name, self._norm(tensor)
+                yield name, replace(self._norm(tensor), rotary=self._rotary(name, layer))
             else:
                 yield (
                     name,
@@ -181,7 +183,9 @@ class Naming:
                     yield f"{theirs}.{leaf}", tuple(f"{name}.{leaf}" for name in ours)
 
     def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention, module = layer.mixer, name.removeprefix("self_attn.").partition(".")[0]
+        attention, module = layer.mixer, name.removeprefix("self_attn.").rpartition(".")[0]
+        if module.startswith("indexer.") and isinstance(attention, Mla):
+            return _index_rotary(module, attention) if self.index_interleaved else None
         if not self.interleaved or not name.startswith("self_attn."):
             return None
         if isinstance(attention, Mla):
@@ -206,6 +210,13 @@ def with_experts(
         replace(base, renamed={**base.renamed, **ONE_BY_ONE, **hub}),
         replace(base, renamed={**base.renamed, **(hub if own is None else own)}, fused={**base.fused, **JOINT}),
     )
+
+
+def _index_rotary(module: str, attention: Mla) -> Rotary | None:
+    index = attention.indexer
+    if index is None or module not in ("indexer.wq_b", "indexer.wk", "indexer.k_norm"):
+        return None
+    return Rotary(index.n_heads if module == "indexer.wq_b" else 1, index.head_dim, attention.rope_dim)
 
 
 def _latent_rotary(module: str, attention: Mla) -> Rotary | None:

@@ -1,5 +1,5 @@
-// out = softmax(q k) c over those of the sequence's cached positions that the mask shows: k is a latent c and the rotated
-// channels beside it, and all heads share it.
+// out = softmax(q k) c over those of the sequence's cached positions that the mask shows, or that the last `select` has chosen:
+// k is a latent c and the rotated channels beside it, and all heads share it.
 #pragma once
 
 #include "latents.inl"
@@ -13,11 +13,13 @@ public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), integer_field("n_heads"), integer_field("rank"), integer_field("rope_dim"), buffer_field("q"),
         buffer_field("out"), optional(choice_field("mask", kMasks)), optional(integer_field("extent")),
+        optional(integer_field("most")),
     };
 
     AttendLatents(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), latents_(latent_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
-          mask_(mask_of(fields)), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_)) {
+          mask_(mask_of(fields)), most_(static_cast<int>(fields.integer("most"))),
+          selected_(selected_by(workspace, most_, 1, mask_)), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_, most_)) {
         workspace.expect(q_, latents_.n_heads * latents_.key_dim());
         workspace.expect(out_, latents_.n_heads * latents_.rank);
         group_ = static_cast<size_t>(workspace.read_layer(layer_, latents_));
@@ -30,6 +32,7 @@ public:
             AttendJob job = job_for(task, latents_.heads(), mask_, c, layer_, group_);
             job.q = c.row(q_, task.first_row);
             job.out = c.row(out_, task.first_row);
+            if (selected_) see_chosen(job, *selected_, task.first_row, 0);
             return job;
         };
         attend_by_plan(c, thread, plan_, job_of, [&](const AttendJob& job, int chunk, Partial* partials, float* sums) {
@@ -43,6 +46,8 @@ private:
     LatentShape latents_;
     int q_, out_;
     Mask mask_;
+    int most_;
+    Selected* selected_;
     AttendPlan& plan_;
 };
 
