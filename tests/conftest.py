@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A slow machine is no fault.
-settings.register_profile("unhurried", deadline=None)
+# A slow machine is no fault, and examples may share a test's fixtures.
+_SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("unhurried", deadline=None, suppress_health_check=_SUPPRESSED)
 settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,15 @@ def smollm2_path() -> Path:
         for path in Path(package.origin).parent.glob("*.gguf"):
             return path
     pytest.skip("SmolLM2 is not here: run `landrace pull smollm2`")
+
+
+@pytest.fixture
+def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take as long with drafts as without: whatever can be guessed is drafted, on any machine."""
+    from landrace.engine.step_times import StepTimes
+
+    monkeypatch.setattr(StepTimes, "most_rows", 1000)
+    monkeypatch.setattr(StepTimes, "seconds", lambda times, rows: 1.0)
 
 
 INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
