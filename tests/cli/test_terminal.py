@@ -234,7 +234,7 @@ def test_a_signal_ends_a_chat(number: signal.Signals, speaker: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.15, 0.4, 0.7, 1.0, 1.4, 2.0])
+@pytest.mark.parametrize("seconds", [0.2, 0.4, 0.7, 1.0, 1.4, 2.0])
 def test_a_signal_at_any_moment_of_opening(
     seconds: float, number: signal.Signals, speaker: Path, tmp_path: Path
 ) -> None:
