@@ -14,6 +14,7 @@ from test_cpu_latents import CPU, EPS, SCALE, TILE, Case, Step, at_once, at_rand
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import IndexKeys, Latents, new_layer_cache
+from landrace.kernels.cpu.latent import attend_latents, keep_latents
 from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.cpu.selection import select
 from landrace.kernels.layer_cache import GroupView, LayerCache
@@ -62,15 +63,24 @@ def serve(
     q_at, latents_at, index_q, index_k, index_weights = places
     queries_at, out_at = program.buffer(shape.n_heads * shape.key_dim), program.buffer(shape.n_heads * shape.rank)
     turned = {"rotary": 0 if case.half else None, "rotary_half": case.half}
-    program.keep_latents(
-        0, shape, q_at, latents_at, queries_at, norm=kernels.vector(case.norm()), eps=EPS, scale=SCALE, **turned
+    keep_latents(
+        program,
+        0,
+        shape,
+        q_at,
+        latents_at,
+        queries_at,
+        norm=kernels.vector(case.norm()),
+        eps=EPS,
+        scale=SCALE,
+        **turned,
     )  # type: ignore[arg-type]
     norm, bias = map(kernels.vector, case.index_norm())
     select(
         program, 1, IndexKeys(case.width), n_heads=case.n_index, most=case.most, q=index_q, k=index_k,
         weights=index_weights, norm=norm, norm_bias=bias, eps=INDEX_EPS, scale=FACTOR, **turned,
     )  # type: ignore[arg-type]  # fmt: skip
-    program.attend_latents(0, shape, queries_at, out_at, most=None if dense else case.most)
+    attend_latents(program, 0, shape, queries_at, out_at, most=None if dense else case.most)
     caches = [new_layer_cache(kernels.extension, one, n_slots, case.dtype) for one in (shape, IndexKeys(case.width))]
     for tensor in (tensor for cache in caches for tensor in cache.tensors):
         tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
@@ -238,7 +248,7 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
         "pairs without angles": lambda: choose(rotary=None),
         "another layer": lambda: choose(layer=1),
         "keys that are too wide": lambda: IndexKeys(513).check(kernels.extension),
-        "a choice that nobody makes": lambda: program.attend_latents(0, Latents(2, 16, 4), latents, latents, most=5),
+        "a choice that nobody makes": lambda: attend_latents(program, 0, Latents(2, 16, 4), latents, latents, most=5),
     }
 
 

@@ -94,19 +94,18 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
         return -(-n_channels // tile) * tile
 
     n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
-    scales = [
+    key_scales, value_scales = (
         untouched_zeros((n_tiles, kv_heads, tile), torch.float32) if dtype == torch.int8 else None for _ in range(2)
-    ]
+    )
     if isinstance(shape, IndexKeys):
-        return LayerCache(untouched_zeros((n_tiles, 1, shape.head_dim, tile), dtype), None, scales[0])
+        return LayerCache(untouched_zeros((n_tiles, 1, shape.head_dim, tile), dtype), None, key_scales)
     if isinstance(shape, Latents):
-        return LayerCache(
-            untouched_zeros((n_tiles, tile, padded(shape.rank) + padded(shape.rope_dim)), dtype), None, *scales
-        )
+        latents = untouched_zeros((n_tiles, tile, padded(shape.rank) + padded(shape.rope_dim)), dtype)
+        return LayerCache(latents, None, key_scales, value_scales)
     padded_dim = padded(shape.head_dim)
     tiles = untouched_zeros((n_tiles, kv_heads, shape.head_dim + padded_dim, tile), dtype)
     keys, values = tiles[:, :, : shape.head_dim], tiles[:, :, shape.head_dim :]
-    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, padded_dim), *scales)
+    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, padded_dim), key_scales, value_scales)
 
 
 def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) -> int:

@@ -31,12 +31,10 @@ def select(
     q [n_heads * head_dim], k [head_dim], weights [n_heads]. k is first normalised (LayerNorm) and turned, as q's heads
     are, and written to the cache of the indexer, which counts as a layer. Overwrites q and weights.
     """
-    program.check_rotary(keys.head_dim, rotary, rotary_half)
-    program.add(
-        "select", layer=layer, n_heads=n_heads, head_dim=keys.head_dim, most=most, q=q, k=k, weights=weights, norm=norm,
-        norm_bias=norm_bias, eps=eps, rotary=rotary, rotary_half=rotary_half, scale=scale, group=group,
+    program.add_writer(
+        "select", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+        n_heads=n_heads, most=most, q=q, k=k, weights=weights, norm=norm, norm_bias=norm_bias, eps=eps, scale=scale,
     )  # fmt: skip
-    program.written(keys, group, rotary, rotary_half)
 
 
 def select_blocks(
@@ -63,10 +61,8 @@ def select_blocks(
     q [n_heads * head_dim] and k [head_dim]: heads are first normalised and turned, and k is written to the cache of the
     indexer, which counts as a layer. Overwrites q.
     """
-    program.check_rotary(keys.head_dim, rotary, rotary_half)
-    program.add(
-        "select_blocks", layer=layer, n_heads=n_heads, head_dim=keys.head_dim, block=block, n_blocks=n_blocks,
-        n_local=n_local, q=q, k=k, q_norm=q_norm, k_norm=k_norm, eps=eps, rotary=rotary, rotary_half=rotary_half,
-        group=group,
+    program.add_writer(
+        "select_blocks", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+        n_heads=n_heads, block=block, n_blocks=n_blocks, n_local=n_local, q=q, k=k, q_norm=q_norm, k_norm=k_norm,
+        eps=eps,
     )  # fmt: skip
-    program.written(keys, group, rotary, rotary_half)

@@ -67,7 +67,9 @@ def _chosen_blocks(
         end = min(group.n_queries, begin + together)
         seen = group.seen(mask, begin, end)
         scores = (q[:, :, begin:end] @ k.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
-        blocks = F.pad(scores, (0, n_blocks * block - group.n_keys), value=-torch.inf).unflatten(-1, (n_blocks, block))
+        blocks = F.pad(scores, (0, n_blocks * block - group.n_keys), value=-torch.inf).reshape(
+            *scores.shape[:-1], n_blocks, block
+        )
         before = group.positions(begin, end)[:, None, :, None] // block - torch.arange(n_blocks, device=q.device)
         best = blocks.amax(-1).masked_fill((before >= 0) & (before < n_local), torch.inf)
         order = best.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]

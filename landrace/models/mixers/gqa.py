@@ -54,7 +54,8 @@ class GqaBlock(nn.Module):
         norms = (self.q_norm, self.k_norm) if weighted else None
         q, past = ops.keep(spec, self.cache, q, k, v, norms, self.eps)
         if spec.selection is not None:
-            ops.select_blocks(spec, self.cache, *index_rows, (self.index_q_norm, self.index_k_norm))
+            index_q, index_k = index_rows
+            ops.select_blocks(spec, self.cache, index_q, index_k, (self.index_q_norm, self.index_k_norm))
         mixed = ops.attend(spec, q, past, self.sinks)
         if gate:
             mixed = ops.gate_heads(spec, mixed, gate[0])

@@ -57,6 +57,7 @@ class MlaBlock(nn.Module):
             q, *index_queries = ops.linears(q, [self.q_b_proj, *beside], norm=self.q_a_norm)
         q, past = ops.keep_latents(spec, self.cache, q, latents, self.kv_a_norm)
         if indexer is not None:
-            ops.select(spec, self.cache, *index_queries, *index_keys, indexer.k_norm)
+            (index_q,), (index_k, weights) = index_queries, index_keys
+            ops.select(spec, self.cache, index_q, index_k, weights, indexer.k_norm)
         mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj)
         return ops.add_linear(into, mixed, self.o_proj, factor)
