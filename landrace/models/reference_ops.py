@@ -6,7 +6,7 @@ The residual stream, norms and rotations are float32; within a branch, products 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -62,6 +62,13 @@ class ReferenceOps:
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+
+    def take_plans(
+        self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Where they are known already, they are not made of the batch."""
+        self._attention_plans.update((kept, plan) for kept, plan in attention_plans.items())
+        self._rotary = dict(rotary)
 
     def embed(self, table: Table, factor: float) -> Tensor:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
