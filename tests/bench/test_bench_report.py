@@ -17,7 +17,7 @@ from landrace.bench.report import BenchReport, LeftOut
 from landrace.bench.table import cells, columns, footer, headline, plain_table
 from landrace.bench.workload import BenchOptions
 from landrace.errors import DataError, OptionError
-from landrace.kernels.cpu.machine import MachineLimits
+from landrace.kernels.machine_limits import MachineLimits
 
 OPTIONS = BenchOptions(threads=1, pairs=2, quick=True, only=("prefill", "decode", "ttft"))
 

@@ -120,7 +120,7 @@ def naive_logits() -> Callable[..., torch.Tensor]:
 
     def run(decoder: Decoder, tokens: list[int], **batch: object) -> torch.Tensor:
         with torch.inference_mode():
-            packed = ForwardBatch.packed([tokens])
+            packed = ForwardBatch.packed([tokens], device=decoder.device)
             fields = {**vars(packed), **batch}
             return decoder(ForwardBatch(**fields))
 
