@@ -275,10 +275,19 @@ class Program:
         )  # fmt: skip
         self._written(shape, group, rotary, rotary_half)
 
-    def attend_latents(self, layer: int, shape: Latents, queries: int, out: int, *, mask: Mask = FULL) -> None:
+    def attend_latents(
+        self,
+        layer: int,
+        shape: Latents,
+        queries: int,
+        out: int,
+        *,
+        mask: Mask = FULL,
+        sinks: PackedVector | None = None,
+    ) -> None:
         """out [n_heads * rank] = softmax(q k) c over those of the sequence's cached positions that `mask` shows: all
-        heads share the keys, whose first `rank` channels are c."""
-        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask))
+        heads share the keys, whose first `rank` channels are c. `sinks` are those of `attention`."""
+        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask), sinks=sinks)
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
