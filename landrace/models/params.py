@@ -164,12 +164,12 @@ def _parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
 
 
 def adaptable(tree: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """The weight shapes, [out, in] or [experts, out, in], of the layers' linear weights whose last name is in
-    `targets`, by name."""
+    """The weight shapes, [out, in] or [experts, out, in], of the linear weights whose last name is in `targets`, by
+    name."""
     return {
         name: tuple(module.weight.shape)
         for name, module in tree.named_modules()
-        if isinstance(module, (Linear, Experts)) and name.startswith("layers.") and name.rpartition(".")[2] in targets
+        if isinstance(module, (Linear, Experts)) and name.rpartition(".")[2] in targets
     }
 
 

@@ -27,7 +27,7 @@ from landrace.models.spec import Hyper, ModelSpec
 def hy_v4(shared: Path, folder: Path, **changes: Any) -> tuple[FamilyModel, Decoder]:
     """Whose rows attend to all positions."""
     kwargs = json.loads((shared / "families" / "tiny_configs.json").read_text())["hy_v4"]["kwargs"]
-    model = reference("hy_v4", {**kwargs, "rms_norm_eps": EPS, **LATENT, "index_topk": 64, **changes})
+    model = reference("hy_v4", {**kwargs, "rms_norm_eps": EPS, **LATENT, "index_topk": 64, "hc_eps": EPS, **changes})
     config, tensors = save(model, folder)
     return load({**config, "layer_types": ["full_attention"] * 4}, tensors)
 
