@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cpu_models import on_cpu
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import packed_logits, random_ids, reference, reference_logits, worst
 from torch import Tensor
 
@@ -154,6 +154,26 @@ def test_what_weights_streams_is_not_quantised(shared: Path, extension: ModuleTy
     exact = packed_logits(decoder, SEQUENCES)
     near = packed_logits(on_cpu(extension, decoder, "int8"), SEQUENCES)  # type: ignore[arg-type]
     assert 1e-4 < worst(near, exact) < 0.5 * exact[0].abs().max()
+
+
+def test_hy4_as_its_vendor_names_it(shared: Path, tmp_path: Path) -> None:
+    """transformers writes other names than the hub's files have."""
+    _, checkpoint = saved("hy_v4", shared, tmp_path)
+    changes = {".hc_pre.hc_head.": ".hc_head.", "mlp.linear_gate": "mlp.gate_proj"}
+    changes |= {f".hc_pre.hc_{one}_layer.": f".hc_{one}_layer.hc_pre." for one in ("attn", "mlp")}
+    changes |= {"shared_experts.linear_gate": "shared_experts.gate_proj"}
+    renamed = {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        for written, published in changes.items():
+            name = name.replace(written, published)
+        renamed[name] = tensor
+    assert "model.layers.0.hc_attn_layer.hc_pre.hc_fn" in renamed and "model.hc_head.hc_head_scale" in renamed
+    theirs = dict(checkpoint.tensors())
+    (tmp_path / "published").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / "published" / "config.json")
+    save_file(renamed, tmp_path / "published" / "model.safetensors")
+    ours = dict(open_checkpoint(tmp_path / "published").tensors())
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {

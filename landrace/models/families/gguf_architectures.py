@@ -277,7 +277,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
     "hy_v4": Architecture(
-        "hy_v4", latent=True, renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
+        "hy_v4", interleaved=True, latent=True, renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
         fixed={"expert_weights_norm": True},
         reads={
             **ROUTED_READS, "hc_mult": (SIZE, "hyper_connection.count"), "hc_eps": (NUMBER, "hyper_connection.epsilon"),

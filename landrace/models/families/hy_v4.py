@@ -27,45 +27,34 @@ HY_V4 = {
     "first_k_dense_replace": 1, "index_topk": 2048,
 }  # fmt: skip
 
-HUB = {
-    **{
-        f"{ours}_hc.weights.{leaf}": f"hc_pre.hc_{theirs}_layer.hc_{name}"
-        for ours, theirs in (("attn", "attn"), ("mlp", "mlp"))
-        for leaf, name in (("weight", "fn"), ("base", "base"), ("scale", "scale"))
-    },
-    "hc_head.weights.weight": "hc_pre.hc_head.hc_head_fn",
-    "hc_head.weights.base": "hc_pre.hc_head.hc_head_base",
-    "hc_head.weights.scale": "hc_pre.hc_head.hc_head_scale",
-    "self_attn.g_proj": "self_attn.linear_gate",
-    "self_attn.sinks.weight": "self_attn.learnable_sink_param",
+
+LEAVES = {"weight": "fn", "base": "base", "scale": "scale"}
+
+
+def _named(attention: str, feed_forward: str, head: str) -> dict[str, str]:
+    """What the weights of streams are called, {} being fn, base or scale."""
+    found = {"attn_hc": attention, "mlp_hc": feed_forward, "hc_head": head}
+    return {
+        f"{ours}.weights.{leaf}": theirs.format(name) for ours, theirs in found.items() for leaf, name in LEAVES.items()
+    }
+
+
+ATTENTION = {"self_attn.g_proj": "self_attn.linear_gate", "self_attn.sinks.weight": "self_attn.learnable_sink_param"}
+HUB = {**ATTENTION, **_named("hc_attn_layer.hc_pre.hc_{}", "hc_mlp_layer.hc_pre.hc_{}", "hc_head.hc_head_{}")}
+# What transformers makes of the hub's names when it writes.
+WRITTEN = {
+    **ATTENTION,
+    **_named("hc_pre.hc_attn_layer.hc_{}", "hc_pre.hc_mlp_layer.hc_{}", "hc_pre.hc_head.hc_head_{}"),
+    "mlp.gate_proj": "mlp.linear_gate",
+    "mlp.shared_expert.gate_proj": "mlp.shared_experts.linear_gate",
 }
 OWN = {
-    **{
-        f"{ours}_hc.weights.{leaf}": f"{theirs}_hc.{name}"
-        for ours, theirs in (("attn", "attn"), ("mlp", "ffn"))
-        for leaf, name in (("weight", "fn"), ("base", "base"), ("scale", "scale"))
-    },
-    "hc_head.weights.weight": "hc_head.hc_fn",
-    "hc_head.weights.base": "hc_head.hc_base",
-    "hc_head.weights.scale": "hc_head.hc_scale",
+    **_named("attn_hc.{}", "ffn_hc.{}", "hc_head.hc_{}"),
     "self_attn.g_proj": "self_attn.gate_proj",
     "self_attn.sinks.weight": "self_attn.sinks",
 }
 BASE = replace(NAMES, renamed={**NAMES.renamed, **DEEPSEEK_EXPERTS}, fused={**NAMES.fused, **JOINT})
-NAMINGS = (
-    replace(BASE, renamed={**BASE.renamed, **HUB}),
-    # transformers writes every gate under the name of attention's.
-    replace(
-        BASE,
-        renamed={
-            **BASE.renamed,
-            **HUB,
-            "mlp.gate_proj": "mlp.linear_gate",
-            "mlp.shared_expert.gate_proj": "mlp.shared_experts.linear_gate",
-        },
-    ),
-    replace(BASE, renamed={**BASE.renamed, **OWN}),
-)
+NAMINGS = tuple(replace(BASE, renamed={**BASE.renamed, **names}) for names in (HUB, WRITTEN, OWN))
 
 
 def read_hyper_connections(config: Config) -> HyperConnections:
