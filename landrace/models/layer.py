@@ -41,7 +41,9 @@ class Layer(nn.Module):
             row, weights = self.attn_hc.collapse(x, ops)
             x = self.attn_hc.spread(x, self.self_attn(row, ops, self.input_layernorm, None, 1.0), weights, ops)
             row, weights = self.mlp_hc.collapse(x, ops)
-            return self.mlp_hc.spread(x, self.mlp(row, ops, self.post_attention_layernorm, None, 1.0), weights, ops)
+            branch = self.mlp(row, ops, self.post_attention_layernorm, None, 1.0)
+            streams: X = self.mlp_hc.spread(x, branch, weights, ops)
+            return streams
         if isinstance(self.residual, Sandwich):
             scale = self.residual.scale
             branch = self.self_attn(x, ops, self.input_layernorm, None, 1.0)

@@ -76,7 +76,7 @@ class ReferenceOps:
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.groups == 1:
             return rms_norm(x, norm.weight, norm.eps)
-        return rms_norm(x.unflatten(-1, (norm.groups, -1)), None, norm.eps).flatten(-2) * norm.weight
+        return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)

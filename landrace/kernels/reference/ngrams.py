@@ -41,6 +41,8 @@ def ngram_rows(ids: Tensor, starts: Sequence[int], before: Tensor | None, form: 
 def gated_values(keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
     """[T, count * d]: the values [T, d] for each stream, times sigmoid of the root of how its key meets its query, in
     float32. keys and queries [T, count * d]."""
-    met = (keys.float() * queries.float()).unflatten(-1, (count, -1)).sum(-1) / values.shape[-1] ** 0.5
+    each = (keys.float() * queries.float()).view(len(keys), count, -1)
+    met = each.sum(-1) / values.shape[-1] ** 0.5
     root = met.abs().clamp(min=1e-6).sqrt() * met.sign()
-    return (root.sigmoid()[..., None] * values[..., None, :]).flatten(-2)
+    gates: Tensor = root.sigmoid()
+    return (gates[..., None] * values[:, None]).flatten(1)

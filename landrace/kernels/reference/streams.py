@@ -26,12 +26,12 @@ def weights_of(products: Tensor, base: Tensor, scale: Tensor, form: HyperConnect
     n = form.count
     sizes = [n, n, n * n][: scale.numel()]
     scales = torch.cat([one.expand(size) for one, size in zip(scale, sizes, strict=True)])
-    gives, *others = (products * scales + base).split(sizes, -1)
+    gives, *others = torch.split(products * scales + base, sizes, -1)
     found = [gives.sigmoid() + form.eps]
     if others:
         found.append(form.post_factor * others[0].sigmoid() + form.post_eps)
     if len(others) > 1:
-        found.append(doubly_stochastic(others[1].unflatten(-1, (n, n)), form).flatten(-2))
+        found.append(doubly_stochastic(others[1].view(-1, n, n), form).flatten(1))
     return torch.cat(found, -1)
 
 
@@ -48,8 +48,8 @@ def doubly_stochastic(logits: Tensor, form: HyperConnections) -> Tensor:
 
 def collapsed(streams: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
     """[T, d_model]: the sum of the streams, each times its weight [T, count or more]; None: their mean."""
-    each = streams.unflatten(-1, (count, -1))
-    return each.mean(-2) if weights is None else (each * weights[..., :count, None]).sum(-2)
+    each = streams.view(len(streams), count, -1)
+    return each.mean(1) if weights is None else (each * weights[:, :count, None]).sum(1)
 
 
 def spread(streams: Tensor, branch: Tensor, weights: Tensor, count: int, first: int, mixes: bool) -> Tensor:
@@ -57,7 +57,7 @@ def spread(streams: Tensor, branch: Tensor, weights: Tensor, count: int, first: 
 
     weights: from `first` on one for each stream, and where they mix the matrix [from, to] behind them.
     """
-    each, behind = streams.unflatten(-1, (count, -1)), first + count
+    each, behind = streams.view(len(streams), count, -1), first + count
     if mixes:
-        each = weights[..., behind : behind + count * count].unflatten(-1, (count, count)).mT @ each
-    return (each + weights[..., first:behind, None] * branch[..., None, :]).flatten(-2)
+        each = weights[:, behind : behind + count * count].view(-1, count, count).mT @ each
+    return (each + weights[:, first:behind, None] * branch[:, None]).flatten(1)

@@ -104,9 +104,9 @@ class Naming:
                 unit = leaf == "weight" and spec.vocab_size == self.unit_head
                 form: Form = "unit_rows" if unit else "plain"
                 found[name] = Source(f"{head}{self.head}.{leaf}", form=form)
-        numbers = (number for number in count() if number not in self.passed_by)
-        for n, (number, shapes, layer) in enumerate(zip(numbers, layers, spec.layers, strict=False)):
-            before = body + self.layer.format(number)
+        kept = (place for place in count() if place not in self.passed_by)
+        for n, (place, shapes, layer) in enumerate(zip(kept, layers, spec.layers, strict=False)):
+            before = body + self.layer.format(place)
             found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer, tensor_names)}
         return found
 

@@ -132,7 +132,7 @@ class Source:
         values = self._as_stored(parameter)
         parts: Iterable[Tensor] = (values,) if self.stacked is None else values
         if self.joined:
-            parts = values.split([stored[name].shape[0] for name in self.tensors])
+            parts = torch.split(values, [stored[name].shape[0] for name in self.tensors])
         for name, part in zip(self.tensors, parts, strict=True):
             place = self._part(stored[name])
             expected = self.part_shape(tuple(stored[name].shape))
