@@ -24,7 +24,7 @@ def mark_repetitions(items: Sequence[pytest.Item]) -> None:
 
 def _repetitions(matrix: Sequence[pytest.Function]) -> list[pytest.Function]:
     left = [item for item in matrix if not item.get_closest_marker("skip")]
-    met: set[tuple[str, int]] = set()
+    met: set[tuple[int, str]] = set()
     while left:
         # Whatever meets the most, so that few are needed.
         best = max(left, key=lambda item: len(_values(item) - met))
@@ -35,5 +35,6 @@ def _repetitions(matrix: Sequence[pytest.Function]) -> list[pytest.Function]:
     return left
 
 
-def _values(item: pytest.Function) -> set[tuple[str, int]]:
-    return set(item.callspec.indices.items())
+def _values(item: pytest.Function) -> set[tuple[int, str]]:
+    """What each `parametrize`, and each fixture with parameters, gives it."""
+    return set(enumerate(item.callspec._idlist))
