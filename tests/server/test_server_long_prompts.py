@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 import torch
+from matrix import mostly_long
 from patience import SECONDS, wait_until
 
 from landrace.checkpoints import write_checkpoint
@@ -19,7 +20,6 @@ from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
-LONG = pytest.mark.long
 SIZE = 3_000_000
 LONGEST = 0.5
 """Seconds that the server may keep its event loop from a turn (`turns.py`), and an engine work on what is refused."""
@@ -28,18 +28,17 @@ N_LONG = 12
 """Long prompts at once; the server lets 16 wait."""
 SIZES = ("--max-length", "131072", "--cache-tokens", "131072")
 LETTERS = {
-    "control": "<|im_end|>",
-    "ideographs": "\u597d\u4e16\u754c",
     "letter": "a",
     "spaces": " ",
     "digits": "7",
     "newlines": "\n",
     "emoji": "\U0001f600",
+    "ideographs": "\u597d\u4e16\u754c",
     "prose": "To be, or not to be: that is the question. ",
     "marks": "a\u0301\u0323",
     "mix": "a1 \u597d\n\U0001f600!\t'",
+    "control": "<|im_end|>",
 }
-"""The first two are the most work."""
 
 
 def long_text(kind: str) -> str:
@@ -169,8 +168,8 @@ def checked(reply: httpx.Response, param: str, *reasons: str) -> None:
     assert len(error["message"]) < 600
 
 
-@pytest.mark.parametrize("kind", [*[*LETTERS][:2], *(pytest.param(kind, marks=LONG) for kind in [*LETTERS][2:])])
-@pytest.mark.parametrize("model", ["wide", pytest.param("tiny", marks=LONG)])
+@pytest.mark.parametrize("kind", mostly_long(LETTERS, ("control", "ideographs")))
+@pytest.mark.parametrize("model", mostly_long(("wide", "tiny"), ("wide",)))
 def test_a_long_prompt_stops_nobody(request: pytest.FixtureRequest, model: str, kind: str) -> None:
     served = request.getfixturevalue(model)
     text = long_text(kind)
@@ -212,9 +211,7 @@ BODIES: dict[str, tuple[str, dict[str, Any], tuple[int, str | None]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", ["messages", *(pytest.param(kind, marks=LONG) for kind in BODIES if kind != "messages")]
-)
+@pytest.mark.parametrize("kind", mostly_long(BODIES, ("messages",)))
 def test_a_body_of_many_values_stops_nobody(tiny: Any, kind: str) -> None:
     path, fields, (status, param) = BODIES[kind]
     content = encoded({"model": tiny.arguments[0], **fields})
