@@ -135,7 +135,7 @@ class Program:
         rotary: int | None,
         rotary_half: int,
         group: int,
-        **fields: object,
+        **fields: Any,
     ) -> None:
         """Records the operation that writes a layer's cache, and turns `channels` channels by one of the step's tables.
 
@@ -148,7 +148,7 @@ class Program:
             raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
         if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
             raise ValueError("One table of angles serves rotations of one size.")
-        turning = {"rotary": rotary, "rotary_half": rotary_half}
+        turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half}
         self.add(operation, layer=layer, **vars(shape), **turning, group=group, **fields)
         self._shapes.append(shape)
         self._groups.append(group)

@@ -37,7 +37,7 @@ def native_fields(native: ModuleType, operation: str, fields: Mapping[str, objec
     return _checked(operation, native.OPERATIONS[operation], fields)
 
 
-def mask_fields(mask: Mask) -> dict[str, object]:
+def mask_fields(mask: Mask) -> dict[str, Any]:
     """A mask as the operations of attention take it."""
     match mask:
         case Full():
