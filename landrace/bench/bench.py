@@ -167,9 +167,9 @@ def _too_large(row: Row, bench: Bench) -> str | None:
     if not isinstance(row, DecodeRow):
         return None
     free = available_memory()
-    tokens = row.streams * (row.context + decode_room(row, bench.cost.spec.max_length))
+    tokens = row.context + decode_room(row, bench.cost.spec.max_length)
     holders = sum(runner.max_streams >= row.streams for runner in bench.runners.values())
-    needed = tokens * bench.cost.cache_bytes_per_token * holders
+    needed = row.streams * bench.cost.cache_bytes(tokens) * holders
     if free is None or needed <= MEMORY_SHARE * free:
         return None
     return f"the caches need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
