@@ -6,7 +6,7 @@ The residual stream, norms and rotations are float32; within a branch, products 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
@@ -72,6 +72,13 @@ class ReferenceOps:
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
         self._chosen: tuple[Tensor, ...] = ()
         """By group of the attention plan: what the last indexer has chosen."""
+
+    def take_plans(
+        self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Where they are known already, they are not made of the batch."""
+        self._attention_plans.update((kept, plan) for kept, plan in attention_plans.items())
+        self._rotary = dict(rotary)
 
     def embed(self, table: Table, factor: float) -> Tensor:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
