@@ -96,10 +96,17 @@ def _attention(mixer: Gqa | Mla) -> str:
 def _heads(mixer: Gqa | Mla) -> str:
     match mixer:
         case Gqa():
-            return f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+            heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+            blocks = mixer.selection
+            return heads if blocks is None else f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens"
         case Mla():
             width = mixer.nope_dim + mixer.rope_dim
-            return f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+            latents = f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+            chosen = mixer.selection
+            if chosen is None:
+                return latents
+            by = f"{chosen.n_heads} heads of {chosen.head_dim}" if chosen.own else "the layer before"
+            return f"{latents}, of {chosen.top_k} tokens chosen by {by}"
         case _:
             assert_never(mixer)
 

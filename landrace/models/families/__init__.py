@@ -16,6 +16,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
     deepseek,
+    deepseek_sparse,
     ernie_moe,
     glm,
     glm_moe,
@@ -27,6 +28,7 @@ from landrace.models.families import (
     llama4,
     minicpm3,
     minimax,
+    minimax_m3,
     mllama,
     qwen,
     qwen4,
@@ -42,8 +44,8 @@ from landrace.models.spec import ModelSpec
 
 _FILES = (
     *(llama, mllama, qwen, glm, hunyuan, baichuan),
-    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
-    *(deepseek, minicpm3, hy_v4, qwen4),
+    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
+    *(deepseek, deepseek_sparse, minicpm3, hy_v4, qwen4),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {

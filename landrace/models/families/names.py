@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from landrace.models.families.weights import Form, Rotary, Shape, Source
+from landrace.models.families.weights import Form, LastFirst, Rotary, Shape, Source
 from landrace.models.mixer_spec import Gdn, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -60,6 +60,10 @@ class Naming:
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
     """Whether q and k rows are stored for the interleaved rotary layout."""
+    index_interleaved: bool = False
+    """Whether those of an indexer are."""
+    index_last: bool = False
+    """Whether the last channels of an indexer's heads turn, not the first."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
     norms_around_one: Collection[str] = ()
@@ -140,7 +144,7 @@ class Naming:
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
             elif name.endswith(NORM) and name not in self.norms_around_one:
-                yield name, self._norm(tensor)
+                yield name, replace(self._norm(tensor), rotary=self._rotary(name, layer))
             else:
                 yield (
                     name,
@@ -197,8 +201,10 @@ class Naming:
                 if all(f"{name}.{leaf}" in shapes for name in ours):
                     yield f"{theirs}.{leaf}", tuple(f"{name}.{leaf}" for name in ours)
 
-    def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention, module = layer.mixer, name.removeprefix("self_attn.").partition(".")[0]
+    def _rotary(self, name: str, layer: LayerSpec) -> Rotary | LastFirst | None:
+        attention, module = layer.mixer, name.removeprefix("self_attn.").rpartition(".")[0]
+        if module.startswith("indexer.") and isinstance(attention, Mla):
+            return self._index_rotary(module, attention)
         if not self.interleaved or not name.startswith("self_attn."):
             return None
         if isinstance(attention, Mla):
@@ -209,6 +215,15 @@ class Naming:
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+    def _index_rotary(self, module: str, attention: Mla) -> Rotary | LastFirst | None:
+        index, turned = attention.indexer, attention.rope_dim
+        if index is None or module not in ("indexer.wq_b", "indexer.wk", "indexer.k_norm"):
+            return None
+        heads = index.n_heads if module == "indexer.wq_b" else 1
+        if self.index_last:
+            return LastFirst(heads, index.head_dim, turned, self.index_interleaved)
+        return Rotary(heads, index.head_dim, turned) if self.index_interleaved else None
 
 
 PLAIN = Naming()
