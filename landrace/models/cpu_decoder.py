@@ -27,12 +27,12 @@ from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Mixer, RopeSpec
+from landrace.models.mixer_spec import Gdn, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import Recorder, cache_shapes
 from landrace.models.rope import rotary_tables
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
@@ -200,12 +200,12 @@ def new_cpu_cache(
             hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    return tuple(_memory(native, layer.mixer, slots[index], dtype) for index, layer in enumerate(spec.layers))
+    return tuple(_memory(native, layer, slots[index], dtype) for index, layer in enumerate(spec.layers))
 
 
-def _memory(native: ModuleType, mixer: Mixer, n_slots: int, dtype: torch.dtype) -> LayerMemory:
+def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states."""
-    if isinstance(mixer, Gdn):
-        return new_layer_state(native, mixer.state_shapes, n_slots)
-    kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(mixer))
+    if isinstance(layer.mixer, Gdn):
+        return new_layer_state(native, (*layer.first_states, *layer.mixer.state_shapes), n_slots)
+    kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
     return replace(kept, index=index[0]) if index else kept

@@ -168,6 +168,10 @@ class Mla:
     bias: bool = False
     """What takes the layer's input and what gives its result have biases."""
     mask: Mask = FULL
+    sinks: bool = False
+    """See `Gqa`."""
+    gate: Literal["channel"] | None = None
+    """See `Gqa`."""
     selection: Selection | None = None
     """Of the positions that the mask shows; None: all of them. Its queries come out of the projection of `q_rank`."""
     state_bytes: ClassVar[int] = 0

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import latent, mixture, recurrent
+from landrace.kernels.cpu import streams as stream_kernels
 from landrace.kernels.cpu.cache import CacheShape, Heads, IndexKeys, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.selection import select, select_blocks
-from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
@@ -36,9 +36,10 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.stream_recorder import StreamRecorder
 
 
-class Recorder:
+class Recorder(StreamRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(
@@ -55,12 +56,10 @@ class Recorder:
         """Operations that PyTorch computes in the middle of the program."""
         self._n_kept = 0
         """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
-        self._program = program
-        self._weights = weights
+        super().__init__(program, weights)
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
         self._hear_routers = hear_routers
-        self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -69,8 +68,11 @@ class Recorder:
         return x
 
     def norm(self, x: int, norm: Norm) -> int:
-        out = self._buffer("normed", self._vector(norm).size)
-        self._program.norm(x, self._vector(norm), norm.eps, out)
+        out = self._buffer(f"by {_leaf(norm)}", self._vector(norm).size)
+        if norm.groups > 1:
+            stream_kernels.norm_each(self._program, x, self._vector(norm), norm.eps, norm.groups, out)
+        else:
+            self._program.norm(x, self._vector(norm), norm.eps, out)
         return out
 
     def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
@@ -203,24 +205,37 @@ class Recorder:
             **self._turning(spec.rope),
         )
 
-    def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
+    def attend_latents(
+        self,
+        spec: Mla,
+        q: int,
+        past: tuple[int, int],
+        keys: AbsorbedLinear,
+        values: HeadLinear,
+        sinks: Vector | None,
+    ) -> int:
         """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
         layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
         most = None if spec.selection is None else spec.selection.most
-        latent.attend_latents(self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask, most=most)
+        own = None if sinks is None else self._vector(sinks)
+        latent.attend_latents(
+            self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask, most=most, sinks=own
+        )
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
 
-    def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
+    def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
         return x
 
-    def conv(self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel]) -> list[int]:
+    def conv(
+        self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
+    ) -> list[int]:
         width = kernels[0].weight.shape[-1]
-        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width)
+        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width, dilation)
         return list(xs)
 
     def delta(
@@ -285,7 +300,7 @@ class Recorder:
         )
         return out
 
-    def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
+    def head(self, x: int, weight: Linear | Table, norm: Norm | None, divisor: float) -> int:
         program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
         part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
         program.product("head", x, [part], **self._normed(norm), rows=program.logit_rows, gather=True)
@@ -306,10 +321,6 @@ class Recorder:
         if name not in self.slow:
             self.slow.append(name)
         return out
-
-    def width(self, x: int) -> int:
-        """Values in a row of a buffer."""
-        return self._program.view(x, 0).shape[1]
 
     def _adapt(
         self,
@@ -358,17 +369,6 @@ class Recorder:
         matrices = self._weights.stacks[f"{weight.name}.weight"]
         return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
 
-    def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
-        """`out`: a buffer, or the purpose of one."""
-        matrix = self._weights.matrices[f"{weight.name}.weight"]
-        return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
-
-    def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
-        return self._weights.vectors.get(f"{weight.name}.bias")
-
-    def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
-        return self._weights.vectors[f"{weight.name}.weight"]
-
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
 
@@ -384,13 +384,8 @@ class Recorder:
             self.ropes.append(rope)
         return {"rotary": self.ropes.index(rope), "rotary_half": rope.rotary_dim // 2}
 
-    def _buffer(self, purpose: str, width: int) -> int:
-        if (purpose, width) not in self._buffers:
-            self._buffers[purpose, width] = self._program.buffer(width)
-        return self._buffers[purpose, width]
 
-
-def _leaf(weight: Linear) -> str:
+def _leaf(weight: Linear | Norm) -> str:
     return weight.name.rpartition(".")[2]
 
 

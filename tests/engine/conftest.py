@@ -20,7 +20,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,6 +61,8 @@ def make_spec(
     deltas: tuple[int, ...] = (),
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
+    residual: Residual = PLAIN,
+    ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
     **attention: Any,
 ) -> ModelSpec:
@@ -82,7 +84,7 @@ def make_spec(
             return replace(mla, selection=replace(mla.selection, own=False)) if follows else mla
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn) for index in range(3))
+    layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_models import chosen_before, latent_spec, tiny_spec, with_delta
+from tiny_models import STREAMS, chosen_before, latent_spec, tiny_spec, with_delta, with_ngrams
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -82,6 +82,9 @@ SPECS = {
     ),
     "latents": latent_spec(),
     "latents, queries of low rank, biases": latent_spec(q_rank=6, bias=True),
+    "latents, sinks, gated channels": latent_spec(sinks=True, gate="channel"),
+    **{f"streams, {name}": tiny_spec(residual=streams) for name, streams in STREAMS.items()},
+    "n-grams": with_ngrams(),
     "latents, chosen": latent_spec(q_rank=6, selection=Selection(3, 8, 5)),
     "chosen blocks": tiny_spec(gate="head", selection=BlockSelection(8, 4, 2)),
     "latents, chosen before": chosen_before(latent_spec(q_rank=6, selection=Selection(3, 8, 5))),

@@ -47,6 +47,8 @@ class SequenceGroup:
     n_keys: int
     slots: Tensor | None
     """[G, K] cache slots of the keys; None: the keys are the packed rows themselves."""
+    whole: bool
+    """Whether every sequence begins with this step's rows, so that each row's past is among them."""
     masks: dict[Mask, Tensor] = field(default_factory=dict)
 
     def positions(self, begin: int, end: int) -> Tensor:
@@ -136,6 +138,24 @@ def plan_attention(
     return AttentionPlan(groups, order.to(device), inverse.to(device), fresh=sequence_slots is None)
 
 
+def decode_plan(slots: Tensor, lengths: Tensor, firsts: Tensor) -> AttentionPlan:
+    """Of S sequences with one row each: s has its keys in the first lengths[s] of slots[s], from the position firsts[s]
+    on. slots [S, K] int64: beyond a sequence's own, any that hold finite keys. Only shapes are looked at here, so what
+    is computed by the plan can be repeated for other numbers in the same tensors."""
+    one = SequenceGroup(
+        n_rows=slots.shape[0],
+        places=None,
+        q_lengths=torch.ones_like(lengths),
+        k_lengths=lengths,
+        k_firsts=firsts,
+        n_queries=1,
+        n_keys=slots.shape[1],
+        slots=slots,
+        whole=False,
+    )
+    return AttentionPlan((one,), order=None, inverse=None, fresh=False)
+
+
 def _make_group(
     members: list[int],
     q_lengths: list[int],
@@ -165,6 +185,7 @@ def _make_group(
         n_queries=n_queries,
         n_keys=n_keys,
         slots=slots,
+        whole=all(q_lengths[s] == k_lengths[s] and k_firsts[s] == 0 for s in members),
     )
 
 
@@ -215,13 +236,13 @@ class _Scoring:
         return group.mask(self.mask) if whole else group.seen(self.mask, begin, end)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, fresh: bool, scoring: _Scoring) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Scoring) -> Tensor:
     """One group: q [G, heads, Q, d], k [G, kv_heads, K, d], v [G, kv_heads, K, e], result [G, heads, Q, e]."""
     if group.n_queries * group.n_keys <= _SHORT:
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
     if scoring.sinks is not None or scoring.slopes is not None:
         return _attend_in_slices(q, k, v, group, scoring)
-    plain_causal = fresh and scoring.chosen is None and scoring.mask.first_seen(group.n_keys - 1) <= 0
+    plain_causal = group.whole and scoring.chosen is None and scoring.mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -294,6 +315,6 @@ def attention(
     parts = zip(plan.groups, plan.padded(q), plan.past(k, q.dtype), plan.past(v, q.dtype), strict=True)
     for index, (group, queries, keys, values) in enumerate(parts):
         scoring = _Scoring(scale, mask, sinks, slopes, None if chosen is None else chosen[index])
-        out = _attend(queries, keys, values, group, plan.fresh, scoring)
+        out = _attend(queries, keys, values, group, scoring)
         mixed.append(_take(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

@@ -26,13 +26,17 @@ KINDS = ("indexed_attention", "deepseek_sparse_attention")
 OF_GLM5 = tuple(replace(naming, index_interleaved=True) for naming in NAMINGS)
 
 
-def read_selecting_attention(config: Config) -> Mla:
+def read_selecting_attention(config: Config, *, index_eps: float = 1e-6) -> Mla:
+    """`index_eps`: of the norm of the indexer's keys."""
     layer_kinds(config, "layer_types", n_layers(config), dict.fromkeys(KINDS, True))
     attention = read_latent_attention(config)
     if attention.q_rank is None:
         raise CheckpointError("config.json does not say q_lora_rank, which the indexer's queries come out of.")
     selection = Selection(
-        config.size("index_n_heads"), config.size("index_head_dim"), config.size("index_topk", MAX_POSITIONS)
+        config.size("index_n_heads"),
+        config.size("index_head_dim"),
+        config.size("index_topk", MAX_POSITIONS),
+        norm_eps=index_eps,
     )
     if selection.head_dim < attention.rope_dim:
         raise CheckpointError(f"An indexer's {selection.head_dim} channels cannot hold {attention.rope_dim} that turn.")
@@ -44,13 +48,17 @@ def read_deepseek_v32(config: Config) -> ModelSpec:
 
 
 def read_glm_moe_dsa(config: Config) -> ModelSpec:
+    mixers = with_shared_choices(config, read_selecting_attention(config))
+    return read_decoder(config, mixers, read_feed_forward(config))
+
+
+def with_shared_choices(config: Config, attention: Mla) -> list[Mla]:
     """Some layers have no indexer and take what the nearest one before them has chosen."""
-    attention, own = read_selecting_attention(config), _have_indexers(config)
+    own = _have_indexers(config)
     assert attention.selection is not None
     if not own[0]:
         raise CheckpointError("The first layer has no indexer, and there is none before it.")
-    mixers = [replace(attention, selection=replace(attention.selection, own=one)) for one in own]
-    return read_decoder(config, mixers, read_feed_forward(config))
+    return [replace(attention, selection=replace(attention.selection, own=one)) for one in own]
 
 
 def _have_indexers(config: Config) -> list[bool]:

@@ -140,6 +140,7 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         forms=gguf_delta.FORMS,
         interleaved=known.interleaved,
         index_interleaved=known.index_interleaved,
+        index_last=known.index_last,
         unit_head=known.unit_head,
     )
     return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta
+from landrace.models.families import gguf_delta, gguf_streams
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
 
@@ -52,6 +52,8 @@ class Architecture:
     """None: `more` reads it, and groups of experts."""
     latent: bool = False
     """Whether its attention is over latents."""
+    index_last: bool = False
+    """See `Naming.index_last`."""
     index_interleaved: bool = False
     """See `Naming.index_interleaved`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -350,6 +352,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
+    "hy_v4": Architecture(
+        "hy_v4", interleaved=True, index_interleaved=True, index_last=True, latent=True,
+        renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
+        fixed={"expert_weights_norm": True},
+        reads={
+            **ROUTED_READS, "hc_mult": (SIZE, "hyper_connection.count"), "hc_eps": (NUMBER, "hyper_connection.epsilon"),
+            "hc_magnitude": (NUMBER, "hyper_connection.magnitude"),
+            "index_topk": (ANY_SIZE, "attention.indexer.top_k"),
+            "index_n_heads": (ANY_SIZE, "attention.indexer.head_count"),
+            "index_head_dim": (ANY_SIZE, "attention.indexer.key_length"),
+        },
+        adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
+    ),
     "step35": Architecture(
         "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,
         fixed={"moe_every_n_layers": 1, "expert_weights_norm": True},

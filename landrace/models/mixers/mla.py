@@ -7,7 +7,7 @@ from torch import nn
 
 from landrace.models.mixer_spec import Mla, Selection
 from landrace.models.ops import Ops, X
-from landrace.models.params import AbsorbedLinear, HeadLinear, LayerNorm, Linear, Norm
+from landrace.models.params import AbsorbedLinear, HeadLinear, LayerNorm, Linear, Norm, Vector
 
 
 class Indexer(nn.Module):
@@ -40,6 +40,9 @@ class MlaBlock(nn.Module):
         self.k_b_proj = AbsorbedLinear(spec.n_heads, spec.kv_rank, spec.nope_dim, dtype)
         self.v_b_proj = HeadLinear(spec.n_heads, spec.kv_rank, spec.v_dim, dtype)
         self.o_proj = Linear(spec.n_heads * spec.v_dim, d_model, spec.bias, dtype, "in")
+        if spec.gate is not None:
+            self.g_proj = Linear(d_model, spec.n_heads * spec.v_dim, False, dtype, "out")
+        self.sinks = Vector(spec.n_heads) if spec.sinks else None
         self.indexer = None
         if spec.indexer is not None:
             assert spec.q_rank is not None
@@ -50,14 +53,17 @@ class MlaBlock(nn.Module):
         spec, indexer = self.spec, self.indexer
         first = self.q_proj if spec.q_rank is None else self.q_a_proj
         beside = [] if indexer is None else [indexer.wk, indexer.weights_proj]
-        q, latents, *index_keys = ops.linears(x, [first, self.kv_a_proj, *beside], norm=norm)
+        gates = [] if spec.gate is None else [self.g_proj]
+        q, latents, *others = ops.linears(x, [first, self.kv_a_proj, *beside, *gates], norm=norm)
         index_queries: list[X] = []
         if spec.q_rank is not None:
             beside = [] if indexer is None else [indexer.wq_b]
             q, *index_queries = ops.linears(q, [self.q_b_proj, *beside], norm=self.q_a_norm)
         q, past = ops.keep_latents(spec, self.cache, q, latents, self.kv_a_norm)
         if indexer is not None:
-            (index_q,), (index_k, weights) = index_queries, index_keys
+            (index_q,), (index_k, weights, *others) = index_queries, others
             ops.select(spec, self.cache, index_q, index_k, weights, indexer.k_norm)
-        mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj)
+        mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj, self.sinks)
+        if others:
+            mixed = ops.gate_heads(spec, mixed, others[0])
         return ops.add_linear(into, mixed, self.o_proj, factor)
