@@ -34,7 +34,9 @@ _SUPER_BLOCKS: Mapping[str, tuple[_Pack, int]] = MappingProxyType(
     }
 )
 """How each is packed, and the values of a group."""
-_ROUNDED = ("F32", "F16", "BF16", "Q8_0")
+_WIDE = ("F32", "BF16")
+"""They hold whatever a float32 is."""
+_ROUNDED = (*_WIDE, "F16", "Q8_0")
 ENCODED = (*_ROUNDED, *_BLOCKS, *_SUPER_BLOCKS)
 """The types that there is an encoder for."""
 
@@ -57,17 +59,17 @@ def encode(values: Tensor, block_type: str, importance: Tensor | None = None) ->
     block = BLOCKS[block_type]
     if columns % block.elements:
         raise ValueError(f"{columns} columns are not whole {block.elements}-value blocks of {block_type}.")
-    # Not written as ">=": NaN is not less than anything.
-    if not bool((values.abs() < _LARGEST).all()):
-        raise ValueError(f"It holds NaN, infinity or a value of {_LARGEST:.0f} or more.")
-    if block_type in _ROUNDED:
-        return quantize(values, block_type)
     n_rows = max(1, _VALUES_AT_A_TIME // columns)
-    packed = [_pack(some, block_type, importance) for some in torch.split(values.float(), n_rows)]
+    packed = [_pack(some.float(), block_type, importance) for some in torch.split(values, n_rows)]
     return torch.cat(packed).view(rows, -1)
 
 
 def _pack(values: Tensor, block_type: str, importance: Tensor | None) -> Tensor:
+    # Not written as ">=": NaN is not less than anything.
+    if block_type not in _WIDE and not bool((values.abs() < _LARGEST).all()):
+        raise ValueError(f"It holds NaN, infinity or a value of {_LARGEST:.0f} or more.")
+    if block_type in _ROUNDED:
+        return quantize(values, block_type)
     if block_type in _BLOCKS:
         counts = None if importance is None else _in_groups(importance.expand_as(values), 32)
         return _BLOCKS[block_type](_in_groups(values, 32), counts)
