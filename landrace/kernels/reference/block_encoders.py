@@ -101,7 +101,7 @@ def _searched(x: Tensor, importance: Tensor | None, low: int) -> tuple[Tensor, T
     weights, extreme = weights_of(x, importance), extremes(x)
     extreme = torch.where(extreme.abs() <= TOO_SMALL * -low, torch.zeros_like(extreme), extreme)
     fitted = fit_scale(x, weights, extreme, snap, targets_of(low)).half().float()
-    plain = (extreme / low).half().float()
+    plain = (extreme / low + 0.0).half().float()  # no -0
     better = error(x, weights, fitted, snap) < error(x, weights, plain, snap)
     scale = torch.where(better, fitted, plain)
     return scale, (snap(x * inverse_of(scale)) - low).to(torch.uint8).T

@@ -101,8 +101,11 @@ def fit_affine(x: Tensor, weights: Tensor, largest: int, *, any_sign: bool = Fal
     inverse = torch.where(span <= TOO_SMALL, torch.zeros_like(span), 1 / span)
     weighted, all_weights = weights * x, total(weights)
     with_x = total(weighted)
-    best = torch.zeros_like(low)
-    scale, minimum = torch.zeros_like(low), -low if any_sign else torch.zeros_like(low)
+    # All the same number.
+    minimum = torch.where(all_weights > 0, -with_x / all_weights, 0.0)
+    if not any_sign:
+        minimum = minimum.clamp(min=0)
+    scale, best = torch.zeros_like(low), -minimum * with_x
     snap = integers(0, largest)
     for step in _AFFINE_STEPS:
         q = snap((x - low) * ((largest + step) * inverse))
