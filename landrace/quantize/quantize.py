@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from landrace.checkpoints import Checkpoint, open_checkpoint
@@ -73,6 +74,8 @@ def quantize(
         raise OptionError(f"{known} is written as {what}, and --out is {out}.")
     if out.exists():
         raise OptionError(f"{out} exists already.", hint="Choose another path, or remove it first.")
+    if threads is not None:
+        torch.set_num_threads(threads)
     checkpoint = open_checkpoint(ModelStore(home or default_home()).resolve(name))
     tokenizer = open_tokenizer(checkpoint)
     window = min(WINDOW, checkpoint.spec.max_length - len(tokenizer.conventions.prefix_ids))
