@@ -2,7 +2,7 @@
 
 With eight bits little is lost however they are rounded. With fewer, the scale matters: ggml's takes the value of
 greatest magnitude to the end of the range, and a smaller one, which clips that value or rounds it up, often fits the
-other 31 better (`fitting`). `importance`: what an error in each value counts besides, [32, n]; None: the same.
+other 31 better (`fitting`). `importance`: what an error in each value counts, [32, n]; None: not known.
 """
 
 from __future__ import annotations

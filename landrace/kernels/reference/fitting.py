@@ -1,8 +1,8 @@
 """Scales of groups of weights: searched, then fitted by least squares, so that integers lose least.
 
-A group is a column of x [size, n]. Errors are squared and weighted: by |x| + (mean of |x| in the group), since an error
-in a great weight costs a model more than the same error in a small one, times the importance of a weight's input where
-it is known. All sums run over a group's values in order, in float32, as those of the C++ kernels do.
+A group is a column of x [size, n]. Errors are squared and weighted: by the importance of a weight's input where it is
+known, else by |x| + (mean of |x| in the group), since an error in a great weight costs a model more than the same error
+in a small one. All sums run over a group's values in order, in float32, as those of the C++ kernels do.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def total(terms: Tensor) -> Tensor:
 
 def weights_of(x: Tensor, importance: Tensor | None) -> Tensor:
     """What an error in each value counts. `importance`: x's shape."""
+    if importance is not None:
+        return importance
     size = x.abs()
-    weights = size + total(size) * (1 / len(x))
-    return weights if importance is None else weights * importance
+    return size + total(size) * (1 / len(x))
 
 
 def inverse_of(scale: Tensor) -> Tensor:

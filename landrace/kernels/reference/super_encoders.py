@@ -3,7 +3,7 @@ group a column, to uint8 [n, bytes].
 
 Each group's scale is searched by itself (`fitting`). The super-block's scale takes the greatest of them to the end of
 their range, and is then fitted anew to the integers; each group takes of its own integer scale and its neighbours the
-one that loses least. `importance`: what an error in each value counts besides, as x; None: the same.
+one that loses least. `importance`: what an error in each value counts, as x; None: not known.
 """
 
 from __future__ import annotations
