@@ -93,12 +93,14 @@ class ModelCost:
 
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
-        mixers = [layer.mixer for layer in self.spec.layers]
-        attentions = [one for one in mixers if not isinstance(one, Gdn)]
-        share = sum(_read(one, work.past) for one in attentions) / max(1, sum(one.kept_values for one in attentions))
-        states = sum(layer.state_bytes for layer in self.spec.layers)
-        cache = work.streams * (self.cache_bytes_per_token * share + states)
+        cache = work.streams * self.cache_bytes(work.past)
         return self.matrices.always + self.matrices.experts * self._experts_read(work) + cache
+
+    def cache_bytes(self, past: float) -> float:
+        """What the next token of a sequence reads of its cache: of windows no more than they show."""
+        attentions = [layer.mixer for layer in self.spec.layers if not isinstance(layer.mixer, Gdn)]
+        share = sum(_read(one, past) for one in attentions) / max(1, sum(one.kept_values for one in attentions))
+        return self.cache_bytes_per_token * share + sum(layer.state_bytes for layer in self.spec.layers)
 
     def _experts_read(self, work: StepWork) -> float:
         experts = [param for param in self._layers if param.role == "experts"]

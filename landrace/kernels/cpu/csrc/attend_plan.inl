@@ -38,7 +38,8 @@ public:
         tasks_.clear();
         merges_.clear();
         const int group = shape_.n_heads / shape_.n_kv_heads;
-        const int heads_together = std::min(group, kRowsAttending);
+        // As many in each task: tasks of few heads would read the same keys for less.
+        const int heads_together = ceil_div(group, ceil_div(group, kRowsAttending));
         const int rows_together = most_ ? 1 : kRowsAttending / heads_together;
         for (int s = 0; s < step.n_sequences; ++s) {
             const int begin = static_cast<int>(step.starts[s]), end = static_cast<int>(step.starts[s + 1]);

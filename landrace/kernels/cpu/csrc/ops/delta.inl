@@ -133,6 +133,8 @@ private:
         for (int i = 0; i < key_dim_; ++i) {
             if (c.step.begins(s)) std::memset(state + i * stride_, 0, n_bytes);
             else if (found != state) std::memcpy(state + i * stride_, found + i * stride_, n_bytes);
+            // All of it at once: the rows below would ask for line after line.
+            else for (int j = 0; j < n_vectors; ++j) prefetch(state + i * stride_ + j * kLanes);
         }
         const int of_keys = (rounds_ ? head % n_heads_ : head / (n_value_heads_ / n_heads_)) * key_dim_, of_values = head * value_dim_ + column;
         for (int64_t row = c.step.starts[s]; row < c.step.starts[s + 1]; ++row) {
