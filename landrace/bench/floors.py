@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ModelCost:
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
         mixers = [layer.mixer for layer in self.spec.layers]
-        kept = [(one.kept_values, _seen(one, work.past)) for one in mixers if not isinstance(one, Gdn)]
+        kept = [(one.kept_values, _seen(one, work.past)) for one in mixers if not isinstance(one, Recurrent)]
         share = sum(size * tokens for size, tokens in kept) / max(1, sum(size for size, _ in kept))
         states = sum(one.state_bytes for one in mixers)
         cache = work.streams * (self.cache_bytes_per_token * share + states)
@@ -174,14 +174,16 @@ def _seen(attention: Gqa | Mla, past: float) -> float:
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
     count as the keys and values that could be made of them, which are narrower. The delta rule multiplies its state,
-    asks it for k, adds to it and asks it for q."""
+    asks it for k, adds to it and asks it for q; lightning attention does not ask for k."""
     match mixer:
         case Gqa():
             channels = 2 * mixer.head_dim
         case Mla():
             channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
-        case Gdn():
+        case Gdn() | Kda():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
+        case Lightning():
+            return 5.0 * mixer.n_heads * mixer.head_dim**2 * work.new
         case _:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))

@@ -26,7 +26,7 @@ from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Mixer, RopeSpec
+from landrace.models.mixer_spec import Mixer, Recurrent, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import Recorder, cache_shape
@@ -48,7 +48,7 @@ class CpuDecoder:
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.layers:
-            if isinstance(layer.mixer, Gdn):
+            if isinstance(layer.mixer, Recurrent):
                 continue
             try:
                 cache_shape(layer.mixer).check(native)
@@ -202,6 +202,6 @@ def new_cpu_cache(
 
 def _memory(native: ModuleType, mixer: Mixer, n_slots: int, dtype: torch.dtype) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states."""
-    if isinstance(mixer, Gdn):
+    if isinstance(mixer, Recurrent):
         return new_layer_state(native, mixer.state_shapes, n_slots)
     return new_layer_cache(native, cache_shape(mixer), n_slots, dtype)

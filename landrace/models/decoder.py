@@ -19,7 +19,7 @@ from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
@@ -35,7 +35,7 @@ def new_layer_memory(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: tor
             return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
         case Mla():
             return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
-        case Gdn():
+        case Gdn() | Kda() | Lightning():
             return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in mixer.state_shapes))
         case _:
             assert_never(mixer)

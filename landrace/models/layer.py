@@ -11,7 +11,7 @@ from torch import nn
 from landrace.models.build import ffn_block, mixer_block
 from landrace.models.ops import Ops, X
 from landrace.models.params import Norm
-from landrace.models.spec import LayerSpec, ModelSpec, Sandwich
+from landrace.models.spec import AfterNorm, LayerSpec, ModelSpec, Sandwich
 
 
 class Layer(nn.Module):
@@ -27,12 +27,17 @@ class Layer(nn.Module):
             self.post_mlp_layernorm = Norm(model.d_model, model.norm_eps)
 
     def forward(self, x: X, ops: Ops[X]) -> X:
-        if isinstance(self.residual, Sandwich):
-            scale = self.residual.scale
-            branch = self.self_attn(x, ops, self.input_layernorm, None, 1.0)
-            x = ops.add_norm(x, branch, self.post_self_attn_layernorm, scale)
-            branch = self.mlp(x, ops, self.post_attention_layernorm, None, 1.0)
-            return ops.add_norm(x, branch, self.post_mlp_layernorm, scale)
-        x = self.self_attn(x, ops, self.input_layernorm, x, self.residual.scale)
-        out: X = self.mlp(x, ops, self.post_attention_layernorm, x, self.residual.scale)
+        residual, before, between = self.residual, self.input_layernorm, self.post_attention_layernorm
+        if isinstance(residual, Sandwich):
+            branch = self.self_attn(x, ops, before, None, 1.0)
+            x = ops.add_norm(x, branch, self.post_self_attn_layernorm, residual.scale)
+            branch = self.mlp(x, ops, between, None, 1.0)
+            return ops.add_norm(x, branch, self.post_mlp_layernorm, residual.scale)
+        out: X
+        if isinstance(residual, AfterNorm):
+            x = self.self_attn(x, ops, before, ops.stream(x, before, residual.mixer_kept), residual.mixer_added)
+            out = self.mlp(x, ops, between, ops.stream(x, between, residual.ffn_kept), residual.ffn_added)
+        else:
+            x = self.self_attn(x, ops, before, x, residual.scale)
+            out = self.mlp(x, ops, between, x, residual.scale)
         return out

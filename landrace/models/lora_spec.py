@@ -10,9 +10,11 @@ from landrace.errors import OptionError
 LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj", "k_b_proj", "v_b_proj")
 """Those of latent attention: into the rank and out of it."""
 DELTA_PROJECTIONS = ("in_proj_q", "in_proj_k", "in_proj_v", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
-"""Those of gated delta nets."""
+"""Those of gated delta nets, and of lightning attention."""
+KIMI_PROJECTIONS = ("b_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj")
+"""Those of Kimi delta attention beside attention's."""
 PROJECTIONS = (
-    *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "g_proj", *DELTA_PROJECTIONS),
+    *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "g_proj", *DELTA_PROJECTIONS, *KIMI_PROJECTIONS),
     *("gate_proj", "up_proj", "down_proj"),
 )
 

@@ -19,8 +19,8 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, Recurrent, RopeSpec
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
 from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,26 +59,27 @@ def make_spec(
     rope: RopeSpec | None = None,
     ffn: Ffn = FFN,
     deltas: tuple[int, ...] = (),
+    delta: Recurrent = DELTA,
+    residual: Residual = PLAIN,
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
-    `latents`: what else latent attention has, instead of it; `deltas`: layers that are gated delta nets instead."""
+    `latents`: what else latent attention has, instead of it; `deltas`: layers that are a recurrent `delta` instead."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
 
     def mixer(index: int) -> Mixer:
         mask = masks[index % len(masks)]
         if index in deltas:
-            return DELTA
+            return delta
         if latents is not None:
-            return Mla(
-                n_heads=4, kv_rank=32, nope_dim=8, rope_dim=8, v_dim=6, scale=0.25, rope=rope, mask=mask, **latents
-            )
+            sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
+            return Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn) for index in range(3))
+    layers = tuple(LayerSpec(mixer(index), ffn, residual) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )

@@ -10,7 +10,8 @@ from landrace.kernels.activation import Activation
 from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import Kda, Lightning, RopeSpec
+from landrace.models.spec import AfterNorm
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -47,6 +48,23 @@ MODELS: dict[str, dict[str, object]] = {
     "delta nets, a window": {"deltas": (1,), "masks": (Sliding(9), FULL)},
     "delta nets alone": {"deltas": (0, 1, 2)},
     "delta nets, latents": {"deltas": (0, 2), "latents": {}},
+    "Kimi delta attention, latents": {
+        "deltas": (0, 1),
+        "delta": Kda(n_heads=2, head_dim=12, conv_width=4),
+        "latents": {"rope": None},
+    },
+    "lightning attention, a window": {
+        "deltas": (0, 2),
+        "delta": Lightning(n_heads=3, head_dim=12, fading=0.6),
+        "masks": (Sliding(9), FULL),
+        "residual": AfterNorm(2.0, 1.0, 1.5, 0.8),
+    },
+    "lightning attention alone, experts": {
+        "deltas": (0, 1, 2),
+        "delta": Lightning(n_heads=4, head_dim=8, fading=0.2),
+        "residual": AfterNorm(3.5, 1.0, 3.5, 1.0),
+        "ffn": Moe(6, 24, Router(2, renorm=True)),
+    },
     "latents": {"latents": {}},
     "latents, a window, experts": {
         "masks": (Sliding(9), FULL),

@@ -22,6 +22,7 @@ from landrace.models.families import (
     gpt_oss,
     hunyuan,
     hunyuan_moe,
+    kimi_linear,
     llama,
     llama4,
     minicpm3,
@@ -40,7 +41,7 @@ from landrace.models.spec import ModelSpec
 _FILES = (
     *(llama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
-    *(deepseek, minicpm3),
+    *(deepseek, minicpm3, kimi_linear),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {
@@ -68,13 +69,17 @@ class FamilyModel:
     """Those of them that guess tokens after the next one."""
 
 
-def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None) -> FamilyModel:
+def read_config(
+    config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None, *, heads_in_rounds: bool = False
+) -> FamilyModel:
     """Reads a hub `config.json`, whether of transformers 4 or 5 or of the modelling code beside the weights.
 
     `stored`, the names and shapes of a file's tensors, chooses where a family's checkpoints are known under several
-    prefixes or names, or in several layouts; without it they are the hub's. Raises UnsupportedError for a
-    model type, a key or a value that asks for arithmetic the decoder does not have; CheckpointError for numbers
-    that fit no model.
+    prefixes or names, or in several layouts; without it they are the hub's. `heads_in_rounds`: the weights have their
+    value heads so (`ModelSpec.in_rounds`).
+
+    Raises UnsupportedError for a model type, a key or a value that asks for arithmetic the decoder does not have;
+    CheckpointError for numbers that fit no model.
     """
     if not isinstance(config, Mapping):
         raise CheckpointError("config.json does not hold an object.")
@@ -82,7 +87,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     kind = text["model_type"]
     family = FAMILIES[kind]
     reader = Config(with_aliases(text, family.aliases), family.defaults)
-    spec = family.read(reader)
+    spec = family.read(reader).in_rounds() if heads_in_rounds else family.read(reader)
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 

@@ -1,4 +1,4 @@
-// out = norm(x), or out += factor * norm(x).
+// out = factor * norm(x), or out += that.
 #pragma once
 
 #include "prepared_rows.inl"
@@ -9,7 +9,7 @@ namespace LANDRACE_ISA {
 class Norm final : public Operation {
 public:
     static constexpr Field kSchema[] = {
-        buffer_field("x"), vector_field("weight"), number_field("eps"), buffer_field("out"), optional(flag_field("add")), optional(number_field("factor")),
+        buffer_field("x"), vector_field("weight"), number_field("eps"), buffer_field("out"), number_field("factor"), optional(flag_field("add")),
     };
 
     Norm(const Fields& fields, Workspace& workspace)
@@ -23,8 +23,10 @@ public:
     void run(const Context& c, int thread) override {
         float* own = own_rows_.of(thread);
         c.share(thread, c.step.n_rows, [&](int row) {
-            rms_norm(c.row(x_, row), weight_.data, eps_, weight_.size, add_ ? own : c.row(out_, row));
-            if (add_) axpy(own, factor_, weight_.size, c.row(out_, row));
+            float* out = c.row(out_, row);
+            rms_norm(c.row(x_, row), weight_.data, eps_, weight_.size, add_ ? own : out);
+            if (add_) axpy(own, factor_, weight_.size, out);
+            else if (factor_ != 1.0f) scale(out, factor_, weight_.size, out);
         });
     }
 
