@@ -199,9 +199,9 @@ class ReferenceOps:
         return self._recur(cache, rows).to(v.dtype)
 
     def lightning(self, spec: Lightning, cache: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads = [F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v)]
         decay = -fading_rates(spec.n_heads, spec.fading).to(q.device)[:, None].expand(q.shape[0], -1, -1)
-        return self._recur(cache, Rows(*heads, decay, None)).to(v.dtype)
+        queries, keys, values = (F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v))
+        return self._recur(cache, Rows(queries, keys, values, decay, None)).to(v.dtype)
 
     def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
         return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)

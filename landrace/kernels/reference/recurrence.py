@@ -46,9 +46,12 @@ class Rows:
 
     def at(self, rows: Tensor) -> Rows:
         """Those rows, of any shape; the row after the last is one that changes nothing."""
-        return Rows(
-            *(None if x is None else F.pad(x, (0, 0) * (x.dim() - 1) + (0, 1))[rows] for x in vars(self).values())
-        )
+
+        def taken(x: Tensor) -> Tensor:
+            return F.pad(x, (0, 0) * (x.dim() - 1) + (0, 1))[rows]
+
+        beta = None if self.beta is None else taken(self.beta)
+        return Rows(taken(self.q), taken(self.k), taken(self.v), taken(self.decay), beta)
 
 
 def l2_norm(x: Tensor) -> Tensor:

@@ -92,10 +92,10 @@ def read_kimi_linear(config: Config) -> ModelSpec:
 def read_delta(config: Config, published: Config | None) -> Kda:
     """`published`: the object that holds its sizes in the hub's files."""
     if published is None:
-        sizes = [config.size(key) for key in ("linear_num_heads", "linear_head_dim")]
-        return Kda(*sizes, conv_width=config.size("linear_conv_kernel_dim", limit=8))
-    sizes = [published.size(key) for key in ("num_heads", "head_dim")]
-    return Kda(*sizes, conv_width=published.size("short_conv_kernel_size", limit=8))
+        width = config.size("linear_conv_kernel_dim", limit=8)
+        return Kda(config.size("linear_num_heads"), config.size("linear_head_dim"), width)
+    width = published.size("short_conv_kernel_size", limit=8)
+    return Kda(published.size("num_heads"), published.size("head_dim"), width)
 
 
 def _listed(published: Config, count: int) -> list[bool]:

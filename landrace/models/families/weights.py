@@ -87,7 +87,7 @@ class Rounds:
 
 
 def _swapped(tensor: Tensor, n_outer: int, n_inner: int) -> Tensor:
-    return tensor.unflatten(0, (n_outer, n_inner, -1)).transpose(0, 1).flatten(0, 2)
+    return tensor.reshape(n_outer, n_inner, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
 @dataclass(frozen=True)
