@@ -22,7 +22,7 @@ from landrace.checkpoints.quantised import unpacked, without_settings
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import PLAIN, Readable, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import read_config
+from landrace.models.families import BUFFERS, read_config
 from landrace.models.families.gguf import (
     config_from_gguf,
     gguf_drafts,
@@ -82,11 +82,12 @@ class Checkpoint:
     @property
     def beside_text(self) -> list[TensorInfo]:
         """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied
-        head."""
+        head, and nothing that follows from the configuration."""
         if self.format == "gguf":
             return []
         used = {tensor for source in self.sources.values() for tensor in source.tensors}
-        left = [tensor for name, tensor in self.tensors_read.items() if name not in used and not HEAD.fullmatch(name)]
+        used |= set(_matching(self.tensors_read, (HEAD.pattern, *BUFFERS)))
+        left = [tensor for name, tensor in self.tensors_read.items() if name not in used]
         return [tensor for tensor in left if isinstance(tensor, TensorInfo) and tensor.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -62,7 +62,7 @@ MODELS: dict[str, dict[str, object]] = {
     "lightning attention alone, experts": {
         "deltas": (0, 1, 2),
         "delta": Lightning(n_heads=4, head_dim=8, fading=0.2),
-        "residual": AfterNorm(3.5, 1.0, 3.5, 1.0),
+        "residual": AfterNorm(1.0, 3.0, 1.0, 3.0),
         "ffn": Moe(6, 24, Router(2, renorm=True)),
     },
     "latents": {"latents": {}},

@@ -28,7 +28,7 @@ WITH_EXPERTS = (
     *("ernie4_5_vl_moe", "hunyuan_v1_moe", "hy_v3", "minimax_m2", "gpt_oss", "step3p7", "llama4_text", "llama4"),
 )
 """Types with experts behind grouped-query attention."""
-WITH_LATENTS = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3")
+WITH_LATENTS = ("deepseek_v2", "deepseek_v3", "minicpm3")
 WITH_STATES = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "kimi_linear", "minimax")
 
 

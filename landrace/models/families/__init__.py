@@ -48,7 +48,11 @@ TEXT_HALVES: Mapping[str, TextHalf] = {
     kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
 }
 
-BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
+BUFFERS = (
+    r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)",
+    r".*\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",  # Of lightning attention.
+)
+"""Regexes (whole name) of tensors that follow from the configuration, which files may hold rounded."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def read_config(
     naming, sources = namings[best], layouts[best]
     bodies = [replace(naming, prefixes=(pair,)) for naming in namings for pair in naming.prefixes]
     adapter_sources = [_adapted(sources, layouts), *(naming.sources(spec, shapes) for naming in bodies)]
-    ignorable = [BUFFERS, *(pattern for half in halves for pattern in half.towers)]
+    ignorable = [*BUFFERS, *(pattern for half in halves for pattern in half.towers)]
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
         ignorable.append(re.escape(f"{head}{naming.head}.weight"))

@@ -112,7 +112,6 @@ OF_TEXT_01 = Family(
             for which in ("alpha", "beta")
         },
     },
-    (r".*\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",),  # What follows from the sizes.
     no_effect=(
         *TRAINING,
         "block_size",  # In how many rows at a time the same is computed.
