@@ -1,4 +1,4 @@
-"""One layer: a mixer and a feed-forward block, each normalised before it and added to the residual stream.
+"""One layer: a mixer and a feed-forward block, each normalised before it and added to the residual stream or streams.
 
 Parameters carry the names transformers gives Llama's.
 """
@@ -8,35 +8,51 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from landrace.models.build import ffn_block, mixer_block
+from landrace.models.build import ffn_block, mixer_block, stream_block
 from landrace.models.ops import Ops, X
 from landrace.models.params import Norm
-from landrace.models.spec import AfterNorm, LayerSpec, ModelSpec, Sandwich
+from landrace.models.residual.ngrams import NGramBlock
+from landrace.models.spec import AfterNorm, GatedStreams, LayerSpec, ModelSpec, Sandwich, Streams
 
 
 class Layer(nn.Module):
     def __init__(self, index: int, spec: LayerSpec, model: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.residual = spec.residual
-        self.input_layernorm = Norm(model.d_model, model.norm_eps)
+        normed = not isinstance(self.residual, GatedStreams)
+        self.input_layernorm = Norm(model.d_model, model.norm_eps) if normed else None
         self.self_attn = mixer_block(spec.mixer, model, index, dtype)
-        self.post_attention_layernorm = Norm(model.d_model, model.norm_eps)
+        self.post_attention_layernorm = Norm(model.d_model, model.norm_eps) if normed else None
         self.mlp = ffn_block(spec.ffn, model, dtype)
         if isinstance(self.residual, Sandwich):
             self.post_self_attn_layernorm = Norm(model.d_model, model.norm_eps)
             self.post_mlp_layernorm = Norm(model.d_model, model.norm_eps)
+        if isinstance(self.residual, Streams):
+            self.ngrams = None
+            if spec.ngrams is not None:
+                self.ngrams = NGramBlock(spec.ngrams, model.d_model, model.norm_eps, index, dtype)
+            self.attn_hc = stream_block(self.residual, model, dtype)
+            self.mlp_hc = stream_block(self.residual, model, dtype)
 
     def forward(self, x: X, ops: Ops[X]) -> X:
         residual, before, between = self.residual, self.input_layernorm, self.post_attention_layernorm
-        if isinstance(residual, Sandwich):
+        out: X
+        if isinstance(residual, Streams):
+            if self.ngrams is not None:
+                x = self.ngrams(x, ops)
+            row, weights = self.attn_hc.collapse(x, ops)
+            x = self.attn_hc.spread(x, self.self_attn(row, ops, before, None, 1.0), weights, ops)
+            row, weights = self.mlp_hc.collapse(x, ops)
+            out = self.mlp_hc.spread(x, self.mlp(row, ops, between, None, 1.0), weights, ops)
+        elif isinstance(residual, Sandwich):
             branch = self.self_attn(x, ops, before, None, 1.0)
             x = ops.add_norm(x, branch, self.post_self_attn_layernorm, residual.scale)
             branch = self.mlp(x, ops, between, None, 1.0)
-            return ops.add_norm(x, branch, self.post_mlp_layernorm, residual.scale)
-        out: X
-        if isinstance(residual, AfterNorm):
-            x = self.self_attn(x, ops, before, ops.stream(x, before, residual.mixer_kept), residual.mixer_added)
-            out = self.mlp(x, ops, between, ops.stream(x, between, residual.ffn_kept), residual.ffn_added)
+            out = ops.add_norm(x, branch, self.post_mlp_layernorm, residual.scale)
+        elif isinstance(residual, AfterNorm):
+            assert before is not None and between is not None
+            x = self.self_attn(x, ops, before, ops.scaled_norm(x, before, residual.mixer_kept), residual.mixer_added)
+            out = self.mlp(x, ops, between, ops.scaled_norm(x, between, residual.ffn_kept), residual.ffn_added)
         else:
             x = self.self_attn(x, ops, before, x, residual.scale)
             out = self.mlp(x, ops, between, x, residual.scale)

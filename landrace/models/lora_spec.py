@@ -13,9 +13,11 @@ DELTA_PROJECTIONS = ("in_proj_q", "in_proj_k", "in_proj_v", "in_proj_z", "in_pro
 """Those of gated delta nets, and of lightning attention."""
 KIMI_PROJECTIONS = ("b_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj")
 """Those of Kimi delta attention beside attention's."""
+STREAM_PROJECTIONS = ("mix_down", "mix_up", "inject", "key_proj", "value_proj")
+"""Those of gated residual streams, and of n-grams that are added to them."""
 PROJECTIONS = (
     *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "g_proj", *DELTA_PROJECTIONS, *KIMI_PROJECTIONS),
-    *("gate_proj", "up_proj", "down_proj"),
+    *("gate_proj", "up_proj", "down_proj", *STREAM_PROJECTIONS),
 )
 
 

@@ -19,7 +19,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, Recurrent, RopeSpec
-from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,9 +59,10 @@ def make_spec(
     ffn: Ffn = FFN,
     deltas: tuple[int, ...] = (),
     delta: Recurrent = DELTA,
-    residual: Residual = PLAIN,
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
+    residual: Residual = PLAIN,
+    ngrams: NGramEmbedding | None = None,
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
@@ -78,7 +79,7 @@ def make_spec(
             return Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn, residual) for index in range(3))
+    layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )

@@ -47,6 +47,12 @@ HELD: list[tuple[str, Weights, str]] = [
     ("delta nets, a window", "int4", "float16"),
     ("delta nets alone", "bfloat16", "float32"),
     ("delta nets, latents", "int8", "bfloat16"),
+    ("streams that mix", "float32", "float32"),
+    ("streams that mix", "int4", "float16"),
+    ("latents with sinks, streams alone", "int8", "int8"),
+    ("latents with sinks, streams alone", "float32", "float32"),
+    ("gated streams, delta nets, n-grams", "float32", "float32"),
+    ("gated streams, delta nets, n-grams", "int4", "float16"),
     *(
         (model, weights, cache)
         for model in ("Kimi delta attention, latents", "lightning attention, a window")

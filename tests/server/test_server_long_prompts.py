@@ -129,6 +129,7 @@ def memory(server: Any) -> int:
 
 def engine_seconds(server: Any) -> float:
     """Processor time that the engine has used."""
+    assert server.url, "it is open"
     times = [psutil.Process(pid).cpu_times() for pid in server.engine_pids()]
     return float(sum(time.user + time.system for time in times))
 
