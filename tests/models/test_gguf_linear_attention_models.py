@@ -19,6 +19,7 @@ from tiny_models import packed_logits, random_ids, reference, reference_logits, 
 from torch import Tensor
 
 from landrace.checkpoints.checkpoint import open_checkpoint
+from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.decoder import Decoder
 
@@ -172,6 +173,30 @@ def test_which_layers_keep_states(tmp_path: Path) -> None:
     write(tmp_path / "c.gguf", metadata("kimi-linear", expert_gating_func=1), tensors)
     with pytest.raises(UnsupportedError, match="expert_gating_func"):
         open_checkpoint(tmp_path / "c.gguf")
+
+
+def test_older_files_of_latents(tmp_path: Path) -> None:
+    """Keys and values of the latents in one tensor, which the first layers have not."""
+    _, tensors = made("kimi-linear", tmp_path)
+    write(tmp_path / "new.gguf", metadata("kimi-linear"), tensors)
+    k, v = (torch.from_numpy(tensors.pop(f"blk.3.attn_{one}_b.weight")) for one in "kv")
+    tensors["blk.3.attn_kv_b.weight"] = torch.cat((k.transpose(1, 2), v), 1).flatten(0, 1).contiguous().numpy()
+    write(tmp_path / "old.gguf", metadata("kimi-linear"), tensors)
+    expected = dict(open_checkpoint(tmp_path / "new.gguf").tensors())
+    for name, tensor in open_checkpoint(tmp_path / "old.gguf").tensors():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_changed_model_goes_back_into_its_file(architecture: str, tmp_path: Path) -> None:
+    _, tensors = made(architecture, tmp_path)
+    write(tmp_path / "a.gguf", metadata(architecture), tensors)
+    checkpoint = open_checkpoint(tmp_path / "a.gguf")
+    changed = {name: tensor.float() * 0.5 for name, tensor in checkpoint.tensors()}
+    again = open_checkpoint(write_gguf_model(tmp_path / "b", checkpoint, changed))
+    assert again.spec == checkpoint.spec
+    for name, tensor in again.tensors():
+        torch.testing.assert_close(tensor.float(), changed[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", KINDS)
