@@ -8,6 +8,7 @@ number of threads or on the instruction set, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -29,7 +30,7 @@ from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Recurrent, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.recorder import Recorder, cache_shape
+from landrace.models.recorder import Recorder, cache_shapes
 from landrace.models.rope import rotary_tables
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
@@ -51,7 +52,8 @@ class CpuDecoder:
             if isinstance(layer.mixer, Recurrent):
                 continue
             try:
-                cache_shape(layer.mixer).check(native)
+                for shape in cache_shapes(layer.mixer):
+                    shape.check(native)
             except ValueError as error:
                 raise OptionError(
                     f"The C++ kernels cannot compute this model's attention: {error}",
@@ -131,7 +133,8 @@ class CpuDecoder:
     def _step(self, batch: ForwardBatch) -> StepInput:
         cache = batch.cache or self._whole_sequences(batch)
         if cache.layers is not self._bound:
-            self._program.bind_cache([layer for layer in cache.layers if isinstance(layer, LayerCache)])
+            kept = [layer for layer in cache.layers if isinstance(layer, LayerCache)]
+            self._program.bind_cache([part for layer in kept for part in (layer, layer.index) if part is not None])
             self._program.bind_states(parts_of([layer for layer in cache.layers if isinstance(layer, LayerState)]))
             self._bound = cache.layers
         rows: list[list[int]] = [[] for _ in range(max(self._adapters, default=-1) + 1)]
@@ -204,4 +207,5 @@ def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dty
     """Of a layer: for so many tokens, or for so many states."""
     if isinstance(layer.mixer, Recurrent):
         return new_layer_state(native, (*layer.first_states, *layer.mixer.state_shapes), n_slots)
-    return new_layer_cache(native, cache_shape(layer.mixer), n_slots, dtype)
+    kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
+    return replace(kept, index=index[0]) if index else kept

@@ -21,6 +21,7 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
@@ -75,8 +76,14 @@ class Ops(Protocol[X]):
         """
         ...
 
+    def select_blocks(self, spec: Gqa, cache: int, q: X, k: X, norms: tuple[Norm, Norm]) -> None:
+        """Chooses the positions that `attend` goes over in this layer (`BlockSelection`): q [T, n_kv_heads * head_dim],
+        k [T, head_dim]. Normalises and turns both, and writes k to the layer's cache. No gradient comes back."""
+        ...
+
     def attend(self, spec: Gqa, q: X, past: Any, sinks: Vector | None) -> X:
-        """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * head_dim]."""
+        """softmax(scale * q.k) v over the positions that the mask shows, or that are chosen, head by head:
+        [T, n_heads * head_dim]."""
         ...
 
     def keep_latents(self, spec: Mla, cache: int, q: X, latents: X, norm: Norm) -> tuple[X, Any]:
@@ -87,11 +94,17 @@ class Ops(Protocol[X]):
         """
         ...
 
+    def select(self, spec: Mla, cache: int, q: X, k: X, weights: X, norm: LayerNorm) -> None:
+        """Chooses the positions that `attend_latents` goes over in this layer, and in those behind it that have a
+        selection but not their own (`Selection`): q [T, n_heads * head_dim], k [T, head_dim], weights [T, n_heads].
+        Normalises k, turns q and k, and writes k to the layer's cache. No gradient comes back through the choice."""
+        ...
+
     def attend_latents(
         self, spec: Mla, q: X, past: Any, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
     ) -> X:
-        """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * v_dim]. `keys` and
-        `values` make k's first channels and v of a position's latent."""
+        """softmax(scale * q.k) v over the positions that the mask shows, or that are chosen, head by head:
+        [T, n_heads * v_dim]. `keys` and `values` make k's first channels and v of a position's latent."""
         ...
 
     def gate_heads(self, spec: Gqa | Mla, x: X, gate: X) -> X:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.layer_cache import LayerCache, LayerState
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.dense import gated, linear, rms_norm
+from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
@@ -27,6 +27,7 @@ from landrace.kernels.reference.ngrams import gated_values, ngram_rows
 from landrace.kernels.reference.recurrence import Rows, l2_norm, recur
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.reference.selection import select, select_blocks
 from landrace.kernels.reference.short_conv import short_conv, spread_taps
 from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.router import Router
@@ -41,6 +42,7 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
@@ -68,6 +70,8 @@ class ReferenceOps:
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+        self._chosen: tuple[Tensor, ...] = ()
+        """By group of the attention plan: what the last indexer has chosen."""
 
     def take_plans(
         self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
@@ -136,11 +140,25 @@ class ReferenceOps:
             k, v = keys, values
         return q, (k, v)
 
+    @torch.no_grad()
+    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        own = spec.selection
+        assert own is not None
+        q, k = (
+            rms_norm(x.view(x.shape[0], -1, own.head_dim), norm.weight, norm.eps)
+            for x, norm in zip((q, k), norms, strict=True)
+        )
+        q, k = self._index_rows(spec, cache, q, k)
+        sizes = {"block": own.block, "top_k": own.top_k, "n_local": own.n_local}
+        plan = self._attention_plan(spec.cache)
+        self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
+
     def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
         slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
         own = None if sinks is None else sinks.weight
         plan = self._attention_plan(spec.cache)
-        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        chosen = None if spec.selection is None else self._chosen
+        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes, chosen=chosen)
         return mixed.flatten(1)
 
     def keep_latents(self, spec: Mla, cache: int, q: Tensor, latents: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -157,26 +175,38 @@ class ReferenceOps:
         if view is not None:
             layer = view.layers[cache]
             assert isinstance(layer, LayerCache)
-            memory = layer.keys
-            memory.index_copy_(0, view.groups[spec.cache].write_slots, kept.to(memory.dtype))
-            kept = memory
+            kept = self._written(layer.keys, spec, kept)
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
+
+    @torch.no_grad()
+    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
+        own = spec.indexer
+        assert own is not None
+        q = q.view(-1, own.n_heads, own.head_dim).float()
+        q, k = self._index_rows(spec, cache, q, layer_norm(k, norm.weight, norm.bias, norm.eps)[:, None])
+        plan = self._attention_plan(spec.cache)
+        self._chosen = select(q, k, weights.float() * own.scale, plan, top_k=own.top_k, mask=spec.mask)
 
     def attend_latents(
         self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
     ) -> Tensor:
         """With a cache, which holds latents, in their own width; without one keys and values of all heads are made
         once, which is cheaper. Both are the same but for rounding."""
-        plan, own = self._attention_plan(spec.cache), None if sinks is None else sinks.weight
+        facts: dict[str, Any] = {
+            "scale": spec.scale,
+            "mask": spec.mask,
+            "sinks": None if sinks is None else sinks.weight,
+            "chosen": None if spec.selection is None else self._chosen,
+        }
+        plan = self._attention_plan(spec.cache)
         if self._batch.cache is not None:
             queries = torch.cat((self._absorbed(q[..., : spec.nope_dim], keys), q[..., spec.nope_dim :]), -1)
-            latents = past[..., : spec.kv_rank]
-            mixed = attention(queries, past, latents, plan, scale=spec.scale, mask=spec.mask, sinks=own)
+            mixed = attention(queries, past, past[..., : spec.kv_rank], plan, **facts)
             return self._head_linear(mixed, values).flatten(1)
         latents, beside = past[:, 0, : spec.kv_rank], past[..., spec.kv_rank :]
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
-        return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask, sinks=own).flatten(1)
+        return attention(q, k, v, plan, **facts).flatten(1)
 
     def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
         if spec.gate == "channel":
@@ -328,6 +358,22 @@ class ReferenceOps:
         out, states = recur(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
         self._leave(cache, -1, states)
         return out.flatten(1)
+
+    def _index_rows(self, spec: Gqa | Mla, cache: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """An indexer's queries, turned, and its keys, turned: those of the step or, where there is a cache, all."""
+        if spec.rope is not None:
+            cos, sin = self._tables(spec.rope)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self._batch.cache is None:
+            return q, k
+        layer = self._batch.cache.layers[cache]
+        assert isinstance(layer, LayerCache) and layer.index is not None
+        return q, self._written(layer.index.keys, spec, k)
+
+    def _written(self, memory: Tensor, spec: Gqa | Mla, rows: Tensor) -> Tensor:
+        """The memory, with the step's rows in it."""
+        assert self._batch.cache is not None
+        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, rows.to(memory.dtype))
 
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device

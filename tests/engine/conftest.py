@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -63,10 +64,12 @@ def make_spec(
     latents: Mapping[str, Any] | None = None,
     residual: Residual = PLAIN,
     ngrams: NGramEmbedding | None = None,
+    followers: tuple[int, ...] = (),
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
-    `latents`: what else latent attention has, instead of it; `deltas`: layers that are a recurrent `delta` instead."""
+    `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
+    them has chosen; `deltas`: layers that are a recurrent `delta` instead."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
 
@@ -76,7 +79,9 @@ def make_spec(
             return delta
         if latents is not None:
             sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
-            return Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
+            mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
+            follows = index in followers and mla.selection is not None
+            return replace(mla, selection=replace(mla.selection, own=False)) if follows else mla
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
     layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))

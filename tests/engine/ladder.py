@@ -12,7 +12,7 @@ from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import Kda, Lightning, RopeSpec
+from landrace.models.mixer_spec import BlockSelection, Kda, Lightning, RopeSpec, Selection
 from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(
@@ -83,6 +83,9 @@ MODELS: dict[str, dict[str, object]] = {
         "residual": GatedStreams(4, 8),
         "ngrams": NGramEmbedding(NGrams((3, 5, 7), (31, 37, 41, 43), 62), 160, 32, 4, 4 * 32),
     },
+    "chosen latents": {"latents": {"q_rank": 12, "selection": Selection(11, 16, 9)}},
+    "chosen latents, followers": {"latents": {"q_rank": 12, "selection": Selection(16, 8, 20)}, "followers": (1,)},
+    "chosen blocks": {"selection": BlockSelection(8, 5, 3, n_local=2)},
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

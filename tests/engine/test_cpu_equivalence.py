@@ -64,6 +64,15 @@ HELD: list[tuple[str, Weights, str]] = [
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
     ),
     ("latents, a window, experts", "bfloat16", "bfloat16"),
+    *(
+        ("chosen latents", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("chosen latents, followers", "bfloat16", "bfloat16"),
+    *(
+        ("chosen blocks", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]

@@ -39,7 +39,7 @@ SEQUENCES = random_ids()
 
 def tiny(kind: str, shared: Path) -> dict[str, Any]:
     kwargs: dict[str, Any] = json.loads((shared / "families" / "tiny_configs.json").read_text())[kind]["kwargs"]
-    return {**kwargs, **({"index_topk": 64} if kind == "hy_v4" else {"indexer_budget": 64})}
+    return {**kwargs, **({} if kind == "hy_v4" else {"indexer_budget": 64})}
 
 
 def saved(kind: str, shared: Path, folder: Path) -> tuple[Any, Checkpoint]:

@@ -98,10 +98,9 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
     for layer in layers:
-        for tensor in layer.parts if isinstance(layer, LayerState) else (layer.keys, layer.values):
-            if tensor is not None:
-                tensor.fill_(float("nan"))
-                tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
+        for tensor in layer.parts if isinstance(layer, LayerState) else layer.tensors:
+            tensor.fill_(float("nan"))
+            tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
     while start < longest:
@@ -186,6 +185,14 @@ def latent_spec(**changes: Any) -> ModelSpec:
         **changes,
     }
     return replace(tiny_spec(), layers=tuple(replace(layer, mixer=Mla(**facts)) for layer in tiny_spec().layers))
+
+
+def chosen_before(spec: ModelSpec) -> ModelSpec:
+    """All layers but the first attend to what that one has chosen."""
+    first, *rest = spec.layers
+    assert isinstance(first.mixer, Mla) and first.mixer.selection is not None
+    follower = replace(first.mixer, selection=replace(first.mixer.selection, own=False))
+    return replace(spec, layers=(first, *(replace(layer, mixer=follower) for layer in rest)))
 
 
 def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:

@@ -16,6 +16,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
     deepseek,
+    deepseek_sparse,
     ernie_moe,
     glm,
     glm_moe,
@@ -28,6 +29,7 @@ from landrace.models.families import (
     llama4,
     minicpm3,
     minimax,
+    minimax_m3,
     mllama,
     qwen,
     qwen4,
@@ -43,8 +45,8 @@ from landrace.models.spec import ModelSpec
 
 _FILES = (
     *(llama, mllama, qwen, glm, hunyuan, baichuan),
-    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
-    *(deepseek, minicpm3, kimi_linear, hy_v4, qwen4),
+    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
+    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from landrace.models.families.weights import Form, Rotary, Rounds, Shape, Source
+from landrace.models.families.weights import Form, LastFirst, Rotary, Rounds, Shape, Source
 from landrace.models.mixer_spec import Gdn, Mixer, Mla, Recurrent
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -66,6 +66,10 @@ class Naming:
     """Whether value heads lie in the file as `Gdn.rounds` says, and not group by group."""
     interleaved: bool = False
     """Whether q and k rows are stored for the interleaved rotary layout."""
+    index_interleaved: bool = False
+    """Whether those of an indexer are."""
+    index_last: bool = False
+    """Whether the last channels of an indexer's heads turn, not the first."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
     norms_around_one: Collection[str] = ()
@@ -146,7 +150,7 @@ class Naming:
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
             elif name.endswith(NORM) and name not in self.norms_around_one:
-                yield name, self._norm(tensor)
+                yield name, replace(self._norm(tensor), rotary=self._rotary(name, layer))
             else:
                 yield (
                     name,
@@ -205,8 +209,10 @@ class Naming:
                 if all(f"{name}.{leaf}" in shapes for name in ours):
                     yield f"{theirs}.{leaf}", tuple(f"{name}.{leaf}" for name in ours)
 
-    def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention, module = layer.mixer, name.removeprefix("self_attn.").partition(".")[0]
+    def _rotary(self, name: str, layer: LayerSpec) -> Rotary | LastFirst | None:
+        attention, module = layer.mixer, name.removeprefix("self_attn.").rpartition(".")[0]
+        if module.startswith("indexer.") and isinstance(attention, Mla):
+            return self._index_rotary(module, attention)
         if not self.interleaved or not name.startswith("self_attn."):
             return None
         if isinstance(attention, Mla):
@@ -225,6 +231,15 @@ class Naming:
         rounds = Rounds(mixer.n_heads, mixer.n_value_heads // mixer.n_heads)
         module = name.removeprefix("self_attn.").partition(".")[0]
         return rounds if module in OF_VALUE_HEADS else None, rounds if module == "out_proj" else None
+
+    def _index_rotary(self, module: str, attention: Mla) -> Rotary | LastFirst | None:
+        index, turned = attention.indexer, attention.rope_dim
+        if index is None or module not in ("indexer.wq_b", "indexer.wk", "indexer.k_norm"):
+            return None
+        heads = index.n_heads if module == "indexer.wq_b" else 1
+        if self.index_last:
+            return LastFirst(heads, index.head_dim, turned, self.index_interleaved)
+        return Rotary(heads, index.head_dim, turned) if self.index_interleaved else None
 
 
 PLAIN = Naming()

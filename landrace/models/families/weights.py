@@ -91,6 +91,44 @@ def _swapped(tensor: Tensor, n_outer: int, n_inner: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LastFirst:
+    """The rows are `n_heads` heads of `head_dim`, of which the last `n_last` come first in the parameter.
+
+    `interleaved`: those are stored as interleaved pairs, as `Rotary` says.
+    """
+
+    n_heads: int
+    head_dim: int
+    n_last: int
+    interleaved: bool = False
+
+    def to_half(self, tensor: Tensor) -> Tensor:
+        """Rows as stored to the parameter's."""
+        heads = self._heads(tensor)
+        first, last = heads[:, : -self.n_last], heads[:, -self.n_last :]
+        if self.interleaved:
+            last = torch.cat((last[:, 0::2], last[:, 1::2]), dim=1)
+        return torch.cat((last, first), dim=1).reshape(tensor.shape)
+
+    def to_interleaved(self, tensor: Tensor) -> Tensor:
+        """The inverse of `to_half`."""
+        heads = self._heads(tensor)
+        last, first = heads[:, : self.n_last], heads[:, self.n_last :]
+        if self.interleaved:
+            last = torch.stack(last.chunk(2, dim=1), dim=2).reshape(last.shape)
+        return torch.cat((first, last), dim=1).reshape(tensor.shape)
+
+    def check_rows(self, rows: int) -> None:
+        """CheckpointError unless `rows` are the heads' rows."""
+        if rows != self.n_heads * self.head_dim:
+            raise CheckpointError(f"A tensor has {rows} rows, but {self.n_heads} heads of {self.head_dim}.")
+
+    def _heads(self, tensor: Tensor) -> Tensor:
+        self.check_rows(tensor.shape[0])
+        return tensor.reshape(self.n_heads, self.head_dim, *tensor.shape[1:])
+
+
+@dataclass(frozen=True)
 class Source:
     """How one parameter is kept: the whole of one tensor, unless a field says otherwise."""
 
@@ -98,8 +136,8 @@ class Source:
     """The stored tensor's name; where `stacked`, that of each, with {} for its number."""
     rows: tuple[int, int] | None = None
     """The parameter is these rows (with `per_expert`: of each expert), not all."""
-    rotary: Rotary | None = None
-    """Its rows are stored in the interleaved layout."""
+    rotary: Rotary | LastFirst | None = None
+    """Its rows are stored in the interleaved layout, or otherwise not in the order that turns as halves."""
     rounds: Rounds | None = None
     """Its rows are stored in another order of heads."""
     column_rounds: Rounds | None = None

@@ -70,10 +70,13 @@ private:
         float* state = c.workspace.state(part_, c.step.states[2 * s + 1]) + at;
         const float* found = c.workspace.state(part_, c.step.states[2 * s]) + at;
         const int n = std::min(kBlock, value_dim_ - first);
-        const size_t n_bytes = sizeof(float) * kLanes * static_cast<size_t>(ceil_div(n, kLanes));
+        const int n_vectors = ceil_div(n, kLanes);
+        const size_t n_bytes = sizeof(float) * kLanes * static_cast<size_t>(n_vectors);
         for (int i = 0; i < key_dim_; ++i) {
             if (c.step.begins(s)) std::memset(state + i * stride_, 0, n_bytes);
             else if (found != state) std::memcpy(state + i * stride_, found + i * stride_, n_bytes);
+            // All of it at once: the rows that follow would ask for line after line.
+            else for (int j = 0; j < n_vectors; ++j) prefetch(state + i * stride_ + j * kLanes);
         }
         return {state, stride_, head, first, n};
     }
