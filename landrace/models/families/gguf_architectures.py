@@ -52,6 +52,8 @@ class Architecture:
     """None: `more` reads it, and groups of experts."""
     latent: bool = False
     """Whether its attention is over latents."""
+    heads_in_rounds: bool = False
+    """See `ModelSpec.in_rounds`."""
     index_last: bool = False
     """See `Naming.index_last`."""
     index_interleaved: bool = False
@@ -330,11 +332,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     "qwen35": Architecture(
-        "qwen3_5_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        "qwen3_5_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
         adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
     ),
     "qwen35moe": Architecture(
-        "qwen3_5_moe_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        "qwen3_5_moe_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
         experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
@@ -352,6 +354,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
+    "kimi-linear": Architecture(
+        "kimi_linear", latent=True, renamed=gguf_delta.KIMI, experts=ROUTED_EXPERTS, score=SIGMOID, reads=ROUTED_READS,
+        fixed={"expert_weights_norm": True}, more=gguf_delta.kimi_facts, prepared=gguf_delta.kimi_keys,
+    ),
+    "minimax-01": Architecture(
+        "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),
+        experts=LOCAL_EXPERTS, fixed={"expert_weights_norm": True}, more=gguf_delta.lightning_facts,
+        prepared=lambda own: {"expert_feed_forward_length": own.get("feed_forward_length"), **own},
+    ),
     "hy_v4": Architecture(
         "hy_v4", interleaved=True, index_interleaved=True, index_last=True, latent=True,
         renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
