@@ -38,6 +38,18 @@ class Ops(Protocol[X]):
         """factor * the rows of the step's tokens."""
         ...
 
+    def hidden(self, width: int) -> X:
+        """The rows that the step brings: `ForwardBatch.hidden`."""
+        ...
+
+    def keep_hidden(self, x: X, norm: Norm) -> None:
+        """Keeps norm(x), which the head reads, of every row for whoever asks."""
+        ...
+
+    def join(self, parts: Sequence[tuple[X, Norm]]) -> X:
+        """norm(x) of each, side by side."""
+        ...
+
     def norm(self, x: X, norm: Norm) -> X:
         """norm(x), in float32."""
         ...

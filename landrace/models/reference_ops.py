@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.layer_cache import LayerCache, LayerState
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.delta import DeltaRows, delta_rule, l2_norm
+from landrace.kernels.reference.delta import DeltaRows, l2_norm
 from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
-from landrace.kernels.reference.short_conv import short_conv
 from landrace.kernels.router import Router
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
@@ -42,6 +40,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.reference_states import ReferenceStates
 from landrace.models.rope import rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -62,10 +61,21 @@ class ReferenceOps:
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+        self.kept_hidden: Tensor | None = None
 
     def embed(self, table: Table, factor: float) -> Tensor:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
         return rows if factor == 1.0 else rows * factor
+
+    def hidden(self, width: int) -> Tensor:
+        assert self._batch.hidden is not None
+        return self._batch.hidden
+
+    def keep_hidden(self, x: Tensor, norm: Norm) -> None:
+        self.kept_hidden = self.norm(x, norm)
+
+    def join(self, parts: Sequence[tuple[Tensor, Norm]]) -> Tensor:
+        return torch.cat([self._normed(x, norm) for x, norm in parts], -1)
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         return rms_norm(x, norm.weight, norm.eps)
@@ -163,12 +173,8 @@ class ReferenceOps:
         return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
 
     def conv(self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
-        mixed = []
-        for part, (x, kernel) in enumerate(zip(xs, kernels, strict=True)):
-            y, tails = short_conv(x, kernel.weight.flatten(1), self._batch.starts, self._state(cache, part))
-            self._leave(cache, part, tails)
-            mixed.append(y)
-        return mixed
+        pairs = enumerate(zip(xs, kernels, strict=True))
+        return [self._states.convolve(cache, part, x, kernel.weight.flatten(1)) for part, (x, kernel) in pairs]
 
     def delta(
         self,
@@ -188,12 +194,12 @@ class ReferenceOps:
             normed = l2_norm(x.float().view(-1, spec.n_heads, spec.key_dim))
             return normed.repeat(1, share, 1) if spec.rounds else normed.repeat_interleave(share, 1)
 
-        values = v.float().view(-1, spec.n_value_heads, spec.value_dim)
-        decay = -a_log.weight.exp() * F.softplus(a.float() + dt_bias.weight)
-        rows = DeltaRows(heads(q) * spec.key_dim**-0.5, heads(k), values, decay, b.float().sigmoid())
-        out, states = delta_rule(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
-        self._leave(cache, -1, states)
-        return out.flatten(1).to(v.dtype)
+        def rows_of(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> DeltaRows:
+            values = v.float().view(-1, spec.n_value_heads, spec.value_dim)
+            decay = -a_log.weight.exp() * F.softplus(a.float() + dt_bias.weight)
+            return DeltaRows(heads(q) * spec.key_dim**-0.5, heads(k), values, decay, b.float().sigmoid())
+
+        return self._states.delta(cache, q, [k, v, a, b], rows_of).flatten(1).to(v.dtype)
 
     def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm) -> Tensor:
         return gated_norm(x, gate, norm.weight, norm.eps).to(gate.dtype)
@@ -239,29 +245,8 @@ class ReferenceOps:
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
 
     @cached_property
-    def _first_positions(self) -> list[int]:
-        if self._batch.cache is None:
-            return [0] * (len(self._batch.starts) - 1)
-        return [int(self._batch.positions[start]) if start < end else 0 for start, end in pairwise(self._batch.starts)]
-
-    def _state(self, cache: int, part: int) -> Tensor | None:
-        """A part of the layer's state that each sequence goes on from, zeros where it begins; None: all begin."""
-        view = self._batch.cache
-        if view is None:
-            return None
-        assert view.states is not None
-        kept = view.layers[cache]
-        assert isinstance(kept, LayerState)
-        found = kept.parts[part][view.states.slots[:, 0]]
-        begins = torch.tensor([position == 0 for position in self._first_positions], device=found.device)
-        return torch.where(begins.view(-1, *[1] * (found.dim() - 1)), 0.0, found)
-
-    def _leave(self, cache: int, part: int, states: Tensor) -> None:
-        view = self._batch.cache
-        if view is not None and view.states is not None:
-            kept = view.layers[cache]
-            assert isinstance(kept, LayerState)
-            kept.parts[part].index_copy_(0, view.states.slots[:, 1], states)
+    def _states(self) -> ReferenceStates:
+        return ReferenceStates(self._batch)
 
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device

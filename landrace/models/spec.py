@@ -53,11 +53,18 @@ class ModelSpec:
     embed_scale: float = 1.0
     logit_divisor: float = 1.0
     lm_head_bias: bool = False
+    mtp: LayerSpec | None = None
+    """A layer of its own that guesses the token after the next one, where drafts are to come from it."""
+
+    @property
+    def caching_layers(self) -> tuple[LayerSpec, ...]:
+        """Those that have a cache, in order."""
+        return self.layers if self.mtp is None else (*self.layers, self.mtp)
 
     @property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers that keep the same positions, and which those are."""
-        return group_layers(layer.mixer.cache for layer in self.layers)
+        return group_layers(layer.mixer.cache for layer in self.caching_layers)
 
     @property
     def recurrent(self) -> bool:
@@ -96,6 +103,7 @@ class ModelSpec:
             max_length=length,
             length_limit=limit,
             layers=tuple(_layer_for(layer, length) for layer in self.layers),
+            mtp=self.mtp and _layer_for(self.mtp, length),
         )
 
 

@@ -18,10 +18,24 @@ OPTIONS = {
     "chunked": EngineOptions(max_step_tokens=9, prefix_cache=False),
     "pre-empted": EngineOptions(cache_tokens=112, max_step_tokens=40),
     "one at a time": EngineOptions(max_running=1),
+    "snapshots": EngineOptions(snapshot_tokens=16, cache_tokens=512, max_step_tokens=40),
 }
 KERNELS = ("reference", "float32", "int4")
 """The reference, and the C++ kernels by how weights are held."""
-MODELS: dict[str, dict[str, Any]] = {"plain": {}, "window": {"window": 7}}
+MODELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"window": 7},
+    "delta nets": {"deltas": (0, 1), "gate": "channel"},
+    "delta nets alone": {"deltas": (0, 1, 2)},
+}
+CASES = [
+    (kernels, options, model)
+    for n, model in enumerate(MODELS)
+    for k, kernels in enumerate(KERNELS)
+    for o, options in enumerate(OPTIONS)
+    if n < 2 or (n + k + o) % 3 == 0
+]
+"""Models with states on every kernel and with all options, but not all of these together."""
 
 
 def requests_of(random: Random, **params: object) -> list[Request]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
@@ -16,7 +15,7 @@ from landrace.kernels.layer_cache import LayerState, untouched_zeros
 def short_conv(program: Program, xs: Sequence[int], weights: Sequence[PackedVector], width: int) -> None:
     """Each of `xs` = silu of its causal convolution; weights [channels * width], a channel's oldest row first.
 
-    Keeps for each of them a part of the state: the last width - 1 rows.
+    Keeps for each of them a part of the state: the last width - 1 rows, and behind them those of guesses.
     """
     parts = [{"x": x, "weight": weight} for x, weight in zip(xs, weights, strict=True)]
     program.add("short_conv", parts=parts, width=width)
@@ -42,7 +41,8 @@ def delta(
     """out = what the value heads' states say to q: the gated delta rule of `kernels.reference.delta`, with q and k
     normalised, decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b). Overwrites q, k, a and b.
 
-    Keeps a part of the state: [n_value_heads, key_dim, value_dim in whole vectors]. `rounds`: see `Gdn`.
+    Keeps two parts of the state: [n_value_heads, key_dim, value_dim in whole vectors], and of each guess its k, v, a
+    and b as they are then. `rounds`: see `Gdn`.
     """
     program.add(
         "delta", n_heads=n_heads, n_value_heads=n_value_heads, key_dim=key_dim, value_dim=value_dim, rounds=rounds,
@@ -55,13 +55,11 @@ def gated_norm(program: Program, x: int, gate: int, weight: PackedVector, eps: f
     program.add("gated_norm", x=x, gate=gate, weight=weight, eps=eps)
 
 
-def new_layer_state(native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int) -> LayerState:
-    """Zeroed memory for `n_states` states with parts of these shapes; rows of matrices are in whole vectors."""
+def new_layer_state(
+    native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int, n_guesses: int = 0
+) -> LayerState:
+    """Zeroed memory for `n_states` states with parts of these shapes, which have room for `n_guesses`; rows of matrices
+    are in whole vectors."""
     tile: int = native.TILE
     padded = [(*shape[:-1], -(-shape[-1] // tile) * tile if len(shape) == 3 else shape[-1]) for shape in shapes]
-    return LayerState(tuple(untouched_zeros((n_states, *shape), torch.float32) for shape in padded))
-
-
-def parts_of(states: Sequence[LayerState]) -> list[Tensor]:
-    """All layers' parts, in order."""
-    return [part for state in states for part in state.parts]
+    return LayerState(tuple(untouched_zeros((n_states, *shape), torch.float32) for shape in padded), n_guesses)

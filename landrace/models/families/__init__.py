@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.mask import FULL
+from landrace.models.cache_spec import Paged
 from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
@@ -68,13 +70,15 @@ class FamilyModel:
     """Those of them that guess tokens after the next one."""
 
 
-def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None) -> FamilyModel:
+def read_config(
+    config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None, *, mtp: bool = False
+) -> FamilyModel:
     """Reads a hub `config.json`, whether of transformers 4 or 5 or of the modelling code beside the weights.
 
     `stored`, the names and shapes of a file's tensors, chooses where a family's checkpoints are known under several
-    prefixes or names, or in several layouts; without it they are the hub's. Raises UnsupportedError for a
-    model type, a key or a value that asks for arithmetic the decoder does not have; CheckpointError for numbers
-    that fit no model.
+    prefixes or names, or in several layouts; without it they are the hub's. `mtp`: with the layer that guesses the
+    token after the next one, whether the files have one or not. Raises UnsupportedError for a model type, a key or a
+    value that asks for arithmetic the decoder does not have; CheckpointError for numbers that fit no model.
     """
     if not isinstance(config, Mapping):
         raise CheckpointError("config.json does not hold an object.")
@@ -82,7 +86,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     kind = text["model_type"]
     family = FAMILIES[kind]
     reader = Config(with_aliases(text, family.aliases), family.defaults)
-    spec = family.read(reader)
+    spec = _with_mtp(family.read(reader)) if mtp else family.read(reader)
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
@@ -105,6 +109,14 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
         guessing += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
     ignorable += [*guessing, *family.ignorable]
     return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
+
+
+def _with_mtp(spec: ModelSpec) -> ModelSpec:
+    """Such a layer is like the last one with attention, in all families that have one."""
+    attending = [layer for layer in spec.layers if layer.mixer.cache == Paged(FULL)]
+    if not attending:
+        raise UnsupportedError("Models without attention have no layers that guess further tokens.")
+    return replace(spec, mtp=attending[-1])
 
 
 def language_model(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, s
 from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_rope import ReadTensor
-from landrace.models.families.names import Naming
+from landrace.models.families.names import MtpNaming, Naming
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 
@@ -61,6 +61,13 @@ LAYER = {
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_gate": "ffn_gate_inp_shexp",
 }
+MTP = MtpNaming(
+    layer="blk.{}.",
+    embedding_norm="blk.{}.nextn.enorm",
+    hidden_norm="blk.{}.nextn.hnorm",
+    proj="blk.{}.nextn.eh_proj",
+    norm="blk.{}.nextn.shared_head_norm",
+)
 
 
 def config_from_gguf(
@@ -134,6 +141,7 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         fused=known.fused,
         by_head=known.by_head,
         forms=gguf_delta.FORMS,
+        mtp=MTP,
         interleaved=known.interleaved,
         unit_head=known.unit_head,
     )

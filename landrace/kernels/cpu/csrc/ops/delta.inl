@@ -3,14 +3,13 @@
 //     S <- e^decay S;  u = beta (v - S^T k);  S <- S + k u^T;  out = S^T q
 //
 // A lane is a column of S, which no other column meets. Its sums run over the key's channels in order. Threads share out
-// heads and columns.
+// heads and columns. Of guesses, what they bring into S is kept: k, v, e^decay and beta; their own S is the threads'.
 #pragma once
 
 #include <algorithm>
 #include <stdexcept>
 
-#include "activations.inl"
-#include "operation.h"
+#include "prepared_rows.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
@@ -72,7 +71,7 @@ public:
         : n_heads_(static_cast<int>(fields.integer("n_heads"))), n_value_heads_(static_cast<int>(fields.integer("n_value_heads"))),
           key_dim_(static_cast<int>(fields.integer("key_dim"))), value_dim_(static_cast<int>(fields.integer("value_dim"))), rounds_(fields.flag("rounds")),
           q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")), a_(fields.buffer("a")), b_(fields.buffer("b")), out_(fields.buffer("out")),
-          dt_bias_(fields.vector("dt_bias").data) {
+          dt_bias_(fields.vector("dt_bias").data), own_rows_(workspace.state<ThreadRows>()) {
         if (n_heads_ < 1 || n_value_heads_ < 1 || n_value_heads_ % n_heads_ || key_dim_ < 1 || value_dim_ < 1) throw std::invalid_argument("there are no such heads");
         for (const int buffer : {q_, k_}) workspace.expect(buffer, n_heads_ * key_dim_);
         for (const int buffer : {v_, out_}) workspace.expect(buffer, n_value_heads_ * value_dim_);
@@ -81,7 +80,9 @@ public:
         if (a_log.size != n_value_heads_ || fields.vector("dt_bias").size != n_value_heads_) throw std::invalid_argument("each head has a decay of its own");
         for (int h = 0; h < n_value_heads_; ++h) rates_.push_back(-exp(a_log.data[h]));
         stride_ = ceil_div(value_dim_, kLanes) * kLanes;
-        state_ = workspace.keep_state(n_value_heads_ * key_dim_ * stride_);
+        state_ = workspace.keep_state(n_value_heads_ * key_dim_ * stride_, 0);
+        guesses_ = workspace.keep_state(0, kept_width());
+        own_rows_.widen((key_dim_ + 1) * kBlock);
     }
 
     void run(const Context& c, int thread) override {
@@ -89,8 +90,10 @@ public:
         const int n_blocks = ceil_div(value_dim_, kBlock);
         c.share(thread, c.step.n_sequences * n_value_heads_ * n_blocks, [&](int piece) {
             const int s = piece / (n_value_heads_ * n_blocks), head = piece / n_blocks % n_value_heads_;
-            if (c.step.starts[s] < c.step.starts[s + 1]) advance(c, s, head, piece % n_blocks * kBlock);
+            if (c.step.starts[s] < c.step.starts[s + 1]) advance(c, s, head, piece % n_blocks * kBlock, own_rows_.of(thread));
         });
+        // Now that nobody reads earlier ones any more.
+        if (c.step.has_guesses()) c.share(thread, c.step.n_sequences, [&](int s) { keep_guesses(c, s); });
     }
 
 private:
@@ -123,26 +126,59 @@ private:
         }
     }
 
-    /// A sequence's rows through a head's columns from `column` on.
-    void advance(const Context& c, int s, int head, int column) const {
+    int64_t kept_width() const { return int64_t{n_heads_} * key_dim_ + n_value_heads_ * (int64_t{value_dim_} + 2); }
+
+    /// A sequence's rows through a head's columns from `column` on. `own` has room for these columns and a row of them.
+    void advance(const Context& c, int s, int head, int column, float* own) const {
+        const Passage passage = c.step.passage(s);
         const int64_t at = static_cast<int64_t>(head) * key_dim_ * stride_ + column;
-        const float* found = c.workspace.state(state_, c.step.states[2 * s]) + at;
-        float* state = c.workspace.state(state_, c.step.states[2 * s + 1]) + at;
+        const float* found = c.workspace.state(state_, passage.read) + at;
         const int n = std::min(kBlock, value_dim_ - column), n_vectors = ceil_div(n, kLanes);
-        const size_t n_bytes = sizeof(float) * kLanes * static_cast<size_t>(n_vectors);
-        for (int i = 0; i < key_dim_; ++i) {
-            if (c.step.begins(s)) std::memset(state + i * stride_, 0, n_bytes);
-            else if (found != state) std::memcpy(state + i * stride_, found + i * stride_, n_bytes);
-        }
+        // Where the state is left as it is, its columns are the thread's from the beginning.
+        float* state = passage.moves() ? c.workspace.state(state_, passage.written) + at : own;
+        int64_t stride = passage.moves() ? stride_ : kBlock;
+        const bool begins = c.step.begins(s);
+        for (int i = 0; i < key_dim_; ++i)
+            if (begins || found != state) copy(found + i * stride_, state + i * stride, n_vectors, begins);
         const int of_keys = (rounds_ ? head % n_heads_ : head / (n_value_heads_ / n_heads_)) * key_dim_, of_values = head * value_dim_ + column;
-        for (int64_t row = c.step.starts[s]; row < c.step.starts[s + 1]; ++row) {
-            const DeltaRow now{c.row(q_, row) + of_keys, c.row(k_, row) + of_keys, c.row(v_, row) + of_values, c.row(a_, row)[head],
-                               c.row(b_, row)[head], c.row(out_, row) + of_values, n};
-            switch (n_vectors) {
-                case 1: delta_row<1>(state, key_dim_, stride_, now); break;
-                case 2: delta_row<2>(state, key_dim_, stride_, now); break;
-                case 3: delta_row<3>(state, key_dim_, stride_, now); break;
-                default: delta_row<4>(state, key_dim_, stride_, now);
+        for (int64_t j = 0; j < passage.kept; ++j) {
+            const float* k = c.workspace.state(guesses_, passage.read) + j * kept_width();
+            const float *v = k + int64_t{n_heads_} * key_dim_, *a = v + int64_t{n_value_heads_} * value_dim_, *b = a + n_value_heads_;
+            through(state, stride, n_vectors, {k + of_keys, k + of_keys, v + of_values, a[head], b[head], own + key_dim_ * kBlock, n});
+        }
+        for (int64_t row = passage.begin; row < passage.end; ++row) {
+            if (row == passage.guesses && state != own) {
+                for (int i = 0; i < key_dim_; ++i) copy(state + i * stride, own + int64_t{i} * kBlock, n_vectors, false);
+                state = own, stride = kBlock;
+            }
+            through(state, stride, n_vectors, {c.row(q_, row) + of_keys, c.row(k_, row) + of_keys, c.row(v_, row) + of_values, c.row(a_, row)[head],
+                                               c.row(b_, row)[head], c.row(out_, row) + of_values, n});
+        }
+    }
+
+    static void copy(const float* from, float* to, int n_vectors, bool zeros) {
+        const size_t n_bytes = sizeof(float) * kLanes * static_cast<size_t>(n_vectors);
+        if (zeros) std::memset(to, 0, n_bytes);
+        else std::memcpy(to, from, n_bytes);
+    }
+
+    void through(float* state, int64_t stride, int n_vectors, const DeltaRow& row) const {
+        switch (n_vectors) {
+            case 1: delta_row<1>(state, key_dim_, stride, row); break;
+            case 2: delta_row<2>(state, key_dim_, stride, row); break;
+            case 3: delta_row<3>(state, key_dim_, stride, row); break;
+            default: delta_row<4>(state, key_dim_, stride, row);
+        }
+    }
+
+    void keep_guesses(const Context& c, int s) const {
+        const Passage passage = c.step.passage(s);
+        for (int64_t row = passage.guesses; row < passage.end; ++row) {
+            float* kept = c.workspace.state(guesses_, passage.written) + passage.place(row) * kept_width();
+            for (const int buffer : {k_, v_, a_, b_}) {
+                const int64_t width = c.workspace.width(buffer);
+                std::memcpy(kept, c.row(buffer, row), sizeof(float) * static_cast<size_t>(width));
+                kept += width;
             }
         }
     }
@@ -153,7 +189,8 @@ private:
     const float* dt_bias_;
     std::vector<float> rates_;  // -e^a_log
     int64_t stride_;
-    int state_;
+    int state_, guesses_;
+    ThreadRows& own_rows_;
 };
 
 LANDRACE_OPERATION(delta, Delta)
