@@ -284,7 +284,7 @@ def agreement(path: Path, ids: Sequence[int]) -> Agreement:
     """Both engines on the same file and tokens. llama.cpp rounds activations to 8 bits before a quantised product."""
     decoder = open_model(str(path), dtype="float32", device=torch.device("cpu")).decoder
     with torch.no_grad():
-        ours = decoder(ForwardBatch.packed([list(ids)])).float()
+        ours = decoder(ForwardBatch.packed([list(ids)], device=decoder.device)).float()
     del decoder
     model = llama_cpp.Llama(
         str(path), n_ctx=len(ids) + 8, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1

@@ -37,7 +37,7 @@ from landrace.ledger.records import utc_now
 from landrace.models.stored import WEIGHTS
 
 if TYPE_CHECKING:
-    from landrace.kernels.cpu.machine import MachineLimits
+    from landrace.kernels.machine_limits import MachineLimits
 
 MEMORY_SHARE = 0.8
 """Of the memory that is free, what the caches of a row may take."""

@@ -29,7 +29,7 @@ from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from landrace.checkpoints import Checkpoint
-    from landrace.kernels.cpu.machine import MachineLimits
+    from landrace.kernels.machine_limits import MachineLimits
 
 Arithmetic = Literal["int8", "bfloat16", "float32"]
 LimitKind = Literal["bytes", "operations"]

@@ -24,7 +24,7 @@ from landrace.bench.workload import (
 from landrace.errors import LandraceError
 
 if TYPE_CHECKING:
-    from landrace.kernels.cpu.machine import MachineLimits
+    from landrace.kernels.machine_limits import MachineLimits
 
 WARM_UP = -1
 """The number of the pair that nobody keeps."""

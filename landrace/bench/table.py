@@ -13,13 +13,12 @@ _GAP = "  "
 
 def headline(report: BenchReport) -> list[str]:
     """What was measured, on what, and how far to trust it; before the table."""
-    machine = report.provenance["machine"]
     kind = "A first look" if report.quick else "Medians"
     plural = "" if report.pairs == 1 else "s"
     lines = [
         f"{report.model}, {report.options['threads']} threads, weights {report.options['weights']}, "
         f"{report.model_facts['kernels']} kernels",
-        f"{machine['cpu']}, {limits_line(report.limits)}",
+        f"{report.limits['processor']}, {limits_line(report.limits)}",
         f"{kind} of {report.pairs} alternating pair{plural}. Ratios: above 1 ours is better (lowest and highest pair).",
     ]
     return lines + [f"warning: {warning}" for warning in report.warnings]

@@ -10,6 +10,7 @@ import torch
 
 from landrace.checkpoints import Checkpoint, write_checkpoint
 from landrace.errors import OptionError
+from landrace.model import default_device
 
 
 class Transformers:
@@ -24,7 +25,8 @@ class Transformers:
 
     def __init__(self, folder: Path, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._model = _load(folder)
+        self._device = default_device()
+        self._model = _load(folder, self._device)
         self._cache: Any = None
         self._stream: Any = None
         self._grown = 0
@@ -66,17 +68,18 @@ class Transformers:
     @torch.inference_mode()
     def _run(self, cache: Any, tokens: Sequence[int]) -> tuple[Any, int]:
         """The cache after `tokens`, and the likeliest token then. Logits for the last token only."""
-        ids = torch.tensor([list(tokens)])
+        ids = torch.tensor([list(tokens)], device=self._device)
         out = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return out.past_key_values, int(out.logits[0, -1].argmax())
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)  # in evaluation mode already
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)  # in evaluation mode already
+    return model.to(device)
 
 
 def as_folder(checkpoint: Checkpoint, scratch: Path) -> Path:

@@ -22,7 +22,7 @@ from landrace.engine import EngineOptions, SamplingParams
 from landrace.errors import LandraceError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import native
-from landrace.model import Model, cpu_decoder, open_model
+from landrace.model import Model, cpu_decoder, open_model, resolve_dtype
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
@@ -43,7 +43,7 @@ SERVED_WAYS = {
     "as served, chunked and paged": EngineOptions(max_step_tokens=13, prefix_cache=False),
     "as served, prefix reused": EngineOptions(),
 }
-"""The same on the C++ kernels and the weights as stored: held against `SERVED`, to the bit."""
+"""On the C++ kernels and the weights as stored: held against `SERVED`, to the bit."""
 
 Sequences = Sequence[tuple[int, ...]]
 
@@ -88,7 +88,19 @@ def certify(
     whole, told = answers(model, sequences, loaded)
     compare("engine, answers", "float32", told, _trainer_scores(decoder, whole, loaded))
     extension = native()
-    if extension is None or decoder.device.type != "cpu":
+    if decoder.device.type != "cpu":
+        held = resolve_dtype("auto", decoder.device)
+        if routed:
+            skipped.append("as served: near ties of routers are followed on the C++ kernels only")
+        elif held == torch.float32:
+            skipped.append("as served: this machine serves in float32, as the engine above")
+        else:
+            on_path(SERVED)
+            rounded = Decoder(decoder.spec, dtype=held).load(decoder.named_tensors(), device=decoder.device)
+            served_there = Model(name, model.checkpoint, rounded, model.tokenizer)
+            one_batch = EngineOptions(max_step_tokens=2048, prefix_cache=False)
+            compare(SERVED, "bfloat16", _engine_scores(served_there, sequences, loaded, one_batch))
+    elif extension is None:
         skipped.append("as served: this machine serves with the reference kernels")
     else:
         served = Model(name, model.checkpoint, cpu_decoder(model.checkpoint, extension), model.tokenizer)
@@ -112,7 +124,8 @@ def certify(
         compare("as served, answers", kind, told, *followed(whole))
     if native_bfloat16(decoder.device):
         on_path(path := "trainer, bfloat16 products")
-        rounding = Decoder(decoder.spec, product_dtype=torch.bfloat16).load(decoder.named_tensors())
+        rounding = Decoder(decoder.spec, product_dtype=torch.bfloat16)
+        rounding.load(decoder.named_tensors(), device=decoder.device)
         if routed:
             scores, heard = hear_trainer(rounding, sequences, loaded)
             compare(path, "bfloat16", scores, *follow(decoder, sequences, loaded, heard))
@@ -162,9 +175,8 @@ def _trainer_scores(decoder: Decoder, sequences: Sequences, adapter: Adapter | N
     with adapted(decoder, adapter) as rows:
         logprobs = token_logprobs(decoder, sequences, adapters=rows)
         with torch.no_grad():
-            likeliest = [
-                decoder(ForwardBatch.packed([list(ids)], adapters=rows)).argmax(-1)[:-1].tolist() for ids in sequences
-            ]
+            packed = (ForwardBatch.packed([list(ids)], device=decoder.device, adapters=rows) for ids in sequences)
+            likeliest = [decoder(batch).argmax(-1)[:-1].tolist() for batch in packed]
     return [Scores(a.tolist(), b) for a, b in zip(logprobs, likeliest, strict=True)]
 
 

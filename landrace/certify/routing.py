@@ -86,7 +86,7 @@ def hear_trainer(decoder: Decoder, sequences: Sequences, adapter: Adapter | None
     scores, heard = [], []
     with adapted(decoder, adapter) as rows:
         for ids in sequences:
-            ops = _HearingOps(decoder, ForwardBatch.packed([list(ids)], adapters=rows))
+            ops = _HearingOps(decoder, ForwardBatch.packed([list(ids)], device=decoder.device, adapters=rows))
             scores.append(_scores(decoder, ops, ids))
             heard.append(ops.heard)
     return scores, heard
@@ -119,7 +119,7 @@ def follow(
     scores, equal = [], []
     with adapted(decoder, adapter) as rows:
         for ids, said in zip(sequences, heard, strict=True):
-            ops = _FollowingOps(decoder, ForwardBatch.packed([list(ids)], adapters=rows), said)
+            ops = _FollowingOps(decoder, ForwardBatch.packed([list(ids)], device=decoder.device, adapters=rows), said)
             scores.append(_scores(decoder, ops, ids))
             equal += ops.equal
     return scores, sum(equal) / len(equal)
@@ -127,5 +127,5 @@ def follow(
 
 def _scores(decoder: Decoder, ops: ReferenceOps, ids: tuple[int, ...]) -> Scores:
     logits = decoder.compute(ops)[:-1].float()
-    logprobs = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    logprobs = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:], device=logits.device)[:, None])[:, 0]
     return Scores(logprobs.tolist(), logits.argmax(-1).tolist())

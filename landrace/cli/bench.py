@@ -15,6 +15,7 @@ from landrace.errors import DataError
 if TYPE_CHECKING:
     from landrace.bench.report import BenchReport
     from landrace.bench.workload import BenchOptions
+    from landrace.kernels.machine_limits import MachineLimits
 
 SERVE_PROMPT_TOKENS = 128
 SERVE_MAX_TOKENS = 64
@@ -43,9 +44,11 @@ def bench(
         from landrace.bench.bench import bench_model
         from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
         from landrace.kernels.cpu.machine import measure_machine
+        from landrace.kernels.gpu_machine import measure_gpu
         from landrace.ledger import describe_machine
+        from landrace.model import default_device
 
-    n_threads = threads or describe_machine().cores
+    n_threads, device = threads or describe_machine().cores, default_device()
     options = BenchOptions(
         threads=n_threads,
         pairs=pairs if pairs is not None else QUICK_PAIRS if quick else MIN_PAIRS,
@@ -64,7 +67,10 @@ def bench(
             err.print(text, style="dim", markup=False, soft_wrap=True)
             say(text)
 
-        report = bench_model(model, options, lambda: measure_machine(n_threads), say_row)
+        def measure() -> MachineLimits:
+            return measure_machine(n_threads) if device.type == "cpu" else measure_gpu(device, n_threads)
+
+        report = bench_model(model, options, measure, say_row)
     lines: list[str] = []
     if serve:
         err.print("the server", style="dim")

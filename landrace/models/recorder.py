@@ -12,7 +12,7 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu import mixture, recurrent
+from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedVector
@@ -164,7 +164,8 @@ class Recorder:
         shape = latents_of(spec)
         queries = self._buffer("queries", spec.n_heads * shape.key_dim)
         layer = self._next_layer()
-        self._program.keep_latents(
+        latent.keep_latents(
+            self._program,
             layer,
             shape,
             q,
@@ -184,7 +185,7 @@ class Recorder:
         layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
-        self._program.attend_latents(layer, latents_of(spec), queries, mixed, mask=spec.mask)
+        latent.attend_latents(self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask)
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
@@ -309,16 +310,19 @@ class Recorder:
 
     def _by_head(self, x: int, weight: HeadLinear, out: int, factor: float) -> None:
         """out[h] = factor * x[h] times the head's matrix, adapters of the step's rows included."""
-        self._program.head_product(_leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor)
+        latent.head_product(
+            self._program, _leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor
+        )
         for place, adapter in self._adapters.items():
             pair = adapter.head_pairs.get(weight.name)
             if pair is None:
                 continue
             down, up = pair
             low = self._buffer("low", weight.n_heads * down[0].n_out)
-            self._program.head_product("adapter", x, down, low, rows=place, gather=True)
-            self._program.head_product(
-                "adapter", low, up, out, add=True, factor=factor * adapter.scale, rows=place, scatter=True
+            latent.head_product(self._program, "adapter", x, down, low, rows=place, gather=True)
+            scale = factor * adapter.scale
+            latent.head_product(
+                self._program, "adapter", low, up, out, add=True, factor=scale, rows=place, scatter=True
             )
 
     def _projection(self, weight: Experts) -> mixture.ExpertProjection:

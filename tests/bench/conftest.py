@@ -13,7 +13,7 @@ from byte_vocabulary import byte_vocabulary
 
 from landrace.bench.ours import Ours
 from landrace.checkpoints import write_checkpoint
-from landrace.kernels.cpu.machine import MachineLimits
+from landrace.kernels.machine_limits import MachineLimits
 from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
 
@@ -78,7 +78,7 @@ def machine() -> MachineLimits:
         int8_gop_s=400.0,
         bf16_gflop_s=200.0,
         fp32_gflop_s=100.0,
-        cpu_model="made up",
+        processor="made up",
         int8_by="made up",
         bf16_by="made up",
         fp32_by="made up",

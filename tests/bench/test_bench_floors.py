@@ -18,7 +18,7 @@ from landrace.bench.floors import (
     stored_matrix_bytes,
 )
 from landrace.checkpoints import open_checkpoint
-from landrace.kernels.cpu.machine import MachineLimits
+from landrace.kernels.machine_limits import MachineLimits
 from landrace.kernels.mask import Sliding
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Dense, Moe

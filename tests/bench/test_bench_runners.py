@@ -21,7 +21,7 @@ from landrace.bench.workload import DecodeRow, FirstTokenRow, PrefillRow, random
 from landrace.checkpoints import open_checkpoint
 from landrace.engine import Engine, Request, SamplingParams
 from landrace.errors import LandraceError, OptionError
-from landrace.kernels.cpu.machine import MachineLimits
+from landrace.kernels.machine_limits import MachineLimits
 
 VOCAB = 256
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from landrace.engine import Engine, EngineOptions
-from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
@@ -124,20 +123,13 @@ def recite(tiny_decoder: Callable, tokenizer: PieceTokenizer) -> Callable[..., E
     return make
 
 
-@pytest.fixture
-def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps take as long with drafts as without: whatever can be guessed is drafted, on any machine."""
-    monkeypatch.setattr(StepTimes, "most_rows", 1000)
-    monkeypatch.setattr(StepTimes, "seconds", lambda times, rows: 1.0)
-
-
 @pytest.fixture(scope="session")
 def naive_logits() -> Callable[..., torch.Tensor]:
     """Raw logits [T, vocab] of one whole sequence, without a cache."""
 
     def run(decoder: Decoder, tokens: list[int], **batch: object) -> torch.Tensor:
         with torch.inference_mode():
-            packed = ForwardBatch.packed([tokens])
+            packed = ForwardBatch.packed([tokens], device=decoder.device)
             fields = {**vars(packed), **batch}
             return decoder(ForwardBatch(**fields))
 

@@ -17,6 +17,7 @@ from ladder import MODELS, check_what_the_rungs_do
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.sampler import SamplingState, choose_tokens
+from landrace.model import default_device
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
@@ -38,6 +39,17 @@ RUNGS = {
     "drafted, pre-empted": snapshots(block_size=4, cache_tokens=64, max_step_tokens=16, draft="ngram"),
 }
 pytestmark = pytest.mark.usefixtures("free_rows")
+
+
+@pytest.fixture(scope="module")
+def tiny_decoder(tiny_decoder: Callable[..., Decoder]) -> Callable[..., Decoder]:
+    """On the device that an opened model would be on."""
+
+    def make(**options: object) -> Decoder:
+        decoder = tiny_decoder(**options)
+        return Decoder(decoder.spec).load(decoder.named_tensors(), device=default_device())
+
+    return make
 
 
 def make_requests(adapters: tuple[str | None, ...] = (None,), **params: object) -> list[Request]:
@@ -65,7 +77,7 @@ def oracle(
 ) -> tuple[list[int], list[float], list[float]]:
     """Tokens, their logprobs and the prompt's logprobs, one whole forward pass a token."""
     adapters = () if slot is None else (AdapterRows(slot, None),)
-    state = SamplingState(request.params, request.prompt_ids, torch.device("cpu"))
+    state = SamplingState(request.params, request.prompt_ids, decoder.device)
     tokens, logprobs, prompt_logprobs = list(request.prompt_ids), [], []
     first = request.params.prompt_logprobs_from
     if first is not None:

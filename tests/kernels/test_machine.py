@@ -12,7 +12,8 @@ import torch
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import machine
-from landrace.kernels.cpu.machine import MachineLimits, measure_machine
+from landrace.kernels.cpu.machine import measure_machine
+from landrace.kernels.machine_limits import MachineLimits
 
 KINDS = ("int8", "bf16", "fp32")
 
@@ -53,7 +54,7 @@ def test_unknown_names_are_refused(extension: ModuleType) -> None:
 
 
 def check_limits(limits: MachineLimits) -> None:
-    assert limits.cpu_model and limits.instruction_set
+    assert limits.processor and limits.instruction_set
     for rate in (limits.read_gb_s, limits.bf16_gflop_s, limits.fp32_gflop_s):
         assert math.isfinite(rate) and rate > 0
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from cpu_models import on_cpu
-from published_latent_models import PUBLISHED
+from published_configs import PUBLISHED
 from test_lora import merged, random_adapter
 from tiny_models import (
     cached_logits,

@@ -149,6 +149,9 @@ def check(model: Any, folder: Path, **save_options: Any) -> Decoder:
         expected = [theirs[sequences.index(ids)] for ids in some]
         assert worst(packed_logits(opened, some), expected) < TOLERANCE
         assert worst(cached_logits(opened, some, prefill=17), expected) < TOLERANCE
+        if torch.cuda.is_available():
+            on_gpu = Decoder(opened.spec).load(opened.named_tensors(), device="cuda")
+            assert worst([logits.cpu() for logits in packed_logits(on_gpu, some)], expected) < TOLERANCE
     return decoder
 
 

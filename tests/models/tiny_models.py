@@ -75,7 +75,7 @@ def random_ids(lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
 
 @torch.no_grad()
 def packed_logits(decoder: Decoder, sequences: list[list[int]]) -> list[Tensor]:
-    return list(decoder(ForwardBatch.packed(sequences)).split([len(ids) for ids in sequences]))
+    return list(decoder(ForwardBatch.packed(sequences, device=decoder.device)).split([len(ids) for ids in sequences]))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory and multiplies: the limits a model's speed is held against.
+"""How fast this machine's processor reads memory and multiplies.
 
 Measured, not looked up: with the C++ kernels by loops of the best instruction set, without them by PyTorch. A shared
 machine's limits move from minute to minute, so measure close to what is compared with them.
@@ -10,7 +10,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import ModuleType
@@ -19,31 +18,11 @@ import torch
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import native
+from landrace.kernels.machine_limits import MachineLimits
 
 _PASSES = 5
 _SMALLEST_BUFFER = 512 * 2**20
 _MATMUL_SIDE = 1536
-
-
-@dataclass(frozen=True)
-class MachineLimits:
-    """The measured limits of `threads` threads together, each the median of five passes.
-
-    `read_gb_s` is in 1e9 bytes a second, the others in 1e9 operations a second; a multiply-add is two operations.
-    The `*_by` fields name what was timed: where a processor lacks dot products of bfloat16 or of bytes, the fastest
-    substitute is. `int8_gop_s` is None where nothing measures it.
-    """
-
-    threads: int
-    instruction_set: str
-    read_gb_s: float
-    int8_gop_s: float | None
-    bf16_gflop_s: float
-    fp32_gflop_s: float
-    cpu_model: str
-    int8_by: str | None
-    bf16_by: str
-    fp32_by: str
 
 
 def measure_machine(threads: int) -> MachineLimits:
@@ -69,7 +48,7 @@ def _measure_with(extension: ModuleType, threads: int) -> MachineLimits:
         int8_gop_s=peak("int8"),
         bf16_gflop_s=peak("bf16"),
         fp32_gflop_s=peak("fp32"),
-        cpu_model=extension.processor_name() or _cpu_model(),
+        processor=extension.processor_name() or _cpu_model(),
         int8_by=extension.peak_instruction(isa, "int8"),
         bf16_by=extension.peak_instruction(isa, "bf16"),
         fp32_by=extension.peak_instruction(isa, "fp32"),
@@ -94,7 +73,7 @@ def _measure_with_torch(threads: int) -> MachineLimits:
         int8_gop_s=None,
         bf16_gflop_s=bf16,
         fp32_gflop_s=fp32,
-        cpu_model=_cpu_model(),
+        processor=_cpu_model(),
         int8_by=None,
         bf16_by="PyTorch matrix product (bfloat16)",
         fp32_by="PyTorch matrix product (float32)",

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
-from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, Latents, check_layer_cache
+from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
-from landrace.kernels.cpu.schema import native_fields
+from landrace.kernels.cpu.schema import mask_fields, native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache, LayerState
-from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
+from landrace.kernels.mask import FULL, Mask
 
 
 class Epilogue(StrEnum):
@@ -99,6 +99,8 @@ class Program:
         """The buffer of a step's logits."""
         self.logit_rows: int = native.LOGIT_ROWS
         """What `product` takes for the rows whose logits are wanted."""
+        self.all_rows: int = native.ALL_ROWS
+        """What operations take for all rows."""
         self._shapes: list[CacheShape] = []
         """By layer, like the cache groups."""
         self._groups: list[int] = []
@@ -122,6 +124,36 @@ class Program:
         """
         self._program.add(operation, name or operation, native_fields(self._native, operation, fields))
         self._kept.append(fields)
+
+    def add_writer(
+        self,
+        operation: str,
+        layer: int,
+        shape: CacheShape,
+        *,
+        channels: int,
+        rotary: int | None,
+        rotary_half: int,
+        group: int,
+        **fields: Any,
+    ) -> None:
+        """Records the operation that writes a layer's cache, and turns `channels` channels by one of the step's tables.
+
+        `group`: the cache group of the layer, one of `StepInput.groups`.
+        """
+        known = self._rotary_halves
+        if rotary is not None and not 0 <= rotary <= len(known):
+            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
+        if (rotary is None) != (rotary_half == 0):
+            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
+        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
+            raise ValueError("One table of angles serves rotations of one size.")
+        turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half}
+        self.add(operation, layer=layer, **vars(shape), **turning, group=group, **fields)
+        self._shapes.append(shape)
+        self._groups.append(group)
+        if rotary == len(known):
+            known.append(rotary_half)
 
     def call(self, name: str, function: Callable[[StepInput], None]) -> None:
         """Calls function(step) there: what the kernels do not have an operation for, on one thread of PyTorch's.
@@ -172,7 +204,7 @@ class Program:
         records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps,
-            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
+            rows=self.all_rows if rows is None else rows, gather=gather, scatter=scatter,
         )  # fmt: skip
 
     def rope(
@@ -201,14 +233,12 @@ class Program:
         """
         if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
             raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
-        self._check_rotary(heads.head_dim, rotary, rotary_half)
-        self.add(
-            "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
-            norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
-            eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
-            group=group,
+        self.add_writer(
+            "rope", layer, heads, channels=heads.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+            q=q, k=k, v=v, scale=scale, norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads",
+            q_norm=q_norm, k_norm=k_norm, eps=eps, temperature=temperature and temperature.scale,
+            floor=temperature and temperature.floor,
         )  # fmt: skip
-        self._written(heads, group, rotary, rotary_half)
 
     def attention(
         self,
@@ -226,63 +256,7 @@ class Program:
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores.
         """
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, **_fields_of(mask), sinks=sinks, slopes=slopes)
-
-    def head_product(
-        self,
-        name: str,
-        x: int,
-        matrices: Sequence[PackedMatrix],
-        out: int,
-        *,
-        add: bool = False,
-        factor: float = 1.0,
-        rows: int | None = None,
-        gather: bool = False,
-        scatter: bool = False,
-    ) -> None:
-        """out[h] = factor * x[h] W[h]^T for every head h, or with `add` out = out + that.
-
-        Rows of x and of `out` are heads side by side, one for each matrix, which takes and gives its head's first
-        channels. `rows`, `gather` and `scatter` are those of `product`.
-        """
-        heads = [{"matrix": matrix} for matrix in matrices]
-        self.add(
-            "head_product", name=name, x=x, out=out, heads=heads, add=add, factor=factor,
-            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
-        )  # fmt: skip
-
-    def keep_latents(
-        self,
-        layer: int,
-        shape: Latents,
-        q: int,
-        latents: int,
-        queries: int,
-        *,
-        norm: PackedVector,
-        eps: float,
-        rotary: int | None,
-        rotary_half: int = 0,
-        scale: float = 1.0,
-        group: int = 0,
-    ) -> None:
-        """Writes norm(the first `rank` channels of `latents`) and the others, turned, to the cache; and the last
-        rope_dim channels of q's heads, turned and times `scale`, to the last of those of `queries`.
-
-        latents [rank + rope_dim]; queries [n_heads * (rank + rope_dim)], of which a `head_product` gives the others.
-        """
-        self._check_rotary(shape.rope_dim, rotary, rotary_half)
-        self.add(
-            "keep_latents", layer=layer, **vars(shape), q=q, latents=latents, queries=queries, norm=norm, eps=eps,
-            rotary=rotary, rotary_half=rotary_half, scale=scale, group=group,
-        )  # fmt: skip
-        self._written(shape, group, rotary, rotary_half)
-
-    def attend_latents(self, layer: int, shape: Latents, queries: int, out: int, *, mask: Mask = FULL) -> None:
-        """out [n_heads * rank] = softmax(q k) c over those of the sequence's cached positions that `mask` shows: all
-        heads share the keys, whose first `rank` channels are c."""
-        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask))
+        self.add("attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes)
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
@@ -354,22 +328,6 @@ class Program:
         """The first rows of a buffer as the last step left them."""
         return self.view(buffer, n_rows).clone()
 
-    def _check_rotary(self, channels: int, rotary: int | None, rotary_half: int) -> None:
-        known = self._rotary_halves
-        if rotary is not None and not 0 <= rotary <= len(known):
-            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
-        if (rotary is None) != (rotary_half == 0):
-            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
-        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
-            raise ValueError("One table of angles serves rotations of one size.")
-
-    def _written(self, shape: CacheShape, group: int, rotary: int | None, rotary_half: int) -> None:
-        """A layer's cache is written, by an operation that turns by `rotary`."""
-        self._shapes.append(shape)
-        self._groups.append(group)
-        if rotary == len(self._rotary_halves):
-            self._rotary_halves.append(rotary_half)
-
     def _called(self, step: StepInput, index: int) -> None:
         with one_torch_thread():
             self._calls[index](step)
@@ -424,16 +382,6 @@ class Program:
             states=0 if step.states is None else step.states.data_ptr(),
             logits=logits.data_ptr(),
         )
-
-
-def _fields_of(mask: Mask) -> dict[str, Any]:
-    match mask:
-        case Full():
-            return {"mask": "full", "extent": 0}
-        case Sliding(window):
-            return {"mask": "sliding", "extent": window}
-        case Chunked(chunk):
-            return {"mask": "chunked", "extent": chunk}
 
 
 @contextmanager

@@ -97,7 +97,7 @@ FAMILIES: Mapping[str, Family] = {
         no_effect=(
             "vocab_size",  # Of the tokenizer; the table has padded_vocab_size rows.
             "apply_query_key_layer_scaling|attention_softmax_in_fp32|fp32_residual_connection",  # Rounding only.
-            "bias_dropout_fusion|pre_seq_len|prefix_projection",
+            "bias_dropout_fusion|attn_implementation|pre_seq_len|prefix_projection",
         ),
         fixed={
             "rmsnorm": True,

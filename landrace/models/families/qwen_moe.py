@@ -23,7 +23,7 @@ QWEN2_MOE = {
 }  # fmt: skip
 QWEN3_MOE = {
     **QWEN2_MOE, "intermediate_size": 6144, "num_attention_heads": 32, "num_key_value_heads": 4, "num_experts": 128,
-    "num_experts_per_tok": 8, "moe_intermediate_size": 768, "attention_bias": False,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 768, "attention_bias": False, "qkv_bias": False,
 }  # fmt: skip
 QWEN3_VL_MOE = {
     **QWEN2_MOE, "max_position_embeddings": 128_000, "rope_theta": 500_000.0, "attention_bias": False,
@@ -70,7 +70,14 @@ FIXED = {"use_sliding_window": False, "norm_topk_prob": True}
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_moe": Family(read_qwen2_moe, QWEN2_MOE, NAMINGS, ALIASES, no_effect=TRAINING),
-    "qwen3_moe": Family(read_qwen3_moe, QWEN3_MOE, NAMINGS, ALIASES, no_effect=NO_EFFECT),
+    "qwen3_moe": Family(
+        read_qwen3_moe,
+        QWEN3_MOE,
+        NAMINGS,
+        ALIASES,
+        no_effect=NO_EFFECT,
+        fixed={"qkv_bias": False, "use_qk_norm": True},  # Qwen3-Coder says so.
+    ),
     "qwen3_vl_moe_text": Family(
         read_qwen3_moe, QWEN3_VL_MOE, (TRANSPOSED, *NAMINGS), ALIASES, no_effect=NO_EFFECT, fixed=FIXED
     ),

@@ -161,7 +161,7 @@ def read_qwen3_5_moe(config: Config) -> ModelSpec:
 MTP = (r"mtp\..*",)
 """The layer that guesses the token after the next one."""
 NO_EFFECT = (r"mtp_.*|mamba_ssm_dtype|mlp_only_layers",)
-FIXED = {"attention_bias": False, "attn_output_gate": True}
+FIXED = {"attention_bias": False, "attn_output_gate": True, "output_gate_type": "swish"}
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3_next": Family(
@@ -186,14 +186,15 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 BESIDE_TOWERS = (("model.language_model.", ""), ("model.", ""))
+QWEN_CONFIG = ("vision_config", "language_model_only")
 MINICPM_TOWERS = (r"model\.(vision_tower|merger)\..*",)
 MINICPM_CONFIG = (
     "vision_config",
     r"insert_layer_id|image_size|patch_size|drop_vision_last_layer|downsample_mode|merger_times|merge_kernel_size",
 )
 TEXT_HALVES: Mapping[str, TextHalf] = {
-    "qwen3_5": TextHalf("qwen3_5_text", BESIDE_TOWERS, VISION, no_effect=("vision_config",)),
-    "qwen3_5_moe": TextHalf("qwen3_5_moe_text", BESIDE_TOWERS, VISION, no_effect=("vision_config",)),
+    "qwen3_5": TextHalf("qwen3_5_text", BESIDE_TOWERS, VISION, no_effect=QWEN_CONFIG),
+    "qwen3_5_moe": TextHalf("qwen3_5_moe_text", BESIDE_TOWERS, VISION, no_effect=QWEN_CONFIG),
     "minicpmv4_6": TextHalf("qwen3_5_text", BESIDE_TOWERS, MINICPM_TOWERS, no_effect=MINICPM_CONFIG),
     "minicpmv4_7": TextHalf("qwen3_5_text", BESIDE_TOWERS, MINICPM_TOWERS, no_effect=MINICPM_CONFIG),
     "minicpm_ocr": TextHalf(

@@ -1,0 +1,50 @@
+"""config.json files of published checkpoints and how large their makers say that they are.
+
+`published_configs.json` has one model a line. `kept_in` says where the file was found: a public repository that has a
+copy. Of each, what says nothing about the text decoder is left out (towers, quantisation, code of the repository);
+DeepSeek-V2-Lite's `q_lora_rank`, Hy3, Seed-OSS, Step-3 and ERNIE are keys that a test or a study quotes. `total` and
+`active` are the makers' figures, from what `counts_from` names. `counted` is exact: every parameter of the text decoder
+without the layers that guess further tokens, and without the experts that a token does not go to.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+UNITS = {"M": 1e6, "B": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of parameters as a model card prints it."""
+
+    value: float
+    step: float
+    """One of its last digit."""
+
+    @staticmethod
+    def read(text: str) -> Figure:
+        decimals = len(text[:-1].partition(".")[2])
+        unit = UNITS[text[-1]]
+        return Figure(float(text[:-1]) * unit, unit / 10**decimals)
+
+
+@dataclass(frozen=True)
+class Published:
+    config: dict[str, Any]
+    total: Figure
+    active: Figure
+    counted: tuple[int, int]
+
+
+def _read(line: dict[str, Any]) -> Published:
+    total, active = line["counted"]
+    return Published(line["config"], Figure.read(line["total"]), Figure.read(line["active"]), (total, active))
+
+
+PUBLISHED = {
+    line["name"]: _read(line) for line in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+}
