@@ -14,6 +14,7 @@ from drafted import CASES, MODELS, OPTIONS, Watched, check, generate, requests_o
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.engine import depth as depth_module
 from landrace.engine import draft_model as draft_model_module
+from landrace.engine.draft_model import DraftModel
 from landrace.engine.step_times import StepTimes
 from landrace.errors import OptionError
 from landrace.models.batch import ForwardBatch
@@ -52,8 +53,8 @@ def drafting_engine(decoder: Any, tokenizer: Any, options: EngineOptions, draft:
 
 def held_blocks(engine: Engine) -> int:
     """Blocks of the draft model's cache that somebody holds."""
-    assert engine._drafting is not None and engine._drafting._model is not None
-    groups = engine._drafting._model._cache.groups
+    assert engine._drafting is not None and isinstance(engine._drafting._writer, DraftModel)
+    groups = engine._drafting._writer._cache.groups
     return sum(group.pool.n_blocks - len(group.pool.free) for group in groups)
 
 
@@ -114,7 +115,7 @@ def test_guesses_are_what_the_draft_model_says_of_the_text(
     engine.decoder = Watched(decoder, look)  # type: ignore[assignment]
     done = engine.generate(requests)
     assert sum(one.drafted_tokens for one in done) == n_drafted > 40
-    assert 10 < sum(one.accepted_tokens for one in done) < n_drafted - 10
+    assert 5 < sum(one.accepted_tokens for one in done) < n_drafted - 5
 
 
 def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

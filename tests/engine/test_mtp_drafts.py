@@ -133,7 +133,7 @@ def test_guesses_are_what_the_layer_says_of_the_text(
     engine.decoder = Looking(decoder, lambda batch: None)  # type: ignore[assignment]
     done = engine.generate(requests)
     assert sum(one.drafted_tokens for one in done) == n_drafted > 40
-    assert 10 < sum(one.accepted_tokens for one in done) < n_drafted - 10
+    assert 5 < sum(one.accepted_tokens for one in done) < n_drafted - 5
 
 
 @pytest.mark.usefixtures("eager")
