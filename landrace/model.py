@@ -22,8 +22,11 @@ from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
 from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.mask import FULL
+from landrace.models.cache_spec import Paged
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
 from landrace.models.decoder import Decoder
+from landrace.models.graph_decoder import GraphDecoder
 from landrace.models.serving import ServingDecoder
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import WEIGHTS, Weights, held_as
@@ -144,7 +147,8 @@ def open_engine(
 
     def decoder_of(opened: Checkpoint) -> ServingDecoder:
         if extension is None:
-            return _reference_decoder(opened, held, device)
+            decoder = _reference_decoder(opened, held, device)
+            return decoder if device.type == "cpu" else GraphDecoder(decoder)
         return cpu_decoder(opened, extension, weights=held, threads=threads)
 
     draft_model: ServingDecoder | None = None
@@ -252,20 +256,42 @@ def cpu_decoder(
     return decoder.load({name: held_as(name, t, weights, decoder.quantize_weights) for name, t in tensors.items()})
 
 
-def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
-    """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
-    type they are kept in. Reads no weights."""
+@dataclass(frozen=True)
+class CacheNeeds:
+    """Bytes that one sequence takes in the cache."""
+
+    a_token: float
+    """Of each of its tokens, in layers that see all of the past."""
+    at_most: float
+    """However long it is, in layers that see a window or have a state."""
+    dtype: torch.dtype
+    """What keys and values are kept in."""
+
+
+def cache_needs(checkpoint: Checkpoint) -> CacheNeeds:
+    """Of `open_engine` on this machine, unless it is told otherwise. Reads no weights."""
     device = default_device()
     extension, _ = _choose_kernels("auto", device)
     n_slots = 1 if extension is None else extension.TILE
     slots = [n_slots] * len(checkpoint.spec.cache_groups)
     if extension is None:
-        layers = Decoder(checkpoint.spec).new_cache(slots)
+        kept_in = None if device.type == "cpu" else resolve_dtype("auto", device)  # as `GraphDecoder` has it
+        layers = Decoder(checkpoint.spec).new_cache(slots, kept_in)
     else:
         matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
         layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
-    kept = [layer for layer in layers if isinstance(layer, LayerCache)]
-    return sum(layer.nbytes for layer in kept) / n_slots, kept[0].keys.dtype if kept else torch.float32
+    a_token = at_most = 0.0
+    for group in checkpoint.spec.cache_groups:
+        n_bytes = sum(layers[layer].nbytes for layer in group.layers) / n_slots
+        match group.spec:
+            case Paged(mask) if mask == FULL:
+                a_token += n_bytes
+            case Paged():
+                at_most += n_bytes * ((group.spec.reach or 0) + 1)
+            case _:
+                at_most += n_bytes
+    dtypes = [layer.keys.dtype for layer in layers if isinstance(layer, LayerCache)]
+    return CacheNeeds(a_token, at_most, dtypes[0] if dtypes else torch.float32)
 
 
 def available_threads() -> int:

@@ -10,7 +10,7 @@ from landrace.checkpoints import open_checkpoint
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
 from landrace.kernels.mask import Chunked, Full, Sliding
-from landrace.model import cache_of_a_token, open_tokenizer
+from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
@@ -25,8 +25,6 @@ def describe_model(name: str) -> dict[str, Any]:
     counts = count(spec)
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     template = tokenizer.chat_template
-    cache_bytes, cache_dtype = cache_of_a_token(checkpoint)
-    states = sum(layer.mixer.state_bytes for layer in spec.layers)
     return {
         "name": stored.name,
         "path": str(stored.path),
@@ -43,13 +41,21 @@ def describe_model(name: str) -> dict[str, Any]:
         "feed-forward": _kinds(_feed_forward(layer.ffn) for layer in spec.layers),
         "vocabulary": spec.vocab_size,
         "longest sequence": spec.max_length,
-        "cache": f"{human_bytes(cache_bytes)} a token in {str(cache_dtype).removeprefix('torch.')} on this machine"
-        + (f", and {human_bytes(states)} a sequence" if states else ""),
+        "cache": _cache(cache_needs(checkpoint)),
         "end of sequence": ", ".join(
             tokenizer.token_bytes(i).decode("utf-8", "replace") for i in sorted(tokenizer.eos_ids)
         ),
         "chat template": f"sha256 {template.sha256[:16]}" if template is not None else "none",
     }
+
+
+def _cache(needs: CacheNeeds) -> str:
+    kept_in = f"in {str(needs.dtype).removeprefix('torch.')} on this machine"
+    a_token = f"{human_bytes(needs.a_token)} a token {kept_in}"
+    if not needs.at_most:
+        return a_token
+    at_most = f"at most {human_bytes(needs.at_most)} a sequence"
+    return f"{a_token}, and {at_most} for windows and states" if needs.a_token else f"{at_most} {kept_in}"
 
 
 def _parameters(counts: Counts) -> str:
@@ -90,10 +96,17 @@ def _attention(mixer: Gqa | Mla) -> str:
 def _heads(mixer: Gqa | Mla) -> str:
     match mixer:
         case Gqa():
-            return f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+            heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+            blocks = mixer.selection
+            return heads if blocks is None else f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens"
         case Mla():
             width = mixer.nope_dim + mixer.rope_dim
-            return f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+            latents = f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+            chosen = mixer.selection
+            if chosen is None:
+                return latents
+            by = f"{chosen.n_heads} heads of {chosen.head_dim}" if chosen.own else "the layer before"
+            return f"{latents}, of {chosen.top_k} tokens chosen by {by}"
         case _:
             assert_never(mixer)
 

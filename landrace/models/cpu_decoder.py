@@ -8,6 +8,7 @@ number of threads or on the instruction set, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -26,11 +27,11 @@ from landrace.models.cache_spec import Paged, group_layers
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Mixer
+from landrace.models.mixer_spec import Gdn
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorded import Recorded
-from landrace.models.recorder import Recorder, cache_shape
+from landrace.models.recorder import Recorder, cache_shapes
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 
@@ -49,7 +50,8 @@ class CpuDecoder:
             if isinstance(layer.mixer, Gdn):
                 continue
             try:
-                cache_shape(layer.mixer).check(native)
+                for shape in cache_shapes(layer.mixer):
+                    shape.check(native)
             except ValueError as error:
                 raise OptionError(
                     f"The C++ kernels cannot compute this model's attention: {error}",
@@ -202,12 +204,14 @@ def new_cpu_cache(
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     return tuple(
-        _memory(native, layer.mixer, slots[index], dtype, n_guesses) for index, layer in enumerate(spec.caching_layers)
+        _memory(native, layer, slots[index], dtype, n_guesses) for index, layer in enumerate(spec.caching_layers)
     )
 
 
-def _memory(native: ModuleType, mixer: Mixer, n_slots: int, dtype: torch.dtype, n_guesses: int) -> LayerMemory:
+def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype, n_guesses: int) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states and guesses beside each."""
-    if isinstance(mixer, Gdn):
-        return new_layer_state(native, mixer.state_shapes(n_guesses), n_slots, n_guesses)
-    return new_layer_cache(native, cache_shape(mixer), n_slots, dtype)
+    if isinstance(layer.mixer, Gdn):
+        shapes = (*layer.first_states(n_guesses), *layer.mixer.state_shapes(n_guesses))
+        return new_layer_state(native, shapes, n_slots, n_guesses)
+    kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
+    return replace(kept, index=index[0]) if index else kept

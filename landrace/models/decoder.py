@@ -6,6 +6,7 @@ Parameters carry the names transformers gives Llama's, without the `model.` pref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import assert_never
 
 import torch
@@ -17,29 +18,34 @@ from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
+from landrace.models.build import stream_head
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Mla
 from landrace.models.mtp import Mtp
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 
 
 def new_layer_memory(
-    mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device, n_guesses: int
+    spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: torch.device, n_guesses: int
 ) -> LayerMemory:
     """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states and guesses beside them, in the
     reference kernels' layout."""
+    zeros = partial(torch.zeros, dtype=dtype, device=device)
+    mixer, index = spec.mixer, None
+    if not isinstance(mixer, Gdn) and mixer.index_dim:
+        index = LayerCache(zeros(n_slots, 1, mixer.index_dim))
     match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
-            return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+            return LayerCache(zeros(*shape), zeros(*shape), index=index)
         case Mla():
-            return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
+            return LayerCache(zeros(n_slots, 1, mixer.kv_rank + mixer.rope_dim), index=index)
         case Gdn():
-            shapes = mixer.state_shapes(n_guesses)
+            shapes = (*spec.first_states(n_guesses), *mixer.state_shapes(n_guesses))
             return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes), n_guesses)
         case _:
             assert_never(mixer)
@@ -68,7 +74,8 @@ class Decoder(nn.Module):
         with torch.device("meta"):
             self.embed_tokens = Table(spec.vocab_size, spec.d_model, dtype)
             self.layers = nn.ModuleList(Layer(index, layer, spec, dtype) for index, layer in enumerate(spec.layers))
-            self.norm = Norm(spec.d_model, spec.norm_eps)
+            self.hc_head = None if spec.streams is None else stream_head(spec.streams, spec, dtype)
+            self.norm = None if isinstance(spec.streams, GatedStreams) else Norm(spec.d_model, spec.norm_eps)
             self.lm_head = None
             if not spec.tie_embeddings:
                 self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
@@ -78,7 +85,7 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.norm.weight.device
+        return self.embed_tokens.weight.device
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name `load` takes it by."""
@@ -123,7 +130,7 @@ class Decoder(nn.Module):
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(
-            new_layer_memory(layer.mixer, slots[index], kind, self.device, n_guesses)
+            new_layer_memory(layer, slots[index], kind, self.device, n_guesses)
             for index, layer in enumerate(self.spec.caching_layers)
         )
 
@@ -159,8 +166,12 @@ class Decoder(nn.Module):
     def compute(self, ops: Ops[X]) -> X:
         """The forward pass, for any backend."""
         x = ops.embed(self.embed_tokens, self.spec.embed_scale)
+        if self.spec.streams is not None:
+            x = ops.widen(x, self.spec.streams.count)
         for layer in self.layers:
             x = layer(x, ops)
+        if self.hc_head is not None:
+            x = self.hc_head(x, ops)
         return self._head(x, self.norm, ops)
 
     def guess(self, ops: Ops[X]) -> X:
@@ -170,8 +181,8 @@ class Decoder(nn.Module):
         x: X = self.mtp(ops.hidden(self.spec.d_model), embedded, ops)
         return self._head(x, self.mtp.norm, ops)
 
-    def _head(self, x: X, norm: Norm, ops: Ops[X]) -> X:
-        if self.mtp is not None:
+    def _head(self, x: X, norm: Norm | None, ops: Ops[X]) -> X:
+        if self.mtp is not None and norm is not None:
             ops.keep_hidden(x, norm)
         return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
@@ -46,6 +47,27 @@ class RopeSpec:
 
 
 @dataclass(frozen=True)
+class BlockSelection:
+    """Which blocks of `block` positions a row attends to, for each head of keys apart: the `top_k` with the greatest
+    q.k of an indexer's head, of equal ones the earlier (MiniMax-M3). Where it sees no more blocks, all of them.
+
+    The indexer has a query for each head of the layer's keys, and one key for all. Both are normalised and turn as the
+    layer's do.
+    """
+
+    head_dim: int
+    block: int
+    top_k: int
+    n_local: int = 1
+    """Blocks that are among them in any case: the row's own and the nearest before it."""
+
+    @property
+    def most(self) -> int:
+        """Positions that a row attends to at most."""
+        return self.block * self.top_k
+
+
+@dataclass(frozen=True)
 class Gqa:
     """Grouped-query attention."""
 
@@ -70,19 +92,54 @@ class Gqa:
     temperature: Temperature | None = None
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
+    selection: BlockSelection | None = None
+    """Of the positions that the mask shows; None: all of them."""
 
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps between steps: keys and values."""
+        """What the layer keeps between steps: keys and values, and keys of its indexer."""
         return Paged(self.mask)
+
+    @property
+    def index_dim(self) -> int:
+        """Channels of the indexer's keys; 0: there is none."""
+        return 0 if self.selection is None else self.selection.head_dim
 
     @property
     def kept_values(self) -> int:
         """Values that the cache holds of a position."""
-        return 2 * self.n_kv_heads * self.head_dim
+        return 2 * self.n_kv_heads * self.head_dim + self.index_dim
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which positions a row attends to: the `top_k` that an indexer scores highest, of equal ones the earlier (DSA,
+    DeepSeek-V3.2). Where it sees no more than `top_k`, all of them.
+
+    A score is the sum over the indexer's heads of weight * relu(q.k), with a query and a weight of each head and one
+    key for all. Of queries and keys the first channels turn, as the layer's turning ones do.
+    """
+
+    n_heads: int
+    head_dim: int
+    top_k: int
+    own: bool = True
+    """False: the layer has no indexer, and attends to what the nearest one before it has chosen (GLM-5)."""
+    norm_eps: float = 1e-6
+    """Of the LayerNorm of keys."""
+
+    @property
+    def most(self) -> int:
+        """Positions that a row attends to at most."""
+        return self.top_k
+
+    @property
+    def scale(self) -> float:
+        """Factor on the scores. It keeps their order, but for what is rounded."""
+        return 1 / math.sqrt(self.n_heads * self.head_dim)
 
 
 @dataclass(frozen=True)
@@ -111,18 +168,34 @@ class Mla:
     bias: bool = False
     """What takes the layer's input and what gives its result have biases."""
     mask: Mask = FULL
+    sinks: bool = False
+    """See `Gqa`."""
+    gate: Literal["channel"] | None = None
+    """See `Gqa`."""
+    selection: Selection | None = None
+    """Of the positions that the mask shows; None: all of them. Its queries come out of the projection of `q_rank`."""
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps between steps: latents, and the turned channels of keys."""
+        """What the layer keeps between steps: latents, the turned channels of keys, and keys of its indexer."""
         return Paged(self.mask)
+
+    @property
+    def indexer(self) -> Selection | None:
+        """The selection that the layer makes itself."""
+        return self.selection if self.selection is not None and self.selection.own else None
+
+    @property
+    def index_dim(self) -> int:
+        """Channels of the indexer's keys; 0: there is none."""
+        return 0 if self.indexer is None else self.indexer.head_dim
 
     @property
     def kept_values(self) -> int:
         """Values that the cache holds of a position."""
-        return self.kv_rank + self.rope_dim
+        return self.kv_rank + self.rope_dim + self.index_dim
 
 
 @dataclass(frozen=True)

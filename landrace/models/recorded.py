@@ -43,7 +43,8 @@ class Recorded:
         """The step that the program computes."""
         if cache.layers is not self._bound:
             layers = cache.layers[self._layers]
-            self.program.bind_cache([layer for layer in layers if isinstance(layer, LayerCache)])
+            kept = [layer for layer in layers if isinstance(layer, LayerCache)]
+            self.program.bind_cache([part for layer in kept for part in (layer, layer.index) if part is not None])
             self.program.bind_states([layer for layer in layers if isinstance(layer, LayerState)])
             self._bound = cache.layers
         if batch.hidden is not None:

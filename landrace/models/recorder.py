@@ -13,9 +13,10 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.cpu import latent, mixture, recurrent
-from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
+from landrace.kernels.cpu import streams as stream_kernels
+from landrace.kernels.cpu.cache import CacheShape, Heads, IndexKeys, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
-from landrace.kernels.cpu.weights import PackedVector
+from landrace.kernels.cpu.selection import select, select_blocks
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
@@ -28,15 +29,17 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
     Table,
     Vector,
 )
+from landrace.models.stream_recorder import StreamRecorder
 
 
-class Recorder:
+class Recorder(StreamRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(
@@ -55,13 +58,11 @@ class Recorder:
         """Where a step's hidden rows are put."""
         self.kept_hidden: int | None = None
         self._n_kept = 0
-        """Layers that keep something for every position, so far: the program numbers these alone."""
-        self._program = program
-        self._weights = weights
+        """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
+        super().__init__(program, weights)
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
         self._hear_routers = hear_routers
-        self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -86,8 +87,11 @@ class Recorder:
         return joined
 
     def norm(self, x: int, norm: Norm) -> int:
-        out = self._buffer("normed", self._vector(norm).size)
-        self._program.norm(x, self._vector(norm), norm.eps, out)
+        out = self._buffer(f"by {_leaf(norm)}", self._vector(norm).size)
+        if norm.groups > 1:
+            stream_kernels.norm_each(self._program, x, self._vector(norm), norm.eps, norm.groups, out)
+        else:
+            self._program.norm(x, self._vector(norm), norm.eps, out)
         return out
 
     def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
@@ -135,8 +139,7 @@ class Recorder:
             q,
             k,
             v,
-            rotary=None if spec.rope is None else self._rotary(spec.rope),
-            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            **self._turning(spec.rope),
             scale=spec.scale,
             norm=spec.qk_norm,
             q_norm=q_norm,
@@ -146,6 +149,27 @@ class Recorder:
             group=self._cache_groups.index(spec.cache),
         )
         return q, layer
+
+    def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
+        own = spec.selection
+        assert own is not None
+        q_norm, k_norm = norms
+        select_blocks(
+            self._program,
+            self._next_layer(),
+            IndexKeys(own.head_dim),
+            n_heads=spec.n_kv_heads,
+            block=own.block,
+            n_blocks=own.top_k,
+            n_local=own.n_local,
+            q=q,
+            k=k,
+            q_norm=self._vector(q_norm),
+            k_norm=self._vector(k_norm),
+            eps=k_norm.eps,
+            group=self._cache_groups.index(spec.cache),
+            **self._turning(spec.rope),
+        )
 
     def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
@@ -157,6 +181,7 @@ class Recorder:
             mask=spec.mask,
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
+            most=None if spec.selection is None else spec.selection.most,
         )
         return out
 
@@ -173,30 +198,63 @@ class Recorder:
             queries,
             norm=self._vector(norm),
             eps=norm.eps,
-            rotary=None if spec.rope is None else self._rotary(spec.rope),
-            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            **self._turning(spec.rope),
             scale=spec.scale,
             group=self._cache_groups.index(spec.cache),
         )
         return q, (layer, queries)
 
-    def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
+    def select(self, spec: Mla, cache: int, q: int, k: int, weights: int, norm: LayerNorm) -> None:
+        own = spec.indexer
+        assert own is not None
+        select(
+            self._program,
+            self._next_layer(),
+            IndexKeys(own.head_dim),
+            n_heads=own.n_heads,
+            most=own.top_k,
+            q=q,
+            k=k,
+            weights=weights,
+            norm=self._vector(norm),
+            norm_bias=self._weights.vectors[f"{norm.name}.bias"],
+            eps=norm.eps,
+            scale=own.scale,
+            group=self._cache_groups.index(spec.cache),
+            **self._turning(spec.rope),
+        )
+
+    def attend_latents(
+        self,
+        spec: Mla,
+        q: int,
+        past: tuple[int, int],
+        keys: AbsorbedLinear,
+        values: HeadLinear,
+        sinks: Vector | None,
+    ) -> int:
         """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
         layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
-        latent.attend_latents(self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask)
+        most = None if spec.selection is None else spec.selection.most
+        own = None if sinks is None else self._vector(sinks)
+        latent.attend_latents(
+            self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask, most=most, sinks=own
+        )
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
 
-    def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
+    def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
         return x
 
-    def conv(self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel]) -> list[int]:
+    def conv(
+        self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
+    ) -> list[int]:
         width = kernels[0].weight.shape[-1]
-        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width)
+        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width, dilation)
         return list(xs)
 
     def delta(
@@ -261,7 +319,7 @@ class Recorder:
         )
         return out
 
-    def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
+    def head(self, x: int, weight: Linear | Table, norm: Norm | None, divisor: float) -> int:
         program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
         part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
         program.product("head", x, [part], **self._normed(norm), rows=program.logit_rows, gather=True)
@@ -282,10 +340,6 @@ class Recorder:
         if name not in self.slow:
             self.slow.append(name)
         return out
-
-    def width(self, x: int) -> int:
-        """Values in a row of a buffer."""
-        return self._program.view(x, 0).shape[1]
 
     def _adapt(
         self,
@@ -334,17 +388,6 @@ class Recorder:
         matrices = self._weights.stacks[f"{weight.name}.weight"]
         return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
 
-    def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
-        """`out`: a buffer, or the purpose of one."""
-        matrix = self._weights.matrices[f"{weight.name}.weight"]
-        return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
-
-    def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
-        return self._weights.vectors.get(f"{weight.name}.bias")
-
-    def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
-        return self._weights.vectors[f"{weight.name}.weight"]
-
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
 
@@ -352,18 +395,16 @@ class Recorder:
         layer, self._n_kept = self._n_kept, self._n_kept + 1
         return layer
 
-    def _rotary(self, rope: RopeSpec) -> int:
+    def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
+        """The table that a step must bring, and how many pairs of channels turn by it."""
+        if rope is None:
+            return {"rotary": None}
         if rope not in self.ropes:
             self.ropes.append(rope)
-        return self.ropes.index(rope)
-
-    def _buffer(self, purpose: str, width: int) -> int:
-        if (purpose, width) not in self._buffers:
-            self._buffers[purpose, width] = self._program.buffer(width)
-        return self._buffers[purpose, width]
+        return {"rotary": self.ropes.index(rope), "rotary_half": rope.rotary_dim // 2}
 
 
-def _leaf(weight: Linear) -> str:
+def _leaf(weight: Linear | Norm) -> str:
     return weight.name.rpartition(".")[2]
 
 
@@ -377,12 +418,13 @@ def latents_of(spec: Mla) -> Latents:
     return Latents(spec.n_heads, spec.kv_rank, spec.rope_dim)
 
 
-def cache_shape(mixer: Gqa | Mla) -> CacheShape:
-    """What the cache of a layer holds."""
+def cache_shapes(mixer: Gqa | Mla) -> tuple[CacheShape, ...]:
+    """What the cache of a layer holds, and that of its indexer."""
+    index = (IndexKeys(mixer.index_dim),) if mixer.index_dim else ()
     match mixer:
         case Gqa():
-            return heads_of(mixer)
+            return (heads_of(mixer), *index)
         case Mla():
-            return latents_of(mixer)
+            return (latents_of(mixer), *index)
         case _:
             assert_never(mixer)

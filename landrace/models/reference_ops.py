@@ -6,8 +6,9 @@ The residual stream, norms and rotations are float32; within a branch, products 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,21 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.delta import DeltaRows, l2_norm
-from landrace.kernels.reference.dense import gated, linear, rms_norm
+from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
+from landrace.kernels.reference.ngrams import gated_values
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.reference.selection import select, select_blocks
+from landrace.kernels.reference.short_conv import spread_taps
+from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.router import Router
+from landrace.kernels.streams import HyperConnections
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
@@ -34,9 +41,11 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
+    StreamWeights,
     Table,
     Vector,
 )
@@ -62,6 +71,15 @@ class ReferenceOps:
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
         self.kept_hidden: Tensor | None = None
+        self._chosen: tuple[Tensor, ...] = ()
+        """By group of the attention plan: what the last indexer has chosen."""
+
+    def take_plans(
+        self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Where they are known already, they are not made of the batch."""
+        self._attention_plans.update((kept, plan) for kept, plan in attention_plans.items())
+        self._rotary = dict(rotary)
 
     def embed(self, table: Table, factor: float) -> Tensor:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
@@ -78,7 +96,9 @@ class ReferenceOps:
         return torch.cat([self._normed(x, norm) for x, norm in parts], -1)
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
-        return rms_norm(x, norm.weight, norm.eps)
+        if norm.groups == 1:
+            return rms_norm(x, norm.weight, norm.eps)
+        return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -128,11 +148,25 @@ class ReferenceOps:
             k, v = keys, values
         return q, (k, v)
 
+    @torch.no_grad()
+    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        own = spec.selection
+        assert own is not None
+        q, k = (
+            rms_norm(x.view(x.shape[0], -1, own.head_dim), norm.weight, norm.eps)
+            for x, norm in zip((q, k), norms, strict=True)
+        )
+        q, k = self._index_rows(spec, cache, q, k)
+        sizes = {"block": own.block, "top_k": own.top_k, "n_local": own.n_local}
+        plan = self._attention_plan(spec.cache)
+        self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
+
     def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
         slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
         own = None if sinks is None else sinks.weight
         plan = self._attention_plan(spec.cache)
-        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        chosen = None if spec.selection is None else self._chosen
+        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes, chosen=chosen)
         return mixed.flatten(1)
 
     def keep_latents(self, spec: Mla, cache: int, q: Tensor, latents: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -149,32 +183,51 @@ class ReferenceOps:
         if view is not None:
             layer = view.layers[cache]
             assert isinstance(layer, LayerCache)
-            memory = layer.keys
-            memory.index_copy_(0, view.groups[spec.cache].write_slots, kept.to(memory.dtype))
-            kept = memory
+            kept = self._written(layer.keys, spec, kept)
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
 
-    def attend_latents(self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear) -> Tensor:
+    @torch.no_grad()
+    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
+        own = spec.indexer
+        assert own is not None
+        q = q.view(-1, own.n_heads, own.head_dim).float()
+        q, k = self._index_rows(spec, cache, q, layer_norm(k, norm.weight, norm.bias, norm.eps)[:, None])
+        plan = self._attention_plan(spec.cache)
+        self._chosen = select(q, k, weights.float() * own.scale, plan, top_k=own.top_k, mask=spec.mask)
+
+    def attend_latents(
+        self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
+    ) -> Tensor:
         """With a cache, which holds latents, in their own width; without one keys and values of all heads are made
         once, which is cheaper. Both are the same but for rounding."""
+        facts: dict[str, Any] = {
+            "scale": spec.scale,
+            "mask": spec.mask,
+            "sinks": None if sinks is None else sinks.weight,
+            "chosen": None if spec.selection is None else self._chosen,
+        }
         plan = self._attention_plan(spec.cache)
         if self._batch.cache is not None:
             queries = torch.cat((self._absorbed(q[..., : spec.nope_dim], keys), q[..., spec.nope_dim :]), -1)
-            mixed = attention(queries, past, past[..., : spec.kv_rank], plan, scale=spec.scale, mask=spec.mask)
+            mixed = attention(queries, past, past[..., : spec.kv_rank], plan, **facts)
             return self._head_linear(mixed, values).flatten(1)
         latents, beside = past[:, 0, : spec.kv_rank], past[..., spec.kv_rank :]
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
-        return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask).flatten(1)
+        return attention(q, k, v, plan, **facts).flatten(1)
 
-    def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
+    def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
         if spec.gate == "channel":
             return x * gate.sigmoid()
-        return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
+        return gated_heads(x.view(x.shape[0], spec.n_heads, -1), gate).flatten(1)
 
-    def conv(self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
-        pairs = enumerate(zip(xs, kernels, strict=True))
-        return [self._states.convolve(cache, part, x, kernel.weight.flatten(1)) for part, (x, kernel) in pairs]
+    def conv(
+        self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
+    ) -> list[Tensor]:
+        taps = [spread_taps(kernel.weight.flatten(1), dilation) for kernel in kernels]
+        return [
+            self._states.convolve(cache, first + n, x, own) for n, (x, own) in enumerate(zip(xs, taps, strict=True))
+        ]
 
     def delta(
         self,
@@ -232,10 +285,41 @@ class ReferenceOps:
         )
         return _added(into, branch, factor)
 
-    def head(self, x: Tensor, weight: Linear | Table, norm: Norm, divisor: float) -> Tensor:
+    def ngrams(self, form: NGrams, cache: int, table: Table) -> Tensor:
+        rows = self._states.ngrams(cache, 0, form)
+        return F.embedding(rows, table.weight).flatten(1).float()
+
+    def gated_values(self, keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
+        return gated_values(keys, queries, values, count)
+
+    def add(self, into: Tensor, x: Tensor) -> Tensor:
+        return into + x
+
+    def widen(self, x: Tensor, count: int) -> Tensor:
+        return x.repeat(1, count)
+
+    def stream_weights(self, streams: Tensor, weights: StreamWeights, form: HyperConnections) -> Tensor:
+        return stream_weights(streams, weights.weight, weights.base, weights.scale, form, weights.eps)
+
+    def collapse(self, streams: Tensor, count: int, weights: Tensor | None) -> Tensor:
+        return collapsed(streams, count, weights)
+
+    def collapse_gated(self, streams: Tensor, gates: Tensor, count: int) -> Tensor:
+        return collapsed(streams * gates.sigmoid(), count)
+
+    def spread(
+        self, streams: Tensor, branch: Tensor, weights: Tensor, count: int, *, first: int, mixes: bool
+    ) -> Tensor:
+        return spread(streams, branch, weights, count, first, mixes)
+
+    def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
+        y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)
+        return y if outer == 1.0 else outer * y
+
+    def head(self, x: Tensor, weight: Linear | Table, norm: Norm | None, divisor: float) -> Tensor:
         if self._batch.logit_rows is not None:
             x = x.index_select(0, self._batch.logit_rows)
-        hidden = rms_norm(x, norm.weight, norm.eps)
+        hidden = x if norm is None else rms_norm(x, norm.weight, norm.eps)
         bias = weight.bias if isinstance(weight, Linear) else None
 
         def logits(rows: Tensor) -> Tensor:
@@ -247,6 +331,22 @@ class ReferenceOps:
     @cached_property
     def _states(self) -> ReferenceStates:
         return ReferenceStates(self._batch)
+
+    def _index_rows(self, spec: Gqa | Mla, cache: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """An indexer's queries, turned, and its keys, turned: those of the step or, where there is a cache, all."""
+        if spec.rope is not None:
+            cos, sin = self._tables(spec.rope)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self._batch.cache is None:
+            return q, k
+        layer = self._batch.cache.layers[cache]
+        assert isinstance(layer, LayerCache) and layer.index is not None
+        return q, self._written(layer.index.keys, spec, k)
+
+    def _written(self, memory: Tensor, spec: Gqa | Mla, rows: Tensor) -> Tensor:
+        """The memory, with the step's rows in it."""
+        assert self._batch.cache is not None
+        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, rows.to(memory.dtype))
 
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device

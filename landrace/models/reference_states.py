@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.layer_cache import LayerState
+from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.delta import DeltaRows, delta_rule
+from landrace.kernels.reference.ngrams import ngram_rows
 from landrace.kernels.reference.short_conv import short_conv
 from landrace.models.batch import ForwardBatch
 
@@ -37,7 +39,7 @@ class ReferenceStates:
         view = batch.cache
         n_sequences = len(batch.starts) - 1
         slots = [[0] * 4] * n_sequences if view is None or view.states is None else view.states.slots.tolist()
-        self._device = batch.token_ids.device
+        self._ids, self._device = batch.token_ids, batch.token_ids.device
         self._layers = None if view is None else view.layers
         self._passages = [
             _Passage(
@@ -75,6 +77,21 @@ class ReferenceStates:
         kept[self._written[self._moving], :before] = left[self._moving]
         kept[self._guess_states, before + self._guess_places] = x[self._guess_rows].float()
         return y
+
+    def ngrams(self, cache: int, part: int, form: NGrams) -> Tensor:
+        """`ngram_rows` of the step's tokens."""
+        ids, n = self._ids, form.n_before
+        if self._layers is None:
+            return ngram_rows(ids, self._starts, None, form)[0]
+        kept = self._part(cache, part)
+        found = [
+            torch.cat((kept[one.read, n : n + one.kept].flip(0), kept[one.read, :n]))[:n] for one in self._passages
+        ]
+        before = self._unless_it_begins(torch.stack(found))
+        rows, left = ngram_rows(ids, self._starts, before, form, self._n_guesses)
+        kept[self._written[self._moving], :n] = left[self._moving].float()
+        kept[self._guess_states, n + self._guess_places] = (ids[self._guess_rows] + 1).float()
+        return rows
 
     def delta(self, cache: int, q: Tensor, changing: Sequence[Tensor], rows_of: Callable[..., DeltaRows]) -> Tensor:
         """`delta_rule` of rows_of(q, *changing); `changing` is what a row needs to change a state, k first."""

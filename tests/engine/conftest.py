@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -62,25 +63,31 @@ def make_spec(
     latents: Mapping[str, Any] | None = None,
     tied: bool = True,
     mtp: bool = False,
+    residual: Residual = PLAIN,
+    ngrams: NGramEmbedding | None = None,
+    followers: tuple[int, ...] = (),
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
-    `latents`: what else latent attention has, instead of it; `deltas`: layers that are gated delta nets instead; `mtp`:
-    with a layer for further tokens, whose attention sees all."""
+    `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
+    them has chosen; `deltas`: layers that are gated delta nets instead; `mtp`: with a layer for further tokens, whose
+    attention sees all."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
 
     def mixer(index: int) -> Mixer:
-        return DELTA if index in deltas else attention_under(masks[index % len(masks)])
+        return DELTA if index in deltas else attention_of(index, masks[index % len(masks)])
 
-    def attention_under(mask: Mask) -> Mixer:
+    def attention_of(index: int, mask: Mask) -> Mixer:
         if latents is not None:
-            return Mla(
+            mla = Mla(
                 n_heads=4, kv_rank=32, nope_dim=8, rope_dim=8, v_dim=6, scale=0.25, rope=rope, mask=mask, **latents
             )
+            follows = index in followers and mla.selection is not None
+            return replace(mla, selection=replace(mla.selection, own=False)) if follows else mla
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn) for index in range(3))
+    layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB,
         d_model=32,
@@ -88,7 +95,7 @@ def make_spec(
         norm_eps=1e-5,
         tie_embeddings=tied,
         max_length=max_length,
-        mtp=LayerSpec(attention_under(FULL), ffn) if mtp else None,
+        mtp=LayerSpec(attention_of(0, FULL), ffn) if mtp else None,
     )
 
 

@@ -58,6 +58,7 @@ def held_blocks(engine: Engine) -> int:
     return sum(group.pool.n_blocks - len(group.pool.free) for group in groups)
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(("kernels", "options", "model"), CASES)
 def test_the_same_with_a_model_as_without(

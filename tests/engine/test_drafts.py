@@ -53,6 +53,7 @@ def with_knowledge(
     monkeypatch.setattr(engine_module, "Drafter", Knowing)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("kernels", "options", "model"), CASES)
 def test_the_same_with_drafts_as_without(
     kernels: str, options: str, model: str, make_model: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ def rows_of(n: int, width: int, seed: int = 1) -> Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) * 2
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("width", WIDTHS)
 def test_norms(kernels: Kernels, isa: str, width: int) -> None:
     weight, eps, factor = rows_of(1, width, 2)[0], 1e-3, 0.6
@@ -43,6 +44,7 @@ def test_norms(kernels: Kernels, isa: str, width: int) -> None:
         assert program.read(sum_at, n + 1)[n].isnan().all()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("width", WIDTHS)
 def test_gates(kernels: Kernels, isa: str, width: int) -> None:
     gate, up = rows_of(40, width, 4) * 10, rows_of(40, width, 5)

@@ -1,10 +1,10 @@
 """config.json files of published checkpoints and how large their makers say that they are.
 
-`published_configs.json` has one model a line. `kept_in` says where the file was found: a public repository that has a
-copy. Of each, what says nothing about the text decoder is left out (towers, quantisation, code of the repository);
-DeepSeek-V2-Lite's `q_lora_rank`, Hy3, Seed-OSS, Step-3 and ERNIE are keys that a test or a study quotes. `total` and
-`active` are the makers' figures, from what `counts_from` names. `counted` is exact: every parameter of the text decoder
-without the layers that guess further tokens, and without the experts that a token does not go to.
+`published_configs.json` has one model a line. `kept_in` says where the file was found: a public repository that keeps
+a copy. Of each, what says nothing about the text decoder is left out (towers, quantisation, code of the repository);
+of ERNIE, Hy3, Seed-OSS and Step-3 there are only the keys that a test or a study quotes. `total` and `active` are the
+makers' figures, from what `counts_from` names. `counted` is exact: every parameter of the text decoder without the
+layers that guess further tokens, and without the experts that a token does not go to.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class Figure:
     value: float
     step: float
     """One of its last digit."""
+
+    @property
+    def slack(self) -> float:
+        """How far the true number may be."""
+        return max(self.step, 0.02 * self.value)
 
     @staticmethod
     def read(text: str) -> Figure:

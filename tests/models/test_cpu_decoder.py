@@ -55,11 +55,13 @@ def check_against_reference(extension: ModuleType, isa: str, spec: ModelSpec) ->
     assert worst(stepped(ours, sequences, at_random(sequences, 1)), theirs) < tolerance
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", MODELS)
 def test_families_in_float32(extension: ModuleType, isa: str, name: str) -> None:
     check_against_reference(extension, isa, spec_of(name))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", SPECS)
 def test_every_field_in_float32(extension: ModuleType, isa: str, name: str) -> None:
     check_against_reference(extension, isa, SPECS[name])
@@ -96,6 +98,7 @@ def relative_error(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return float(difference.square().mean().sqrt() / torch.cat(theirs).std())
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("name", MODELS)
 def test_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:
@@ -111,6 +114,7 @@ def test_quantised_weights(extension: ModuleType, isa: str, name: str, weights: 
     assert ours.weight_bytes < (0.55 if weights == "int8" else 0.45) * on_cpu(extension, decoder).weight_bytes
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "hunyuan", "latents"])
 def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: torch.dtype) -> None:
@@ -122,6 +126,7 @@ def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: tor
     assert least <= error < most
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("weights", ["stored", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", CACHES)
 def test_the_same_bits_however_it_is_called(extension: ModuleType, weights: Weights, dtype: torch.dtype) -> None:
@@ -183,6 +188,7 @@ def test_a_growing_table_keeps_its_bits(extension: ModuleType) -> None:
 ADAPTERS = (LoraSpec(4, 8.0), LoraSpec(3, 2.0, ("q_proj", "up_proj"), rslora=True), LoraSpec(8, 8.0, ("down_proj",)))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["qwen2", "glm4", "granite", "latents, many heads"])
 def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
     """Several at once, each on its own rows of a batch, against adapters on the reference decoder."""
@@ -215,6 +221,7 @@ def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
         assert torch.equal(torch.cat(cut), mixed)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("name", ["qwen3", "minicpm3"])
 def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:

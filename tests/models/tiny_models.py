@@ -14,13 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from landrace.kernels.layer_cache import LayerState
+from landrace.kernels.ngrams import NGrams
+from landrace.kernels.streams import HyperConnections
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
-from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
+from landrace.models.spec import PLAIN, GatedStreams, Hyper, LayerSpec, ModelSpec, NGramEmbedding, Residual, Streams
 
 LENGTHS = (40, 23)
 WITH_EXPERTS = (
@@ -94,10 +96,9 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
     for layer in layers:
-        for tensor in layer.parts if isinstance(layer, LayerState) else (layer.keys, layer.values):
-            if tensor is not None:
-                tensor.fill_(float("nan"))
-                tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
+        for tensor in layer.parts if isinstance(layer, LayerState) else layer.tensors:
+            tensor.fill_(float("nan"))
+            tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
     out: list[list[Tensor]] = [[] for _ in sequences]
     start = 0
     while start < longest:
@@ -149,6 +150,26 @@ def with_delta(spec: ModelSpec, delta: Gdn = DELTA) -> ModelSpec:
     return replace(spec, layers=(replace(spec.layers[0], mixer=delta), *spec.layers[1:]))
 
 
+STREAMS: dict[str, Streams] = {
+    "mixing": Hyper(HyperConnections(3, 1e-2, iterations=4)),
+    "mixing, their mean": Hyper(HyperConnections(2, 1e-2, iterations=20), weighted_head=False),
+    "alone": Hyper(HyperConnections(4, 1e-2, 1.7, 1e-2)),
+    "gated": GatedStreams(3, 8),
+}
+
+
+def with_streams(spec: ModelSpec, streams: Streams) -> ModelSpec:
+    return replace(spec, layers=tuple(replace(layer, residual=streams) for layer in spec.layers))
+
+
+def with_ngrams() -> ModelSpec:
+    """Its first layer is a delta net whose streams get embeddings of n-grams."""
+    spec = with_streams(with_delta(tiny_spec()), STREAMS["gated"])
+    form = NGrams((3, 5, 7), (13, 17, 19, 23), 5)
+    ngrams = NGramEmbedding(form, 80, 32, 3, 3 * spec.d_model)
+    return replace(spec, layers=(replace(spec.layers[0], ngrams=ngrams), *spec.layers[1:]))
+
+
 def latent_spec(**changes: Any) -> ModelSpec:
     """The same with latent attention."""
     facts: dict[str, Any] = {
@@ -162,6 +183,14 @@ def latent_spec(**changes: Any) -> ModelSpec:
         **changes,
     }
     return replace(tiny_spec(), layers=tuple(replace(layer, mixer=Mla(**facts)) for layer in tiny_spec().layers))
+
+
+def chosen_before(spec: ModelSpec) -> ModelSpec:
+    """All layers but the first attend to what that one has chosen."""
+    first, *rest = spec.layers
+    assert isinstance(first.mixer, Mla) and first.mixer.selection is not None
+    follower = replace(first.mixer, selection=replace(first.mixer.selection, own=False))
+    return replace(spec, layers=(first, *(replace(layer, mixer=follower) for layer in rest)))
 
 
 def random_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:

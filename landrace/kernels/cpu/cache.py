@@ -58,7 +58,19 @@ class Latents:
         return self.rank + self.rope_dim
 
 
-CacheShape = Heads | Latents
+@dataclass(frozen=True)
+class IndexKeys:
+    """What an indexer keeps: a key of each position, and no value."""
+
+    head_dim: int
+
+    def check(self, native: ModuleType) -> None:
+        """ValueError for a shape beyond what the kernels have room for."""
+        if not 1 <= self.head_dim <= native.MAX_HEAD_DIM:
+            raise ValueError(f"An indexer's keys have 1 to {native.MAX_HEAD_DIM} channels, not {self.head_dim}.")
+
+
+CacheShape = Heads | Latents | IndexKeys
 
 
 def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -69,8 +81,8 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     multiple of 16. So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16,
     padded head_dim] are two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both.
     Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
-    16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. ValueError when the
-    slots are no whole tiles or the type is not one of the cache's.
+    16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. An indexer's keys
+    lie as those of one head. ValueError when the slots are no whole tiles or the type is not one of the cache's.
     """
     tile: int = native.TILE
     if n_slots % tile or n_slots < 0:
@@ -82,17 +94,18 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
         return -(-n_channels // tile) * tile
 
     n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
-    scales = [
+    key_scales, value_scales = (
         untouched_zeros((n_tiles, kv_heads, tile), torch.float32) if dtype == torch.int8 else None for _ in range(2)
-    ]
+    )
+    if isinstance(shape, IndexKeys):
+        return LayerCache(untouched_zeros((n_tiles, 1, shape.head_dim, tile), dtype), None, key_scales)
     if isinstance(shape, Latents):
-        return LayerCache(
-            untouched_zeros((n_tiles, tile, padded(shape.rank) + padded(shape.rope_dim)), dtype), None, *scales
-        )
+        latents = untouched_zeros((n_tiles, tile, padded(shape.rank) + padded(shape.rope_dim)), dtype)
+        return LayerCache(latents, None, key_scales, value_scales)
     padded_dim = padded(shape.head_dim)
     tiles = untouched_zeros((n_tiles, kv_heads, shape.head_dim + padded_dim, tile), dtype)
     keys, values = tiles[:, :, : shape.head_dim], tiles[:, :, shape.head_dim :]
-    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, padded_dim), *scales)
+    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, padded_dim), key_scales, value_scales)
 
 
 def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) -> int:
@@ -102,7 +115,9 @@ def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) 
     for name in ("keys", "values", "key_scales", "value_scales"):
         tensor, expected = getattr(cache, name), getattr(like, name)
         if (tensor is None) != (expected is None):
-            raise ValueError(f"A cache of {cache.keys.dtype} has scales exactly if it is int8, and latents no values.")
+            raise ValueError(
+                f"A cache of {cache.keys.dtype} has scales exactly if it is int8, and values if it is heads'."
+            )
         if tensor is not None:
             expected_shape = (n_tiles, *expected.shape[1:])
             check_tensor(tensor, expected.dtype, expected_shape, f"a cache's {name}", expected.stride())

@@ -250,16 +250,22 @@ class Program:
         mask: Mask = FULL,
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
+        most: int | None = None,
     ) -> None:
-        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
+        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
+        last `selection.select_blocks` of so many positions has chosen.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores.
         """
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes)
+        self.add(
+            "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
+            most=most,
+        )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
-        """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
+        """Says where the layers' keys and values are, a layer's before its indexer's. The tensors must live as long as
+        they are bound."""
         if len(layers) != len(self._shapes):
             raise ValueError(f"The program has {len(self._shapes)} layers of attention, the cache {len(layers)}.")
         for group in set(self._groups):

@@ -18,17 +18,22 @@ from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
     deepseek,
+    deepseek_sparse,
     ernie_moe,
     glm,
     glm_moe,
     gpt_oss,
     hunyuan,
     hunyuan_moe,
+    hy_v4,
     llama,
     llama4,
     minicpm3,
     minimax,
+    minimax_m3,
+    mllama,
     qwen,
+    qwen4,
     qwen_moe,
     qwen_next,
     step,
@@ -40,9 +45,9 @@ from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
 _FILES = (
-    *(llama, qwen, glm, hunyuan, baichuan),
-    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
-    *(deepseek, minicpm3),
+    *(llama, mllama, qwen, glm, hunyuan, baichuan),
+    *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
+    *(deepseek, deepseek_sparse, minicpm3, hy_v4, qwen4),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {
@@ -86,12 +91,13 @@ def read_config(
     kind = text["model_type"]
     family = FAMILIES[kind]
     reader = Config(with_aliases(text, family.aliases), family.defaults)
-    spec = _with_mtp(family.read(reader)) if mtp else family.read(reader)
+    spec, passed_by = family.read(reader), family.passed_by(reader)
+    spec = _with_mtp(spec) if mtp else spec
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
     prefixes = halves[0].prefixes if halves else None
-    namings = [naming if prefixes is None else replace(naming, prefixes=prefixes) for naming in family.namings]
+    namings = [replace(naming, prefixes=prefixes or naming.prefixes, passed_by=passed_by) for naming in family.namings]
     shapes = shapes_of(spec)
     layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
     best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))
@@ -107,6 +113,7 @@ def read_config(
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
         guessing += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
+    ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in passed_by]
     ignorable += [*guessing, *family.ignorable]
     return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
 
@@ -114,8 +121,8 @@ def read_config(
 def _with_mtp(spec: ModelSpec) -> ModelSpec:
     """Such a layer is like the last one with attention, in all families that have one."""
     attending = [layer for layer in spec.layers if layer.mixer.cache == Paged(FULL)]
-    if not attending:
-        raise UnsupportedError("Models without attention have no layers that guess further tokens.")
+    if not attending or spec.streams is not None:
+        raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")
     return replace(spec, mtp=attending[-1])
 
 

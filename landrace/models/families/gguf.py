@@ -46,6 +46,10 @@ LAYER = {
     "self_attn.kv_a_norm": "attn_kv_a_norm",
     "self_attn.k_b_proj": "attn_k_b",
     "self_attn.v_b_proj": "attn_v_b",
+    "self_attn.indexer.wq_b": "indexer.attn_q_b",
+    "self_attn.indexer.wk": "indexer.attn_k",
+    "self_attn.indexer.k_norm": "indexer.k_norm",
+    "self_attn.indexer.weights_proj": "indexer.proj",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -143,6 +147,8 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         forms=gguf_delta.FORMS,
         mtp=MTP,
         interleaved=known.interleaved,
+        index_interleaved=known.index_interleaved,
+        index_last=known.index_last,
         unit_head=known.unit_head,
     )
     return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta
+from landrace.models.families import gguf_delta, gguf_streams
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
 
@@ -19,6 +19,8 @@ SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
 GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
 """By which llama.cpp, too, tells a GLM-4.7-Flash that does not say how its experts are scored."""
+GLM_5_2_LENGTH = 1 << 20
+"""By which llama.cpp, too, tells a GLM-5.2 that does not say which layers have an indexer."""
 BAICHUAN_13B_LAYERS = 40
 """By which llama.cpp, too, tells the Baichuan that does not rotate."""
 
@@ -50,6 +52,10 @@ class Architecture:
     """None: `more` reads it, and groups of experts."""
     latent: bool = False
     """Whether its attention is over latents."""
+    index_last: bool = False
+    """See `Naming.index_last`."""
+    index_interleaved: bool = False
+    """See `Naming.index_interleaved`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Metadata keys that may be there with this value and no other."""
     no_effect: tuple[str, ...] = ()
@@ -121,17 +127,45 @@ def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
     drafts, count = keys.count("nextn_predict_layers"), config["num_hidden_layers"]
     glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
     score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
-    groups, best = (
-        keys.optional_size(key) or 1 if keys.get(key) else 1
-        for key in ("expert_group_count", "expert_group_used_count")
-    )
     keys.require("expert_gating_func", SOFTMAX, SIGMOID)
-    found = {"num_hidden_layers": count - drafts, "n_group": groups, "topk_group": best}
     if score == SOFTMAX:
         keys.require("expert_weights_norm", False)
-        method = "greedy" if groups == 1 else "group_limited_greedy"
-        return found | {"model_type": "deepseek_v2", "topk_method": method}
-    return found | {"norm_topk_prob": bool(keys.get("expert_weights_norm")), "num_nextn_predict_layers": drafts}
+        groups = _groups(keys)
+        method = "greedy" if groups["n_group"] == 1 else "group_limited_greedy"
+        layers = {"num_hidden_layers": count - drafts}
+        return {"model_type": "deepseek_v2", "topk_method": method, **groups, **layers}
+    return _deepseek_v3(keys, names, config)
+
+
+def _deepseek_v3(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    drafts = keys.count("nextn_predict_layers")
+    return {
+        "num_hidden_layers": config["num_hidden_layers"] - drafts,
+        "num_nextn_predict_layers": drafts,
+        "norm_topk_prob": bool(keys.get("expert_weights_norm")),
+        **_groups(keys),
+    }
+
+
+def _groups(keys: Config) -> dict[str, int]:
+    names = {"n_group": "expert_group_count", "topk_group": "expert_group_used_count"}
+    return {name: keys.optional_size(key) or 1 if keys.get(key) else 1 for name, key in names.items()}
+
+
+def _deepseek_v32(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    keys.require("expert_gating_func", SIGMOID)
+    return _deepseek_v3(keys, names, config)
+
+
+def _glm_moe_dsa(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """Which layers have an indexer: what the file says, or else, as in llama.cpp, all or those of GLM-5.2."""
+    found = _deepseek_v32(keys, names, config)
+    types = keys.per_layer("attention.indexer.types", found["num_hidden_layers"])
+    if types is not None:
+        return found | {"indexer_types": ["full" if own else "shared" for own in types]}
+    if config["max_position_embeddings"] >= GLM_5_2_LENGTH:
+        return found | {"index_topk_freq": 4, "index_skip_topk_offset": 3}
+    return found
 
 
 def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
@@ -173,6 +207,13 @@ ROUTED_READS: Reads = {
     "n_shared_experts": (SIZE, "expert_shared_count"),
     "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
     "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
+}
+
+INDEXER_READS: Reads = {
+    **ROUTED_READS,
+    "index_n_heads": (SIZE, "attention.indexer.head_count"),
+    "index_head_dim": (SIZE, "attention.indexer.key_length"),
+    "index_topk": (SIZE, "attention.indexer.top_k"),
 }
 
 GATED_QUERIES = ("attn_q.weight",)
@@ -275,7 +316,28 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "deepseek_v3", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=ROUTED_READS,
         adds={"routed_scaling_factor": 1.0}, more=_deepseek,
     ),
+    "deepseek32": Architecture(
+        "deepseek_v32", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=INDEXER_READS,
+        adds={"routed_scaling_factor": 1.0}, more=_deepseek_v32,
+    ),
+    "glm-dsa": Architecture(
+        "glm_moe_dsa", interleaved=True, latent=True, index_interleaved=True, experts=ROUTED_EXPERTS, score=None,
+        reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
+    ),
     "minicpm3": Architecture("minicpm3", latent=True),
+    "hy_v4": Architecture(
+        "hy_v4", interleaved=True, index_interleaved=True, index_last=True, latent=True,
+        renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
+        fixed={"expert_weights_norm": True},
+        reads={
+            **ROUTED_READS, "hc_mult": (SIZE, "hyper_connection.count"), "hc_eps": (NUMBER, "hyper_connection.epsilon"),
+            "hc_magnitude": (NUMBER, "hyper_connection.magnitude"),
+            "index_topk": (ANY_SIZE, "attention.indexer.top_k"),
+            "index_n_heads": (ANY_SIZE, "attention.indexer.head_count"),
+            "index_head_dim": (ANY_SIZE, "attention.indexer.key_length"),
+        },
+        adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
+    ),
     "step35": Architecture(
         "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,
         fixed={"moe_every_n_layers": 1, "expert_weights_norm": True},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 
-from landrace.models.families.weights import Form, Rotary, Shape, Source
+from landrace.models.families.weights import Form, LastFirst, Rotary, Shape, Source
 from landrace.models.mixer_spec import Gdn, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -66,16 +67,26 @@ class Naming:
     """Their tensors that are stored [in, out]."""
     adapted_as_stored: bool = False
     """transformers keeps experts [in, out] in modules that do not say so: peft's A and B are those of the transpose."""
+    joined: Collection[str] = ()
+    """Our parameters of a layer whose rows lie in several of their tensors, whose number is {}."""
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
     """Whether q and k rows are stored for the interleaved rotary layout."""
+    index_interleaved: bool = False
+    """Whether those of an indexer are."""
+    index_last: bool = False
+    """Whether the last channels of an indexer's heads turn, not the first."""
     norms_around_zero: bool = False
     """Whether a norm multiplies by 1 + its stored weight."""
     norms_around_one: Collection[str] = ()
     """Our norms that multiply by their stored weight all the same."""
     forms: Mapping[str, Form] = field(default_factory=dict)
     """Our parameters of a layer that are stored in another form."""
+    spare_rows: bool = False
+    """Whether the embedding may have rows past the vocabulary, which no text uses."""
+    passed_by: Collection[int] = ()
+    """Numbers of the file's layers that the decoder has not, and counts none of its own by."""
     unit_head: int | None = None
     """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
     mtp: MtpNaming = field(default_factory=MtpNaming)
@@ -103,39 +114,50 @@ class Naming:
             elif first == "mtp":
                 of_mtp[leaf] = shape
             elif first == "embed_tokens":
-                found[name] = Source(f"{body}{self.embedding}.{leaf}")
+                rows = (0, spec.vocab_size) if self.spare_rows else None
+                found[name] = Source(f"{body}{self.embedding}.{leaf}", rows)
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
+            elif first == "hc_head":
+                theirs = body + self._renamed(name)
+                found[name] = self._norm(theirs) if name.endswith(NORM) else Source(theirs)
             else:
                 unit = leaf == "weight" and spec.vocab_size == self.unit_head
                 form: Form = "unit_rows" if unit else "plain"
                 found[name] = Source(f"{head}{self.head}.{leaf}", form=form)
-        for n, (shapes, layer) in enumerate(zip(layers, spec.layers, strict=True)):
-            before = body + self.layer.format(n)
-            found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer)}
+        kept = (place for place in count() if place not in self.passed_by)
+        for n, (place, shapes, layer) in enumerate(zip(kept, layers, spec.layers, strict=False)):
+            before = body + self.layer.format(place)
+            found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer, tensor_names)}
         if spec.mtp is not None:
             body = body if self.mtp.in_body else ""
-            found |= {f"mtp.{name}": source for name, source in self._mtp(body, len(layers), of_mtp, spec.mtp)}
+            of_mtp_layer = self._mtp(body, len(layers), of_mtp, spec.mtp, tensor_names)
+            found |= {f"mtp.{name}": source for name, source in of_mtp_layer}
         return found
 
     def _mtp(
-        self, body: str, number: int, shapes: Mapping[str, Shape], layer: LayerSpec
+        self, body: str, number: int, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
     ) -> Iterator[tuple[str, Source]]:
         inner = {name.removeprefix("layer."): shape for name, shape in shapes.items() if name.startswith("layer.")}
-        for name, source in self._layer(body + self.mtp.layer.format(number), inner, layer):
+        for name, source in self._layer(body + self.mtp.layer.format(number), inner, layer, tensor_names):
             yield f"layer.{name}", source
         for name in ("embedding_norm", "hidden_norm", "norm"):
             yield f"{name}.weight", self._norm(f"{body}{getattr(self.mtp, name).format(number)}.weight")
         yield "proj.weight", Source(f"{body}{self.mtp.proj.format(number)}.weight")
 
-    def _layer(self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec) -> Iterator[tuple[str, Source]]:
+    def _layer(
+        self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
+    ) -> Iterator[tuple[str, Source]]:
         parts = self._parts(shapes, layer.mixer.n_heads)
         for name, shape in shapes.items():
             theirs, rows, step, heads = parts.get(name) or (self._renamed(name), None, 1, None)
             tensor = before + theirs
             expert = name.startswith(EXPERTS)
             transposed = theirs in self.transposed
-            if "{}" in theirs:
+            if name in self.joined:
+                found = next(n for n in count() if tensor.replace("{}", str(n)) not in tensor_names)
+                yield name, Source(tensor, stacked=max(1, found), joined=True)
+            elif "{}" in theirs:
                 yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
             elif expert:
                 per_expert = rows is not None or transposed
@@ -153,7 +175,7 @@ class Naming:
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
             elif name.endswith(NORM) and name not in self.norms_around_one:
-                yield name, self._norm(tensor)
+                yield name, replace(self._norm(tensor), rotary=self._rotary(name, layer))
             else:
                 yield (
                     name,
@@ -210,8 +232,10 @@ class Naming:
                 if all(f"{name}.{leaf}" in shapes for name in ours):
                     yield f"{theirs}.{leaf}", tuple(f"{name}.{leaf}" for name in ours)
 
-    def _rotary(self, name: str, layer: LayerSpec) -> Rotary | None:
-        attention, module = layer.mixer, name.removeprefix("self_attn.").partition(".")[0]
+    def _rotary(self, name: str, layer: LayerSpec) -> Rotary | LastFirst | None:
+        attention, module = layer.mixer, name.removeprefix("self_attn.").rpartition(".")[0]
+        if module.startswith("indexer.") and isinstance(attention, Mla):
+            return self._index_rotary(module, attention)
         if not self.interleaved or not name.startswith("self_attn."):
             return None
         if isinstance(attention, Mla):
@@ -222,6 +246,15 @@ class Naming:
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+    def _index_rotary(self, module: str, attention: Mla) -> Rotary | LastFirst | None:
+        index, turned = attention.indexer, attention.rope_dim
+        if index is None or module not in ("indexer.wq_b", "indexer.wk", "indexer.k_norm"):
+            return None
+        heads = index.n_heads if module == "indexer.wq_b" else 1
+        if self.index_last:
+            return LastFirst(heads, index.head_dim, turned, self.index_interleaved)
+        return Rotary(heads, index.head_dim, turned) if self.index_interleaved else None
 
 
 PLAIN = Naming()

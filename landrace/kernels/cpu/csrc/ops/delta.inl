@@ -138,8 +138,11 @@ private:
         float* state = passage.moves() ? c.workspace.state(state_, passage.written) + at : own;
         int64_t stride = passage.moves() ? stride_ : kBlock;
         const bool begins = c.step.begins(s);
-        for (int i = 0; i < key_dim_; ++i)
+        for (int i = 0; i < key_dim_; ++i) {
             if (begins || found != state) copy(found + i * stride_, state + i * stride, n_vectors, begins);
+            // All of it at once: the rows below would ask for line after line.
+            else for (int j = 0; j < n_vectors; ++j) prefetch(state + i * stride + j * kLanes);
+        }
         const int of_keys = (rounds_ ? head % n_heads_ : head / (n_value_heads_ / n_heads_)) * key_dim_, of_values = head * value_dim_ + column;
         for (int64_t j = 0; j < passage.kept; ++j) {
             const float* k = c.workspace.state(guesses_, passage.read) + j * kept_width();

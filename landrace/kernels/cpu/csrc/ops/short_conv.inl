@@ -1,7 +1,8 @@
 // Short causal convolutions of each channel, and silu of them, in place. The rows before a step's are kept from step to step.
 //
-// A lane is a channel: its sum runs from the oldest row to its own, wherever a step begins. Guesses lie behind the rows
-// that are kept, so those that were right are found among them.
+// A lane is a channel: its sum runs from the oldest row to its own, wherever a step begins. With a dilation of d a tap meets
+// every d-th row, and rows between have taps of zero. Guesses lie behind the rows that are kept, so those that were right
+// are found among them.
 #pragma once
 
 #include <algorithm>
@@ -16,36 +17,40 @@ namespace LANDRACE_ISA {
 class ShortConv final : public Operation {
 public:
     static constexpr Field kPart[] = {buffer_field("x"), vector_field("weight")};
-    static constexpr Field kSchema[] = {records_field("parts", kPart), integer_field("width")};
+    static constexpr Field kSchema[] = {records_field("parts", kPart), integer_field("width"), optional(integer_field("dilation"))};
 
-    ShortConv(const Fields& fields, Workspace& workspace) : before_(static_cast<int>(fields.integer("width")) - 1) {
-        if (before_ < 0 || before_ > kMaxBefore) throw std::invalid_argument("a convolution sees 1 to 8 rows, not " + std::to_string(before_ + 1));
+    ShortConv(const Fields& fields, Workspace& workspace) {
+        const int64_t width = fields.integer("width"), dilation = std::max<int64_t>(1, fields.integer("dilation"));
+        if (width < 1 || width > kMaxBefore + 1 || dilation > kMaxBefore || (width - 1) * dilation > kMaxBefore)
+            throw std::invalid_argument("a convolution sees 1 to " + std::to_string(kMaxBefore + 1) + " rows");
+        before_ = static_cast<int>((width - 1) * dilation);
         for (const Fields& record : fields.records("parts")) {
-            const int x = record.buffer("x"), channels = workspace.checked_width(x), width = before_ + 1;
+            const int x = record.buffer("x"), channels = workspace.checked_width(x);
             const Vector weight = record.vector("weight");
             if (weight.size != channels * width) throw std::invalid_argument("a convolution has a tap for each channel and row");
-            std::vector<float> taps(static_cast<size_t>(weight.size));  // [width, channels]
+            std::vector<float> taps(static_cast<size_t>(channels) * static_cast<size_t>(before_ + 1));  // [rows, channels]
             for (int channel = 0; channel < channels; ++channel)
-                for (int j = 0; j < width; ++j) taps[static_cast<size_t>(j * channels + channel)] = weight.data[channel * width + j];
+                for (int64_t j = 0; j < width; ++j) taps[static_cast<size_t>(j * dilation * channels + channel)] = weight.data[channel * width + j];
             parts_.push_back({x, channels, std::move(taps), workspace.keep_state(int64_t{before_} * channels, channels)});
             n_pieces_ += ceil_div(channels, kPiece);
         }
     }
 
     void run(const Context& c, int thread) override {
-        c.share(thread, n_pieces_, [&](int piece) {
+        c.share(thread, n_pieces_ * c.step.n_sequences, [&](int piece) {
+            const int s = piece / n_pieces_;
+            if (c.step.starts[s] == c.step.starts[s + 1]) return;
             auto part = parts_.begin();
-            for (; piece >= ceil_div(part->channels, kPiece); ++part) piece -= ceil_div(part->channels, kPiece);
+            for (piece %= n_pieces_; piece >= ceil_div(part->channels, kPiece); ++part) piece -= ceil_div(part->channels, kPiece);
             const int begin = piece * kPiece, end = std::min(part->channels, begin + kPiece);
-            for (int s = 0; s < c.step.n_sequences; ++s)
-                if (c.step.starts[s] < c.step.starts[s + 1])
-                    for (int channel = begin; channel < end; channel += kLanes) convolve(c, *part, s, channel, std::min(kLanes, end - channel));
+            for (int channel = begin; channel < end; channel += kLanes) convolve(c, *part, s, channel, std::min(kLanes, end - channel));
         });
     }
 
 private:
-    static constexpr int kMaxBefore = 7;
-    static constexpr int kPiece = 4 * kLanes;  // channels
+    static constexpr int kMaxBefore = 15;
+    static constexpr int kPiece = 16 * kLanes;  // channels
+    static constexpr int kRowsAhead = 8;        // rows are far apart: memory is asked for so many before it is needed
 
     struct Part {
         int x, channels;
@@ -64,6 +69,7 @@ private:
         for (int j = 0; j <= before_; ++j) taps[j] = load_some(part.taps.data() + int64_t{j} * part.channels + channel, n);
         for (int64_t row = passage.begin; row < passage.end; ++row) {
             float* x = c.row(part.x, row) + channel;
+            prefetch(x + kRowsAhead * c.workspace.width(part.x));
             const Floats now = load_some(x, n);
             Floats total = mul(taps[0], before_ ? past[0] : now);
             for (int j = 1; j <= before_; ++j) total = fma(taps[j], j < before_ ? past[j] : now, total);
@@ -76,7 +82,7 @@ private:
         }
     }
 
-    int before_;
+    int before_ = 0;
     std::vector<Part> parts_;
     int n_pieces_ = 0;
 };
