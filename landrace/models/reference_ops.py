@@ -7,7 +7,7 @@ The residual stream, norms and rotations are float32; within a branch, products 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -328,6 +328,9 @@ class ReferenceOps:
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
 
+    def hear(self, weight: str, x: Tensor, expert: int | None = None) -> None:
+        """Called with the rows that a named weight multiplies, an expert's with its number; for whoever listens."""
+
     @cached_property
     def _states(self) -> ReferenceStates:
         return ReferenceStates(self._batch)
@@ -369,9 +372,10 @@ class ReferenceOps:
             for rows, adapter in self._adapters
             if weight.name in adapter.pairs
         ]
-        return ExpertProjection(weight.weight, weight.bias, adapters)
+        return ExpertProjection(weight.weight, weight.bias, adapters, partial(self.hear, weight.name))
 
     def _linear(self, x: Tensor, weight: Linear) -> Tensor:
+        self.hear(weight.name, x)
         y = linear(x, weight.weight, weight.bias)
         for rows, adapter in self._adapters:
             pair = adapter.pairs.get(weight.name)

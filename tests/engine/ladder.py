@@ -61,6 +61,11 @@ MODELS: dict[str, dict[str, object]] = {
         "latents": {"sinks": True, "gate": "channel"},
         "residual": Hyper(HyperConnections(2, 1e-2, post_eps=1e-2)),
     },
+    "chosen latents with sinks, streams alone": {
+        "latents": {"q_rank": 12, "sinks": True, "gate": "channel", "selection": Selection(16, 8, 20)},
+        "followers": (1,),
+        "residual": Hyper(HyperConnections(2, 1e-2, post_eps=1e-2)),
+    },
     "gated streams, delta nets, n-grams": {
         "deltas": (0, 1),
         "residual": GatedStreams(4, 8),

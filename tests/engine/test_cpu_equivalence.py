@@ -51,6 +51,8 @@ HELD: list[tuple[str, Weights, str]] = [
     ("streams that mix", "int4", "float16"),
     ("latents with sinks, streams alone", "int8", "int8"),
     ("latents with sinks, streams alone", "float32", "float32"),
+    ("chosen latents with sinks, streams alone", "float32", "float32"),
+    ("chosen latents with sinks, streams alone", "int8", "int8"),
     ("gated streams, delta nets, n-grams", "float32", "float32"),
     ("gated streams, delta nets, n-grams", "int4", "float16"),
     *(

@@ -22,7 +22,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, RopeSpec
+from landrace.models.mixer_spec import Gdn, RopeSpec, Selection
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 
@@ -61,7 +61,7 @@ def stepped(
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
     layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
-        for tensor in vars(layer).values() if isinstance(layer, LayerCache) else layer.parts:
+        for tensor in layer.tensors if isinstance(layer, LayerCache) else layer.parts:
             if tensor is not None:
                 tensor.fill_(77 if tensor.dtype == torch.int8 else float("nan"))
     out = [torch.full((len(ids), decoder.spec.vocab_size), float("nan")) for ids in sequences]
@@ -210,6 +210,9 @@ SPECS: dict[str, ModelSpec] = {
     "latents, no rope, a window": latent_spec(rope=None, mask=Sliding(5), n_heads=3),
     "latents, many heads": latent_spec(n_heads=16, kv_rank=32, rope_dim=16, rope=RopeSpec(10_000.0, 16)),
     "latents, sinks, gated channels": latent_spec(sinks=True, gate="channel", q_rank=24),
+    "chosen latents, sinks, gated channels": latent_spec(
+        sinks=True, gate="channel", q_rank=24, selection=Selection(16, 8, 9)
+    ),
     **{f"streams, {name}": tiny_spec(residual=streams) for name, streams in STREAMS.items()},
     "n-grams": with_ngrams(),
     "gated streams, experts, a delta net": with_streams(

@@ -126,6 +126,14 @@ def _with_mtp(spec: ModelSpec) -> ModelSpec:
     return replace(spec, mtp=attending[-1])
 
 
+def stated_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of the text decoder, with what its family means by the keys that it leaves out."""
+    text, _ = _text_config(config)
+    family = FAMILIES[text["model_type"]]
+    given = {key: value for key, value in with_aliases(text, family.aliases).items() if value is not None}
+    return {**family.defaults, **given}
+
+
 def language_model(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of what computes logits in the model: in a wrapper around a wrapper (Qwen's Omni types), the
     inner one; otherwise the whole."""
