@@ -27,7 +27,7 @@ from landrace.models.cache_spec import Paged, group_layers
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn
+from landrace.models.mixer_spec import Recurrent
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorded import Recorded
@@ -47,7 +47,7 @@ class CpuDecoder:
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.caching_layers:
-            if isinstance(layer.mixer, Gdn):
+            if isinstance(layer.mixer, Recurrent):
                 continue
             try:
                 for shape in cache_shapes(layer.mixer):
@@ -210,7 +210,7 @@ def new_cpu_cache(
 
 def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype, n_guesses: int) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states and guesses beside each."""
-    if isinstance(layer.mixer, Gdn):
+    if isinstance(layer.mixer, Recurrent):
         shapes = (*layer.first_states(n_guesses), *layer.mixer.state_shapes(n_guesses))
         return new_layer_state(native, shapes, n_slots, n_guesses)
     kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))

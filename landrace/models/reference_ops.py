@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
+from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.delta import DeltaRows, l2_norm
 from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
-from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.ngrams import gated_values
+from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.reference.selection import select, select_blocks
@@ -35,7 +35,7 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -99,6 +99,9 @@ class ReferenceOps:
         if norm.groups == 1:
             return rms_norm(x, norm.weight, norm.eps)
         return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
+
+    def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return factor * rms_norm(x, norm.weight, norm.eps)
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -231,7 +234,7 @@ class ReferenceOps:
 
     def delta(
         self,
-        spec: Gdn,
+        spec: Gdn | Kda,
         cache: int,
         q: Tensor,
         k: Tensor,
@@ -247,15 +250,26 @@ class ReferenceOps:
             normed = l2_norm(x.float().view(-1, spec.n_heads, spec.key_dim))
             return normed.repeat(1, share, 1) if spec.rounds else normed.repeat_interleave(share, 1)
 
-        def rows_of(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> DeltaRows:
-            values = v.float().view(-1, spec.n_value_heads, spec.value_dim)
-            decay = -a_log.weight.exp() * F.softplus(a.float() + dt_bias.weight)
-            return DeltaRows(heads(q) * spec.key_dim**-0.5, heads(k), values, decay, b.float().sigmoid())
+        def by_head(x: Tensor) -> Tensor:
+            return x.float().view(-1, spec.n_value_heads, x.shape[-1] // spec.n_value_heads)
 
-        return self._states.delta(cache, q, [k, v, a, b], rows_of).flatten(1).to(v.dtype)
+        def rows_of(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Rows:
+            decay = -a_log.weight.exp()[:, None] * F.softplus(by_head(a) + by_head(dt_bias.weight))
+            return Rows(heads(q) * spec.key_dim**-0.5, heads(k), by_head(v), decay, b.float().sigmoid())
 
-    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm) -> Tensor:
-        return gated_norm(x, gate, norm.weight, norm.eps).to(gate.dtype)
+        return self._states.recur(cache, q, [k, v, a, b], rows_of).flatten(1).to(v.dtype)
+
+    def lightning(self, spec: Lightning, cache: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rates = fading_rates(spec.n_heads, spec.fading).to(q.device)[:, None]
+
+        def rows_of(q: Tensor, k: Tensor, v: Tensor) -> Rows:
+            queries, keys, values = (F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v))
+            return Rows(queries, keys, values, -rates.expand(q.shape[0], -1, -1), None)
+
+        return self._states.recur(cache, q, [k, v], rows_of).flatten(1).to(v.dtype)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
+        return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
         return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from landrace.kernels.layer_cache import LayerState
 from landrace.kernels.ngrams import NGrams
-from landrace.kernels.reference.delta import DeltaRows, delta_rule
 from landrace.kernels.reference.ngrams import ngram_rows
+from landrace.kernels.reference.recurrence import Rows, recur
 from landrace.kernels.reference.short_conv import short_conv
 from landrace.models.batch import ForwardBatch
 
@@ -93,26 +93,26 @@ class ReferenceStates:
         kept[self._guess_states, n + self._guess_places] = (ids[self._guess_rows] + 1).float()
         return rows
 
-    def delta(self, cache: int, q: Tensor, changing: Sequence[Tensor], rows_of: Callable[..., DeltaRows]) -> Tensor:
-        """`delta_rule` of rows_of(q, *changing); `changing` is what a row needs to change a state, k first."""
+    def recur(self, cache: int, q: Tensor, changing: Sequence[Tensor], rows_of: Callable[..., Rows]) -> Tensor:
+        """`recur` of rows_of(q, *changing); `changing` is what a row needs to change a state, k first."""
         rows = rows_of(q, *changing)
         if self._layers is None:
-            return delta_rule(rows, self._starts, self._positions, None)[0]
+            return recur(rows, self._starts, self._positions, None)[0]
         kept, guesses = self._part(cache, -2), self._part(cache, -1)
         states = self._unless_it_begins(kept[self._read])
         if any(self._kept):
             right = torch.cat([guesses[one.read, : one.kept] for one in self._passages])
             columns = torch.split(right, [x.shape[1] for x in changing], -1)
             firsts = [one.position - one.kept for one in self._passages]
-            states = delta_rule(rows_of(columns[0], *columns), _starts(self._kept), firsts, states)[1]
+            states = recur(rows_of(columns[0], *columns), _starts(self._kept), firsts, states)[1]
         sure = self._index(row for one in self._passages for row in range(one.begin, one.guesses))
         lengths = [one.guesses - one.begin for one in self._passages]
         out = torch.empty_like(rows.v)
-        out[sure], states = delta_rule(rows.at(sure), _starts(lengths), self._positions, states)
+        out[sure], states = recur(rows.at(sure), _starts(lengths), self._positions, states)
         kept[self._written[self._moving]] = states[self._moving]
         if len(self._guess_rows):
             firsts = [one.position + length for one, length in zip(self._passages, lengths, strict=True)]
-            out[self._guess_rows], _ = delta_rule(rows.at(self._guess_rows), _starts(self._n_guesses), firsts, states)
+            out[self._guess_rows], _ = recur(rows.at(self._guess_rows), _starts(self._n_guesses), firsts, states)
             own = torch.cat([x[self._guess_rows].float() for x in changing], -1)
             guesses[self._guess_states, self._guess_places] = own
         return out

@@ -11,6 +11,7 @@ import torch
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.models.batch import ForwardBatch
+from landrace.models.mixer_spec import Kda, Lightning
 
 OPTIONS = {
     "usual": EngineOptions(),
@@ -27,6 +28,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "window": {"window": 7},
     "delta nets": {"deltas": (0, 1), "gate": "channel"},
     "delta nets alone": {"deltas": (0, 1, 2)},
+    "Kimi delta attention": {"deltas": (0, 1), "delta": Kda(n_heads=2, head_dim=12, conv_width=4)},
+    "lightning attention": {"deltas": (0, 2), "delta": Lightning(n_heads=3, head_dim=12, fading=0.6)},
 }
 CASES = [
     (kernels, options, model)
