@@ -200,7 +200,9 @@ def test_gguf_files(architecture: str, extension: ModuleType, tmp_path: Path) ->
     stem = {"enorm": (64,), "hnorm": (64,), "eh_proj": (64, 128), "shared_head_norm": (64,)}
     stem = {f"blk.4.nextn.{name}.weight": draw.random(shape, np.float32) for name, shape in stem.items()}  # type: ignore[misc]
     write(tmp_path / "a.gguf", metadata(architecture, block_count=5, nextn_predict_layers=1), {**tensors, **stem})  # type: ignore[arg-type]
-    checkpoint = open_checkpoint(tmp_path / "a.gguf").with_mtp()
+    without = open_checkpoint(tmp_path / "a.gguf")
+    checkpoint = without.with_mtp()
+    assert replace(checkpoint.spec, mtp=None) == without.spec
     assert checkpoint.left_out == ()
     ours = dict(checkpoint.tensors())
     inner = {name.removeprefix("mtp.layer."): x for name, x in ours.items() if name.startswith("mtp.layer.")}
