@@ -1,7 +1,7 @@
 """Tokens a second of one stream with drafts against without, on answers that repeat what was given and on others.
 
     python bench/drafts.py MODEL [--rounds 5] [--tokens 200] [--turn 24] [--weights stored] [--threads N] [--json FILE]
-                           [--draft ngram or MODEL] [--draft-weights stored]
+                           [--draft ngram, mtp or MODEL] [--draft-weights stored]
 
 Both engines share one decoder and give the same answer in turns of a few tokens, so that whatever else the machine does
 meets both alike; prompts are in both caches. What is compared is the time of the answers' steps, round by round; the
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
-from landrace.engine.options import NGRAM
+from landrace.engine.options import MTP, NGRAM
 from landrace.errors import LandraceError
 from landrace.model import open_engine
 from landrace.text import encode_chat
@@ -194,12 +194,15 @@ def main() -> None:
     parser.add_argument("--draft-weights", default="stored")
     parser.add_argument("--json", type=Path)
     args = Arguments(**vars(parser.parse_args()))
-    serving = open_engine(args.model, weights=args.weights, threads=args.threads)
-    tokenizer, plain = serving.model.tokenizer, serving.engine
-    draft_model = None
-    if args.draft != NGRAM:
-        draft_model = open_engine(args.draft, weights=args.draft_weights, threads=args.threads).engine.decoder
-    drafted = Engine(plain.decoder, tokenizer, EngineOptions(draft=args.draft), draft_model=draft_model)
+    options = EngineOptions(draft=args.draft)
+    opened = EngineOptions(draft=MTP if args.draft == MTP else None)
+    model = open_engine(args.model, weights=args.weights, threads=args.threads, options=opened).model
+    tokenizer, draft_model = model.tokenizer, None
+    if options.draft_model is not None:
+        named = options.draft_model
+        draft_model = open_engine(named, weights=args.draft_weights, threads=args.threads).engine.decoder
+    plain = Engine(model.decoder, tokenizer)
+    drafted = Engine(model.decoder, tokenizer, options, draft_model=draft_model)
     rows = []
     print(f"{'':32}{'tokens':>7}{'plain':>9}{'drafted':>9}{'speed':>8}   (tokens a second; lowest to highest; right)")
     for kind, (texts, temperature) in KINDS.items():

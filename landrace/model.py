@@ -16,7 +16,7 @@ from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
-from landrace.engine.options import NGRAM
+from landrace.engine.options import MTP
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
@@ -129,8 +129,8 @@ def open_engine(
     """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
     ready to be asked for.
 
-    `options.draft` may name a smaller model, which is opened as well. `threads`: None for as many as this process may
-    use. Raises OptionError for what this machine cannot do.
+    `options.draft` may name a smaller model, which is opened as well, or ask for the model's own layer for further
+    tokens. `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
     """
     device = default_device()
     held = next((choice for choice in WEIGHTS if choice == weights), None)
@@ -140,6 +140,8 @@ def open_engine(
         torch.set_num_threads(threads)
     options = options or EngineOptions()
     checkpoint = _open(name, options.max_length, home)
+    if options.draft == MTP:
+        checkpoint = checkpoint.with_mtp()
     tokenizer = open_tokenizer(checkpoint)
     extension, missing = _choose_kernels(kernels, device)
 
@@ -150,9 +152,9 @@ def open_engine(
         return cpu_decoder(opened, extension, weights=held, threads=threads)
 
     draft_model: ServingDecoder | None = None
-    if options.draft not in (None, NGRAM):
-        drafts = _open(options.draft, None, home)
-        _check_same_tokens(name, tokenizer, options.draft, open_tokenizer(drafts))
+    if options.draft_model is not None:
+        drafts = _open(options.draft_model, None, home)
+        _check_same_tokens(name, tokenizer, options.draft_model, open_tokenizer(drafts))
         draft_model = decoder_of(drafts)
     decoder = decoder_of(checkpoint)
     engine = Engine(decoder, tokenizer, options, draft_model=draft_model)
@@ -163,7 +165,6 @@ def open_engine(
         missing,
         unpacked_notice(checkpoint, decoder) if held == "stored" else None,
         slow_notice(decoder),
-        draft_notice(checkpoint.spec, options),
         left_out_notice(checkpoint),
         length_notice(checkpoint.spec),
     )
@@ -203,13 +204,6 @@ def unpacked_notice(checkpoint: Checkpoint, decoder: ServingDecoder) -> str | No
         f"The C++ kernels do not multiply with {len(wide)} of its quantised matrices as they are stored; unpacked, the "
         f"weights take {decoder.weight_bytes / 1e9:.2f} GB of memory. --weights int8 or int4 take less."
     )
-
-
-def draft_notice(spec: ModelSpec, options: EngineOptions) -> str | None:
-    """What to tell the user of a model that is served without the drafts that were asked for."""
-    if options.draft is None or not spec.recurrent:
-        return None
-    return "Drafts are off: this model has recurrent states, which cannot be taken back to before a wrong guess."
 
 
 def left_out_notice(checkpoint: Checkpoint) -> str | None:

@@ -79,6 +79,34 @@ class Checkpoint:
         # Their names tell the prefix; their shapes would tell the layout that only a quantised form has.
         return read_config(self.config, dict.fromkeys(self.tensors_read, ())).sources
 
+    def with_mtp(self) -> Checkpoint:
+        """The same with the layer that guesses the token after the next one.
+
+        Raises UnsupportedError where the files do not hold one as the model's family has it.
+        """
+        if self.format == "gguf":
+            model = read_config(self.config, heads_in_rounds=self.spec.heads_in_rounds, mtp=True)
+            sources = gguf_sources(model.spec, self.metadata["general.architecture"], self.tensor_infos)
+        else:
+            shapes = {name: tensor.shape for name, tensor in self.tensors_read.items()}
+            model = read_config(self.config, shapes, mtp=True)
+            sources = model.sources
+        used = {tensor for source in sources.values() for tensor in source.tensors}
+        if missing := used - self.tensors_read.keys():
+            raise UnsupportedError(
+                f"{self.path} has no layer that guesses further tokens (MTP): it lacks {_some(missing)}.",
+                hint="Choose --draft ngram or a smaller model's name.",
+            )
+        read: Mapping[str, Readable] = self.tensors_read
+        infos = self.tensor_infos
+        if self.format == "gguf":
+            read = infos = _with_ones(sources, infos, model.shapes)
+        stored_parameters(sources, read)
+        left_out = tuple(name for name in self.left_out if name not in used)
+        opened = self.spec.max_length
+        spec = model.spec if opened == model.spec.max_length else model.spec.for_length(opened)
+        return replace(self, spec=spec, sources=sources, tensor_infos=infos, tensors_read=read, left_out=left_out)
+
     @property
     def beside_text(self) -> list[TensorInfo]:
         """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied

@@ -26,7 +26,8 @@ MaxLengthOption = Annotated[
 DraftOption = Annotated[
     str | None,
     typer.Option(
-        help="Guess tokens, for the same answers sooner: ngram (from what was said before) or a smaller model's name."
+        help="Guess tokens, for the same answers sooner: ngram (from what was said before), mtp (by the model's own "
+        "layer for further tokens) or a smaller model's name."
     ),
 ]
 

@@ -36,6 +36,8 @@ def build_batch(
 ) -> tuple[ForwardBatch, list[WantedRows]]:
     """Lays each request's tokens [cached, cached + scheduled), and its draft behind them, end to end.
 
+    Its draft and the last `guessed` of its tokens are guesses.
+
     Logits are asked for only where a token is sampled or a prompt logprob wanted.
     """
     token_ids: list[int] = []
@@ -56,7 +58,7 @@ def build_batch(
         starts.append(row + end)
         ends.append(end)
         for own, table in zip(places_of, progress.tables, strict=True):
-            own += memory.places(table, first, end)
+            own += memory.places(table, first, progress.held - progress.guessed, end)
         if (adapter := progress.request.adapter) is not None:
             rows_of_slot.setdefault(adapter_slots[adapter], []).extend(range(starts[-2], starts[-1]))
         scored, n_sampled = _predictions(progress)

@@ -7,13 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
+from landrace.engine.cache.memory import CacheMemory
+from landrace.engine.cache.state import snapshots_every
 from landrace.engine.draft_model import DraftModel
 from landrace.engine.live import Live
-from landrace.engine.options import NGRAM, EngineOptions
+from landrace.engine.mtp_drafts import MtpDrafts
+from landrace.engine.options import MTP, EngineOptions
 from landrace.engine.step_times import StepTimes
 from landrace.errors import OptionError
+from landrace.models.batch import ForwardBatch
 from landrace.models.serving import ServingDecoder
+from landrace.models.spec import ModelSpec
 
 
 class Drafting:
@@ -21,46 +27,61 @@ class Drafting:
 
     A draft takes nothing from anybody: only a step that computes no prompts has any, they share what is left of its
     tokens, and each lies in the cache block that its request's last token needs anyway. What a rejected guess leaves
-    there is overwritten by the token that takes its place, and no row sees it before.
+    there is overwritten by the token that takes its place, and no row sees it before. States do not have guesses in
+    them, so none goes past the last token of a snapshot.
     """
 
-    def __init__(self, options: EngineOptions, max_length: int, vocab_size: int, model: DraftModel | None) -> None:
-        """`model` writes them; without one they are n-grams of what was said before."""
+    def __init__(
+        self, options: EngineOptions, spec: ModelSpec, max_length: int, writer: DraftModel | MtpDrafts | None
+    ) -> None:
+        """`writer` writes them; without one they are n-grams of what was said before."""
         self._block_size = options.block_size
+        self._snapshots = snapshots_every(options) if spec.recurrent else None
         self._max_step_tokens = options.max_step_tokens
         self._max_length = max_length
-        self._vocab_size = vocab_size
-        self._model = model
+        self._vocab_size = spec.vocab_size
+        self._writer = writer
+        self._mtp = writer if isinstance(writer, MtpDrafts) else None
         self._times = StepTimes()
 
     @property
     def cache_bytes(self) -> int:
         """Memory of a draft model's cache."""
-        return self._model.cache_bytes if self._model else 0
+        return self._writer.cache_bytes if self._writer else 0
 
     @contextmanager
     def step(self, lives: Sequence[Live]) -> Iterator[None]:
         """Around the computation of a step: these requests have their drafts in it, and its time tells what rows
         cost."""
-        if self._model is None:
+        cached = [live.progress.cached for live in lives]
+        if self._writer is None:
             for live in lives:
                 live.drafter.read()
         if any(live.progress.left > 1 for live in lives):
             yield
-            return
-        if self._model is None:
-            self._draft_ngrams(lives)
         else:
-            self._model.draft(lives, self._rooms(lives), self._vocab_size, self._times)
-        rows = sum(1 + len(live.progress.draft) for live in lives)
-        started = time.perf_counter()
-        yield
-        self._times.note(rows, time.perf_counter() - started)
+            self._draft(lives)
+            rows = sum(1 + len(live.progress.draft) for live in lives)
+            started = time.perf_counter()
+            yield
+            self._times.note(rows, time.perf_counter() - started)
+        if self._mtp is not None:
+            self._mtp.take(lives, cached)
+
+    def compute(self, decoder: ServingDecoder, batch: ForwardBatch) -> Tensor:
+        """The logits of a step."""
+        return decoder(batch) if self._mtp is None else self._mtp.compute(decoder, batch)
 
     def forget(self, request_id: str) -> None:
         """After a request has ended."""
-        if self._model is not None:
-            self._model.forget(request_id)
+        if self._writer is not None:
+            self._writer.forget(request_id)
+
+    def _draft(self, lives: Sequence[Live]) -> None:
+        if self._writer is None:
+            self._draft_ngrams(lives)
+        else:
+            self._writer.draft(lives, self._rooms(lives), self._vocab_size, self._times)
 
     def _draft_ngrams(self, lives: Sequence[Live]) -> None:
         rows, expected = len(lives), float(len(lives))
@@ -79,31 +100,28 @@ class Drafting:
         since every step chooses one itself."""
         progress = live.progress
         left = min(live.request.params.max_tokens - progress.n_output, self._max_length - progress.held)
-        return min(-progress.held % self._block_size, left - 1)
+        room = min(-progress.held % self._block_size, left - 1)
+        return room if self._snapshots is None else min(room, max(0, -progress.held % self._snapshots - 1))
 
 
 def drafting(
     options: EngineOptions,
     decoder: ServingDecoder,
+    memory: CacheMemory,
     draft_model: ServingDecoder | None,
     cache_dtype: torch.dtype | None,
     max_length: int,
 ) -> Drafting | None:
-    """What `options.draft` asks for; None also where the model has recurrent states, which cannot be taken back to
-    before a wrong guess.
-
-    OptionError where a draft model is asked for and there is none, or the other way round, or it has such states
-    itself.
-    """
-    named = options.draft not in (None, NGRAM)
+    """What `options.draft` asks for. `memory`: the engine's cache. OptionError where a draft model, or the decoder's
+    MTP layer, is asked for and there is none, or a draft model is there and not asked for."""
+    named = options.draft_model is not None
     if named != (draft_model is not None):
         raise OptionError(f"draft is {options.draft!r}, and there is {'no' if named else 'a'} model to write drafts.")
-    if options.draft is None or decoder.spec.recurrent:
-        return None
-    if draft_model is not None and draft_model.spec.recurrent:
-        raise OptionError(
-            f"{options.draft} has recurrent states, which cannot be taken back to before a wrong guess.",
-            hint="Choose another draft model, or ngram.",
-        )
-    model = DraftModel(draft_model, options, cache_dtype, decoder.weight_bytes) if draft_model else None
-    return Drafting(options, max_length, decoder.spec.vocab_size, model)
+    writer: DraftModel | MtpDrafts | None = None
+    if draft_model is not None:
+        writer = DraftModel(draft_model, options, cache_dtype, decoder.weight_bytes)
+    elif options.draft == MTP:
+        if decoder.spec.mtp is None:
+            raise OptionError("draft is mtp, and the model was opened without such a layer.")
+        writer = MtpDrafts(decoder, memory)
+    return None if options.draft is None else Drafting(options, decoder.spec, max_length, writer)

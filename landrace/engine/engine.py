@@ -52,10 +52,9 @@ class _Adapter:
 class Engine:
     """Continuous batching over one decoder.
 
-    Models with recurrent states are served without drafts: a state cannot be taken back to before a guess.
     Whoever changes the decoder's weights, or an adapter's, calls `weights_changed` before the next step.
-    `draft_model` writes the drafts where `options.draft` names one. Raises OptionError for options that this model or
-    machine cannot honour.
+    `draft_model` writes the drafts where `options.draft` names one; for mtp the decoder has the layer that does. Raises
+    OptionError for options that this model or machine cannot honour.
     """
 
     def __init__(
@@ -83,9 +82,9 @@ class Engine:
         )
         cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
         n_slots = [slots_of(group.spec, self.options) for group in spec.cache_groups]
-        self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype)
+        self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype, self.options.most_guesses)
         self._scheduler = self._new_scheduler()
-        self._drafting = drafting(self.options, decoder, draft_model, cache_dtype, self.max_length)
+        self._drafting = drafting(self.options, decoder, self._memory, draft_model, cache_dtype, self.max_length)
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
@@ -295,7 +294,7 @@ class Engine:
                 live.progress.admitted = now
         try:
             batch, wanted = build_batch([live.progress for live in lives], self._memory, slots)
-            logits = self.decoder(batch)
+            logits = self._drafting.compute(self.decoder, batch) if self._drafting else self.decoder(batch)
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
             error = StepError.of(cause, "compute this step")
             for live in lives:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from landrace.errors import OptionError
 
-NGRAM = "ngram"
-"""The draft that needs no model."""
+NGRAM, MTP = "ngram", "mtp"
+"""The drafts that need no other model."""
 _SIZES = ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length", "snapshot_tokens")
 CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
@@ -34,8 +34,9 @@ class EngineOptions:
     """A model with recurrent states keeps them at about every so many tokens of a prompt, and goes on from there when
     another begins alike. A state takes as much memory as many tokens do."""
     draft: str | None = None
-    """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before, or a smaller
-    model with the same tokens, by its name. The answers are the same as without."""
+    """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before; mtp, by the
+    model's own layer for further tokens; or by a smaller model with the same tokens, by its name. The answers are the
+    same as without."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -70,6 +71,16 @@ class EngineOptions:
     def most_running(self) -> int:
         """`max_running`, resolved."""
         return min(64, self.max_step_tokens) if self.max_running is None else self.max_running
+
+    @property
+    def draft_model(self) -> str | None:
+        """The name of the model that writes drafts, where another does."""
+        return None if self.draft in (NGRAM, MTP) else self.draft
+
+    @property
+    def most_guesses(self) -> int:
+        """Of a request in a step: drafts lie in the block of its last token."""
+        return 0 if self.draft is None else self.block_size - 1
 
     @property
     def n_blocks(self) -> int:

@@ -33,6 +33,8 @@ class Progress:
     """Tokens the current step computes."""
     draft: list[int] = field(init=False, default_factory=list, repr=False)
     """Guesses at the tokens after those held, which the current step computes behind them."""
+    guessed: int = field(init=False, default=0, repr=False)
+    """How many of its last tokens are guesses, where a model writes a draft."""
     tables: Tables = field(init=False, default_factory=list, repr=False)
     """What it holds of the cache, by group; empty where it holds nothing."""
     hashes: list[bytes] = field(init=False, default_factory=list, repr=False)

@@ -85,14 +85,15 @@ class Scheduler:
         The last of `tokens` is not computed yet, those before it are: they were the draft.
         """
         before, prompt = progress.cached, len(progress.request.prompt_ids)
+        sure = before + progress.scheduled
         progress.tokens += tokens
-        progress.cached = progress.held - 1 if tokens else before + progress.scheduled
+        progress.cached = progress.held - 1 if tokens else sure
         progress.scheduled, progress.draft = 0, []
         progress.scored = max(progress.scored, min(progress.cached + 1, prompt))
         hashes: Sequence[bytes] = ()
         if self.options.prefix_cache:
             hashes = progress.hash_blocks(progress.cached // self.options.block_size, self.options.block_size)
-        self.cache.committed(progress.tables, hashes, before, progress.cached)
+        self.cache.committed(progress.tables, hashes, before, progress.cached, sure)
 
     def _shares(self) -> dict[Progress, int]:
         """How many tokens each running request gets of a step.

@@ -55,6 +55,8 @@ class LayerState:
     """What one recurrent layer keeps, in as many parts as it has: float32 [n_states, ...] each."""
 
     parts: tuple[Tensor, ...]
+    n_guesses: int = 0
+    """How many guesses there is room for beside a state."""
 
     @property
     def nbytes(self) -> int:
@@ -66,11 +68,17 @@ LayerMemory = LayerCache | LayerState
 
 @dataclass(frozen=True)
 class StateView:
-    """Which states the sequences of a step go on from and which they leave."""
+    """Which states the sequences of a step go on from and which they leave.
+
+    A sequence's last rows may be guesses. The state that it leaves is that before them, and what they would change is
+    kept beside it: the next step takes in those that were right without computing them again.
+    """
 
     slots: Tensor
-    """[S, 2] int64: where a sequence's state is read (not looked at where it begins at position 0), and where it is
-    written. The same one in place; nobody else's, but for one that several read and nobody writes."""
+    """[S, 4] int64. Where a sequence's state is read (not looked at where it begins at position 0), and where it is
+    written: the same one in place; nobody else's, but for one that several read and nobody writes. How many of the
+    guesses beside the state that is read were right. How many of the sequence's rows are guesses: where all are, the
+    state is read and written in one place, and they are kept behind those that were right."""
 
 
 def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -37,7 +37,7 @@ class CacheView:
         the first ones."""
         view = GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots))
         own = torch.tensor(range(len(sequence_slots)) if states is None else states, device=write_slots.device)
-        in_place = StateView(own[:, None].repeat(1, 2))
+        in_place = StateView(torch.stack((own, own, torch.zeros_like(own), torch.zeros_like(own)), 1))
         return CacheView(layers, {one.spec: view for one in groups if isinstance(one.spec, Paged)}, in_place)
 
 
@@ -64,6 +64,9 @@ class ForwardBatch:
     cache: CacheView | None = None
     """None: every sequence is whole and starts at position 0 (training, scoring)."""
     adapters: tuple[AdapterRows, ...] = ()
+    hidden: Tensor | None = None
+    """[T, d_model] float32: what the head read at each row's position. Then the step is one of the model's MTP layer
+    (`ModelSpec.mtp`), and `token_ids` are the tokens after the positions."""
 
     @staticmethod
     def packed(

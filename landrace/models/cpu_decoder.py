@@ -17,25 +17,23 @@ from torch import Tensor
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import new_layer_cache
-from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
-from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
-from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
+from landrace.kernels.cpu.program import Program, one_torch_thread
+from landrace.kernels.cpu.recurrent import new_layer_state
+from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
-from landrace.models.cache_spec import Paged
+from landrace.models.cache_spec import Paged, group_layers
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Recurrent, RopeSpec
+from landrace.models.mixer_spec import Recurrent
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
+from landrace.models.recorded import Recorded
 from landrace.models.recorder import Recorder, cache_shapes
-from landrace.models.rope import rotary_tables
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
-
-_FIRST_POSITIONS = 512
 
 
 class CpuDecoder:
@@ -48,7 +46,7 @@ class CpuDecoder:
     differentiable = False
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
-        for layer in spec.layers:
+        for layer in spec.caching_layers:
             if isinstance(layer.mixer, Recurrent):
                 continue
             try:
@@ -68,13 +66,8 @@ class CpuDecoder:
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
         self._adapters: dict[int, PackedAdapter] = {}
-        self._ropes: list[RopeSpec] = []
-        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
-        """By index of the rope."""
-        self._bound: tuple[LayerMemory, ...] = ()
         self._hear_routers: Callable[[Tensor], None] | None = None
         self.weight_bytes = 0
-        self.slow: tuple[str, ...] = ()
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -86,33 +79,53 @@ class CpuDecoder:
         with one_torch_thread():
             self._weights = PackedWeights(self._native, self._pool, params_of(self._tree), tensors)
         self.weight_bytes = self._weights.used_bytes
-        self._program = self._record()
+        self._pass = self._record()
+        self._mtp = None if self.spec.mtp is None else self._record_mtp()
         return self
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Operations that the program leaves to PyTorch."""
+        return self._pass.slow
 
     def quantize_weights(self, values: Tensor, block_type: str) -> Tensor:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
+    def new_cache(
+        self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
+    ) -> tuple[LayerMemory, ...]:
         """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
-        return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype)
+        return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype, n_guesses)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
         """Takes an adapter (`adapters.adapter_of`), packed; returns its place for `AdapterRows`."""
         adapter = adapter_of(self._tree.adaptable(spec.targets), spec, tensors, self.device)
         place = 1 + max(self._adapters, default=-1)
         self._adapters[place] = pack_adapter(self._native, self._pool, self._tree, adapter)
-        self._program = self._record()
+        self._pass = self._record()
         return place
 
     def remove_adapter(self, place: int) -> None:
         """Takes the adapter in `place` off again."""
         del self._adapters[place]
-        self._program = self._record()
+        self._pass = self._record()
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows."""
-        return self._program.run(self._step(batch))
+        cache = batch.cache or self._whole_sequences(batch)
+        return self._pass.run(batch, cache, self._adapter_rows(batch))
+
+    def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """See `ServingDecoder`."""
+        cache = batch.cache or self._whole_sequences(batch)
+        if batch.hidden is None:
+            used, rows = self._pass, self._adapter_rows(batch)
+        else:
+            assert self._mtp is not None
+            used, rows = self._mtp, []
+        logits = used.run(batch, cache, rows)
+        return logits, used.hidden(batch.token_ids.numel())
 
     def choose_tokens(
         self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
@@ -124,36 +137,20 @@ class CpuDecoder:
         """From now on `hear` is given the logits [T, n_experts] of every router in every step, in the order of the
         layers. None: no more."""
         self._hear_routers = hear
-        self._program = self._record()
+        self._pass = self._record()
 
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
-        return self._program.profile(self._step(batch), self.threads)
-
-    def _step(self, batch: ForwardBatch) -> StepInput:
         cache = batch.cache or self._whole_sequences(batch)
-        if cache.layers is not self._bound:
-            kept = [layer for layer in cache.layers if isinstance(layer, LayerCache)]
-            self._program.bind_cache([part for layer in kept for part in (layer, layer.index) if part is not None])
-            self._program.bind_states(parts_of([layer for layer in cache.layers if isinstance(layer, LayerState)]))
-            self._bound = cache.layers
+        return self._pass.program.profile(self._pass.step(batch, cache, self._adapter_rows(batch)), self.threads)
+
+    def _adapter_rows(self, batch: ForwardBatch) -> list[list[int]]:
         rows: list[list[int]] = [[] for _ in range(max(self._adapters, default=-1) + 1)]
         for adapter in batch.adapters:
             rows[adapter.place] = (
                 list(range(batch.token_ids.numel())) if adapter.rows is None else adapter.rows.tolist()
             )
-        logit_rows = batch.logit_rows
-        n_positions = int(batch.positions.max()) + 1 if batch.positions.numel() else 0
-        return StepInput(
-            token_ids=batch.token_ids,
-            positions=batch.positions,
-            starts=batch.starts,
-            groups=tuple(cache.groups.values()),
-            logit_rows=torch.arange(batch.token_ids.numel()) if logit_rows is None else logit_rows,
-            rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
-            adapter_rows=rows,
-            states=None if cache.states is None else cache.states.slots,
-        )
+        return rows
 
     def _whole_sequences(self, batch: ForwardBatch) -> CacheView:
         """A cache for sequences that came without one."""
@@ -165,23 +162,29 @@ class CpuDecoder:
         sizes = [first if isinstance(group.spec, Paged) else len(slots) for group in groups]
         return CacheView.whole(self.new_cache(sizes, torch.float32), groups, torch.cat(slots), tuple(slots))
 
-    def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:
-        tables = self._tables.get(index)
-        if tables is None or tables[0].shape[0] < n_positions:
-            positions = torch.arange(max(2 * n_positions, _FIRST_POSITIONS))
-            tables = self._tables[index] = rotary_tables(self._ropes[index], positions)
-        return Rotary(*tables, batch.positions)
-
-    def _record(self) -> Program:
+    def _record(self) -> Recorded:
         """The forward pass as a program."""
+        layers = self.spec.layers
+        groups = _paged(layers)
         program = Program(self._native, self._pool, self.isa)
-        groups = [group.spec for group in self.spec.cache_groups if isinstance(group.spec, Paged)]
         recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_routers)
         self._tree.compute(recorder)
-        self._ropes = recorder.ropes
-        self.slow = tuple(recorder.slow)
-        self._bound = ()
-        return program
+        return Recorded(program, recorder, slice(len(layers)), groups)
+
+    def _record_mtp(self) -> Recorded:
+        """The MTP layer's pass as a program of its own."""
+        n_before = len(self.spec.layers)
+        groups = _paged(self.spec.caching_layers[n_before:])
+        program = Program(self._native, self._pool, self.isa)
+        recorder = Recorder(program, self._weights, {}, groups)
+        self._tree.guess(recorder)
+        return Recorded(program, recorder, slice(n_before, None), groups)
+
+
+def _paged(layers: Sequence[LayerSpec]) -> list[Paged]:
+    """The cache groups of layers that keep something for every position."""
+    groups = group_layers(layer.mixer.cache for layer in layers)
+    return [group.spec for group in groups if isinstance(group.spec, Paged)]
 
 
 def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
@@ -190,7 +193,7 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
 
 
 def new_cpu_cache(
-    native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype
+    native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype, n_guesses: int = 0
 ) -> tuple[LayerMemory, ...]:
     """See `CpuDecoder.new_cache`; needs no weights."""
     paged = [n for n, group in zip(n_slots, spec.cache_groups, strict=True) if isinstance(group.spec, Paged)]
@@ -200,12 +203,15 @@ def new_cpu_cache(
             hint=f"Choose a block_size that {native.TILE} divides.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    return tuple(_memory(native, layer, slots[index], dtype) for index, layer in enumerate(spec.layers))
+    return tuple(
+        _memory(native, layer, slots[index], dtype, n_guesses) for index, layer in enumerate(spec.caching_layers)
+    )
 
 
-def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype) -> LayerMemory:
-    """Of a layer: for so many tokens, or for so many states."""
+def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype, n_guesses: int) -> LayerMemory:
+    """Of a layer: for so many tokens, or for so many states and guesses beside each."""
     if isinstance(layer.mixer, Recurrent):
-        return new_layer_state(native, (*layer.first_states, *layer.mixer.state_shapes), n_slots)
+        shapes = (*layer.first_states(n_guesses), *layer.mixer.state_shapes(n_guesses))
+        return new_layer_state(native, shapes, n_slots, n_guesses)
     kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
     return replace(kept, index=index[0]) if index else kept

@@ -22,15 +22,18 @@ from landrace.models.build import stream_head
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, Recurrent
+from landrace.models.mtp import Mtp
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 
 
-def new_layer_memory(spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
-    """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states, in the reference kernels'
-    layout."""
+def new_layer_memory(
+    spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: torch.device, n_guesses: int
+) -> LayerMemory:
+    """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states and guesses beside them, in the
+    reference kernels' layout."""
     zeros = partial(torch.zeros, dtype=dtype, device=device)
     mixer, index = spec.mixer, None
     if not isinstance(mixer, Recurrent) and mixer.index_dim:
@@ -42,8 +45,8 @@ def new_layer_memory(spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: 
         case Mla():
             return LayerCache(zeros(n_slots, 1, mixer.kv_rank + mixer.rope_dim), index=index)
         case Gdn() | Kda() | Lightning():
-            shapes = (*spec.first_states, *mixer.state_shapes)
-            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes))
+            shapes = (*spec.first_states(n_guesses), *mixer.state_shapes(n_guesses))
+            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes), n_guesses)
         case _:
             assert_never(mixer)
 
@@ -76,6 +79,7 @@ class Decoder(nn.Module):
             self.lm_head = None
             if not spec.tie_embeddings:
                 self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
+            self.mtp = None if spec.mtp is None else Mtp(spec.mtp, spec, dtype)
         name_weights(self)
         self.eval()
 
@@ -114,7 +118,9 @@ class Decoder(nn.Module):
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
+    def new_cache(
+        self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
+    ) -> tuple[LayerMemory, ...]:
         """Zeroed memory, so that no row ever holds what was there before: see `ServingDecoder`.
 
         `dtype` is float32 (None: the same) or bfloat16; OptionError for another.
@@ -124,7 +130,8 @@ class Decoder(nn.Module):
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(
-            new_layer_memory(layer, slots[index], kind, self.device) for index, layer in enumerate(self.spec.layers)
+            new_layer_memory(layer, slots[index], kind, self.device, n_guesses)
+            for index, layer in enumerate(self.spec.caching_layers)
         )
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -149,6 +156,13 @@ class Decoder(nn.Module):
         """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""
         return self.compute(ReferenceOps(batch, self.adapters, self.product_dtype, reduce))
 
+    def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """See `ServingDecoder`."""
+        ops = ReferenceOps(batch, self.adapters, self.product_dtype, None)
+        logits = self.compute(ops) if batch.hidden is None else self.guess(ops)
+        assert ops.kept_hidden is not None
+        return logits, ops.kept_hidden
+
     def compute(self, ops: Ops[X]) -> X:
         """The forward pass, for any backend."""
         x = ops.embed(self.embed_tokens, self.spec.embed_scale)
@@ -158,7 +172,19 @@ class Decoder(nn.Module):
             x = layer(x, ops)
         if self.hc_head is not None:
             x = self.hc_head(x, ops)
-        return ops.head(x, self.lm_head or self.embed_tokens, self.norm, self.spec.logit_divisor)
+        return self._head(x, self.norm, ops)
+
+    def guess(self, ops: Ops[X]) -> X:
+        """The MTP layer's pass."""
+        assert self.mtp is not None
+        embedded = ops.embed(self.embed_tokens, self.spec.embed_scale)
+        x: X = self.mtp(ops.hidden(self.spec.d_model), embedded, ops)
+        return self._head(x, self.mtp.norm, ops)
+
+    def _head(self, x: X, norm: Norm | None, ops: Ops[X]) -> X:
+        if self.mtp is not None and norm is not None:
+            ops.keep_hidden(x, norm)
+        return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 
     def choose_tokens(
         self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]

@@ -80,10 +80,12 @@ class GraphDecoder:
         """Memory that the weights take."""
         return self._decoder.weight_bytes
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
+    def new_cache(
+        self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
+    ) -> tuple[LayerMemory, ...]:
         """See `ServingDecoder`. Keys and values are kept in what they are computed in. Layers have a slot more than is
         asked for, which padded rows write."""
-        return self._decoder.new_cache([n + 1 for n in n_slots], dtype or self._decoder.product_dtype)
+        return self._decoder.new_cache([n + 1 for n in n_slots], dtype or self._decoder.product_dtype, n_guesses)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
         """See `ServingDecoder`."""
@@ -98,6 +100,10 @@ class GraphDecoder:
     ) -> list[int]:
         """See `ServingDecoder`."""
         return self._decoder.choose_tokens(logits, rows, rules, uniforms)
+
+    def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """See `ServingDecoder`. Never a graph."""
+        return self._decoder.with_hidden(batch)
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """See `ServingDecoder`."""

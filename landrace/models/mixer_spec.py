@@ -221,18 +221,18 @@ class Gdn:
     def cache(self) -> State:
         return State()
 
-    @property
-    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What the layer keeps of a sequence, in float32: the last rows that the convolutions of q, k and v read, and
-        each value head's state."""
+    def state_shapes(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
+        """What the layer keeps of a sequence, in float32: the last rows that the convolutions of q, k and v read, each
+        value head's state, and of `n_guesses` guesses those rows and what they would change in the states."""
         keys, values = self.n_heads * self.key_dim, self.n_value_heads * self.value_dim
-        tails = tuple((self.conv_width - 1, width) for width in (keys, keys, values))
-        return (*tails, (self.n_value_heads, self.key_dim, self.value_dim))
+        tails = tuple((self.conv_width - 1 + n_guesses, width) for width in (keys, keys, values))
+        states = (self.n_value_heads, self.key_dim, self.value_dim)
+        return (*tails, states, (n_guesses, keys + values + 2 * self.n_value_heads))
 
     @property
     def state_bytes(self) -> int:
-        """Of one sequence."""
-        return 4 * sum(map(prod, self.state_shapes))
+        """Of one sequence, without guesses."""
+        return 4 * sum(map(prod, self.state_shapes()))
 
 
 @dataclass(frozen=True)
@@ -267,16 +267,17 @@ class Kda:
     def cache(self) -> State:
         return State()
 
-    @property
-    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+    def state_shapes(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
         """As of `Gdn`."""
-        tail = (self.conv_width - 1, self.n_heads * self.head_dim)
-        return (tail, tail, tail, (self.n_heads, self.head_dim, self.head_dim))
+        width = self.n_heads * self.head_dim
+        tail = (self.conv_width - 1 + n_guesses, width)
+        states = (self.n_heads, self.head_dim, self.head_dim)
+        return (tail, tail, tail, states, (n_guesses, 3 * width + self.n_heads))
 
     @property
     def state_bytes(self) -> int:
-        """Of one sequence."""
-        return 4 * sum(map(prod, self.state_shapes))
+        """Of one sequence, without guesses."""
+        return 4 * sum(map(prod, self.state_shapes()))
 
 
 @dataclass(frozen=True)
@@ -297,15 +298,16 @@ class Lightning:
     def cache(self) -> State:
         return State()
 
-    @property
-    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What the layer keeps of a sequence, in float32: each head's state."""
-        return ((self.n_heads, self.head_dim, self.head_dim),)
+    def state_shapes(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
+        """What the layer keeps of a sequence, in float32: each head's state, and of `n_guesses` guesses their keys and
+        values."""
+        states = (self.n_heads, self.head_dim, self.head_dim)
+        return states, (n_guesses, 2 * self.n_heads * self.head_dim)
 
     @property
     def state_bytes(self) -> int:
-        """Of one sequence."""
-        return 4 * sum(map(prod, self.state_shapes))
+        """Of one sequence, without guesses."""
+        return 4 * sum(map(prod, self.state_shapes()))
 
 
 Recurrent = Gdn | Kda | Lightning

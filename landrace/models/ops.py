@@ -42,6 +42,18 @@ class Ops(Protocol[X]):
         """factor * the rows of the step's tokens."""
         ...
 
+    def hidden(self, width: int) -> X:
+        """The rows that the step brings: `ForwardBatch.hidden`."""
+        ...
+
+    def keep_hidden(self, x: X, norm: Norm) -> None:
+        """Keeps norm(x), which the head reads, of every row for whoever asks."""
+        ...
+
+    def join(self, parts: Sequence[tuple[X, Norm]]) -> X:
+        """norm(x) of each, side by side."""
+        ...
+
     def norm(self, x: X, norm: Norm) -> X:
         """norm(x), in float32."""
         ...
@@ -135,12 +147,13 @@ class Ops(Protocol[X]):
         """What each value head's state says to q, [T, n_value_heads * value_dim], once the row itself is in it: the
         gated delta rule (`kernels.reference.recurrence`) with q and k of length 1, q divided by sqrt(key_dim),
         decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b), in float32 and order of position. A head has one a
-        and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the last part of the layer's."""
+        and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the last part but one of the layer's."""
         ...
 
     def lightning(self, spec: Lightning, cache: int, q: X, k: X, v: X) -> X:
         """What each head's state says to silu(q), [T, n_heads * head_dim], once silu(k) and silu(v) are in it, in
-        float32 and order of position (see `Lightning`). May overwrite q, k and v."""
+        float32 and order of position (see `Lightning`); they are the last part but one of the layer's. May overwrite q,
+        k and v."""
         ...
 
     def gated_norm(self, x: X, gate: X, norm: Norm, by: Gate = "silu") -> X:

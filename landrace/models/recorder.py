@@ -54,6 +54,9 @@ class Recorder(StreamRecorder):
         """The tables that a step must bring, in order."""
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
+        self.given: int | None = None
+        """Where a step's hidden rows are put."""
+        self.kept_hidden: int | None = None
         self._n_kept = 0
         """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
         super().__init__(program, weights)
@@ -66,6 +69,22 @@ class Recorder(StreamRecorder):
         x = self._buffer("stream", matrix.n_in)
         self._program.embedding(matrix, factor, x)
         return x
+
+    def hidden(self, width: int) -> int:
+        self.given = self._buffer("given", width)
+        return self.given
+
+    def keep_hidden(self, x: int, norm: Norm) -> None:
+        self.kept_hidden = self._buffer("hidden rows", self._vector(norm).size)
+        self._program.norm(x, self._vector(norm), norm.eps, self.kept_hidden)
+
+    def join(self, parts: Sequence[tuple[int, Norm]]) -> int:
+        normed = [self._buffer(f"part {n}", self.width(x)) for n, (x, _) in enumerate(parts)]
+        for (x, norm), out in zip(parts, normed, strict=True):
+            self._program.norm(x, self._vector(norm), norm.eps, out)
+        joined = self._buffer("joined", sum(map(self.width, normed)))
+        self._program.join(normed, joined)
+        return joined
 
     def norm(self, x: int, norm: Norm) -> int:
         out = self._buffer(f"by {_leaf(norm)}", self._vector(norm).size)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -16,19 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation, Gate
-from landrace.kernels.layer_cache import LayerCache, LayerState
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
-from landrace.kernels.reference.ngrams import gated_values, ngram_rows
-from landrace.kernels.reference.recurrence import Rows, l2_norm, recur
+from landrace.kernels.reference.ngrams import gated_values
+from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.reference.selection import select, select_blocks
-from landrace.kernels.reference.short_conv import short_conv, spread_taps
+from landrace.kernels.reference.short_conv import spread_taps
 from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
@@ -50,6 +49,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.reference_states import ReferenceStates
 from landrace.models.rope import rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -70,6 +70,7 @@ class ReferenceOps:
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+        self.kept_hidden: Tensor | None = None
         self._chosen: tuple[Tensor, ...] = ()
         """By group of the attention plan: what the last indexer has chosen."""
 
@@ -83,6 +84,16 @@ class ReferenceOps:
     def embed(self, table: Table, factor: float) -> Tensor:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
         return rows if factor == 1.0 else rows * factor
+
+    def hidden(self, width: int) -> Tensor:
+        assert self._batch.hidden is not None
+        return self._batch.hidden
+
+    def keep_hidden(self, x: Tensor, norm: Norm) -> None:
+        self.kept_hidden = self.norm(x, norm)
+
+    def join(self, parts: Sequence[tuple[Tensor, Norm]]) -> Tensor:
+        return torch.cat([self._normed(x, norm) for x, norm in parts], -1)
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.groups == 1:
@@ -216,13 +227,10 @@ class ReferenceOps:
     def conv(
         self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
     ) -> list[Tensor]:
-        mixed = []
-        for part, (x, kernel) in enumerate(zip(xs, kernels, strict=True), first):
-            taps = spread_taps(kernel.weight.flatten(1), dilation)
-            y, tails = short_conv(x, taps, self._batch.starts, self._state(cache, part))
-            self._leave(cache, part, tails)
-            mixed.append(y)
-        return mixed
+        taps = [spread_taps(kernel.weight.flatten(1), dilation) for kernel in kernels]
+        return [
+            self._states.convolve(cache, first + n, x, own) for n, (x, own) in enumerate(zip(xs, taps, strict=True))
+        ]
 
     def delta(
         self,
@@ -245,14 +253,20 @@ class ReferenceOps:
         def by_head(x: Tensor) -> Tensor:
             return x.float().view(-1, spec.n_value_heads, x.shape[-1] // spec.n_value_heads)
 
-        decay = -a_log.weight.exp()[:, None] * F.softplus(by_head(a) + by_head(dt_bias.weight))
-        rows = Rows(heads(q) * spec.key_dim**-0.5, heads(k), by_head(v), decay, b.float().sigmoid())
-        return self._recur(cache, rows).to(v.dtype)
+        def rows_of(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Rows:
+            decay = -a_log.weight.exp()[:, None] * F.softplus(by_head(a) + by_head(dt_bias.weight))
+            return Rows(heads(q) * spec.key_dim**-0.5, heads(k), by_head(v), decay, b.float().sigmoid())
+
+        return self._states.recur(cache, q, [k, v, a, b], rows_of).flatten(1).to(v.dtype)
 
     def lightning(self, spec: Lightning, cache: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        decay = -fading_rates(spec.n_heads, spec.fading).to(q.device)[:, None].expand(q.shape[0], -1, -1)
-        queries, keys, values = (F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v))
-        return self._recur(cache, Rows(queries, keys, values, decay, None)).to(v.dtype)
+        rates = fading_rates(spec.n_heads, spec.fading).to(q.device)[:, None]
+
+        def rows_of(q: Tensor, k: Tensor, v: Tensor) -> Rows:
+            queries, keys, values = (F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v))
+            return Rows(queries, keys, values, -rates.expand(q.shape[0], -1, -1), None)
+
+        return self._states.recur(cache, q, [k, v], rows_of).flatten(1).to(v.dtype)
 
     def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
         return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
@@ -286,8 +300,7 @@ class ReferenceOps:
         return _added(into, branch, factor)
 
     def ngrams(self, form: NGrams, cache: int, table: Table) -> Tensor:
-        rows, last = ngram_rows(self._batch.token_ids, self._batch.starts, self._state(cache, 0), form)
-        self._leave(cache, 0, last.float())
+        rows = self._states.ngrams(cache, 0, form)
         return F.embedding(rows, table.weight).flatten(1).float()
 
     def gated_values(self, keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
@@ -333,34 +346,8 @@ class ReferenceOps:
         """Called with the rows that a named weight multiplies, an expert's with its number; for whoever listens."""
 
     @cached_property
-    def _first_positions(self) -> list[int]:
-        if self._batch.cache is None:
-            return [0] * (len(self._batch.starts) - 1)
-        return [int(self._batch.positions[start]) if start < end else 0 for start, end in pairwise(self._batch.starts)]
-
-    def _state(self, cache: int, part: int) -> Tensor | None:
-        """A part of the layer's state that each sequence goes on from, zeros where it begins; None: all begin."""
-        view = self._batch.cache
-        if view is None:
-            return None
-        assert view.states is not None
-        kept = view.layers[cache]
-        assert isinstance(kept, LayerState)
-        found = kept.parts[part][view.states.slots[:, 0]]
-        begins = torch.tensor([position == 0 for position in self._first_positions], device=found.device)
-        return torch.where(begins.view(-1, *[1] * (found.dim() - 1)), 0.0, found)
-
-    def _leave(self, cache: int, part: int, states: Tensor) -> None:
-        view = self._batch.cache
-        if view is not None and view.states is not None:
-            kept = view.layers[cache]
-            assert isinstance(kept, LayerState)
-            kept.parts[part].index_copy_(0, view.states.slots[:, 1], states)
-
-    def _recur(self, cache: int, rows: Rows) -> Tensor:
-        out, states = recur(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
-        self._leave(cache, -1, states)
-        return out.flatten(1)
+    def _states(self) -> ReferenceStates:
+        return ReferenceStates(self._batch)
 
     def _index_rows(self, spec: Gqa | Mla, cache: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """An indexer's queries, turned, and its keys, turned: those of the step or, where there is a cache, all."""

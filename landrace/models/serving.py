@@ -24,8 +24,10 @@ class ServingDecoder(Protocol):
     differentiable: bool
     """Whether its logits can be differentiated, so that gradients have to be turned off where they are not wanted."""
 
-    slow: tuple[str, ...]
-    """Operations that its kernels leave to PyTorch."""
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Operations that its kernels leave to PyTorch."""
+        ...
 
     @property
     def device(self) -> torch.device: ...
@@ -35,9 +37,11 @@ class ServingDecoder(Protocol):
         """Memory that the weights take."""
         ...
 
-    def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
+    def new_cache(
+        self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
+    ) -> tuple[LayerMemory, ...]:
         """Zeroed memory for each layer: by group of `spec.cache_groups`, keys and values of so many tokens, or so many
-        states. `dtype` of keys and values; None: the decoder's own choice."""
+        states with room for `n_guesses` beside each. `dtype` of keys and values; None: the decoder's own choice."""
         ...
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
@@ -48,6 +52,11 @@ class ServingDecoder(Protocol):
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows."""
+        ...
+
+    def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """The same, and float32 [T, d_model]: what the head read of every row. Of a model with an MTP layer; a batch
+        with `hidden` is one for that layer."""
         ...
 
     def choose_tokens(

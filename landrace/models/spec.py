@@ -82,10 +82,11 @@ class NGramEmbedding:
     channels: int
     """Values of all streams."""
 
-    @property
-    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What is kept of a sequence, in float32: the last tokens, and the rows that the convolution still sees."""
-        return (self.form.n_before,), ((self.conv_width - 1) * self.form.longest, self.channels)
+    def state_shapes(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
+        """What is kept of a sequence, in float32: the last tokens, and the rows that the convolution still sees; of
+        `n_guesses` guesses those too."""
+        n_rows = (self.conv_width - 1) * self.form.longest
+        return (self.form.n_before + n_guesses,), (n_rows + n_guesses, self.channels)
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,14 @@ class LayerSpec:
     residual: Residual = PLAIN
     ngrams: NGramEmbedding | None = None
 
-    @property
-    def first_states(self) -> tuple[tuple[int, ...], ...]:
-        """What a recurrent layer keeps of a sequence before its mixer's states."""
-        return () if self.ngrams is None else self.ngrams.state_shapes
+    def first_states(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
+        """What a recurrent layer keeps of a sequence, and of guesses, before its mixer's states."""
+        return () if self.ngrams is None else self.ngrams.state_shapes(n_guesses)
 
     @property
     def state_bytes(self) -> int:
         """What a sequence takes however long it is."""
-        return 4 * sum(map(prod, self.first_states)) + self.mixer.state_bytes
+        return 4 * sum(map(prod, self.first_states())) + self.mixer.state_bytes
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,18 @@ class ModelSpec:
     embed_scale: float = 1.0
     logit_divisor: float = 1.0
     lm_head_bias: bool = False
+    mtp: LayerSpec | None = None
+    """A layer of its own that guesses the token after the next one, where drafts are to come from it."""
+
+    @property
+    def caching_layers(self) -> tuple[LayerSpec, ...]:
+        """Those that have a cache, in order."""
+        return self.layers if self.mtp is None else (*self.layers, self.mtp)
 
     @property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers that keep the same positions, and which those are."""
-        return group_layers(layer.mixer.cache for layer in self.layers)
+        return group_layers(layer.mixer.cache for layer in self.caching_layers)
 
     @property
     def streams(self) -> Streams | None:
@@ -173,6 +180,7 @@ class ModelSpec:
             max_length=length,
             length_limit=limit,
             layers=tuple(_layer_for(layer, length) for layer in self.layers),
+            mtp=self.mtp and _layer_for(self.mtp, length),
         )
 
 

@@ -62,6 +62,8 @@ def make_spec(
     delta: Recurrent = DELTA,
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
+    tied: bool = True,
+    mtp: bool = False,
     residual: Residual = PLAIN,
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
@@ -69,14 +71,15 @@ def make_spec(
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
-    them has chosen; `deltas`: layers that are a recurrent `delta` instead."""
+    them has chosen; `deltas`: layers that are a recurrent `delta` instead; `mtp`: with a layer for further tokens,
+    whose attention sees all."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
 
     def mixer(index: int) -> Mixer:
-        mask = masks[index % len(masks)]
-        if index in deltas:
-            return delta
+        return delta if index in deltas else attention_of(index, masks[index % len(masks)])
+
+    def attention_of(index: int, mask: Mask) -> Mixer:
         if latents is not None:
             sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
             mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
@@ -86,7 +89,13 @@ def make_spec(
 
     layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(
-        vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
+        vocab_size=VOCAB,
+        d_model=32,
+        layers=layers,
+        norm_eps=1e-5,
+        tie_embeddings=tied,
+        max_length=max_length,
+        mtp=LayerSpec(attention_of(0, FULL), ffn) if mtp else None,
     )
 
 
@@ -135,15 +144,24 @@ def naive_logits() -> Callable[..., torch.Tensor]:
 
 
 @pytest.fixture
-def make_model(tiny_decoder: Callable, request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """A tiny model on the reference kernels, or on the C++ kernels with weights held so."""
+def on_kernels(request: pytest.FixtureRequest) -> Callable[[Decoder, str], Any]:
+    """The decoder itself for the reference kernels, or one on the C++ kernels with weights held so."""
 
-    def make(kernels: str, *, seed: int = 0, **spec: object) -> Any:
-        decoder = tiny_decoder(seed=seed, **spec)
+    def make(decoder: Decoder, kernels: str) -> Any:
         if kernels == "reference":
             return decoder
         extension: ModuleType = request.getfixturevalue("extension")
         held = {n: held_as(n, StoredTensor.of(t), kernels) for n, t in decoder.named_tensors()}  # type: ignore[arg-type]
         return CpuDecoder(decoder.spec, extension, threads=2).load(held)
+
+    return make
+
+
+@pytest.fixture
+def make_model(tiny_decoder: Callable, on_kernels: Callable) -> Callable[..., Any]:
+    """A tiny model on such kernels."""
+
+    def make(kernels: str, *, seed: int = 0, **spec: object) -> Any:
+        return on_kernels(tiny_decoder(seed=seed, **spec), kernels)
 
     return make

@@ -11,6 +11,7 @@ import torch
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.models.batch import ForwardBatch
+from landrace.models.mixer_spec import Kda, Lightning
 
 OPTIONS = {
     "usual": EngineOptions(),
@@ -18,10 +19,26 @@ OPTIONS = {
     "chunked": EngineOptions(max_step_tokens=9, prefix_cache=False),
     "pre-empted": EngineOptions(cache_tokens=112, max_step_tokens=40),
     "one at a time": EngineOptions(max_running=1),
+    "snapshots": EngineOptions(snapshot_tokens=16, cache_tokens=512, max_step_tokens=40),
 }
 KERNELS = ("reference", "float32", "int4")
 """The reference, and the C++ kernels by how weights are held."""
-MODELS: dict[str, dict[str, Any]] = {"plain": {}, "window": {"window": 7}}
+MODELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"window": 7},
+    "delta nets": {"deltas": (0, 1), "gate": "channel"},
+    "delta nets alone": {"deltas": (0, 1, 2)},
+    "Kimi delta attention": {"deltas": (0, 1), "delta": Kda(n_heads=2, head_dim=12, conv_width=4)},
+    "lightning attention": {"deltas": (0, 2), "delta": Lightning(n_heads=3, head_dim=12, fading=0.6)},
+}
+CASES = [
+    (kernels, options, model)
+    for n, model in enumerate(MODELS)
+    for k, kernels in enumerate(KERNELS)
+    for o, options in enumerate(OPTIONS)
+    if n < 2 or ((3 * n + 2 * k + o) % 6 == 0 and options != "large blocks")
+]
+"""Models with states on every kernel and with all options, but not all of these together."""
 
 
 def requests_of(random: Random, **params: object) -> list[Request]:

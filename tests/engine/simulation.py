@@ -62,7 +62,7 @@ class Pages:
 
     def write(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
         pool = self.group.pool
-        for position in range(progress.cached, progress.cached + progress.scheduled):
+        for position in range(progress.cached, len(marks)):
             block = table.block_at(position // self.size)
             assert pool.references[block] == 1, "a shared block was written"
             assert block not in pool.hash_of, "a published block was written"
@@ -70,7 +70,7 @@ class Pages:
 
     def read(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
         """Whatever a row of the step sees holds what it should."""
-        end = progress.cached + progress.scheduled
+        end = len(marks)
         first = max(0, self.mask.first_seen(progress.cached))
         assert table.first * self.size <= first and table.end * self.size >= end
         for position in range(first, end):
@@ -103,9 +103,15 @@ class Simulation:
     """Drives a scheduler as the engine does."""
 
     def __init__(
-        self, options: EngineOptions, kinds: Sequence[Mask | Snapshots] = (FULL,), modules: Bookkeeping | None = None
+        self,
+        options: EngineOptions,
+        kinds: Sequence[Mask | Snapshots] = (FULL,),
+        modules: Bookkeeping | None = None,
+        *,
+        drafts: bool = False,
     ) -> None:
         self.options = options
+        self.drafts, self.random = drafts, Random(0)
         self.modules = modules or Bookkeeping()
         self.pages: list[Any] = [
             States(kept, options, self.modules.state)
@@ -156,10 +162,16 @@ class Simulation:
         self.steps += 1
         self.note_passing(before)
         self.check_plan(work, before)
+        if all(progress.left == 1 for progress in work):
+            for progress in work:
+                progress.draft = self.draft(progress)
         for act in ("write", "read"):  # the rows of a step are written before any of them looks
             for progress in work:
+                marks = self.marks(progress)[: progress.cached + progress.scheduled]
+                for guess in progress.draft:
+                    marks.append(self.mark(progress, marks, guess))
                 for pages, table in zip(self.pages, progress.tables, strict=True):
-                    getattr(pages, act)(progress, table, self.marks(progress))
+                    getattr(pages, act)(progress, table, marks)
         for progress in work:
             self.book(progress)
         self.check()
@@ -171,8 +183,15 @@ class Simulation:
             self.scores[progress].append(target)
         whole = end == progress.held
         before = progress.cached
-        self.scheduler.commit(progress, [next_token(progress.tokens)] if whole else [])
-        assert progress.cached == end
+        tokens: list[int] = []
+        for guess in [*progress.draft, None] if whole else []:
+            tokens.append(next_token([*progress.tokens, *tokens]))
+            if tokens[-1] != guess:
+                break
+        self.scheduler.commit(progress, tokens)
+        self.marks(progress)
+        assert progress.cached == end + max(0, len(tokens) - 1)
+        end = progress.cached
         if self.options.prefix_cache:
             for pages in self.pages:
                 for digest in pages.to_publish(progress.hashes, before, end):
@@ -192,8 +211,7 @@ class Simulation:
         marks = self._marks.setdefault(progress, [])
         size = self.options.block_size
         for position in range(len(marks), progress.held):
-            parent: object = marks[-1] if marks else progress.root
-            marks.append(hash((parent, progress.tokens[position], progress.extras.get(position // size))))
+            marks.append(self.mark(progress, marks, progress.tokens[position]))
             if (position + 1) % size == 0:
                 before: Any = marks[position - size] if position >= size else None
                 root = self._digests[before] if before is not None else progress.root
@@ -201,6 +219,26 @@ class Simulation:
                 extra = progress.extras.get(position // size, b"")
                 self._digests[marks[-1]] = pool_module.chain_hash(root, own, extra)
         return marks
+
+    def mark(self, progress: Any, marks: Sequence[object], token: int) -> object:
+        """The name of the position behind these."""
+        parent = marks[-1] if marks else progress.root
+        return hash((parent, token, progress.extras.get(len(marks) // self.options.block_size)))
+
+    def draft(self, progress: Any) -> list[int]:
+        """Guesses, often right, as far as an engine's go."""
+        if not self.drafts:
+            return []
+        room = min(
+            -progress.held % self.options.block_size,
+            progress.request.params.max_tokens - progress.n_output - 1,
+            self.options.cache_room - progress.held - 1,
+            *(-progress.held % pages.every - 1 for pages in self.pages if isinstance(pages, States)),
+        )
+        tokens = list(progress.tokens)
+        for _ in range(self.random.randrange(max(0, room) + 1)):
+            tokens.append(next_token(tokens) if self.random.random() < 0.7 else self.random.randrange(2))
+        return tokens[progress.held :]
 
     def note_passing(self, before: list[Any]) -> None:
         """Who started while whoever had arrived earlier went on waiting."""
@@ -298,7 +336,7 @@ def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: 
         max_step_tokens=random.choice([5, 12, 40]),
         max_running=random.choice([4, 5]),
     )
-    simulation = Simulation(options, kinds_of(random)[kind], modules)
+    simulation = Simulation(options, kinds_of(random)[kind], modules, drafts=seed % 2 == 1)
     aborted = []
     for _ in range(n_requests):
         prompt = [random.randrange(2) for _ in range(random.randrange(1, 12))]

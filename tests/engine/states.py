@@ -28,14 +28,20 @@ class States:
         every = self.every if options.prefix_cache else None
         self.group = module.StateGroup(max(2, options.most_running + kind.spare), self.size, every)
         self.states: dict[int, object] = {}
+        self.guesses: dict[int, Sequence[object]] = {}
+        """What is kept beside each state."""
 
     def write(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
         pool = self.group.pool
         assert pool.references[table.write] == 1, "a state that another holds is written"
         assert table.write not in pool.hash_of, "a snapshot is written"
         if progress.cached:
-            assert self.states[table.read] == marks[progress.cached - 1], "the state of another beginning"
-        self.states[table.write] = marks[progress.cached + progress.scheduled - 1]
+            assert self.states[table.read] == marks[table.length - 1], "the state of another beginning"
+            kept = progress.cached - table.length
+            right = self.guesses[table.read][:kept] if kept else []
+            assert list(right) == list(marks[table.length : progress.cached]), "other guesses were right"
+        sure = progress.cached + progress.scheduled
+        self.states[table.write], self.guesses[table.write] = marks[sure - 1], marks[sure:]
 
     def read(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
         assert self.states[table.write] == marks[progress.cached + progress.scheduled - 1], "somebody else wrote it"

@@ -22,8 +22,8 @@ class Repeating(Decoder):
     compared = 0
     worst = 0.0
 
-    def new_cache(self, n_slots, dtype=None):  # type: ignore[no-untyped-def]
-        return super().new_cache([n + 1 for n in n_slots], dtype)
+    def new_cache(self, n_slots, dtype=None, n_guesses=0):  # type: ignore[no-untyped-def]
+        return super().new_cache([n + 1 for n in n_slots], dtype, n_guesses)
 
     def forward(self, batch: ForwardBatch, **options: object) -> torch.Tensor:  # type: ignore[override]
         n = batch.token_ids.numel()

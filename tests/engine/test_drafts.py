@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from drafted import KERNELS, MODELS, OPTIONS, Watched, check, generate, requests_of
+from drafted import CASES, KERNELS, MODELS, OPTIONS, Watched, check, generate, requests_of
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.engine import answers as answers_module
@@ -54,9 +54,7 @@ def with_knowledge(
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("kernels", "options", "model"), CASES)
 def test_the_same_with_drafts_as_without(
     kernels: str, options: str, model: str, make_model: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,9 +65,7 @@ def test_the_same_with_drafts_as_without(
     drafts = replace(OPTIONS[options], draft="ngram")
     drafted = generate(decoder, tokenizer, drafts, requests)
     check(drafted, plain, exactly=kernels != "reference")
-    assert (sum(one.drafted_tokens for one in drafted) > 0) != decoder.spec.recurrent
-    if decoder.spec.recurrent:
-        return
+    assert sum(one.drafted_tokens for one in drafted) > 0
     for wrong in (0.2, 1.0):
         with_knowledge(monkeypatch, requests, plain, wrong)
         drafted = generate(decoder, tokenizer, drafts, requests)
@@ -116,17 +112,19 @@ def test_adapters(kernels: str, make_model: Callable, tokenizer: object, monkeyp
     assert all(one.accepted_tokens > 5 for one in results[1])
 
 
+@pytest.mark.parametrize("model", MODELS)
 def test_what_was_drafted_can_be_shared(
-    make_model: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch
+    model: str, make_model: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks that drafts filled, rejected guesses among them, hold the right keys and values."""
-    decoder = make_model("int4")
+    """Blocks that drafts filled, rejected guesses among them, hold the right keys and values, and snapshots the right
+    states."""
+    decoder = make_model("int4", **MODELS[model])
     first = Request("first", (7, 8, 9) * 5, SamplingParams(max_tokens=90, temperature=0.0, ignore_eos=True))
     plain = generate(decoder, tokenizer, EngineOptions(), [first])
     second = Request("second", (*first.prompt_ids, *plain[0].token_ids, 5), replace(first.params, logprobs=3))
     expected = generate(decoder, tokenizer, EngineOptions(prefix_cache=False), [second])
     with_knowledge(monkeypatch, [first], plain, 0.3)
-    engine = Engine(decoder, tokenizer, EngineOptions(draft="ngram"))
+    engine = Engine(decoder, tokenizer, EngineOptions(draft="ngram", snapshot_tokens=16))
     check(engine.generate([first]), plain, exactly=True)
     again = engine.generate([second])
     assert again[0].cached_prompt_tokens == 96

@@ -11,7 +11,7 @@ def test_a_state_that_others_read_is_not_overwritten_once_it_is_withdrawn() -> N
     group = StateGroup(4, 4, 4)
     first, second = group.new(), group.new()
     group.reserve(first, 8)
-    group.committed(first, HASHES[:1], 0, 4)
+    group.committed(first, HASHES[:1], 0, 4, 4)
     group.attach(second, HASHES, 4)
     group.reserve(second, 8)
     group.withdraw(HASHES)
@@ -26,7 +26,7 @@ def test_a_snapshot_is_kept_while_there_is_room_beside_it() -> None:
     group.reserve(table, 8)
     for end, hits in ((4, 4), (8, 8)):
         group.extend(table, end)
-        group.committed(table, HASHES[: end // 4], end - 4, end)
+        group.committed(table, HASHES[: end // 4], end - 4, end, end)
         assert group.usable(HASHES, 8) == hits
     assert group.usable(HASHES, 7) == 4, "the first snapshot is still there"
     group.extend(table, 12)
@@ -37,7 +37,7 @@ def test_the_last_room_is_ones_own_snapshot() -> None:
     group = StateGroup(2, 4, 4)
     table, other = group.new(), group.new()
     group.reserve(table, 8)
-    group.committed(table, HASHES[:1], 0, 4)
+    group.committed(table, HASHES[:1], 0, 4, 4)
     group.reserve(other, 4)
     group.extend(table, 8)
     assert table.write == table.read and group.usable(HASHES, 8) == 0
@@ -52,6 +52,6 @@ def test_without_snapshots_nothing_is_cut_or_found() -> None:
     table = group.new()
     group.reserve(table, 8)
     assert group.cut(0, 7) == 7
-    group.committed(table, (), 0, 4)
+    group.committed(table, (), 0, 4, 4)
     group.extend(table, 8)
     assert table.write == table.read and group.usable(HASHES, 8) == 0

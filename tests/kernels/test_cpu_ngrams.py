@@ -33,7 +33,7 @@ def step_of(cuts: Sequence[tuple[int, int, int]]) -> StepInput:
         starts=starts,
         groups=(),
         logit_rows=torch.empty(0, dtype=torch.long),
-        states=torch.tensor([[s, s] for s, _, _ in cuts]),
+        states=torch.tensor([[s, s, 0, 0] for s, _, _ in cuts]),
     )
 
 
@@ -47,7 +47,7 @@ def test_rows_of_hashed_tables(kernels: Kernels, isa: str, kind: str, threads: i
     ngrams.ngrams(program, kernels.matrix(stored, kind, 32), FORM, out)
     state = recurrent.new_layer_state(kernels.extension, [(2,)], 3)
     state.parts[0].fill_(float("nan"))
-    program.bind_states(state.parts)
+    program.bind_states([state])
     expected = [values[ngram_rows(one, (0, len(one)), None, FORM)[0]].flatten(1) for one in TOKENS]
     done = [0, 0, 0]
     for cut in ((5, 1, 1), (1, 0, 1), (2, 0, 30), (15, 0, 8)):
@@ -59,6 +59,31 @@ def test_rows_of_hashed_tables(kernels: Kernels, isa: str, kind: str, threads: i
             assert torch.equal(rows, expected[s][first:end])
             done[s] = end
     assert done == [23, 1, 40]
+
+
+def test_guesses_that_were_right_come_before_the_next_tokens(kernels: Kernels, isa: str) -> None:
+    stored = stored_matrix("F32", 80, 32)
+    program = kernels.program(isa)
+    out = program.buffer(4 * 32)
+    ngrams.ngrams(program, kernels.matrix(stored, "F32", 32), FORM, out)
+    state = recurrent.new_layer_state(kernels.extension, [(2 + 4,)], 2, 4)
+    program.bind_states([state])
+    ids = TOKENS[2]
+    expected = dequantize(stored, "F32", 32)[ngram_rows(ids, (0, 40), None, FORM)[0]].flatten(1)
+    # From, to, how many of those are right, and the state: read, left, right guesses before, guesses.
+    for first, end, right, slots in (
+        (0, 4, 3, [0, 0, 0, 3]),
+        (3, 8, 5, [0, 1, 2, 3]),
+        (5, 6, 6, [1, 1, 0, 0]),
+        (6, 8, 8, [1, 1, 0, 2]),
+        (8, 9, 9, [1, 1, 2, 1]),
+        (9, 14, 14, [1, 1, 3, 4]),
+        (14, 20, 20, [1, 1, 4, 0]),
+    ):
+        tokens = torch.cat((ids[first:right], (ids[right:end] + 1) % 9))
+        step = replace(step_of([(2, first, end)]), token_ids=tokens, states=torch.tensor([slots]))
+        program.run(step, 2)
+        assert torch.equal(program.read(out, end - first)[: right - first], expected[first:right]), first
 
 
 def test_gates_of_values(kernels: Kernels) -> None:
@@ -92,12 +117,12 @@ def test_taps_that_are_apart(kernels: Kernels, isa: str, width: int, dilation: i
     at = program.buffer(37)
     recurrent.short_conv(program, [at], [kernels.vector(weight.flatten())], width, dilation)
     state = recurrent.new_layer_state(kernels.extension, [(n_before, 37)], 1)
-    program.bind_states(state.parts)
+    program.bind_states([state])
     found = []
     for first, end in ((0, 5), (5, 6), (6, 23)):
         program.write(at, x[first:end].contiguous())
         step = plain_step(end - first)
-        step = replace(step, positions=torch.arange(first, end), states=torch.tensor([[0, 0]]))
+        step = replace(step, positions=torch.arange(first, end), states=torch.tensor([[0, 0, 0, 0]]))
         program.run(step, 2)
         found.append(program.read(at, end - first))
     bound, _ = short_conv(x.double().abs(), taps.double().abs(), (0, 23), None)

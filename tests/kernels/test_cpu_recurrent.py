@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ from landrace.kernels.cpu import recurrent
 from landrace.kernels.cpu.program import Program, StepInput
 from landrace.kernels.layer_cache import LayerState
 
-N_STATES = 5
+N_STATES, N_GUESSES = 5, 6
 
 
 def step_of(cuts: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]]) -> StepInput:
-    """Sequences from one position to another."""
+    """Sequences from one position to another; `slots`: see `StateView`, which may leave out guesses."""
     starts = [0]
     for first, end in cuts:
         starts.append(starts[-1] + end - first)
@@ -29,13 +30,13 @@ def step_of(cuts: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]]) -> 
         starts=starts,
         groups=(),
         logit_rows=torch.empty(0, dtype=torch.long),
-        states=torch.tensor(slots),
+        states=torch.tensor([[*own, 0, 0][:4] for own in slots]),
     )
 
 
 def states_of(kernels: Kernels, shapes: Sequence[tuple[int, ...]]) -> LayerState:
     """With NaN where nobody has written."""
-    state = recurrent.new_layer_state(kernels.extension, shapes, N_STATES)
+    state = recurrent.new_layer_state(kernels.extension, shapes, N_STATES, N_GUESSES)
     for part in state.parts:
         part.fill_(float("nan"))
     return state
@@ -52,8 +53,8 @@ class Convolved:
         self.xs = [self.program.buffer(n) for n in channels]
         vectors = [kernels.vector(weight.flatten()) for weight in self.weights]
         recurrent.short_conv(self.program, self.xs, vectors, width)
-        self.state = states_of(kernels, [(width - 1, n) for n in channels])
-        self.program.bind_states(self.state.parts)
+        self.state = states_of(kernels, [(width - 1 + N_GUESSES, n) for n in channels])
+        self.program.bind_states([self.state])
 
     def run(self, inputs: Sequence[Tensor], step: StepInput, threads: int) -> list[Tensor]:
         for x, rows in zip(self.xs, inputs, strict=True):
@@ -116,8 +117,10 @@ class Ruled:
             dt_bias=kernels.vector(self.dt_bias),
             out=self.out,
         )
-        self.state = states_of(kernels, [(v, self.shape["key_dim"], self.shape["value_dim"])])
-        self.program.bind_states(self.state.parts)
+        changes = sum(width for name, width in self.widths.items() if name != "q")
+        shapes = [(v, self.shape["key_dim"], self.shape["value_dim"]), (N_GUESSES, changes)]
+        self.state = states_of(kernels, shapes)
+        self.program.bind_states([self.state])
 
     def inputs(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         return {name: rows_of(n, width, seed + place) for place, (name, width) in enumerate(self.widths.items())}
@@ -192,6 +195,43 @@ def test_the_delta_rule_has_the_same_bits_however_it_is_cut(kernels: Kernels, by
     kernels.same_everywhere(compute)
 
 
+GUESSED = (  # from, to, the step's own rows among them, state read, state left, right guesses before
+    (0, 4, 1, 4, 4, 0),  # two of three guesses are right
+    (3, 8, 2, 4, 0, 2),  # none of three, in another state
+    (5, 6, 1, 0, 0, 0),
+    (6, 7, 1, 0, 0, 0),
+    (7, 9, 0, 0, 0, 0),  # guesses alone, which are right, and behind them one that is wrong
+    (9, 10, 0, 0, 0, 2),
+    (9, 16, 1, 0, 3, 2),  # as many right ones as there is room for
+    (16, 19, 3, 3, 3, 6),
+)
+"""What the next step begins with again was wrong."""
+
+
+def check_guesses(compute: Callable[[list[Tensor], list[int], tuple[int, int]], Tensor], inputs: list[Tensor]) -> None:
+    """Rows are those of a whole sequence, whatever was guessed wrong before."""
+    whole = compute(inputs, [2, 2, 0, 0], (0, 19))
+    for (first, end, sure, *slots), (right, *_) in zip(GUESSED, (*GUESSED[1:], (19,)), strict=True):
+        rows = [torch.cat((x[first:right], x[right:end] + 1)) for x in inputs]
+        out = compute(rows, [*slots, end - first - sure], (first, end))
+        assert torch.equal(out[: right - first], whole[first:right]), (first, end)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_convolutions_find_guesses_that_were_right(kernels: Kernels, width: int) -> None:
+    def compute(isa: str, threads: int) -> Tensor:
+        convolved = Convolved(kernels, isa, width)
+
+        def run(rows: list[Tensor], slots: list[int], cut: tuple[int, int]) -> Tensor:
+            beside = [torch.cat((rows_of(3, x.shape[1], 9), x)) for x in rows]
+            return torch.cat(convolved.run(beside, step_of([(0, 3), cut], [[1, 1, 0, 2], slots]), threads), -1)[3:]
+
+        check_guesses(run, [rows_of(19, n, seed) for seed, n in enumerate(convolved.channels)])
+        return torch.cat([part[3, : width - 1].flatten() for part in convolved.state.parts])
+
+    kernels.same_everywhere(compute)
+
+
 def test_extreme_decays(kernels: Kernels, isa: str) -> None:
     """Softplus of what is far from zero, and states that fade to nothing."""
     ruled = Ruled(kernels, isa)
@@ -211,8 +251,8 @@ class Lightning:
         self.program: Program = kernels.program(isa)
         self.buffers = {name: self.program.buffer(n_heads * head_dim) for name in ("q", "k", "v", "out")}
         recurrent.lightning(self.program, head_dim, self.rates, **self.buffers)
-        self.state = states_of(kernels, [(n_heads, head_dim, head_dim)])
-        self.program.bind_states(self.state.parts)
+        self.state = states_of(kernels, [(n_heads, head_dim, head_dim), (N_GUESSES, 2 * n_heads * head_dim)])
+        self.program.bind_states([self.state])
 
     def inputs(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         return {name: rows_of(n, self.n_heads * self.head_dim, seed + place) for place, name in enumerate("qkv")}
@@ -264,6 +304,33 @@ def test_lightning_attention_has_the_same_bits_however_it_is_cut(kernels: Kernel
     kernels.same_everywhere(compute)
 
 
+HEAD_STATES: dict[str, Callable[[Kernels, str], Ruled | Lightning]] = {
+    "a decay for each head": Ruled,
+    "a decay for each channel": partial(Ruled, by_channel=True),
+    "lightning attention": Lightning,
+}
+
+
+@pytest.mark.parametrize("kind", HEAD_STATES)
+def test_guesses_leave_no_trace_in_a_state(kernels: Kernels, kind: str) -> None:
+    """Those that were right are not computed again, to the bit."""
+
+    def compute(isa: str, threads: int) -> Tensor:
+        states = HEAD_STATES[kind](kernels, isa)
+        other, inputs = states.inputs(3, 11), states.inputs(19)
+
+        def run(rows: list[Tensor], slots: list[int], cut: tuple[int, int]) -> Tensor:
+            own = dict(zip(inputs, rows, strict=True))
+            beside = {name: torch.cat((other[name], x)) for name, x in own.items()}
+            return states.run(beside, step_of([(0, 3), cut], [[1, 1, 0, 1], slots]), threads)[3:]
+
+        check_guesses(run, list(inputs.values()))
+        assert torch.equal(states.state.parts[0][3], states.state.parts[0][2])
+        return states.state.parts[0][3]
+
+    kernels.same_everywhere(compute)
+
+
 GATES: dict[Gate, Callable[[Tensor], Tensor]] = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid}
 
 
@@ -289,14 +356,27 @@ def step(**changes: Any) -> StepInput:
     return StepInput(**{**vars(step_of([(4, 6), (0, 1)], [[0, 1], [2, 2]])), **changes})
 
 
+def with_states(first: Sequence[int], second: Sequence[int] = (2, 2, 0, 0)) -> Callable[[], StepInput]:
+    return lambda: step(states=torch.tensor([first, second]))
+
+
 STEPS: dict[str, Callable[[], StepInput]] = {
     "no states": lambda: step(states=None),
-    "int32 states": lambda: step(states=torch.tensor([[0, 1], [2, 2]], dtype=torch.int32)),
-    "too few states": lambda: step(states=torch.tensor([[0, 1]])),
-    "a state past the last": lambda: step(states=torch.tensor([[0, 1], [2, N_STATES]])),
-    "a negative state": lambda: step(states=torch.tensor([[-1, 1], [2, 2]])),
-    "a state that two write": lambda: step(states=torch.tensor([[0, 2], [2, 2]])),
-    "a state that another writes": lambda: step(states=torch.tensor([[2, 1], [2, 2]])),
+    "int32 states": lambda: step(states=torch.tensor([[0, 1, 0, 0], [2, 2, 0, 0]], dtype=torch.int32)),
+    "too few states": lambda: step(states=torch.tensor([[0, 1, 0, 0]])),
+    "states without guesses": lambda: step(states=torch.tensor([[0, 1], [2, 2]])),
+    "a state past the last": with_states((0, 1, 0, 0), (2, N_STATES, 0, 0)),
+    "a negative state": with_states((-1, 1, 0, 0)),
+    "a state that two write": with_states((0, 2, 0, 0)),
+    "a state that another writes": with_states((2, 1, 0, 0)),
+    "more right guesses than there is room for": with_states((0, 1, N_GUESSES + 1, 0)),
+    "guesses below none": with_states((0, 1, 0, -1)),
+    "right guesses below none": with_states((0, 1, -1, 0)),
+    "more guesses than rows": with_states((0, 1, 0, 3)),
+    "guesses beyond the room behind others": with_states((0, 0, N_GUESSES - 1, 2)),
+    "guesses alone that leave the state": with_states((0, 1, 0, 2)),
+    "guesses before a beginning": with_states((0, 1, 0, 0), (2, 2, 1, 0)),
+    "a beginning that is a guess": with_states((0, 1, 0, 0), (2, 2, 0, 1)),
 }
 
 
@@ -330,9 +410,16 @@ def test_what_does_not_go_together_is_refused(kernels: Kernels) -> None:
             vectors = {name: kernels.vector(torch.ones(2)) for name in ("a_log", "dt_bias")}
             sizes = {"n_heads": 2, "n_value_heads": 2, "key_dim": 4, "value_dim": 4, **shape}
             recurrent.delta(program, **sizes, q=x, k=x, v=x, a=x, b=x, out=x, **vectors)  # type: ignore[arg-type]
+
+
+def test_states_that_do_not_fit_are_refused(kernels: Kernels) -> None:
+    program = kernels.program("plain")
+    x = program.buffer(8)
     recurrent.short_conv(program, [x], [kernels.vector(torch.ones(16))], 2)
     with pytest.raises(IndexError, match="no states are bound"):
         program.run(step_of([(0, 1)], [[0, 0]]), 1)
-    for parts in ([], [torch.zeros(2, 9)], [torch.zeros(2, 8).double()], [torch.zeros(8, 2).t()]):
+    for parts in ((), (torch.zeros(2, 9),), (torch.zeros(2, 8).double(),), (torch.zeros(8, 2).t(),)):
         with pytest.raises(ValueError):
-            program.bind_states(parts)
+            program.bind_states([LayerState(parts)])
+    with pytest.raises(ValueError, match="16 values"):
+        program.bind_states([LayerState((torch.zeros(2, 8),), n_guesses=1)])

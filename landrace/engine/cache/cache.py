@@ -55,10 +55,10 @@ class Cache:
             group.extend(table, end)
         return True
 
-    def committed(self, tables: Tables, hashes: Sequence[bytes], before: int, cached: int) -> None:
+    def committed(self, tables: Tables, hashes: Sequence[bytes], before: int, cached: int, sure: int) -> None:
         """See `Group.committed`."""
         for group, table in zip(self.groups, tables, strict=True):
-            group.committed(table, hashes, before, cached)
+            group.committed(table, hashes, before, cached, sure)
 
     def release(self, tables: Tables) -> None:
         """Gives everything back."""

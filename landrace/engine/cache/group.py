@@ -48,9 +48,10 @@ class Group(Protocol[Table]):
         """Where a step that goes on from `cached` must stop; `end` where it need not stop earlier."""
         ...
 
-    def committed(self, table: Table, hashes: Sequence[bytes], before: int, cached: int) -> None:
-        """After the tokens from `before` to `cached` were computed: publishes the whole blocks among them, which
-        `hashes` ends with, and gives back what no later token sees. No hashes: publishes nothing."""
+    def committed(self, table: Table, hashes: Sequence[bytes], before: int, cached: int, sure: int) -> None:
+        """After the tokens from `before` to `cached` were computed, those behind `sure` as guesses: publishes the whole
+        blocks among them, which `hashes` ends with, and gives back what no later token sees. No hashes: publishes
+        nothing."""
         ...
 
     def release(self, table: Table) -> None:

@@ -26,13 +26,18 @@ class _SlotTable:
 
 class CacheMemory:
     """`layers`: what the decoder's `new_cache` makes of `n_slots`: by group, for how many tokens, in blocks of
-    `block_size`, or for how many states.
+    `block_size`, or for how many states, and `n_guesses` beside each.
 
     Raises OptionError when the memory cannot be had or the decoder keeps no such cache.
     """
 
     def __init__(
-        self, decoder: ServingDecoder, n_slots: Sequence[int], block_size: int, dtype: torch.dtype | None
+        self,
+        decoder: ServingDecoder,
+        n_slots: Sequence[int],
+        block_size: int,
+        dtype: torch.dtype | None,
+        n_guesses: int = 0,
     ) -> None:
         if block_size % decoder.cache_tile:
             raise OptionError(
@@ -40,7 +45,7 @@ class CacheMemory:
                 hint=f"Choose a multiple of {decoder.cache_tile}.",
             )
         try:
-            self.layers = decoder.new_cache(n_slots, dtype)
+            self.layers = decoder.new_cache(n_slots, dtype, n_guesses)
         except RuntimeError as error:
             raise OptionError(
                 f"There is no memory for a cache of {max(n_slots)} tokens.",
@@ -78,11 +83,13 @@ class CacheMemory:
                 total += n_bytes
         return round(total)
 
-    def places(self, table: BlockTable | StateTable, first: int, end: int) -> list[int]:
-        """The slots of the positions [first, end); or the state that they go on from and the one that they leave."""
+    def places(self, table: BlockTable | StateTable, first: int, sure: int, end: int) -> list[int]:
+        """The slots of the positions [first, end), of which those from `sure` on are guesses; or how they go through
+        the request's state: see `StateView`."""
         if isinstance(table, StateTable):
             assert table.write is not None
-            return [table.write if table.read is None else table.read, table.write]
+            found = table.write if table.read is None else table.read
+            return [found, table.write, first - table.length, max(0, end - max(first, sure))]
         size = self._block_size
         return [table.block_at(position // size) * size + position % size for position in range(first, end)]
 
@@ -91,13 +98,16 @@ class CacheMemory:
         groups, states = {}, None
         for group, (spec, slots) in enumerate(zip(self._specs, places, strict=True)):
             if not isinstance(spec, Paged):
-                states = StateView(slots.view(-1, 2))
+                states = StateView(slots.view(-1, 4))
                 continue
-            own = [of_sequence[group] for of_sequence in tables]
-            firsts = tuple(table.first * self._block_size for table in own)
-            seen = (self._slots(table)[first:end] for table, first, end in zip(own, firsts, ends, strict=True))
-            groups[spec] = GroupView(slots, tuple(seen), firsts)
+            groups[spec] = self.group_view([of_sequence[group] for of_sequence in tables], ends, slots)
         return CacheView(self.layers, groups, states)
+
+    def group_view(self, tables: Sequence[BlockTable], ends: Sequence[int], slots: Tensor) -> GroupView:
+        """What a step that writes to `slots` sees of one group's blocks: `tables` and `ends` by sequence."""
+        firsts = tuple(table.first * self._block_size for table in tables)
+        seen = (self._slots(table)[first:end] for table, first, end in zip(tables, firsts, ends, strict=True))
+        return GroupView(slots, tuple(seen), firsts)
 
     def _slots(self, table: BlockTable) -> Tensor:
         """int64: the slot of each position before the table's end, of those that it holds.

@@ -78,7 +78,7 @@ class PagedGroup:
     def cut(self, cached: int, end: int) -> int:
         return end
 
-    def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int) -> None:
+    def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int, sure: int) -> None:
         for index in range(before // self._size, len(hashes)):
             self.pool.publish(table.block_at(index), hashes[index])
         unseen = self._first_seen(cached) - table.first

@@ -1,7 +1,8 @@
 """`StateGroup`: one state a request, and snapshots of it at every so many tokens, from which others go on.
 
 No state is ever copied. A step reads one and leaves another, or the same one in place. A state that has become a
-snapshot is only read from then on: whoever is at it goes on in a fresh one, as those do who find it later.
+snapshot is only read from then on: whoever is at it goes on in a fresh one, as those do who find it later. Guesses do
+not go into a state before they are known to be right: a step keeps what they would change beside the one it leaves.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ class StateTable:
     """The states one request holds."""
 
     read: int | None = None
-    """The one after its cached tokens; None: it has none."""
+    """The one after its first `length` tokens; what the others that are cached change is kept beside it. None: it has
+    none."""
+    length: int = 0
     write: int | None = None
     """The one that its next step leaves, once there is room for that step."""
 
@@ -50,7 +53,7 @@ class StateGroup:
 
     def attach(self, table: StateTable, hashes: Sequence[bytes], length: int) -> None:
         if length:
-            table.read = self._snapshot(hashes, length)
+            table.read, table.length = self._snapshot(hashes, length), length
             self.pool.share([table.read])
 
     def reserve(self, table: StateTable, held: int) -> None:
@@ -73,17 +76,18 @@ class StateGroup:
     def cut(self, cached: int, end: int) -> int:
         return end if self._every is None else min(end, (cached // self._every + 1) * self._every)
 
-    def committed(self, table: StateTable, hashes: Sequence[bytes], before: int, cached: int) -> None:
+    def committed(self, table: StateTable, hashes: Sequence[bytes], before: int, cached: int, sure: int) -> None:
         assert table.write is not None
         if table.read is not None and table.read != table.write:
             self.pool.release([table.read])
-        table.read, table.write = table.write, None
+        table.read, table.write, table.length = table.write, None, sure
         if self._every is not None and hashes and cached % self._every == 0:
             self.pool.publish(table.read, hashes[-1])
 
     def release(self, table: StateTable) -> None:
         self.pool.release([state for state in {table.read, table.write} if state is not None])
         table.read = table.write = None
+        table.length = 0
 
     def withdraw(self, hashes: Sequence[bytes]) -> None:
         for digest in hashes:

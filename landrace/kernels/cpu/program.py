@@ -24,7 +24,7 @@ from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import mask_fields, native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import GroupView, LayerCache, LayerState
 from landrace.kernels.mask import FULL, Mask
 
 
@@ -85,7 +85,7 @@ class StepInput:
     adapter_rows: Sequence[Sequence[int]] = ()
     """By adapter slot: the rows that use it."""
     states: Tensor | None = None
-    """[S, 2], where layers have states: see `StateView`."""
+    """[S, 4], where layers have states: see `StateView`."""
 
 
 class Program:
@@ -176,6 +176,10 @@ class Program:
     def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
         """out = activation(gate, up)."""
         self.add("gate", gate=gate, up=up, out=out, activation=[vars(activation)])
+
+    def join(self, xs: Sequence[int], out: int) -> None:
+        """out = the rows of `xs` side by side."""
+        self.add("join", parts=[{"x": x} for x in xs], out=out)
 
     def gate_heads(self, x: int, gate: int, out: int) -> None:
         """out = each head of x times the sigmoid of its own gate: x [n_heads * head_dim], gate [n_heads], or as many
@@ -280,22 +284,25 @@ class Program:
             )  # fmt: skip
         self._kept_cache = list(layers)
 
-    def bind_states(self, parts: Sequence[Tensor]) -> None:
-        """Says where the states are: a tensor, float32 [n_states, ...], for each part that operations keep, in order.
+    def bind_states(self, layers: Sequence[LayerState]) -> None:
+        """Says where the states are: for each part that operations keep a part of a layer's, in order.
 
-        They must live as long as they are bound.
+        The tensors must live as long as they are bound.
         """
-        sizes = self._program.state_sizes
+        sizes: list[tuple[int, int]] = self._program.state_sizes
+        parts = [part for layer in layers for part in layer.parts]
+        n_guesses = max((layer.n_guesses for layer in layers), default=0)
         if len(parts) != len(sizes):
             raise ValueError(f"The program keeps {len(sizes)} parts of a state, not {len(parts)}.")
         n_states = {part.shape[0] for part in parts}
         if len(n_states) > 1:
             raise ValueError(f"All parts have one number of states, not {sorted(n_states)}.")
-        for index, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-            if part[:1].numel() != min(part.shape[0], 1) * size:
-                raise ValueError(f"A part of {size} values a state does not lie in {list(part.shape)}.")
+        for index, (part, (size, guess_size)) in enumerate(zip(parts, sizes, strict=True)):
+            whole = size + n_guesses * guess_size
+            if part[:1].numel() != min(part.shape[0], 1) * whole:
+                raise ValueError(f"A part of {whole} values a state does not lie in {list(part.shape)}.")
             check_tensor(part, torch.float32, tuple(part.shape), "states")
-            self._program.bind_state(index, part.data_ptr(), part.shape[0])
+            self._program.bind_state(index, part.data_ptr(), part.shape[0], n_guesses)
         self._kept_states = list(parts)
 
     def run(self, step: StepInput, threads: int = 0) -> Tensor:
@@ -366,7 +373,7 @@ class Program:
             check_tensor(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
             tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
         if step.states is not None:
-            check_tensor(step.states, torch.int64, (n_sequences, 2), "states")
+            check_tensor(step.states, torch.int64, (n_sequences, 4), "states")
         starts = array("q", step.starts)
         self._kept_step = (starts, kept)
         return self._native.Step(

@@ -20,7 +20,7 @@ def short_conv(
     """Each of `xs` = silu of its causal convolution; weights [channels * width], a channel's oldest row first. A tap
     meets every `dilation`-th row.
 
-    Keeps for each of them a part of the state: the last (width - 1) * dilation rows.
+    Keeps for each of them a part of the state: the last (width - 1) * dilation rows, and behind them those of guesses.
     """
     parts = [{"x": x, "weight": weight} for x, weight in zip(xs, weights, strict=True)]
     program.add("short_conv", parts=parts, width=width, dilation=dilation)
@@ -47,7 +47,8 @@ def delta(
     normalised, decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b). A head has one a and dt_bias, or one for
     each channel of its key. Overwrites q, k, a and b.
 
-    Keeps a part of the state: [n_value_heads, key_dim, value_dim in whole vectors]. `rounds`: see `Gdn`.
+    Keeps two parts of the state: [n_value_heads, key_dim, value_dim in whole vectors], and of each guess its k, v, a
+    and b as they are then. `rounds`: see `Gdn`.
     """
     program.add(
         "delta", n_heads=n_heads, n_value_heads=n_value_heads, key_dim=key_dim, value_dim=value_dim, rounds=rounds,
@@ -59,7 +60,7 @@ def lightning(program: Program, head_dim: int, rates: Tensor, *, q: int, k: int,
     """out = what the heads' states say to silu(q) once silu(k) and silu(v) are in them; a state fades by e^-rate a row,
     rates [n_heads]. Overwrites q, k and v.
 
-    Keeps a part of the state: [n_heads, head_dim, head_dim in whole vectors].
+    Keeps two parts of the state: [n_heads, head_dim, head_dim in whole vectors], and of each guess silu(k) and silu(v).
     """
     program.add("lightning", head_dim=head_dim, rates=rates, q=q, k=k, v=v, out=out)
 
@@ -69,13 +70,11 @@ def gated_norm(program: Program, x: int, gate: int, weight: PackedVector, eps: f
     program.add("gated_norm", x=x, gate=gate, weight=weight, eps=eps, by=by)
 
 
-def new_layer_state(native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int) -> LayerState:
-    """Zeroed memory for `n_states` states with parts of these shapes; rows of matrices are in whole vectors."""
+def new_layer_state(
+    native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int, n_guesses: int = 0
+) -> LayerState:
+    """Zeroed memory for `n_states` states with parts of these shapes, which have room for `n_guesses`; rows of matrices
+    are in whole vectors."""
     tile: int = native.TILE
     padded = [(*shape[:-1], -(-shape[-1] // tile) * tile if len(shape) == 3 else shape[-1]) for shape in shapes]
-    return LayerState(tuple(untouched_zeros((n_states, *shape), torch.float32) for shape in padded))
-
-
-def parts_of(states: Sequence[LayerState]) -> list[Tensor]:
-    """All layers' parts, in order."""
-    return [part for state in states for part in state.parts]
+    return LayerState(tuple(untouched_zeros((n_states, *shape), torch.float32) for shape in padded), n_guesses)

@@ -11,8 +11,11 @@ from torch import Tensor
 from landrace.kernels.ngrams import NGrams
 
 
-def ngram_rows(ids: Tensor, starts: Sequence[int], before: Tensor | None, form: NGrams) -> tuple[Tensor, Tensor]:
-    """[T, tables] rows of the one matrix that all tables lie in, and the tokens that the next rows find.
+def ngram_rows(
+    ids: Tensor, starts: Sequence[int], before: Tensor | None, form: NGrams, n_guesses: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """[T, tables] rows of the one matrix that all tables lie in, and the tokens that the next rows find, or the last
+    `n_guesses` of each sequence.
 
     ids [T]; `starts`: S + 1 row indices; before [S, longest - 1]: 1 + the tokens before each sequence's first row,
     latest first, 0 where there is none; None: all begin.
@@ -23,7 +26,8 @@ def ngram_rows(ids: Tensor, starts: Sequence[int], before: Tensor | None, form: 
     sequences = [ids[start:end] + 1 for start, end in pairwise(starts)]
     known = [torch.cat((old.flip(0).long(), own)) for old, own in zip(before, sequences, strict=True)]
     windows = torch.cat([line.unfold(0, n + 1, 1).flip(1) for line in known])
-    last = torch.stack([line[len(line) - n :].flip(0) for line in known])
+    ends = [len(line) - own for line, own in zip(known, n_guesses or [0] * len(known), strict=True)]
+    last = torch.stack([line[end - n : end].flip(0) for line, end in zip(known, ends, strict=True)])
     tokens = windows - 1
     # From the first filler on, seen from the row's own token back, all are fillers.
     cut = ((tokens == form.filler) | (tokens < 0))[:, 1:].cumsum(1) > 0

@@ -114,7 +114,8 @@ def sequential(rows: Rows, spans: Sequence[Span], states: Tensor) -> tuple[Tenso
         for s, one, own in zip(live, changed, out, strict=True):
             state[s] = one
             outs[s].append(own)
-    return torch.stack([row for own in outs for row in own]), torch.stack(state)
+    out_rows = [row for own in outs for row in own]
+    return torch.stack(out_rows) if out_rows else rows.v[:0], torch.stack(state)
 
 
 def chunked(rows: Rows, spans: Sequence[Span], states: Tensor) -> tuple[Tensor, Tensor]:

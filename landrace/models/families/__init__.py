@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.mask import FULL
+from landrace.models.cache_spec import Paged
 from landrace.models.declared import shapes_of
 from landrace.models.families import (
     baichuan,
@@ -79,13 +81,18 @@ class FamilyModel:
 
 
 def read_config(
-    config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None, *, heads_in_rounds: bool = False
+    config: Mapping[str, Any],
+    stored: Mapping[str, Shape] | None = None,
+    *,
+    heads_in_rounds: bool = False,
+    mtp: bool = False,
 ) -> FamilyModel:
     """Reads a hub `config.json`, whether of transformers 4 or 5 or of the modelling code beside the weights.
 
     `stored`, the names and shapes of a file's tensors, chooses where a family's checkpoints are known under several
     prefixes or names, or in several layouts; without it they are the hub's. `heads_in_rounds`: the weights have their
-    value heads so (`ModelSpec.in_rounds`).
+    value heads so (`ModelSpec.in_rounds`). `mtp`: with the layer that guesses the token after the next one, whether the
+    files have one or not.
 
     Raises UnsupportedError for a model type, a key or a value that asks for arithmetic the decoder does not have;
     CheckpointError for numbers that fit no model.
@@ -98,6 +105,7 @@ def read_config(
     reader = Config(with_aliases(text, family.aliases), family.defaults)
     spec, passed_by = family.read(reader), family.passed_by(reader)
     spec = spec.in_rounds() if heads_in_rounds else spec
+    spec = _with_mtp(spec) if mtp else spec
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
@@ -121,6 +129,14 @@ def read_config(
     ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in passed_by]
     ignorable += [*guessing, *family.ignorable]
     return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
+
+
+def _with_mtp(spec: ModelSpec) -> ModelSpec:
+    """Such a layer is like the last one with attention, in all families that have one."""
+    attending = [layer for layer in spec.layers if layer.mixer.cache == Paged(FULL)]
+    if not attending or spec.streams is not None:
+        raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")
+    return replace(spec, mtp=attending[-1])
 
 
 def stated_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, s
 from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_rope import ReadTensor
-from landrace.models.families.names import Naming
+from landrace.models.families.names import MtpNaming, Naming
 from landrace.models.families.weights import Source
 from landrace.models.spec import ModelSpec
 
@@ -66,6 +66,13 @@ LAYER = {
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_gate": "ffn_gate_inp_shexp",
 }
+MTP = MtpNaming(
+    layer="blk.{}.",
+    embedding_norm="blk.{}.nextn.enorm",
+    hidden_norm="blk.{}.nextn.hnorm",
+    proj="blk.{}.nextn.eh_proj",
+    norm="blk.{}.nextn.shared_head_norm",
+)
 
 FUSED_EXPERTS = {"ffn_gate_up_exps": ("mlp.experts.gate_proj", "mlp.experts.up_proj")}
 """Of newer files, if they were converted so."""
@@ -149,6 +156,7 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         by_head=known.by_head,
         forms=gguf_delta.FORMS,
         heads_in_rounds=known.heads_in_rounds,
+        mtp=MTP,
         interleaved=known.interleaved,
         index_interleaved=known.index_interleaved,
         index_last=known.index_last,

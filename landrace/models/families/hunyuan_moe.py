@@ -12,7 +12,7 @@ from landrace.models.families.dense import n_layers, read_attention, read_decode
 from landrace.models.families.family import Family
 from landrace.models.families.llama import SHAPE
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_after, sparse_by_name
-from landrace.models.families.names import with_experts
+from landrace.models.families.names import MtpNaming, Naming, with_experts
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
@@ -25,6 +25,7 @@ HY3 = {
 }  # fmt: skip
 
 NAMINGS = with_experts({"mlp.router": "mlp.gate.wg", "mlp.shared_expert": "mlp.shared_mlp"}, base=hunyuan.NAMING)
+HY3_MTP = Naming(mtp=MtpNaming(norm="layers.{}.final_layernorm"))
 HY3_NAMINGS = with_experts(
     {
         "mlp.router": "mlp.router.gate",
@@ -36,6 +37,7 @@ HY3_NAMINGS = with_experts(
         "mlp.router.choice_bias": "mlp.e_score_correction_bias",
         "mlp.shared_expert": "mlp.shared_experts",
     },
+    base=HY3_MTP,
 )
 
 

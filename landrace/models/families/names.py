@@ -32,6 +32,19 @@ them, and writes them when it is told to keep its own names."""
 
 
 @dataclass(frozen=True)
+class MtpNaming:
+    """What the layer that guesses the token after the next one is called. {} is the number after the last layer's."""
+
+    layer: str = "layers.{}."
+    embedding_norm: str = "layers.{}.enorm"
+    hidden_norm: str = "layers.{}.hnorm"
+    proj: str = "layers.{}.eh_proj"
+    norm: str = "layers.{}.shared_head.norm"
+    in_body: bool = True
+    """Whether all that comes behind the prefix of the decoder's tensors."""
+
+
+@dataclass(frozen=True)
 class Naming:
     """How one kind of checkpoint names its tensors. The defaults are Llama's, which the decoder uses too."""
 
@@ -82,6 +95,7 @@ class Naming:
     """Numbers of the file's layers that the decoder has not, and counts none of its own by."""
     unit_head: int | None = None
     """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
+    mtp: MtpNaming = field(default_factory=MtpNaming)
 
     def prefix(self, tensor_names: Collection[str] = ()) -> tuple[str, str]:
         """The pair of `prefixes` under which a file with these tensors keeps its embedding; the first if none fits."""
@@ -97,11 +111,14 @@ class Naming:
         body, head = self.prefix(tensor_names)
         found: dict[str, Source] = {}
         layers: list[dict[str, Shape]] = [{} for _ in spec.layers]
+        of_mtp: dict[str, Shape] = {}
         for name, shape in parameters.items():
             first, _, leaf = name.partition(".")
             if first == "layers":
                 number, _, inner = leaf.partition(".")
                 layers[int(number)][inner] = shape
+            elif first == "mtp":
+                of_mtp[leaf] = shape
             elif first == "embed_tokens":
                 rows = (0, spec.vocab_size) if self.spare_rows else None
                 found[name] = Source(f"{body}{self.embedding}.{leaf}", rows)
@@ -118,7 +135,21 @@ class Naming:
         for n, (place, shapes, layer) in enumerate(zip(kept, layers, spec.layers, strict=False)):
             before = body + self.layer.format(place)
             found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer, tensor_names)}
+        if spec.mtp is not None:
+            body = body if self.mtp.in_body else ""
+            of_mtp_layer = self._mtp(body, len(layers), of_mtp, spec.mtp, tensor_names)
+            found |= {f"mtp.{name}": source for name, source in of_mtp_layer}
         return found
+
+    def _mtp(
+        self, body: str, number: int, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
+    ) -> Iterator[tuple[str, Source]]:
+        inner = {name.removeprefix("layer."): shape for name, shape in shapes.items() if name.startswith("layer.")}
+        for name, source in self._layer(body + self.mtp.layer.format(number), inner, layer, tensor_names):
+            yield f"layer.{name}", source
+        for name in ("embedding_norm", "hidden_norm", "norm"):
+            yield f"{name}.weight", self._norm(f"{body}{getattr(self.mtp, name).format(number)}.weight")
+        yield "proj.weight", Source(f"{body}{self.mtp.proj.format(number)}.weight")
 
     def _layer(
         self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]

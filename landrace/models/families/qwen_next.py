@@ -13,7 +13,7 @@ from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.dense import layer_kinds, n_layers, read_attention, read_decoder, read_mlp
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_by_step
-from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
+from landrace.models.families.names import JOINT, ONE_BY_ONE, MtpNaming, Naming
 from landrace.models.families.qwen import VISION
 from landrace.models.families.qwen_moe import RENAMED
 from landrace.models.ffn_spec import Dense, Moe
@@ -82,6 +82,14 @@ SPLIT = Naming(
     by_head=("self_attn.q_proj.weight",),
     norms_around_zero=True,
     norms_around_one=("self_attn.gated_norm.weight",),
+    mtp=MtpNaming(
+        layer="mtp.layers.0.",
+        embedding_norm="mtp.pre_fc_norm_embedding",
+        hidden_norm="mtp.pre_fc_norm_hidden",
+        proj="mtp.fc",
+        norm="mtp.norm",
+        in_body=False,
+    ),
 )
 """Qwen3.5's names."""
 GROUPED = replace(

@@ -39,7 +39,7 @@ class KdaBlock(nn.Module):
         projections = [self.q_proj, self.k_proj, self.v_proj, self.b_proj, self.f_a_proj, self.g_a_proj]
         q, k, v, b, low_decay, low_gate = ops.linears(x, projections, norm=norm)
         (a,) = ops.linears(low_decay, [self.f_b_proj])
-        q, k, v = ops.conv(self.cache, [q, k, v], [self.q_conv, self.k_conv, self.v_conv], first=-4)
+        q, k, v = ops.conv(self.cache, [q, k, v], [self.q_conv, self.k_conv, self.v_conv], first=-5)
         read = ops.delta(self.spec, self.cache, q, k, v, a, b, self.a_log, self.dt_bias)
         (gate,) = ops.linears(low_gate, [self.g_b_proj])
         return ops.add_linear(into, ops.gated_norm(read, gate, self.gated_norm, "sigmoid"), self.o_proj, factor)

@@ -126,7 +126,7 @@ void bind_program(nb::module_& m) {
             self.workspace().bind_cache(layer, {named<CacheType>(kCacheTypes, type), at<uint8_t>(tiles), at<float>(key_scales), at<float>(value_scales)}, n_slots);
         })
         .def_prop_ro("state_sizes", [](Program& self) { return self.workspace().state_sizes(); })
-        .def("bind_state", [](Program& self, int part, Address states, int64_t n_states) { self.workspace().bind_state(part, at<float>(states), n_states); })
+        .def("bind_state", [](Program& self, int part, Address states, int64_t n_states, int64_t n_guesses) { self.workspace().bind_state(part, at<float>(states), n_states, n_guesses); })
         .def("view", [](nb::handle_t<Program> self, int buffer, int n_rows) {
             Workspace& workspace = nb::cast<Program&>(self).workspace();
             const auto width = static_cast<size_t>(workspace.checked_width(buffer));

@@ -30,20 +30,25 @@ void check_sequences(const Step& step) {
     }
 }
 
-void check_states(const Step& step, int64_t n_states) {
+void check_states(const Step& step, int64_t n_states, int64_t n_guesses) {
     if (!step.states) throw std::out_of_range("a step brings no states");
     std::vector<int> users(static_cast<size_t>(n_states), -1);  // who writes each state
     const auto present = [&](int s) { return step.starts[s] < step.starts[s + 1]; };
     for (int s = 0; s < step.n_sequences; ++s) {
         if (!present(s)) continue;
-        const int64_t written = step.states[2 * s + 1];
-        expect_within(written, n_states, "state");
-        if (users[static_cast<size_t>(written)] >= 0) throw std::out_of_range("two sequences leave one state");
-        users[static_cast<size_t>(written)] = s;
+        const Passage passage = step.passage(s);
+        expect_within(passage.written, n_states, "state");
+        if (users[static_cast<size_t>(passage.written)] >= 0) throw std::out_of_range("two sequences leave one state");
+        users[static_cast<size_t>(passage.written)] = s;
+        expect_within(passage.kept, n_guesses + 1, "number of right guesses");
+        expect_within(passage.end - passage.guesses, passage.end - passage.begin + 1, "number of guesses");
+        if (passage.guesses < passage.end) expect_within(passage.place(passage.end - 1), n_guesses, "guess");
+        if (step.begins(s) && (passage.kept || !passage.moves())) throw std::out_of_range("nothing comes before a sequence's beginning");
+        if (!passage.moves() && passage.read != passage.written) throw std::out_of_range("guesses alone leave the state where it is");
     }
     for (int s = 0; s < step.n_sequences; ++s) {
         if (!present(s) || step.begins(s)) continue;
-        const int64_t read = step.states[2 * s];
+        const int64_t read = step.passage(s).read;
         expect_within(read, n_states, "state");
         const int writer = users[static_cast<size_t>(read)];
         if (writer >= 0 && writer != s) throw std::out_of_range("a sequence leaves the state that another goes on from");

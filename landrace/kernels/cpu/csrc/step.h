@@ -30,6 +30,19 @@ struct CacheSlots {
     const int64_t* by_position(int sequence) const { return slots[sequence] - first_positions[sequence]; }
 };
 
+/// How a sequence's rows go through its state. The last of them may be guesses: the state that is left does not have them,
+/// but what they would do to it is kept beside it, so that the next step can take in those that were right.
+struct Passage {
+    int64_t read, written;  // states
+    int64_t kept;           // guesses beside the state that is read which were right
+    int64_t begin, guesses, end;  // rows: the step's own from `begin` on, and the guesses behind them
+
+    /// Whether another state is left than is read: else all rows are guesses behind those that are kept.
+    bool moves() const { return begin < guesses; }
+    /// The place of a row among those kept beside the state that is left.
+    int64_t place(int64_t row) const { return row - guesses + (moves() ? 0 : kept); }
+};
+
 /// All addresses stay the caller's.
 struct Step {
     int n_rows;
@@ -38,7 +51,8 @@ struct Step {
     int n_sequences;
     const int64_t* starts;             // [n_sequences + 1]
     std::vector<CacheSlots> groups;    // by cache group
-    const int64_t* states;             // [n_sequences, 2]: the state that each goes on from, and the one it leaves; null: none
+    const int64_t* states;             // [n_sequences, 4]: the state that each goes on from, the one it leaves, how many of the
+                                       // guesses beside the first are right, and how many of its rows are guesses; null: none
     const int64_t* logit_rows;         // [n_logit_rows]
     int n_logit_rows;
     std::vector<RotaryTable> rotary;
@@ -47,6 +61,17 @@ struct Step {
 
     /// Whether a sequence begins in this step, and so goes on from a state of zeros.
     bool begins(int sequence) const { return positions[starts[sequence]] == 0; }
+
+    Passage passage(int sequence) const {
+        const int64_t* own = states + 4 * sequence;
+        return {own[0], own[1], own[2], starts[sequence], starts[sequence + 1] - own[3], starts[sequence + 1]};
+    }
+
+    bool has_guesses() const {
+        for (int s = 0; s < n_sequences; ++s)
+            if (states[4 * s + 3] > 0) return true;
+        return false;
+    }
 
     int count(int rows) const {
         if (rows == kAllRows) return n_rows;
@@ -64,9 +89,9 @@ void check_rows(const Step& step);
 /// Throws std::out_of_range unless every sequence's positions follow one another.
 void check_sequences(const Step& step);
 
-/// Throws std::out_of_range unless the states of checked sequences are some of `n_states`, and nobody writes what another
-/// reads or writes.
-void check_states(const Step& step, int64_t n_states);
+/// Throws std::out_of_range unless the states of checked sequences are some of `n_states`, beside each of which there is
+/// room for `n_guesses`, and nobody writes what another reads or writes.
+void check_states(const Step& step, int64_t n_states, int64_t n_guesses);
 
 /// Throws std::out_of_range unless the positions of checked sequences have slots, in whole tiles, of a cache of `n_slots`.
 void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots);

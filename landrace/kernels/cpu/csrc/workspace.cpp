@@ -61,15 +61,16 @@ void Workspace::bind_cache(int layer, LayerCache cache, int64_t n_slots) {
     caches_[static_cast<size_t>(layer)] = cache;
 }
 
-int Workspace::keep_state(int64_t size) {
-    state_sizes_.push_back(size);
+int Workspace::keep_state(int64_t size, int64_t guess_size) {
+    state_sizes_.emplace_back(size, guess_size);
     return static_cast<int>(state_sizes_.size()) - 1;
 }
 
-void Workspace::bind_state(int part, float* states, int64_t n_states) {
+void Workspace::bind_state(int part, float* states, int64_t n_states, int64_t n_guesses) {
     states_of_.resize(state_sizes_.size());
     states_of_[static_cast<size_t>(part)] = states;
     n_states_ = n_states;
+    n_guesses_ = n_guesses;
 }
 
 void Workspace::reserve(int at_least, int threads) {
@@ -91,7 +92,7 @@ void Workspace::check(const Step& step) const {
     if (layers_.empty() && state_sizes_.empty()) return;
     if (step.groups.size() != n_slots_.size()) throw std::out_of_range("a step has other cache groups than the program");
     check_sequences(step);
-    if (!state_sizes_.empty()) check_states(step, n_states_);
+    if (!state_sizes_.empty()) check_states(step, n_states_, n_guesses_);
     for (size_t group = 0; group < n_slots_.size(); ++group) check_slots(step, step.groups[group], n_slots_[group]);
 }
 

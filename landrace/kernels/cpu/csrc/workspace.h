@@ -66,11 +66,17 @@ public:
     void bind_cache(int layer, LayerCache cache, int64_t n_slots);
     const LayerCache& cache(int layer) const { return caches_[static_cast<size_t>(layer)]; }
 
-    /// Says that `size` floats are kept of every sequence from step to step. Returns the number of that part of its state.
-    int keep_state(int64_t size);
-    const std::vector<int64_t>& state_sizes() const { return state_sizes_; }
-    void bind_state(int part, float* states, int64_t n_states);
-    float* state(int part, int64_t slot) const { return states_of_[static_cast<size_t>(part)] + slot * state_sizes_[static_cast<size_t>(part)]; }
+    /// Says that `size` floats are kept of every sequence from step to step, and behind them `guess_size` of every guess.
+    /// Returns the number of that part of its state.
+    int keep_state(int64_t size, int64_t guess_size);
+    /// By part: both sizes.
+    const std::vector<std::pair<int64_t, int64_t>>& state_sizes() const { return state_sizes_; }
+    /// `n_guesses`: how many there is room for, the same for all parts.
+    void bind_state(int part, float* states, int64_t n_states, int64_t n_guesses);
+    float* state(int part, int64_t slot) const {
+        const auto [size, guess_size] = state_sizes_[static_cast<size_t>(part)];
+        return states_of_[static_cast<size_t>(part)] + slot * (size + n_guesses_ * guess_size);
+    }
 
     /// Makes room for `n_rows` rows in every buffer; what is in them stays.
     void reserve(int n_rows, int threads);
@@ -94,9 +100,9 @@ private:
     std::vector<Layer> layers_;
     std::vector<LayerCache> caches_;
     std::vector<int64_t> n_slots_;  // by cache group
-    std::vector<int64_t> state_sizes_;
+    std::vector<std::pair<int64_t, int64_t>> state_sizes_;
     std::vector<float*> states_of_;  // by part
-    int64_t n_states_ = 0;
+    int64_t n_states_ = 0, n_guesses_ = 0;
     int vocabulary_ = 0;
     int capacity_ = 0;
 };

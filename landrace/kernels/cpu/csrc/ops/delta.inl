@@ -62,7 +62,7 @@ public:
         : n_heads_(static_cast<int>(fields.integer("n_heads"))), n_value_heads_(static_cast<int>(fields.integer("n_value_heads"))),
           key_dim_(static_cast<int>(fields.integer("key_dim"))), value_dim_(static_cast<int>(fields.integer("value_dim"))), rounds_(fields.flag("rounds")),
           q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")), a_(fields.buffer("a")), b_(fields.buffer("b")), out_(fields.buffer("out")),
-          dt_bias_(fields.vector("dt_bias")), states_(workspace, n_value_heads_, key_dim_, value_dim_) {
+          dt_bias_(fields.vector("dt_bias")), states_(workspace, n_value_heads_, key_dim_, value_dim_, q_, {k_, v_, a_, b_}, out_) {
         if (n_heads_ < 1 || n_value_heads_ % n_heads_) throw std::invalid_argument("there are no such heads");
         for (const int buffer : {q_, k_}) workspace.expect(buffer, n_heads_ * key_dim_);
         for (const int buffer : {v_, out_}) workspace.expect(buffer, n_value_heads_ * value_dim_);
@@ -77,11 +77,11 @@ public:
 
     void run(const Context& c, int thread) override {
         c.share(thread, c.step.n_rows, [&](int row) { prepare(c, row); });
-        states_.run(c, thread, [&](auto n_vectors, const HeadColumns& columns, int64_t row) {
+        states_.run(c, thread, [&](auto n_vectors, const HeadColumns& columns, const HeadRow& row) {
             const int of_keys = (rounds_ ? columns.head % n_heads_ : columns.head / (n_value_heads_ / n_heads_)) * key_dim_;
-            const int of_values = columns.head * value_dim_ + columns.first;
-            const DeltaRow now{c.row(q_, row) + of_keys, c.row(k_, row) + of_keys, c.row(v_, row) + of_values, c.row(a_, row) + columns.head * each_,
-                               each_ > 1, c.row(b_, row)[columns.head], c.row(out_, row) + of_values};
+            const auto [k, v, a, b] = row.brings;
+            const DeltaRow now{row.q + of_keys, k + of_keys, v + columns.head * value_dim_ + columns.first, a + columns.head * each_,
+                               each_ > 1, b[columns.head], row.out};
             delta_row<decltype(n_vectors)::value>(columns, key_dim_, now);
         });
     }

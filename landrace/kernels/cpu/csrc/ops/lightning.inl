@@ -38,7 +38,8 @@ public:
 
     Lightning(const Fields& fields, Workspace& workspace)
         : head_dim_(static_cast<int>(fields.integer("head_dim"))), n_heads_(fields.vector("rates").size), q_(fields.buffer("q")),
-          k_(fields.buffer("k")), v_(fields.buffer("v")), out_(fields.buffer("out")), states_(workspace, n_heads_, head_dim_, head_dim_) {
+          k_(fields.buffer("k")), v_(fields.buffer("v")), out_(fields.buffer("out")),
+          states_(workspace, n_heads_, head_dim_, head_dim_, q_, {k_, v_}, out_) {
         for (const int buffer : {q_, k_, v_, out_}) workspace.expect(buffer, n_heads_ * head_dim_);
         for (int head = 0; head < n_heads_; ++head) factors_.push_back(exp(-fields.vector("rates").data[head]));
     }
@@ -47,10 +48,10 @@ public:
         c.share(thread, c.step.n_rows, [&](int row) {
             for (const int buffer : {q_, k_, v_}) silu(c.row(buffer, row));
         });
-        states_.run(c, thread, [&](auto n_vectors, const HeadColumns& columns, int64_t row) {
-            const int head = columns.head * head_dim_, values = head + columns.first;
-            lightning_row<decltype(n_vectors)::value>(columns, head_dim_, factors_[static_cast<size_t>(columns.head)], c.row(q_, row) + head,
-                                                      c.row(k_, row) + head, c.row(v_, row) + values, c.row(out_, row) + values);
+        states_.run(c, thread, [&](auto n_vectors, const HeadColumns& columns, const HeadRow& row) {
+            const int head = columns.head * head_dim_;
+            lightning_row<decltype(n_vectors)::value>(columns, head_dim_, factors_[static_cast<size_t>(columns.head)], row.q + head,
+                                                      row.brings[0] + head, row.brings[1] + head + columns.first, row.out);
         });
     }
 

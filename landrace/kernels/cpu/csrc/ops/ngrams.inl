@@ -1,5 +1,5 @@
 // out = the rows of a matrix that the n-grams ending at each token are hashed to, side by side. The tokens before a step's are
-// kept from step to step, as 1 + their numbers.
+// kept from step to step, as 1 + their numbers, and behind them the guesses of the last step.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ public:
         }
         if (rows > table_.n_out) throw std::invalid_argument("the tables are larger than their matrix");
         workspace.expect(out_, tables * table_.n_in);
-        state_ = workspace.keep_state(longest - 1);
+        state_ = workspace.keep_state(longest - 1, 1);
     }
 
     void run(const Context& c, int thread) override {
@@ -50,11 +50,15 @@ public:
             unpack(tokens, c.row(out_, row));
         });
         c.share(thread, c.step.n_sequences, [&](int s) {
-            const int64_t n = c.step.starts[s + 1] - c.step.starts[s];
-            if (n == 0) return;
-            float last[kMostTokens];
-            for (int j = 1; j <= n_before; ++j) last[j - 1] = static_cast<float>(before(c, s, n, j) + 1);
-            std::copy_n(last, n_before, c.workspace.state(state_, c.step.states[2 * s + 1]));
+            if (c.step.starts[s] == c.step.starts[s + 1]) return;
+            const Passage passage = c.step.passage(s);
+            float* left = c.workspace.state(state_, passage.written);
+            if (passage.moves()) {
+                float last[kMostTokens];
+                for (int j = 1; j <= n_before; ++j) last[j - 1] = static_cast<float>(before(c, s, passage.guesses - passage.begin, j) + 1);
+                std::copy_n(last, n_before, left);
+            }
+            for (int64_t row = passage.guesses; row < passage.end; ++row) left[n_before + passage.place(row)] = static_cast<float>(c.step.token_ids[row] + 1);
         });
     }
 
@@ -65,7 +69,11 @@ private:
     int64_t before(const Context& c, int s, int64_t at, int back) const {
         if (back <= at) return c.step.token_ids[c.step.starts[s] + at - back];
         if (c.step.begins(s)) return -1;
-        return static_cast<int64_t>(c.workspace.state(state_, c.step.states[2 * s])[back - at - 1]) - 1;
+        const Passage passage = c.step.passage(s);
+        const float* found = c.workspace.state(state_, passage.read);
+        const int64_t place = back - at - 1 - passage.kept;
+        const auto n_before = static_cast<int64_t>(multipliers_.size()) - 1;
+        return static_cast<int64_t>(place < 0 ? found[n_before - 1 - place] : found[place]) - 1;
     }
 
     void unpack(const int64_t* tokens, float* out) const {

@@ -1,7 +1,8 @@
 // Short causal convolutions of each channel, and silu of them, in place. The rows before a step's are kept from step to step.
 //
 // A lane is a channel: its sum runs from the oldest row to its own, wherever a step begins. With a dilation of d a tap meets
-// every d-th row, and rows between have taps of zero.
+// every d-th row, and rows between have taps of zero. Guesses lie behind the rows that are kept, so those that were right
+// are found among them.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +31,7 @@ public:
             std::vector<float> taps(static_cast<size_t>(channels) * static_cast<size_t>(before_ + 1));  // [rows, channels]
             for (int channel = 0; channel < channels; ++channel)
                 for (int64_t j = 0; j < width; ++j) taps[static_cast<size_t>(j * dilation * channels + channel)] = weight.data[channel * width + j];
-            parts_.push_back({x, channels, std::move(taps), workspace.keep_state(int64_t{before_} * channels)});
+            parts_.push_back({x, channels, std::move(taps), workspace.keep_state(int64_t{before_} * channels, channels)});
             n_pieces_ += ceil_div(channels, kPiece);
         }
     }
@@ -60,12 +61,13 @@ private:
     /// `n` channels of a sequence, from `channel` on.
     void convolve(const Context& c, const Part& part, int s, int channel, int n) const {
         Floats past[kMaxBefore], taps[kMaxBefore + 1];
-        const float* found = c.workspace.state(part.state, c.step.states[2 * s]) + channel;
-        float* left = c.workspace.state(part.state, c.step.states[2 * s + 1]) + channel;
+        const Passage passage = c.step.passage(s);
+        const float* found = c.workspace.state(part.state, passage.read) + passage.kept * part.channels + channel;
+        float* left = c.workspace.state(part.state, passage.written) + channel;
         const bool begins = c.step.begins(s);
         for (int j = 0; j < before_; ++j) past[j] = begins ? all(0.0f) : load_some(found + int64_t{j} * part.channels, n);
         for (int j = 0; j <= before_; ++j) taps[j] = load_some(part.taps.data() + int64_t{j} * part.channels + channel, n);
-        for (int64_t row = c.step.starts[s]; row < c.step.starts[s + 1]; ++row) {
+        for (int64_t row = passage.begin; row < passage.end; ++row) {
             float* x = c.row(part.x, row) + channel;
             prefetch(x + kRowsAhead * c.workspace.width(part.x));
             const Floats now = load_some(x, n);
@@ -74,8 +76,10 @@ private:
             for (int j = 1; j < before_; ++j) past[j - 1] = past[j];
             if (before_) past[before_ - 1] = now;
             store_some(x, swish(total, total), n);
+            if (row >= passage.guesses) store_some(left + (before_ + passage.place(row)) * part.channels, now, n);
+            if (row + 1 == passage.guesses)
+                for (int j = 0; j < before_; ++j) store_some(left + int64_t{j} * part.channels, past[j], n);
         }
-        for (int j = 0; j < before_; ++j) store_some(left + int64_t{j} * part.channels, past[j], n);
     }
 
     int before_ = 0;
