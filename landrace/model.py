@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -16,13 +16,14 @@ from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
+from landrace.engine.cache.memory import CACHE_DTYPES
 from landrace.engine.options import NGRAM
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.layer_cache import LayerCache
-from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
+from landrace.kernels.layer_cache import LayerCache, LayerMemory
+from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.serving import ServingDecoder
 from landrace.models.spec import ModelSpec
@@ -258,20 +259,27 @@ def cpu_decoder(
     return decoder.load({name: held_as(name, t, weights, decoder.quantize_weights) for name, t in tensors.items()})
 
 
-def cache_of_a_token(checkpoint: Checkpoint) -> tuple[float, torch.dtype]:
-    """Bytes that one token takes in the cache of `open_engine` on this machine, unless it is told otherwise, and the
-    type they are kept in. Reads no weights."""
-    device = default_device()
-    extension, _ = _choose_kernels("auto", device)
-    n_slots = 1 if extension is None else extension.TILE
-    slots = [n_slots] * len(checkpoint.spec.cache_groups)
+def cache_of_a_token(checkpoint: Checkpoint) -> dict[str, float]:
+    """Bytes that one token takes in the cache of `open_engine` on this machine, by `cache_dtype`: first in that of
+    `auto`, then in each smaller one. Reads no weights."""
+    spec = checkpoint.spec
+    extension, _ = _choose_kernels("auto", default_device())
     if extension is None:
-        layers = Decoder(checkpoint.spec).new_cache(slots)
-    else:
-        matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
-    kept = [layer for layer in layers if isinstance(layer, LayerCache)]
-    return sum(layer.nbytes for layer in kept) / n_slots, kept[0].keys.dtype if kept else torch.float32
+        return {"float32": _of_a_token(Decoder(spec).new_cache([1] * len(spec.cache_groups)))}
+    tile = extension.TILE
+    matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
+    usual = cache_dtype_beside(matrices)
+    found: dict[str, float] = {}
+    for name, dtype in CACHE_DTYPES.items():
+        if dtype == usual or (found and dtype is not None and keeps(spec, dtype)):
+            n_bytes = _of_a_token(new_cpu_cache(extension, spec, [tile] * len(spec.cache_groups), dtype)) / tile
+            if n_bytes < min(found.values(), default=n_bytes + 1):
+                found[name] = n_bytes
+    return found
+
+
+def _of_a_token(layers: Sequence[LayerMemory]) -> float:
+    return sum(layer.nbytes for layer in layers if isinstance(layer, LayerCache))
 
 
 def available_threads() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
 from landrace.checkpoints import open_checkpoint
@@ -25,7 +25,6 @@ def describe_model(name: str) -> dict[str, Any]:
     counts = count(spec)
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     template = tokenizer.chat_template
-    cache_bytes, cache_dtype = cache_of_a_token(checkpoint)
     states = sum(layer.mixer.state_bytes for layer in spec.layers)
     return {
         "name": stored.name,
@@ -43,13 +42,19 @@ def describe_model(name: str) -> dict[str, Any]:
         "feed-forward": _kinds(_feed_forward(layer.ffn) for layer in spec.layers),
         "vocabulary": spec.vocab_size,
         "longest sequence": spec.max_length,
-        "cache": f"{human_bytes(cache_bytes)} a token in {str(cache_dtype).removeprefix('torch.')} on this machine"
-        + (f", and {human_bytes(states)} a sequence" if states else ""),
+        "cache": _cache(cache_of_a_token(checkpoint)) + (f", and {human_bytes(states)} a sequence" if states else ""),
         "end of sequence": ", ".join(
             tokenizer.token_bytes(i).decode("utf-8", "replace") for i in sorted(tokenizer.eos_ids)
         ),
         "chat template": f"sha256 {template.sha256[:16]}" if template is not None else "none",
     }
+
+
+def _cache(of_a_token: Mapping[str, float]) -> str:
+    """The usual type and the smaller ones."""
+    (usual, n_bytes), *smaller = of_a_token.items()
+    others = ", ".join(f"{human_bytes(size)} in {name}" for name, size in smaller)
+    return f"{human_bytes(n_bytes)} a token in {usual} on this machine" + (f" ({others})" if others else "")
 
 
 def _parameters(counts: Counts) -> str:

@@ -18,7 +18,7 @@ from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
-from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
+from landrace.kernels.layer_cache import INT4, LayerCache, LayerMemory, LayerState
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
@@ -26,7 +26,7 @@ from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Mixer, RopeSpec
+from landrace.models.mixer_spec import Gdn, Mixer, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import Recorder, cache_shape
@@ -92,7 +92,7 @@ class CpuDecoder:
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
 
     def new_cache(self, n_slots: Sequence[int], dtype: torch.dtype | None = None) -> tuple[LayerMemory, ...]:
-        """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
+        """See `ServingDecoder`: multiples of 16 tokens, in one of `CACHE_TYPES`; None: `cache_dtype`."""
         return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
@@ -186,6 +186,11 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
+def keeps(spec: ModelSpec, dtype: torch.dtype) -> bool:
+    """Whether the model's layers can all be kept so."""
+    return dtype != INT4 or not any(isinstance(layer.mixer, Mla) for layer in spec.layers)
+
+
 def new_cpu_cache(
     native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype
 ) -> tuple[LayerMemory, ...]:
@@ -196,6 +201,8 @@ def new_cpu_cache(
             f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(paged)} are not whole tiles.",
             hint=f"Choose a block_size that {native.TILE} divides.",
         )
+    if not keeps(spec, dtype):
+        raise OptionError("This model's cache holds latents, which are kept in int8 at the least.", hint="Choose int8.")
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     return tuple(_memory(native, layer.mixer, slots[index], dtype) for index, layer in enumerate(spec.layers))
 

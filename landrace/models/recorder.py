@@ -34,6 +34,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.rope import further_ropes
 
 
 class Recorder:
@@ -118,7 +119,7 @@ class Recorder:
             v,
             rotary=None if spec.rope is None else self._rotary(spec.rope),
             rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
-            scale=spec.scale,
+            scale=spec.score_factor,
             norm=spec.qk_norm,
             q_norm=q_norm,
             k_norm=k_norm,
@@ -128,7 +129,17 @@ class Recorder:
         )
         return q, layer
 
-    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
+    def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
+        assert spec.rope is not None
+        found = []
+        for rope in further_ropes(spec.rope):
+            out = self._buffer(f"queries for {rope.onwards} keys", spec.n_heads * spec.head_dim)
+            half = rope.rotary_dim // 2
+            self._program.turn(q, out, heads_of(spec), rotary=self._rotary(rope), rotary_half=half)
+            found.append(out)
+        return found[0], found[1]
+
+    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None, further: tuple[int, int] | None) -> int:
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
         self._program.attention(
             past,
@@ -138,6 +149,8 @@ class Recorder:
             mask=spec.mask,
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
+            chunk=None if spec.chunks is None else spec.chunks.size,
+            further=further,
         )
         return out
 

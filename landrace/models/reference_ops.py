@@ -42,7 +42,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
-from landrace.models.rope import rotary_tables
+from landrace.models.rope import further_ropes, rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From the wanted rows' normalised hidden states [R, d_model], and the function that makes float32 logits of such rows,
@@ -118,11 +118,32 @@ class ReferenceOps:
             k, v = keys, values
         return q, (k, v)
 
-    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
+    def turn_on(self, spec: Gqa, q: Tensor) -> tuple[Tensor, Tensor]:
+        assert spec.rope is not None
+        before, older = (rotate(q, *self._tables(rope)).to(q.dtype) for rope in further_ropes(spec.rope))
+        return before, older
+
+    def attend(
+        self,
+        spec: Gqa,
+        q: Tensor,
+        past: tuple[Tensor, Tensor],
+        sinks: Vector | None,
+        further: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
         slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
         own = None if sinks is None else sinks.weight
         plan = self._attention_plan(spec.cache)
-        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes)
+        mixed = attention(
+            q if further is None else torch.cat((q, *further), -1),
+            *past,
+            plan,
+            scale=spec.score_factor,
+            mask=spec.mask,
+            sinks=own,
+            slopes=slopes,
+            chunk=None if spec.chunks is None else spec.chunks.size,
+        )
         return mixed.flatten(1)
 
     def keep_latents(self, spec: Mla, cache: int, q: Tensor, latents: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:

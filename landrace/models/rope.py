@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -64,10 +65,30 @@ def _yarn(wavelengths: Tensor, rope: RopeSpec) -> Tensor:
     return 1.0 / (rope.factor * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept
 
 
+def further_ropes(rope: RopeSpec) -> tuple[RopeSpec, RopeSpec]:
+    """What turns a query on from its own place to meet the keys of the chunk before, and those of earlier ones."""
+    return replace(rope, onwards="next", attention_factor=1.0), replace(rope, onwards="older", attention_factor=1.0)
+
+
+def _places(rope: RopeSpec, positions: Tensor) -> Tensor:
+    """By how many places each position is turned."""
+    if rope.chunks is None:
+        return positions
+    size, reach = rope.chunks.size, rope.chunks.reach
+    own = positions % size
+    match rope.onwards:
+        case None:
+            return own
+        case "next":
+            return (own + size).clamp(max=reach) - own
+        case "older":
+            return min(2 * size - 1, reach) - own
+
+
 def rotary_tables(rope: RopeSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of `positions` [T], each [T, rotary_dim / 2] float32, times the attention factor.
 
     A position's row is the same whatever sequence it is in and however long that one is.
     """
-    angles = positions[:, None].float() * inverse_frequencies(rope).to(positions.device)
+    angles = _places(rope, positions)[:, None].float() * inverse_frequencies(rope).to(positions.device)
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor

@@ -216,13 +216,28 @@ class Program:
         mask: Mask = FULL,
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
+        chunk: int | None = None,
+        further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
-        (position of the key - position of the row), added to the head's scores.
+        (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
+        so many; q meets the keys of its own chunk, and `further` those of the chunk before and of all earlier ones.
         """
-        self.add("attention", layer=layer, **vars(heads), q=q, out=out, **_fields_of(mask), sinks=sinks, slopes=slopes)
+        q_next, q_older = further or (None, None)
+        self.add(
+            "attention", layer=layer, **vars(heads), q=q, out=out, **_fields_of(mask), sinks=sinks, slopes=slopes,
+            chunk=chunk, q_next=q_next, q_older=q_older,
+        )  # fmt: skip
+
+    def turn(self, x: int, out: int, heads: Heads, *, rotary: int, rotary_half: int) -> None:
+        """out = x with the heads of queries turned by `StepInput.rotary[rotary]`."""
+        self._check_rotary(heads.head_dim, rotary, rotary_half)
+        self.add(
+            "turn", x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim, rotary=rotary, rotary_half=rotary_half
+        )
+        self._turned(rotary, rotary_half)
 
     def head_product(
         self,
@@ -360,6 +375,9 @@ class Program:
         """A layer's cache is written, by an operation that turns by `rotary`."""
         self._shapes.append(shape)
         self._groups.append(group)
+        self._turned(rotary, rotary_half)
+
+    def _turned(self, rotary: int | None, rotary_half: int) -> None:
         if rotary == len(self._rotary_halves):
             self._rotary_halves.append(rotary_half)
 

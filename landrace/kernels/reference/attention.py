@@ -192,13 +192,16 @@ class _Scoring:
     mask: Mask
     sinks: Tensor | None
     slopes: Tensor | None
+    chunk: int | None
+    """A query is three side by side: for keys of its own chunk of so many positions, of the one before, of earlier
+    ones."""
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scoring: _Scoring) -> Tensor:
     """One group: q [G, heads, Q, d], k [G, kv_heads, K, d], v [G, kv_heads, K, e], result [G, heads, Q, e]."""
     if group.n_queries * group.n_keys <= _SHORT:
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
-    if scoring.sinks is not None or scoring.slopes is not None:
+    if scoring.sinks is not None or scoring.slopes is not None or scoring.chunk is not None:
         return _attend_in_slices(q, k, v, group, scoring)
     plain_causal = fresh and scoring.mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
@@ -228,13 +231,21 @@ def _attend_in_slices(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _
 
 def _attend_written(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring, begin: int, end: int) -> Tensor:
     """Queries from begin to end with their scores written out; heads that share keys are one batch entry."""
-    n, heads, n_queries, d = q.shape
+    n, heads, n_queries, _ = q.shape
     kv_heads, n_keys = k.shape[1], k.shape[2]
     whole = n_queries == group.n_queries
     seen = group.mask(scoring.mask) if whole else group.seen(scoring.mask, begin, end)
-    grouped = q.reshape(n * kv_heads, -1, d)
-    scores = torch.bmm(grouped, k.reshape(n * kv_heads, n_keys, d).transpose(1, 2)).float()
-    scores = (scores * scoring.scale).view(n, heads, n_queries, n_keys)
+    keys = k.reshape(n * kv_heads, n_keys, -1).transpose(1, 2)
+    scores, *further = (
+        (torch.bmm(one.reshape(n * kv_heads, -1, one.shape[-1]), keys).float() * scoring.scale).view(
+            n, heads, n_queries, n_keys
+        )
+        for one in torch.split(q, k.shape[-1], -1)
+    )
+    if scoring.chunk is not None:
+        of_keys = torch.arange(n_keys, device=k.device) // scoring.chunk
+        apart = (group.positions(begin, end) // scoring.chunk)[:, None, :, None] - of_keys
+        scores = torch.where(apart == 0, scores, torch.where(apart == 1, further[0], further[1]))
     if scoring.slopes is not None:
         scores = scores + scoring.slopes[:, None, None] * group.distances(begin, end)[:, None]
     scores = scores.masked_fill(~seen, -torch.inf)
@@ -257,6 +268,7 @@ def attention(
     mask: Mask,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, v's head_dim].
 
@@ -265,12 +277,14 @@ def attention(
     another width. Both in float32:
     sinks [heads], a score of each head that takes part in the softmax and has no value; slopes [heads], which times
     (position of the key - position of the query) are added to the scores.
+    chunk: dual chunk attention (An et al., 2024), where a row's head in q is three side by side, [T, heads, 3 *
+    head_dim]: for keys of its own chunk of so many positions, of the one before, and of all earlier ones.
     """
     sizes = [group.n_rows for group in plan.groups]
     q_parts = torch.split(_take(q, plan.order), sizes)
     k_parts = torch.split(_take(k, plan.order), sizes) if plan.fresh else ()
     v_parts = torch.split(_take(v, plan.order), sizes) if plan.fresh else ()
-    scoring = _Scoring(scale, mask, sinks, slopes)
+    scoring = _Scoring(scale, mask, sinks, slopes, chunk)
     mixed = []
     for index, group in enumerate(plan.groups):
         if group.slots is None:

@@ -45,7 +45,8 @@ class GqaBlock(nn.Module):
         weighted = spec.qk_norm is not None and spec.qk_norm.kind == "rms"
         norms = (self.q_norm, self.k_norm) if weighted else None
         q, past = ops.keep(spec, self.cache, q, k, v, norms, self.eps)
-        mixed = ops.attend(spec, q, past, self.sinks)
+        further = None if spec.chunks is None else ops.turn_on(spec, q)
+        mixed = ops.attend(spec, q, past, self.sinks, further)
         if gate:
             mixed = ops.gate_heads(spec, mixed, gate[0])
         return ops.add_linear(into, mixed, self.o_proj, factor)
