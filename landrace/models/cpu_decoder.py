@@ -16,8 +16,9 @@ from torch import Tensor
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import new_layer_cache
-from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
+from landrace.kernels.cpu.program import Program, Rotary, StepInput
 from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
+from landrace.kernels.cpu.torch_threads import one_torch_thread
 from landrace.kernels.layer_cache import INT4, LayerCache, LayerMemory, LayerState
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of

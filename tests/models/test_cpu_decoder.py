@@ -124,7 +124,7 @@ def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: tor
     sequences = random_ids()
     error = relative_error(stepped(ours, sequences, at_random(sequences, 3), dtype), packed_logits(decoder, sequences))
     least, most = {
-        torch.float32: (0, 1e-5), torch.bfloat16: (1e-5, 0.02), torch.int8: (1e-5, 0.03), INT4: (1e-3, 0.3)
+        torch.float32: (0, 1e-5), torch.bfloat16: (1e-5, 0.02), torch.int8: (1e-5, 0.03), INT4: (1e-3, 0.5)
     }[dtype]  # fmt: skip
     assert least <= error < most
 

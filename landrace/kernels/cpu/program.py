@@ -7,8 +7,7 @@ by `schema`, and which buffers and weights go together by the operations themsel
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -22,6 +21,7 @@ from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, Latents, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import native_fields
+from landrace.kernels.cpu.torch_threads import one_torch_thread
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
@@ -445,14 +445,3 @@ def _fields_of(mask: Mask) -> dict[str, Any]:
             return {"mask": "sliding", "extent": window}
         case Chunked(chunk):
             return {"mask": "chunked", "extent": chunk}
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
