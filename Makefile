@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 NATIVE_SOURCES := CMakeLists.txt $(wildcard landrace/kernels/cpu/csrc/* landrace/kernels/cpu/csrc/ops/*)
 
-.PHONY: setup demo test lint native sanitize clean
+.PHONY: setup demo test test-all lint native sanitize clean
 
 # torch comes first and by itself, at the one supported release: a wider request would bring CUDA to machines without a GPU.
 # The C++ kernels are compiled on the way when a compiler is there.
@@ -29,9 +29,11 @@ lint: $(VENV)/.test-setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(VENV)/.test-setup lint
+# `test` leaves out the long matrix (CONTRIBUTING.md); continuous integration runs `test-all`.
+test: SELECTED := -m "not long"
+test test-all: $(VENV)/.test-setup lint
 	$(BIN)/landrace pull smollm2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(SELECTED)
 
 # An environment that is there is taken as it is.
 $(BIN)/python:

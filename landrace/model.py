@@ -25,6 +25,7 @@ from landrace.kernels.cpu.weights import KINDS
 from landrace.kernels.layer_cache import LayerCache, LayerMemory
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache
 from landrace.models.decoder import Decoder
+from landrace.models.graph_decoder import GraphDecoder
 from landrace.models.serving import ServingDecoder
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import WEIGHTS, Weights, held_as
@@ -143,7 +144,8 @@ def open_engine(
 
     def decoder_of(opened: Checkpoint) -> ServingDecoder:
         if extension is None:
-            return _reference_decoder(opened, held, device)
+            decoder = _reference_decoder(opened, held, device)
+            return decoder if device.type == "cpu" else GraphDecoder(decoder)
         return cpu_decoder(opened, extension, weights=held, threads=threads)
 
     draft_model: ServingDecoder | None = None

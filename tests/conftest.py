@@ -7,12 +7,19 @@ import signal
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A slow machine is no fault.
-settings.register_profile("unhurried", deadline=None)
+from landrace.kernels.cpu import MISSING, native
+
+sys.path.insert(0, str(Path(__file__).parent))  # what all rooms share: byte_vocabulary.py and its neighbours
+from matrix import mark_repetitions
+
+# A slow machine is no fault, and examples may share a test's fixtures.
+_SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("unhurried", deadline=None, suppress_health_check=_SUPPRESSED)
 settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +30,12 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # byte_vocabulary.py, for the conftest files of the rooms
+INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_repetitions(items)
 
 
 @pytest.fixture(scope="session")
@@ -52,23 +64,32 @@ def smollm2_path() -> Path:
     pytest.skip("SmolLM2 is not here: run `landrace pull smollm2`")
 
 
-INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
+@pytest.fixture
+def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take as long with drafts as without: whatever can be guessed is drafted, on any machine."""
+    from landrace.engine.step_times import StepTimes
+
+    monkeypatch.setattr(StepTimes, "most_rows", 1000)
+    monkeypatch.setattr(StepTimes, "seconds", lambda times, rows: 1.0)
 
 
 @pytest.fixture(scope="session")
 def extension() -> ModuleType:
     """The C++ kernels."""
-    from landrace.kernels.cpu import MISSING, native
-
     module = native()
     if module is None:
         pytest.skip(MISSING)
     return module
 
 
-@pytest.fixture(params=INSTRUCTION_SETS)
+def _instruction_sets() -> list[Any]:
+    module = native()
+    here = () if module is None else module.instruction_sets()
+    absent = {name: pytest.mark.skip(f"this machine or this build does not have {name}") for name in INSTRUCTION_SETS}
+    return [pytest.param(name, marks=() if name in here else absent[name]) for name in INSTRUCTION_SETS]
+
+
+@pytest.fixture(params=_instruction_sets())
 def isa(request: pytest.FixtureRequest, extension: ModuleType) -> str:
     """Every instruction set that this machine has."""
-    if request.param not in extension.instruction_sets():
-        pytest.skip(f"this machine or this build does not have {request.param}")
     return str(request.param)

@@ -284,10 +284,17 @@ def test_checkpoints_names_every_form_and_how_it_is_kept() -> None:
 
 
 def test_the_makefile_has_the_targets_that_are_named() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    rules = re.findall(r"^([a-z -]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"(?:`|^|CPU )make ([a-z]+)", text, re.MULTILINE))
-    assert {"demo", "test"} <= named <= targets
+    named = set(re.findall(r"(?:`|^|CPU )make ([a-z-]+)", text, re.MULTILINE))
+    assert {"demo", "test", "test-all"} <= named <= targets
+
+
+def test_continuous_integration_runs_a_command_of_the_readme() -> None:
+    last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert last == "make test-all"
+    assert any(last in body.splitlines() for body in blocks(ROOT / "README.md", *SHELL))
 
 
 def test_the_licence_is_the_plain_apache_text() -> None:

@@ -96,7 +96,7 @@ class ModelCost:
         mixers = [layer.mixer for layer in self.spec.layers]
         kept = [(one.kept_values, _seen(one, work.past)) for one in mixers if not isinstance(one, Gdn)]
         share = sum(size * tokens for size, tokens in kept) / max(1, sum(size for size, _ in kept))
-        states = sum(one.state_bytes for one in mixers)
+        states = sum(layer.state_bytes for layer in self.spec.layers)
         cache = work.streams * (self.cache_bytes_per_token * share + states)
         return self.matrices.always + self.matrices.experts * self._experts_read(work) + cache
 

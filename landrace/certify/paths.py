@@ -25,6 +25,7 @@ from landrace.kernels.cpu import native
 from landrace.model import Model, cpu_decoder, open_model, resolve_dtype
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
+from landrace.models.graph_decoder import GraphDecoder
 from landrace.models.serving import ServingDecoder
 from landrace.text import encode_chat
 from landrace.training.loss import token_logprobs
@@ -97,7 +98,7 @@ def certify(
         else:
             on_path(SERVED)
             rounded = Decoder(decoder.spec, dtype=held).load(decoder.named_tensors(), device=decoder.device)
-            served_there = Model(name, model.checkpoint, rounded, model.tokenizer)
+            served_there = Model(name, model.checkpoint, GraphDecoder(rounded), model.tokenizer)
             one_batch = EngineOptions(max_step_tokens=2048, prefix_cache=False)
             compare(SERVED, "bfloat16", _engine_scores(served_there, sequences, loaded, one_batch))
     elif extension is None:

@@ -25,7 +25,7 @@ def describe_model(name: str) -> dict[str, Any]:
     counts = count(spec)
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     template = tokenizer.chat_template
-    states = sum(layer.mixer.state_bytes for layer in spec.layers)
+    states = sum(layer.state_bytes for layer in spec.layers)
     return {
         "name": stored.name,
         "path": str(stored.path),

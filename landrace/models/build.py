@@ -14,7 +14,9 @@ from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 from landrace.models.mixers.gdn import GdnBlock
 from landrace.models.mixers.gqa import GqaBlock
 from landrace.models.mixers.mla import MlaBlock
-from landrace.models.spec import ModelSpec
+from landrace.models.residual.gated import GatedBlock, GatedHead
+from landrace.models.residual.hyper import HyperBlock, HyperHead
+from landrace.models.spec import GatedStreams, Hyper, ModelSpec, Streams
 
 
 def mixer_block(spec: Mixer, model: ModelSpec, cache: int, dtype: torch.dtype) -> nn.Module:
@@ -36,5 +38,27 @@ def ffn_block(spec: Ffn, model: ModelSpec, dtype: torch.dtype) -> nn.Module:
             return DenseBlock(spec, model.d_model, dtype)
         case Moe():
             return MoeBlock(spec, model.d_model, model.vocab_size, dtype)
+        case _:
+            assert_never(spec)
+
+
+def stream_block(spec: Streams, model: ModelSpec, dtype: torch.dtype) -> HyperBlock | GatedBlock:
+    """Around one branch."""
+    match spec:
+        case Hyper():
+            return HyperBlock(spec.form, model.d_model, model.norm_eps)
+        case GatedStreams():
+            return GatedBlock(spec, model.d_model, model.norm_eps, dtype)
+        case _:
+            assert_never(spec)
+
+
+def stream_head(spec: Streams, model: ModelSpec, dtype: torch.dtype) -> HyperHead | GatedHead:
+    """Before the output head."""
+    match spec:
+        case Hyper():
+            return HyperHead(spec.form, model.d_model, model.norm_eps, spec.weighted_head)
+        case GatedStreams():
+            return GatedHead(spec, model.d_model, model.norm_eps, dtype)
         case _:
             assert_never(spec)

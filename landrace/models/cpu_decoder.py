@@ -16,9 +16,8 @@ from torch import Tensor
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import new_layer_cache
-from landrace.kernels.cpu.program import Program, Rotary, StepInput
+from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
-from landrace.kernels.cpu.torch_threads import one_torch_thread
 from landrace.kernels.layer_cache import INT4, LayerCache, LayerMemory, LayerState
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
@@ -27,12 +26,12 @@ from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Mixer, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import Recorder, cache_shape
 from landrace.models.rope import rotary_tables
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 
 _FIRST_POSITIONS = 512
@@ -205,11 +204,11 @@ def new_cpu_cache(
     if not keeps(spec, dtype):
         raise OptionError("This model's cache holds latents, which are kept in int8 at the least.", hint="Choose int8.")
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
-    return tuple(_memory(native, layer.mixer, slots[index], dtype) for index, layer in enumerate(spec.layers))
+    return tuple(_memory(native, layer, slots[index], dtype) for index, layer in enumerate(spec.layers))
 
 
-def _memory(native: ModuleType, mixer: Mixer, n_slots: int, dtype: torch.dtype) -> LayerMemory:
+def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states."""
-    if isinstance(mixer, Gdn):
-        return new_layer_state(native, mixer.state_shapes, n_slots)
-    return new_layer_cache(native, cache_shape(mixer), n_slots, dtype)
+    if isinstance(layer.mixer, Gdn):
+        return new_layer_state(native, (*layer.first_states, *layer.mixer.state_shapes), n_slots)
+    return new_layer_cache(native, cache_shape(layer.mixer), n_slots, dtype)

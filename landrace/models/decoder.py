@@ -17,26 +17,28 @@ from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
+from landrace.models.build import stream_head
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Mla
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 
 
-def new_layer_memory(mixer: Mixer, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
+def new_layer_memory(spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
     """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states, in the reference kernels'
     layout."""
-    match mixer:
+    match mixer := spec.mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
             return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
         case Mla():
             return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
         case Gdn():
-            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in mixer.state_shapes))
+            shapes = (*spec.first_states, *mixer.state_shapes)
+            return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes))
         case _:
             assert_never(mixer)
 
@@ -64,7 +66,8 @@ class Decoder(nn.Module):
         with torch.device("meta"):
             self.embed_tokens = Table(spec.vocab_size, spec.d_model, dtype)
             self.layers = nn.ModuleList(Layer(index, layer, spec, dtype) for index, layer in enumerate(spec.layers))
-            self.norm = Norm(spec.d_model, spec.norm_eps)
+            self.hc_head = None if spec.streams is None else stream_head(spec.streams, spec, dtype)
+            self.norm = None if isinstance(spec.streams, GatedStreams) else Norm(spec.d_model, spec.norm_eps)
             self.lm_head = None
             if not spec.tie_embeddings:
                 self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
@@ -73,7 +76,7 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.norm.weight.device
+        return self.embed_tokens.weight.device
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name `load` takes it by."""
@@ -116,8 +119,7 @@ class Decoder(nn.Module):
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(
-            new_layer_memory(layer.mixer, slots[index], kind, self.device)
-            for index, layer in enumerate(self.spec.layers)
+            new_layer_memory(layer, slots[index], kind, self.device) for index, layer in enumerate(self.spec.layers)
         )
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -145,8 +147,12 @@ class Decoder(nn.Module):
     def compute(self, ops: Ops[X]) -> X:
         """The forward pass, for any backend."""
         x = ops.embed(self.embed_tokens, self.spec.embed_scale)
+        if self.spec.streams is not None:
+            x = ops.widen(x, self.spec.streams.count)
         for layer in self.layers:
             x = layer(x, ops)
+        if self.hc_head is not None:
+            x = self.hc_head(x, ops)
         return ops.head(x, self.lm_head or self.embed_tokens, self.norm, self.spec.logit_divisor)
 
     def choose_tokens(

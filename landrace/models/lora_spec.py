@@ -11,9 +11,11 @@ LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj", "k_b_proj", "v_b_proj
 """Those of latent attention: into the rank and out of it."""
 DELTA_PROJECTIONS = ("in_proj_q", "in_proj_k", "in_proj_v", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
 """Those of gated delta nets."""
+STREAM_PROJECTIONS = ("mix_down", "mix_up", "inject", "key_proj", "value_proj")
+"""Those of gated residual streams, and of n-grams that are added to them."""
 PROJECTIONS = (
     *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, "o_proj", "g_proj", *DELTA_PROJECTIONS),
-    *("gate_proj", "up_proj", "down_proj"),
+    *("gate_proj", "up_proj", "down_proj", *STREAM_PROJECTIONS),
 )
 
 

@@ -144,6 +144,10 @@ class Mla:
     bias: bool = False
     """What takes the layer's input and what gives its result have biases."""
     mask: Mask = FULL
+    sinks: bool = False
+    """See `Gqa`."""
+    gate: Literal["channel"] | None = None
+    """See `Gqa`."""
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
 

@@ -8,10 +8,12 @@ spec alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from landrace.kernels.activation import Activation
+from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
+from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla
 from landrace.models.params import (
@@ -22,6 +24,7 @@ from landrace.models.params import (
     Linear,
     Norm,
     RouterWeights,
+    StreamWeights,
     Table,
     Vector,
 )
@@ -85,19 +88,35 @@ class Ops(Protocol[X]):
         """
         ...
 
-    def attend_latents(self, spec: Mla, q: X, past: Any, keys: AbsorbedLinear, values: HeadLinear) -> X:
+    def attend_latents(
+        self, spec: Mla, q: X, past: Any, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
+    ) -> X:
         """softmax(scale * q.k) v over the positions that the mask shows, head by head: [T, n_heads * v_dim]. `keys` and
         `values` make k's first channels and v of a position's latent."""
         ...
 
-    def gate_heads(self, spec: Gqa, x: X, gate: X) -> X:
-        """Each head of x times sigmoid of its own gate [T, n_heads], or each value of x of its own, [T, n_heads *
-        head_dim] (see `Gqa.gate`)."""
+    def gate_heads(self, spec: Gqa | Mla, x: X, gate: X) -> X:
+        """Each head of x times sigmoid of its own gate [T, n_heads], or each value of x of its own, as many as x has
+        (see `Gqa.gate`)."""
         ...
 
-    def conv(self, cache: int, xs: Sequence[X], kernels: Sequence[Kernel]) -> list[X]:
-        """silu of the causal convolution of each channel of each of `xs`; the rows before a step's lie in the layer's
-        state, whose first parts they are. May overwrite `xs`."""
+    def conv(self, cache: int, xs: Sequence[X], kernels: Sequence[Kernel], *, first: int, dilation: int = 1) -> list[X]:
+        """silu of the causal convolution of each channel of each of `xs`; the rows before a step's lie in the parts of
+        the layer's state from `first` on, which are counted as Python does. `dilation`: how far the rows of two taps
+        are from one another. May overwrite `xs`."""
+        ...
+
+    def ngrams(self, form: NGrams, cache: int, table: Table) -> X:
+        """The rows of the hashed tables that belong to the n-grams ending at each token, side by side. The tokens
+        before a step's are the first part of the layer's state."""
+        ...
+
+    def gated_values(self, keys: X, queries: X, values: X, count: int) -> X:
+        """The values for each stream, gated by how its key meets its query (`kernels.reference.ngrams`)."""
+        ...
+
+    def add(self, into: X, x: X) -> X:
+        """into + x. May overwrite `into`."""
         ...
 
     def delta(self, spec: Gdn, cache: int, q: X, k: X, v: X, a: X, b: X, a_log: Vector, dt_bias: Vector) -> X:
@@ -121,6 +140,32 @@ class Ops(Protocol[X]):
         """into + factor * the sum of what a row's experts make of it, each times its worth, in order of expert."""
         ...
 
-    def head(self, x: X, weight: Linear | Table, norm: Norm, divisor: float) -> X:
+    def widen(self, x: X, count: int) -> X:
+        """x, so many times side by side: residual streams, [T, count * d_model]."""
+        ...
+
+    def stream_weights(self, streams: X, weights: StreamWeights, form: HyperConnections) -> X:
+        """What the streams are weighted by, one part behind another: for each what it gives to a branch, what it takes
+        of its result, and how much of it goes to each stream. In float32."""
+        ...
+
+    def collapse(self, streams: X, count: int, weights: X | None) -> X:
+        """The sum of the streams, each times its weight, which are the first of `weights`; None: their mean."""
+        ...
+
+    def collapse_gated(self, streams: X, gates: X, count: int) -> X:
+        """The mean of the streams, each value times sigmoid of its gate."""
+        ...
+
+    def spread(self, streams: X, branch: X, weights: X, count: int, *, first: int, mixes: bool) -> X:
+        """What of the streams goes to each, plus its weight times `branch`. `weights`: from `first` on those, and then
+        how much of each stream goes to each; without `mixes` each goes to itself. May overwrite the streams."""
+        ...
+
+    def activate(self, x: X, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> X:
+        """outer * kind(inner * x). May overwrite x."""
+        ...
+
+    def head(self, x: X, weight: Linear | Table, norm: Norm | None, divisor: float) -> X:
         """Logits of the rows that are wanted, divided by `divisor`."""
         ...

@@ -18,7 +18,8 @@ from landrace.models.stored import StoredTensor
 
 class PackedWeights:
     """Matrices stay as the checkpoint stores them where the kernels multiply with such blocks, and are unpacked to
-    float32 where they do not; vectors and routers, whose rounding would choose other experts, are float32.
+    float32 where they do not; vectors, routers, whose rounding would choose other experts, and what weights
+    residual streams are float32.
 
     Raises CheckpointError for an unknown name, a wrong shape or one that is missing.
     """
@@ -89,8 +90,8 @@ def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> It
 
 def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
     """The tensor as it is packed: a matrix of each head on an axis of their own."""
-    router = param.role == "router" and len(param.shape) == 2 and not _is_number_table(param)
-    if router or tensor.block_type not in KINDS:
+    exact = param.role in ("router", "streams") and len(param.shape) == 2 and not _is_number_table(param)
+    if exact or tensor.block_type not in KINDS:
         tensor = _unpacked(tensor)
     if param.role == "heads":
         return replace(tensor, shape=(param.n_heads, param.shape[0] // param.n_heads, param.shape[1]))

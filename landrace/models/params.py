@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from landrace.kernels.router import Router
 
-Role = Literal["table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router", "kernel"]
+Role = Literal["table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router", "streams", "kernel"]
 Split = Literal["out", "in", "experts"]
 
 
@@ -73,13 +73,14 @@ class AbsorbedLinear(HeadLinear):
 
 
 class Norm(Weights):
-    """The weight of an RMS norm, [size]."""
+    """The weight of an RMS norm, [size], over each of `groups` equal parts by itself."""
 
     role = "norm"
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, groups: int = 1) -> None:
         super().__init__()
         self.eps = eps
+        self.groups = groups
         self.weight = _parameter(size)
 
 
@@ -135,6 +136,22 @@ class RouterWeights(Weights):
         self.table = _parameter(vocab_size, router.top_k, dtype=torch.int64) if router.by_token else None
 
 
+class StreamWeights(Weights):
+    """What weights residual streams (`kernels.streams`), in float32: one number for each stream, then another, then one
+    for each pair of streams, in so many of these `parts`. W [numbers, count * d_model], base [numbers], scale [parts].
+    """
+
+    role = "streams"
+
+    def __init__(self, count: int, d_model: int, eps: float, parts: int) -> None:
+        super().__init__()
+        self.eps = eps
+        numbers = sum((count, count, count * count)[:parts])
+        self.weight = _parameter(numbers, count * d_model)
+        self.base = _parameter(numbers)
+        self.scale = _parameter(parts)
+
+
 def name_weights(tree: nn.Module) -> None:
     """Tells every holder in `tree` its name."""
     for name, module in tree.named_modules():
@@ -147,12 +164,12 @@ def _parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
 
 
 def adaptable(tree: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """The weight shapes, [out, in] or [experts, out, in], of the layers' linear weights whose last name is in
-    `targets`, by name."""
+    """The weight shapes, [out, in] or [experts, out, in], of the linear weights whose last name is in `targets`, by
+    name."""
     return {
         name: tuple(module.weight.shape)
         for name, module in tree.named_modules()
-        if isinstance(module, (Linear, Experts)) and name.startswith("layers.") and name.rpartition(".")[2] in targets
+        if isinstance(module, (Linear, Experts)) and name.rpartition(".")[2] in targets
     }
 
 

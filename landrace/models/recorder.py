@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu import mixture, recurrent
+from landrace.kernels.cpu import latent, mixture, recurrent
+from landrace.kernels.cpu import ngrams as ngram_kernels
+from landrace.kernels.cpu import streams as stream_kernels
 from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.weights import PackedVector
+from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.heads import alibi_slopes
 from landrace.kernels.router import Router
+from landrace.kernels.streams import HyperConnections
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
@@ -31,6 +35,7 @@ from landrace.models.params import (
     Linear,
     Norm,
     RouterWeights,
+    StreamWeights,
     Table,
     Vector,
 )
@@ -68,8 +73,11 @@ class Recorder:
         return x
 
     def norm(self, x: int, norm: Norm) -> int:
-        out = self._buffer("normed", self._vector(norm).size)
-        self._program.norm(x, self._vector(norm), norm.eps, out)
+        out = self._buffer(f"by {_leaf(norm)}", self._vector(norm).size)
+        if norm.groups > 1:
+            stream_kernels.norm_each(self._program, x, self._vector(norm), norm.eps, norm.groups, out)
+        else:
+            self._program.norm(x, self._vector(norm), norm.eps, out)
         return out
 
     def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
@@ -158,7 +166,8 @@ class Recorder:
         shape = latents_of(spec)
         queries = self._buffer("queries", spec.n_heads * shape.key_dim)
         layer = self._next_layer()
-        self._program.keep_latents(
+        latent.keep_latents(
+            self._program,
             layer,
             shape,
             q,
@@ -173,23 +182,34 @@ class Recorder:
         )
         return q, (layer, queries)
 
-    def attend_latents(self, spec: Mla, q: int, past: tuple[int, int], keys: AbsorbedLinear, values: HeadLinear) -> int:
+    def attend_latents(
+        self,
+        spec: Mla,
+        q: int,
+        past: tuple[int, int],
+        keys: AbsorbedLinear,
+        values: HeadLinear,
+        sinks: Vector | None,
+    ) -> int:
         """Absorbed for every row, so that a row is computed alike in a prompt, in a chunk of it and alone."""
         layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
-        self._program.attend_latents(layer, latents_of(spec), queries, mixed, mask=spec.mask)
+        own = None if sinks is None else self._vector(sinks)
+        latent.attend_latents(self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask, sinks=own)
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
 
-    def gate_heads(self, spec: Gqa, x: int, gate: int) -> int:
+    def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
         return x
 
-    def conv(self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel]) -> list[int]:
+    def conv(
+        self, cache: int, xs: Sequence[int], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
+    ) -> list[int]:
         width = kernels[0].weight.shape[-1]
-        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width)
+        recurrent.short_conv(self._program, xs, [self._vector(kernel) for kernel in kernels], width, dilation)
         return list(xs)
 
     def delta(
@@ -254,7 +274,54 @@ class Recorder:
         )
         return out
 
-    def head(self, x: int, weight: Linear | Table, norm: Norm, divisor: float) -> int:
+    def ngrams(self, form: NGrams, cache: int, table: Table) -> int:
+        matrix = self._weights.matrices[f"{table.name}.weight"]
+        out = self._buffer("n-grams", len(form.sizes) * matrix.n_in)
+        ngram_kernels.ngrams(self._program, matrix, form, out)
+        return out
+
+    def gated_values(self, keys: int, queries: int, values: int, count: int) -> int:
+        out = self._buffer("gated values", self.width(keys))
+        ngram_kernels.gated_values(self._program, keys, queries, values, count, out)
+        return out
+
+    def add(self, into: int, x: int) -> int:
+        self._program.add("add", x=x, out=into)
+        return into
+
+    def widen(self, x: int, count: int) -> int:
+        out = self._buffer("streams", count * self.width(x))
+        stream_kernels.widen(self._program, x, out)
+        return out
+
+    def stream_weights(self, streams: int, weights: StreamWeights, form: HyperConnections) -> int:
+        part = self._part(weights, "stream weights")
+        base, scale = (self._weights.vectors[f"{weights.name}.{leaf}"] for leaf in ("base", "scale"))
+        self._program.product("streams", streams, [part])
+        stream_kernels.stream_weights(
+            self._program, streams, part.out, base=base, scale=scale, form=form, norm_eps=weights.eps
+        )
+        return part.out
+
+    def collapse(self, streams: int, count: int, weights: int | None) -> int:
+        out = self._buffer("collapsed", self.width(streams) // count)
+        stream_kernels.collapse(self._program, streams, count, out, weights=weights)
+        return out
+
+    def collapse_gated(self, streams: int, gates: int, count: int) -> int:
+        out = self._buffer("collapsed", self.width(streams) // count)
+        stream_kernels.collapse(self._program, streams, count, out, gates=gates)
+        return out
+
+    def spread(self, streams: int, branch: int, weights: int, count: int, *, first: int, mixes: bool) -> int:
+        stream_kernels.spread(self._program, streams, branch, weights, count, first, mixes)
+        return streams
+
+    def activate(self, x: int, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> int:
+        stream_kernels.activate(self._program, x, kind, inner, outer)
+        return x
+
+    def head(self, x: int, weight: Linear | Table, norm: Norm | None, divisor: float) -> int:
         program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
         part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
         program.product("head", x, [part], **self._normed(norm), rows=program.logit_rows, gather=True)
@@ -303,16 +370,19 @@ class Recorder:
 
     def _by_head(self, x: int, weight: HeadLinear, out: int, factor: float) -> None:
         """out[h] = factor * x[h] times the head's matrix, adapters of the step's rows included."""
-        self._program.head_product(_leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor)
+        latent.head_product(
+            self._program, _leaf(weight), x, self._weights.stacks[f"{weight.name}.weight"], out, factor=factor
+        )
         for place, adapter in self._adapters.items():
             pair = adapter.head_pairs.get(weight.name)
             if pair is None:
                 continue
             down, up = pair
             low = self._buffer("low", weight.n_heads * down[0].n_out)
-            self._program.head_product("adapter", x, down, low, rows=place, gather=True)
-            self._program.head_product(
-                "adapter", low, up, out, add=True, factor=factor * adapter.scale, rows=place, scatter=True
+            latent.head_product(self._program, "adapter", x, down, low, rows=place, gather=True)
+            scale = factor * adapter.scale
+            latent.head_product(
+                self._program, "adapter", low, up, out, add=True, factor=scale, rows=place, scatter=True
             )
 
     def _projection(self, weight: Experts) -> mixture.ExpertProjection:
@@ -324,12 +394,12 @@ class Recorder:
         matrices = self._weights.stacks[f"{weight.name}.weight"]
         return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
 
-    def _part(self, weight: Linear | RouterWeights, out: str | int) -> Part:
+    def _part(self, weight: Linear | RouterWeights | StreamWeights, out: str | int) -> Part:
         """`out`: a buffer, or the purpose of one."""
         matrix = self._weights.matrices[f"{weight.name}.weight"]
         return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
 
-    def _bias(self, weight: Linear | RouterWeights | Table) -> PackedVector | None:
+    def _bias(self, weight: Linear | RouterWeights | StreamWeights | Table) -> PackedVector | None:
         return self._weights.vectors.get(f"{weight.name}.bias")
 
     def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
@@ -353,7 +423,7 @@ class Recorder:
         return self._buffers[purpose, width]
 
 
-def _leaf(weight: Linear) -> str:
+def _leaf(weight: Linear | Norm) -> str:
     return weight.name.rpartition(".")[2]
 
 

@@ -6,9 +6,10 @@ The residual stream, norms and rotations are float32; within a branch, products 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +17,20 @@ from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.layer_cache import LayerCache, LayerState
+from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.delta import DeltaRows, delta_rule, l2_norm
 from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
+from landrace.kernels.reference.ngrams import gated_values, ngram_rows
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
-from landrace.kernels.reference.short_conv import short_conv
+from landrace.kernels.reference.short_conv import short_conv, spread_taps
+from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.router import Router
+from landrace.kernels.streams import HyperConnections
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
@@ -39,6 +44,7 @@ from landrace.models.params import (
     Linear,
     Norm,
     RouterWeights,
+    StreamWeights,
     Table,
     Vector,
 )
@@ -63,12 +69,21 @@ class ReferenceOps:
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
 
+    def take_plans(
+        self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Where they are known already, they are not made of the batch."""
+        self._attention_plans.update((kept, plan) for kept, plan in attention_plans.items())
+        self._rotary = dict(rotary)
+
     def embed(self, table: Table, factor: float) -> Tensor:
         rows = F.embedding(self._batch.token_ids, table.weight).float()
         return rows if factor == 1.0 else rows * factor
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
-        return rms_norm(x, norm.weight, norm.eps)
+        if norm.groups == 1:
+            return rms_norm(x, norm.weight, norm.eps)
+        return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -165,28 +180,34 @@ class ReferenceOps:
             kept = memory
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
 
-    def attend_latents(self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear) -> Tensor:
+    def attend_latents(
+        self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
+    ) -> Tensor:
         """With a cache, which holds latents, in their own width; without one keys and values of all heads are made
         once, which is cheaper. Both are the same but for rounding."""
-        plan = self._attention_plan(spec.cache)
+        plan, own = self._attention_plan(spec.cache), None if sinks is None else sinks.weight
         if self._batch.cache is not None:
             queries = torch.cat((self._absorbed(q[..., : spec.nope_dim], keys), q[..., spec.nope_dim :]), -1)
-            mixed = attention(queries, past, past[..., : spec.kv_rank], plan, scale=spec.scale, mask=spec.mask)
+            latents = past[..., : spec.kv_rank]
+            mixed = attention(queries, past, latents, plan, scale=spec.scale, mask=spec.mask, sinks=own)
             return self._head_linear(mixed, values).flatten(1)
         latents, beside = past[:, 0, : spec.kv_rank], past[..., spec.kv_rank :]
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
-        return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask).flatten(1)
+        return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask, sinks=own).flatten(1)
 
-    def gate_heads(self, spec: Gqa, x: Tensor, gate: Tensor) -> Tensor:
+    def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
         if spec.gate == "channel":
             return x * gate.sigmoid()
-        return gated_heads(x.view(-1, spec.n_heads, spec.head_dim), gate).flatten(1)
+        return gated_heads(x.view(x.shape[0], spec.n_heads, -1), gate).flatten(1)
 
-    def conv(self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel]) -> list[Tensor]:
+    def conv(
+        self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
+    ) -> list[Tensor]:
         mixed = []
-        for part, (x, kernel) in enumerate(zip(xs, kernels, strict=True)):
-            y, tails = short_conv(x, kernel.weight.flatten(1), self._batch.starts, self._state(cache, part))
+        for part, (x, kernel) in enumerate(zip(xs, kernels, strict=True), first):
+            taps = spread_taps(kernel.weight.flatten(1), dilation)
+            y, tails = short_conv(x, taps, self._batch.starts, self._state(cache, part))
             self._leave(cache, part, tails)
             mixed.append(y)
         return mixed
@@ -247,10 +268,42 @@ class ReferenceOps:
         )
         return _added(into, branch, factor)
 
-    def head(self, x: Tensor, weight: Linear | Table, norm: Norm, divisor: float) -> Tensor:
+    def ngrams(self, form: NGrams, cache: int, table: Table) -> Tensor:
+        rows, last = ngram_rows(self._batch.token_ids, self._batch.starts, self._state(cache, 0), form)
+        self._leave(cache, 0, last.float())
+        return F.embedding(rows, table.weight).flatten(1).float()
+
+    def gated_values(self, keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
+        return gated_values(keys, queries, values, count)
+
+    def add(self, into: Tensor, x: Tensor) -> Tensor:
+        return into + x
+
+    def widen(self, x: Tensor, count: int) -> Tensor:
+        return x.repeat(1, count)
+
+    def stream_weights(self, streams: Tensor, weights: StreamWeights, form: HyperConnections) -> Tensor:
+        return stream_weights(streams, weights.weight, weights.base, weights.scale, form, weights.eps)
+
+    def collapse(self, streams: Tensor, count: int, weights: Tensor | None) -> Tensor:
+        return collapsed(streams, count, weights)
+
+    def collapse_gated(self, streams: Tensor, gates: Tensor, count: int) -> Tensor:
+        return collapsed(streams * gates.sigmoid(), count)
+
+    def spread(
+        self, streams: Tensor, branch: Tensor, weights: Tensor, count: int, *, first: int, mixes: bool
+    ) -> Tensor:
+        return spread(streams, branch, weights, count, first, mixes)
+
+    def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
+        y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)
+        return y if outer == 1.0 else outer * y
+
+    def head(self, x: Tensor, weight: Linear | Table, norm: Norm | None, divisor: float) -> Tensor:
         if self._batch.logit_rows is not None:
             x = x.index_select(0, self._batch.logit_rows)
-        hidden = rms_norm(x, norm.weight, norm.eps)
+        hidden = x if norm is None else rms_norm(x, norm.weight, norm.eps)
         bias = weight.bias if isinstance(weight, Linear) else None
 
         def logits(rows: Tensor) -> Tensor:

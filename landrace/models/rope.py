@@ -90,5 +90,10 @@ def rotary_tables(rope: RopeSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
 
     A position's row is the same whatever sequence it is in and however long that one is.
     """
-    angles = _places(rope, positions)[:, None].float() * inverse_frequencies(rope).to(positions.device)
+    return tables_of(rope, inverse_frequencies(rope).to(positions.device), positions)
+
+
+def tables_of(rope: RopeSpec, frequencies: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from `inverse_frequencies` that lie on the device already."""
+    angles = _places(rope, positions)[:, None].float() * frequencies
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor

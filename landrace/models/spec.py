@@ -7,8 +7,11 @@ spec alone and never asks for a model's name.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from landrace.errors import OptionError
+from landrace.kernels.ngrams import NGrams
+from landrace.kernels.streams import HyperConnections
 from landrace.models.cache_spec import CacheGroup, State, group_layers
 from landrace.models.ffn_spec import Ffn
 from landrace.models.mixer_spec import Gdn, Mixer
@@ -28,8 +31,51 @@ class Sandwich:
     scale: float = 1.0
 
 
-Residual = Plain | Sandwich
+@dataclass(frozen=True)
+class Hyper:
+    """Hyper-connections: see `kernels.streams`."""
+
+    form: HyperConnections
+    weighted_head: bool = True
+    """At the end streams have weights of their own; otherwise their mean is taken (GLM-5.3)."""
+
+    @property
+    def count(self) -> int:
+        return self.form.count
+
+
+@dataclass(frozen=True)
+class GatedStreams:
+    """So many streams, each normalised by itself and gated value by value through a projection of low rank (Qwen4-Exp).
+    Branches and the output head take what comes out as it is: they have no norms of their own."""
+
+    count: int
+    rank: int
+
+
+Streams = Hyper | GatedStreams
+Residual = Plain | Sandwich | Streams
 PLAIN = Plain()
+
+
+@dataclass(frozen=True)
+class NGramEmbedding:
+    """Embeddings of the n-grams that end at a token, added to the residual streams before a recurrent layer."""
+
+    form: NGrams
+    rows: int
+    """Of the matrix that the tables lie in."""
+    width: int
+    """Of all tables' rows side by side."""
+    conv_width: int
+    """Rows that a convolution of what is added sees, each as far from the next as the longest n-gram is long."""
+    channels: int
+    """Values of all streams."""
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What is kept of a sequence, in float32: the last tokens, and the rows that the convolution still sees."""
+        return (self.form.n_before,), ((self.conv_width - 1) * self.form.longest, self.channels)
 
 
 @dataclass(frozen=True)
@@ -37,6 +83,17 @@ class LayerSpec:
     mixer: Mixer
     ffn: Ffn
     residual: Residual = PLAIN
+    ngrams: NGramEmbedding | None = None
+
+    @property
+    def first_states(self) -> tuple[tuple[int, ...], ...]:
+        """What a recurrent layer keeps of a sequence before its mixer's states."""
+        return () if self.ngrams is None else self.ngrams.state_shapes
+
+    @property
+    def state_bytes(self) -> int:
+        """What a sequence takes however long it is."""
+        return 4 * sum(map(prod, self.first_states)) + self.mixer.state_bytes
 
 
 @dataclass(frozen=True)
@@ -58,6 +115,12 @@ class ModelSpec:
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers that keep the same positions, and which those are."""
         return group_layers(layer.mixer.cache for layer in self.layers)
+
+    @property
+    def streams(self) -> Streams | None:
+        """The residual streams that all of its layers share, where there are several."""
+        residual = self.layers[0].residual
+        return residual if isinstance(residual, Streams) else None
 
     @property
     def recurrent(self) -> bool:

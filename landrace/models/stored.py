@@ -23,7 +23,7 @@ Quantize = Callable[[Tensor, str], Tensor]
 
 _BLOCK_TYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 _FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_KEPT = (".bias", "router.weight", "conv.weight")
+_KEPT = (".bias", "router.weight", "conv.weight", "hc.weights.weight", "hc_head.weights.weight")
 _ABSORBED = "k_b_proj.weight"
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 
@@ -68,10 +68,9 @@ class StoredTensor:
 
 def held_as(name: str, tensor: StoredTensor, weights: Weights, quantize: Quantize = quantize_weights) -> StoredTensor:
     """The parameter `name` in another type. Vectors and convolutions stay as they are, experts' biases and routers too
-    (an error there sends a token to another expert); a matrix whose rows are not whole blocks of 32 stays unquantised,
-    and so do weights that kernels absorb, which they multiply across their rows. With int4, embeddings and heads take 8
-    bits:
-    their errors reach the logits undamped.
+    (an error there sends a token to another expert), and what weights residual streams. A matrix whose rows are not
+    whole blocks of 32 stays unquantised, and so do weights that kernels absorb, which they multiply across their rows.
+    With int4, embeddings and heads take 8 bits: their errors reach the logits undamped.
 
     Reading it raises CheckpointError for values that no block can hold.
     """

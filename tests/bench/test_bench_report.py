@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from said import without_progress
 
 from landrace.bench.bench import bench_model
 from landrace.bench.report import BenchReport, LeftOut
@@ -132,5 +133,5 @@ def test_the_verb_from_end_to_end(tiny_folder: Path, tmp_path: Path) -> None:
 def test_wrong_options_are_a_sentence(arguments: tuple[str, ...], tiny_folder: Path, tmp_path: Path) -> None:
     done = run_bench(str(tiny_folder), *arguments, home=tmp_path)
     assert done.returncode == 1, (done.stdout, done.stderr)
-    assert done.stderr.startswith("error: ")
+    assert without_progress(done.stderr).startswith("error: ")
     assert "Traceback" not in done.stderr and done.stdout == ""

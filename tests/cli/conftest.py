@@ -15,6 +15,7 @@ import torch
 from byte_vocabulary import byte_vocabulary
 
 from landrace.checkpoints.write import write_checkpoint
+from landrace.cli import progress
 from landrace.cli.main import main
 from landrace.models.declared import shapes_of
 from landrace.models.families import read_config
@@ -126,8 +127,9 @@ def hostile() -> str:
 
 @pytest.fixture
 def landrace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Landrace:
-    """The command as `main` runs it: exit code, stdout, stderr on lines of any length."""
+    """The command as `main` runs it: exit code, stdout, stderr on lines of any length, without how long it takes."""
     monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setattr(progress, "LINE_SECONDS", 1e6)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["landrace", *arguments])

@@ -9,55 +9,68 @@ import sys
 import time
 
 import pytest
+from patience import wait_until
 
 from landrace.cli import progress
 from landrace.cli.progress import byte_progress, count_progress, plain_lines, spinner
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
 
 
-def test_a_line_comes_by_itself_while_one_step_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+class Told:
+    """What is said on stderr."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def wait_for(self, pattern: str) -> None:
+        """Until a new line matches."""
+        wait_until(lambda: any(re.fullmatch(pattern, line) for line in self.rest().splitlines()))
+
+    def rest(self) -> str:
+        """All that is new."""
+        return self._capsys.readouterr().err
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    return Told(capsys)
+
+
+@pytest.mark.usefixtures("often")
+def test_lines_come_by_themselves_while_one_step_takes_long(told: Told) -> None:
     with count_progress("tuning [bold]x") as report:
-        time.sleep(0.3)
+        for _ in range(2):
+            told.wait_for(r"tuning \[bold\]x \(\d+ s\)")
         report(3, 9, "loss 1.5")
-        time.sleep(0.3)
-    lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"tuning \[bold\]x \(\d+ s\)", lines[0])
-    assert re.fullmatch(r"tuning \[bold\]x: 3 of 9, loss 1\.5 \(\d+ s\)", lines[-1])
-    assert len(lines) >= 4
+        for _ in range(2):
+            told.wait_for(r"tuning \[bold\]x: 3 of 9, loss 1\.5 \(\d+ s\)")
 
 
-def test_loading_and_fetching_are_said_too(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("often")
+def test_loading_and_fetching_are_said_too(told: Told) -> None:
     with spinner("opening tiny"):
-        time.sleep(0.2)
-    assert capsys.readouterr().err.startswith("opening tiny (")
+        told.wait_for(r"opening tiny \(\d+ s\)")
     with byte_progress() as fetched:
         fetched("downloading", 1_500_000, 3_000_000)
-        time.sleep(0.2)
+        told.wait_for(r"downloading: 1\.5 MB of 3\.0 MB \(\d+ s\)")
         fetched("unpacking", 5, None)
-        time.sleep(0.2)
-    told = capsys.readouterr().err
-    assert "downloading: 1.5 MB of 3.0 MB (" in told and "unpacking: 5 B (" in told
+        told.wait_for(r"unpacking: 5 B \(\d+ s\)")
 
 
-def test_nothing_is_said_of_what_is_quick_nor_after_the_end(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "LINE_SECONDS", 60.0)
-    with plain_lines("first"):
-        pass
-    assert capsys.readouterr().err == ""
-
-
-def test_short_works_in_a_row_leave_no_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
-    """The time to the next line counts from the last one, whichever work wrote it."""
-    for number in range(20):
-        with spinner(f"work {number}"):
-            time.sleep(0.02)
-    assert len(capsys.readouterr().err.splitlines()) >= 4
+def test_the_time_to_the_next_line_counts_from_the_last_one(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever work wrote it: short works in a row leave no long silence, and what is quick is not told of."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 3600.0)
+    monkeypatch.setattr(progress, "_written", [time.monotonic() - 3600])
+    with spinner("first"):
+        told.wait_for(r"first \(\d+ s\)")
+    for name in ("second", "third"):
+        with plain_lines(name):
+            pass
+    assert told.rest() == ""
 
 
 def test_waiting_threads_may_sleep_and_the_users_word_stands() -> None:

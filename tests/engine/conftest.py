@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from landrace.engine import Engine, EngineOptions
-from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
@@ -20,7 +19,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
-from landrace.models.spec import LayerSpec, ModelSpec
+from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,6 +60,8 @@ def make_spec(
     deltas: tuple[int, ...] = (),
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
+    residual: Residual = PLAIN,
+    ngrams: NGramEmbedding | None = None,
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
@@ -78,7 +79,7 @@ def make_spec(
             )
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn) for index in range(3))
+    layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB, d_model=32, layers=layers, norm_eps=1e-5, tie_embeddings=True, max_length=max_length
     )
@@ -113,13 +114,6 @@ def recite(tiny_decoder: Callable, tokenizer: PieceTokenizer) -> Callable[..., E
         return Engine(Script(tiny_decoder(), list(lines)), tokenizer, EngineOptions(prefix_cache=False, **options))
 
     return make
-
-
-@pytest.fixture
-def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps take as long with drafts as without: whatever can be guessed is drafted, on any machine."""
-    monkeypatch.setattr(StepTimes, "most_rows", 1000)
-    monkeypatch.setattr(StepTimes, "seconds", lambda times, rows: 1.0)
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,12 @@ from typing import Any
 from landrace.engine import Engine, EngineOptions, Request
 from landrace.kernels.activation import Activation
 from landrace.kernels.mask import FULL, Chunked, Sliding
+from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
+from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import RopeSpec
+from landrace.models.spec import GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -52,6 +55,16 @@ MODELS: dict[str, dict[str, object]] = {
         "masks": (Sliding(9), FULL),
         "latents": {"q_rank": 12, "bias": True},
         "ffn": Moe(8, 24, Router(3, n_groups=4, top_groups=2, scale=3.0), shared=Dense(16)),
+    },
+    "streams that mix": {"residual": Hyper(HyperConnections(3, 1e-2, iterations=4))},
+    "latents with sinks, streams alone": {
+        "latents": {"sinks": True, "gate": "channel"},
+        "residual": Hyper(HyperConnections(2, 1e-2, post_eps=1e-2)),
+    },
+    "gated streams, delta nets, n-grams": {
+        "deltas": (0, 1),
+        "residual": GatedStreams(4, 8),
+        "ngrams": NGramEmbedding(NGrams((3, 5, 7), (31, 37, 41, 43), 62), 160, 32, 4, 4 * 32),
     },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},

@@ -51,6 +51,12 @@ HELD: list[tuple[str, Weights, str]] = [
     ("delta nets, a window", "bfloat16", "int4"),
     ("delta nets alone", "bfloat16", "float32"),
     ("delta nets, latents", "int8", "bfloat16"),
+    ("streams that mix", "float32", "float32"),
+    ("streams that mix", "int4", "float16"),
+    ("latents with sinks, streams alone", "int8", "int8"),
+    ("latents with sinks, streams alone", "float32", "float32"),
+    ("gated streams, delta nets, n-grams", "float32", "float32"),
+    ("gated streams, delta nets, n-grams", "int4", "float16"),
     *(
         ("latents", weights, cache)
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))

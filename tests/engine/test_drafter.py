@@ -72,7 +72,7 @@ def decode(
     return (len(text) - n_prompt) * price(1) / spent, proposed, accepted
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 3), max_size=40))
 def test_the_guess_follows_the_longest_gram_at_its_latest_place(tokens: list[int]) -> None:
     drafter = read(tokens)

@@ -57,7 +57,7 @@ def test_characters_come_whole(recite: Callable) -> None:
     assert seen == ["", "", "", "🙂", "", "", "\ufffd"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 37), min_size=1, max_size=20),
     st.lists(st.text(alphabet="abc🙂é", min_size=1, max_size=3), max_size=3),
@@ -112,7 +112,7 @@ def test_an_answer_that_fills_the_cache_ends_there(tiny_decoder: Callable, token
     assert small.token_ids == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     blocks=st.integers(1, 8),
     block_size=st.integers(1, 4),

@@ -21,7 +21,9 @@ from landrace.model import default_device
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
+from landrace.models.graph_decoder import GraphDecoder
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.serving import ServingDecoder
 
 snapshots = partial(EngineOptions, snapshot_tokens=1)
 """A state is kept at the end of every block."""
@@ -42,12 +44,13 @@ pytestmark = pytest.mark.usefixtures("free_rows")
 
 
 @pytest.fixture(scope="module")
-def tiny_decoder(tiny_decoder: Callable[..., Decoder]) -> Callable[..., Decoder]:
+def tiny_decoder(tiny_decoder: Callable[..., Decoder]) -> Callable[..., ServingDecoder]:
     """On the device that an opened model would be on."""
 
-    def make(**options: object) -> Decoder:
+    def make(**options: object) -> ServingDecoder:
         decoder = tiny_decoder(**options)
-        return Decoder(decoder.spec).load(decoder.named_tensors(), device=default_device())
+        there = Decoder(decoder.spec).load(decoder.named_tensors(), device=default_device())
+        return there if there.device.type == "cpu" else GraphDecoder(there)
 
     return make
 

@@ -114,7 +114,7 @@ def test_filters_equal_transformers_all_in_one_batch() -> None:
         assert torch.equal(ours[row], filter_logits(logits[row : row + 1], [one])[0]), "the batch changes nothing"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(0, 2**31),
     st.floats(0.1, 5),

@@ -33,7 +33,7 @@ options = st.builds(
 models = st.builds(lambda seed, kind: kinds_of(Random(seed))[kind], st.integers(0, 99), st.sampled_from(KINDS))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(options, models, st.lists(actions, max_size=60))
 def test_random_workloads(options: EngineOptions, masks: tuple, actions: list[tuple]) -> None:
     simulation = Simulation(options, masks)
@@ -307,7 +307,7 @@ def test_long_prompts_end_one_after_another_whatever_else_arrives() -> None:
     assert ends == sorted(ends) and ends[-1] <= 3 * 2048 // 256 + 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(options, models, st.integers(1, 60))
 def test_whatever_fits_alone_comes_to_its_end_alone(options: EngineOptions, masks: tuple, length: int) -> None:
     """The guarantee that the scheduler rests on: no request outgrows the cache before it is as long as a sequence

@@ -38,13 +38,11 @@ change = st.sampled_from(
 
 
 @given(label, decoration, change)
-@settings(deadline=None)
 def test_decoration_and_letter_case_change_nothing(name: str, form: str, write: Any) -> None:
     assert read_label(form.format(write(name)), NAMES).value == name
 
 
 @given(label, decoration, decoration)
-@settings(deadline=None)
 def test_decoration_of_decoration_changes_nothing_that_is_read(name: str, inner: str, outer: str) -> None:
     if "\n" not in inner and "think" not in inner and inner.count("{}") == 1 and ":" not in inner:
         assert read_label(outer.format(inner.format(name)), NAMES).value in (name, None)
@@ -63,21 +61,18 @@ DENIALS = (
 
 
 @given(label, st.sampled_from(DENIALS), st.booleans())
-@settings(deadline=None)
 def test_a_denied_label_is_never_read(name: str, denial: str, named: bool) -> None:
     answer = denial.format(name)
     assert read_label(f"The answer: {answer}" if named else answer, NAMES).value is None
 
 
 @given(label, label, st.sampled_from(DENIALS[:3]))
-@settings(deadline=None)
 def test_the_label_behind_a_contrast_is_read(wrong: str, right: str, denial: str) -> None:
     if wrong != right:
         assert read_label(f"{denial.format(wrong).rstrip('.')} but {right}", NAMES).value == right
 
 
 @given(label, label)
-@settings(deadline=None)
 def test_two_labels_are_none(first: str, second: str) -> None:
     for joint in ("{} or {}", "{} und {}", "{} / {}", "{}\n{}", "between {} and {}"):
         read = read_label(joint.format(first, second), NAMES).value
@@ -98,7 +93,6 @@ DIGITS = ("0123456789", "٠١٢٣٤٥٦٧٨٩", "۰۱۲۳۴۵۶۷۸۹", "०१�
     "Ответ: {}", "\\boxed{{{}}}"]),
     st.sampled_from(["-", "−", "－"]),
 )  # fmt: skip
-@settings(deadline=None)
 def test_a_number_survives_its_writing(
     units: int, decimals: int, style: tuple[str, str, str], digits: str, form: str, minus: str
 ) -> None:
@@ -118,7 +112,6 @@ def test_a_number_survives_its_writing(
 
 
 @given(st.integers(2, 999), st.integers(2, 999))
-@settings(deadline=None)
 def test_what_is_part_of_something_else_is_no_number(first: int, second: int) -> None:
     for text in (
         f"{first}-{second}",
@@ -145,7 +138,6 @@ expression = st.recursive(
 
 
 @given(expression, expression)
-@settings(deadline=None)
 def test_a_formula_equals_itself_however_it_is_turned(first: str, second: str) -> None:
     for one, other in (
         (f"{first}+{second}", f"{second}+{first}"),
@@ -189,7 +181,7 @@ fragment = st.sampled_from(
 
 
 @given(st.one_of(st.text(max_size=60), st.lists(fragment, max_size=20).map("".join)))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_answer_breaks_any_kind(answer: str) -> None:
     for task in TASKS:
         found = judged(task, answer)
@@ -198,7 +190,6 @@ def test_no_answer_breaks_any_kind(answer: str) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(deadline=None)
 def test_normalisation_settles_at_once(text: str) -> None:
     once = Normalisation().apply(text)
     assert Normalisation().apply(once) == once

@@ -244,8 +244,8 @@ def test_a_state_that_begins_is_not_looked_at(kernels: Kernels) -> None:
 def test_what_does_not_go_together_is_refused(kernels: Kernels) -> None:
     program = kernels.program("plain")
     x = program.buffer(8)
-    with pytest.raises(ValueError, match="1 to 8 rows"):
-        recurrent.short_conv(program, [x], [kernels.vector(torch.ones(72))], 9)
+    with pytest.raises(ValueError, match="1 to 16 rows"):
+        recurrent.short_conv(program, [x], [kernels.vector(torch.ones(8 * 17))], 17)
     with pytest.raises(ValueError, match="tap"):
         recurrent.short_conv(program, [x], [kernels.vector(torch.ones(8))], 2)
     with pytest.raises(ValueError, match="whole heads"):

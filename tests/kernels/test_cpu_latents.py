@@ -14,6 +14,7 @@ from cpu_steps import Kernels, assert_near, assert_same, expected_product, plain
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Latents, new_layer_cache
+from landrace.kernels.cpu.latent import attend_latents, head_product, keep_latents
 from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import FULL, Chunked, Mask, Sliding
@@ -71,11 +72,11 @@ def serve(
     program = kernels.program(isa)
     q_at, latents_at = program.buffer(q[0].shape[1]), program.buffer(shape.key_dim)
     queries_at, out_at = program.buffer(shape.n_heads * shape.key_dim), program.buffer(shape.n_heads * shape.rank)
-    program.keep_latents(
-        0, shape, q_at, latents_at, queries_at, norm=kernels.vector(case.norm()), eps=EPS,
+    keep_latents(
+        program, 0, shape, q_at, latents_at, queries_at, norm=kernels.vector(case.norm()), eps=EPS,
         rotary=0 if case.half else None, rotary_half=case.half, scale=SCALE,
     )  # fmt: skip
-    program.attend_latents(0, shape, queries_at, out_at, mask=case.mask)
+    attend_latents(program, 0, shape, queries_at, out_at, mask=case.mask)
     cache = new_layer_cache(kernels.extension, shape, n_slots, case.dtype)
     for tensor in (cache.keys, cache.key_scales, cache.value_scales):
         if tensor is not None:
@@ -243,10 +244,10 @@ def test_products_by_head(kernels: Kernels, isa: str, kind: str) -> None:
     chosen = [5, 0, 60, *range(7, 57)]
     program = kernels.program(isa)
     at, out, added, low = (program.buffer(w) for w in (x.shape[1], n_heads * n_out, n_heads * n_out, n_heads * n_out))
-    program.head_product("all", at, matrices, out, factor=0.5)
-    program.head_product("gathered", at, matrices, low, rows=0, gather=True)
+    head_product(program, "all", at, matrices, out, factor=0.5)
+    head_product(program, "gathered", at, matrices, low, rows=0, gather=True)
     small = [kernels.matrix(stored_matrix("F32", n_out, n_out, 7), "F32", n_out)] * n_heads
-    program.head_product("scattered", low, small, added, add=True, factor=2.0, rows=0, scatter=True)
+    head_product(program, "scattered", low, small, added, add=True, factor=2.0, rows=0, scatter=True)
     program.write(at, x)
     program.write(added, before)
     program.run(plain_step(n_rows, adapter_rows=[chosen]), 3)
@@ -281,7 +282,7 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
             "rotary": 0,
             "rotary_half": 2,
         }
-        return program.keep_latents(0, shape, **{**fields, **changes})  # type: ignore[arg-type]
+        return keep_latents(program, 0, shape, **{**fields, **changes})  # type: ignore[arg-type]
 
     return {
         "latents of another width": lambda: keep(latents=out),
@@ -289,11 +290,11 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
         "a norm of another width": lambda: keep(norm=kernels.vector(torch.ones(17))),
         "more pairs than channels": lambda: keep(rotary_half=3),
         "pairs without angles": lambda: keep(rotary=None),
-        "what nobody wrote": lambda: program.attend_latents(0, shape, queries, out),
-        "no heads": lambda: program.head_product("x", q, [], out),
-        "heads that do not share a row": lambda: program.head_product("x", q, [matrix] * 3, out),
-        "matrices wider than a head": lambda: program.head_product("x", q, [matrix] * 4, out),
-        "places of all rows": lambda: program.head_product("x", q, [matrix] * 2, out, gather=True),
+        "what nobody wrote": lambda: attend_latents(program, 0, shape, queries, out),
+        "no heads": lambda: head_product(program, "x", q, [], out),
+        "heads that do not share a row": lambda: head_product(program, "x", q, [matrix] * 3, out),
+        "matrices wider than a head": lambda: head_product(program, "x", q, [matrix] * 4, out),
+        "places of all rows": lambda: head_product(program, "x", q, [matrix] * 2, out, gather=True),
         "a rank of nothing": lambda: Latents(2, 0, 4),
         "a rank that is too wide": lambda: Latents(2, 513, 4).check(kernels.extension),
     }
@@ -310,8 +311,8 @@ def test_a_cache_of_other_latents_is_not_bound(kernels: Kernels) -> None:
     program = kernels.program("plain")
     q, latents, queries = (program.buffer(width) for width in (14, 20, 40))
     norm = kernels.vector(torch.ones(16))
-    program.keep_latents(0, Latents(2, 16, 4), q, latents, queries, norm=norm, eps=EPS, rotary=0, rotary_half=2)
+    keep_latents(program, 0, Latents(2, 16, 4), q, latents, queries, norm=norm, eps=EPS, rotary=0, rotary_half=2)
     with pytest.raises(ValueError):
         program.bind_cache([new_layer_cache(kernels.extension, Latents(2, 32, 4), 32, torch.float32)])
     with pytest.raises(ValueError):
-        program.attend_latents(0, Latents(2, 16, 2), queries, q)
+        attend_latents(program, 0, Latents(2, 16, 2), queries, q)

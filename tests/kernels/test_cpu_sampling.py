@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landrace.kernels.cpu import sampling as cpu
@@ -98,7 +98,7 @@ RULES = st.builds(
 UNIFORMS = st.one_of(st.sampled_from([0.0, LAST_UNIFORM]), st.floats(0, LAST_UNIFORM))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250)
 @given(
     st.sampled_from(KINDS), st.sampled_from([1, 7, 16, 255, 257, 1000, 5000]), st.integers(0, 2**20), RULES, UNIFORMS
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landrace.errors import DataError
@@ -45,7 +45,7 @@ origins = st.builds(
     seed=st.none() | st.integers(min_value=-(2**63), max_value=2**63 - 1),
 )
 bounds = st.tuples(st.none(), st.none()) | st.tuples(numbers, numbers)
-slow_is_fine = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+slow_is_fine = settings(max_examples=60)
 
 
 @pytest.fixture

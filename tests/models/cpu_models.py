@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tiny_models import latent_spec, tiny_spec, with_delta
+from tiny_models import DELTA, STREAMS, latent_spec, tiny_spec, with_delta, with_ngrams, with_streams
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
@@ -209,5 +209,11 @@ SPECS: dict[str, ModelSpec] = {
     "latents, queries of low rank, biases": latent_spec(q_rank=24, bias=True, rank_eps=1e-3),
     "latents, no rope, a window": latent_spec(rope=None, mask=Sliding(5), n_heads=3),
     "latents, many heads": latent_spec(n_heads=16, kv_rank=32, rope_dim=16, rope=RopeSpec(10_000.0, 16)),
+    "latents, sinks, gated channels": latent_spec(sinks=True, gate="channel", q_rank=24),
+    **{f"streams, {name}": tiny_spec(residual=streams) for name, streams in STREAMS.items()},
+    "n-grams": with_ngrams(),
+    "gated streams, experts, a delta net": with_streams(
+        with_delta(with_ffn(Moe(8, 24, Router(2), shared=Dense(16), shared_gate=True)), DELTA), STREAMS["gated"]
+    ),
     "biased head": replace(tiny_spec(o_bias=True, qkv_bias=True), lm_head_bias=True, logit_divisor=0.5),
 }

@@ -122,6 +122,24 @@ QWEN2_VL_2B = """{"architectures": ["Qwen2VLForConditionalGeneration"], "attenti
 "in_chans": 3, "hidden_size": 1536, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
 "temporal_patch_size": 2}, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
 "vocab_size": 151936}"""
+LLAMA_3_2_11B_VISION = json.dumps(
+    {
+        "architectures": ["MllamaForConditionalGeneration"], "image_token_index": 128256, "model_type": "mllama",
+        "torch_dtype": "bfloat16", "transformers_version": "4.45.0.dev0",
+        "text_config": {
+            "add_cross_attention": False, "bos_token_id": 128000, "chunk_size_feed_forward": 0, "dropout": 0,
+            "cross_attention_hidden_size": None, "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+            "eos_token_id": [128001, 128008, 128009], "hidden_act": "silu", "hidden_size": 4096,
+            "initializer_range": 0.02, "intermediate_size": 14336, "is_decoder": False, "is_encoder_decoder": False,
+            "max_position_embeddings": 131072, "model_type": "mllama_text_model", "num_attention_heads": 32,
+            "num_hidden_layers": 40, "num_key_value_heads": 8, "pad_token_id": 128004, "rms_norm_eps": 1e-05,
+            "rope_scaling": {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                             "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+            "rope_theta": 500000.0, "tie_word_embeddings": False, "use_cache": True, "vocab_size": 128256,
+        },
+        "vision_config": {"hidden_size": 1280, "model_type": "mllama_vision_model"},
+    }
+)  # fmt: skip
 
 PUBLISHED = {
     # name: (text, parameters, layers, head_dim, theta, tied, longest)
@@ -137,6 +155,7 @@ PUBLISHED = {
     "Seed-OSS-36B": (SEED_OSS_36B, 36_151_104_512, 64, 128, 1e7, False, 524288),
     "Yi-1.5-6B": (YI_1_5_6B, 6_061_035_520, 32, 128, 5e6, False, 4096),
     "MiniCPM4-0.5B": (MINICPM4_05B, 433_873_920, 24, 64, 1e4, True, 32768),
+    "Llama-3.2-11B-Vision": (LLAMA_3_2_11B_VISION, 8_030_261_248, 32, 128, 5e5, False, 131072),
     "Qwen2-VL-2B": (QWEN2_VL_2B, 1_543_714_304, 28, 128, 1e6, True, 32768),
 }
 
@@ -191,6 +210,20 @@ def test_names_in_the_checkpoint() -> None:
     value = sources["layers.0.self_attn.v_proj.bias"]
     assert value.tensor == "transformer.encoder.layers.0.self_attention.query_key_value.bias"
     assert value.rows == (4096 + 256, 4096 + 512)
+
+
+def test_layers_that_look_at_a_picture_are_passed_by() -> None:
+    """The others keep the file's numbers, and rows of the embedding past the vocabulary are left out."""
+    model = read_config(json.loads(LLAMA_3_2_11B_VISION))
+    queries = [model.sources[f"layers.{n}.self_attn.q_proj.weight"].tensor.split(".")[3] for n in (2, 3, 6, 7, 31)]
+    assert queries == ["2", "4", "7", "9", "39"]
+    assert model.sources["embed_tokens.weight"].rows == (0, 128256)
+    assert any(re.fullmatch(one, "language_model.model.layers.8.mlp.up_proj.weight") for one in model.ignorable)
+    assert not any(re.fullmatch(one, "language_model.model.layers.9.mlp.up_proj.weight") for one in model.ignorable)
+    text = json.loads(LLAMA_3_2_11B_VISION)["text_config"]
+    for wrong in ([40], [3, 3], "3", [-1], list(range(40))):
+        with pytest.raises(CheckpointError):
+            read_config({**text, "cross_attention_layers": wrong})
 
 
 def test_prefixes_follow_the_file() -> None:

@@ -24,7 +24,7 @@ from landrace.models.reference_ops import ReferenceOps
 from landrace.models.spec import PLAIN, Sandwich
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
 def test_packed_sequences_do_not_see_each_other(lengths: list[int]) -> None:
     decoder = random_decoder(tiny_spec())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_models import latent_spec, tiny_spec, with_delta
+from tiny_models import STREAMS, latent_spec, tiny_spec, with_delta, with_ngrams
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -81,6 +81,9 @@ SPECS = {
     ),
     "latents": latent_spec(),
     "latents, queries of low rank, biases": latent_spec(q_rank=6, bias=True),
+    "latents, sinks, gated channels": latent_spec(sinks=True, gate="channel"),
+    **{f"streams, {name}": tiny_spec(residual=streams) for name, streams in STREAMS.items()},
+    "n-grams": with_ngrams(),
     "l2, alibi": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), alibi=True),
     "experts": with_ffn(tiny_spec(), Moe(8, 24, Router(2))),
     "experts with everything": with_ffn(

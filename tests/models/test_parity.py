@@ -44,6 +44,7 @@ SHARED = {
     "hunyuan_v1_dense": ("ntk_alpha",),
     "seed_oss": (),
     "granite": (),
+    "mllama": (),
     "qwen2_vl": (),
     "qwen2_5_vl": (),
     "qwen3_vl": (),

@@ -14,13 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from landrace.kernels.layer_cache import LayerState
+from landrace.kernels.ngrams import NGrams
+from landrace.kernels.streams import HyperConnections
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
-from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, Residual
+from landrace.models.spec import PLAIN, GatedStreams, Hyper, LayerSpec, ModelSpec, NGramEmbedding, Residual, Streams
 
 LENGTHS = (40, 23)
 WITH_EXPERTS = (
@@ -147,6 +149,26 @@ DELTA = Gdn(n_heads=2, n_value_heads=4, key_dim=8, value_dim=12, conv_width=4)
 def with_delta(spec: ModelSpec, delta: Gdn = DELTA) -> ModelSpec:
     """Its first layer's attention replaced by a gated delta net."""
     return replace(spec, layers=(replace(spec.layers[0], mixer=delta), *spec.layers[1:]))
+
+
+STREAMS: dict[str, Streams] = {
+    "mixing": Hyper(HyperConnections(3, 1e-2, iterations=4)),
+    "mixing, their mean": Hyper(HyperConnections(2, 1e-2, iterations=20), weighted_head=False),
+    "alone": Hyper(HyperConnections(4, 1e-2, 1.7, 1e-2)),
+    "gated": GatedStreams(3, 8),
+}
+
+
+def with_streams(spec: ModelSpec, streams: Streams) -> ModelSpec:
+    return replace(spec, layers=tuple(replace(layer, residual=streams) for layer in spec.layers))
+
+
+def with_ngrams() -> ModelSpec:
+    """Its first layer is a delta net whose streams get embeddings of n-grams."""
+    spec = with_streams(with_delta(tiny_spec()), STREAMS["gated"])
+    form = NGrams((3, 5, 7), (13, 17, 19, 23), 5)
+    ngrams = NGramEmbedding(form, 80, 32, 3, 3 * spec.d_model)
+    return replace(spec, layers=(replace(spec.layers[0], ngrams=ngrams), *spec.layers[1:]))
 
 
 def latent_spec(**changes: Any) -> ModelSpec:

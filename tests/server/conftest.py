@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import psutil
 import pytest
 import torch
 from byte_vocabulary import byte_vocabulary
+from patience import SECONDS
 
 from landrace.checkpoints import write_checkpoint
 from landrace.checkpoints.adapter import write_adapter
@@ -29,13 +29,12 @@ from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
 from landrace.text import encode_chat
 
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60.0
-"""How long anything may take before a test gives up on it; nothing is expected to."""
-
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 MAX_LENGTH = 600
 
 LAUNCH = "from landrace.cli.main import main; main()"
+WITH_PULSE = "import sys; sys.path[:0] = {folders!r}; from pulse import give_pulse; give_pulse({file!r}); " + LAUNCH
 
 CHATML = (
     "{% if style %}[{{ style }}]{% endif %}"
@@ -97,11 +96,16 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 class ServerProcess:
     """`landrace serve` in a process of its own, as a person starts it."""
 
-    def __init__(self, *arguments: str, ledger: Path | None = None, patience: float = SECONDS) -> None:
-        """`patience`: seconds until it must answer; the more models it opens, the longer that takes."""
+    def __init__(
+        self, *arguments: str, ledger: Path | None = None, pulse: Path | None = None, patience: float = SECONDS
+    ) -> None:
+        """`pulse`: the file that its event loop writes to (`pulse.py`). `patience`: seconds until it must answer; the
+        more models it opens, the longer that takes."""
         recorded = [] if ledger is None else ["--ledger", str(ledger)]
+        launch = LAUNCH if pulse is None else WITH_PULSE.format(folders=[str(HERE), str(HERE.parent)], file=str(pulse))
         self.arguments = arguments
         self.ledger = ledger
+        self.pulse = pulse
         self.patience = patience
         self.lines: list[str] = []
         # A connection for each call, so that none is closed by the server at the moment it is used again.
@@ -109,7 +113,7 @@ class ServerProcess:
         self._url: str | None = None
         self._answers = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, "serve", *arguments, "--port", "0", "--threads", "1", *recorded],
+            [sys.executable, "-c", launch, "serve", *arguments, "--port", "0", "--threads", "1", *recorded],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -156,14 +160,6 @@ class ServerProcess:
         return self.process.wait(SECONDS)
 
 
-def _wait_until(holds: Callable[[], bool]) -> None:
-    """Fails when something that must happen soon has not happened after a minute."""
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _runs(pid: int) -> bool:
     try:
         # In a container without an init, a process whose parent was killed stays as a zombie.
@@ -176,11 +172,6 @@ def _runs(pid: int) -> bool:
 def launch() -> str:
     """Code that is the `landrace` command, whether the package is installed or not."""
     return LAUNCH
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[[Callable[[], bool]], None]:
-    return _wait_until
 
 
 @pytest.fixture(scope="session")
@@ -197,8 +188,8 @@ def start_server() -> Iterator[StartServer]:
     """Starts servers, which end with the tests."""
     started: list[ServerProcess] = []
 
-    def start(*arguments: str, ledger: Path | None = None, patience: float = SECONDS) -> ServerProcess:
-        started.append(ServerProcess(*arguments, ledger=ledger, patience=patience))
+    def start(*arguments: str, **how: Any) -> ServerProcess:
+        started.append(ServerProcess(*arguments, **how))
         return started[-1]
 
     yield start

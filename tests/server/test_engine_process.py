@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from patience import SECONDS
 
 from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import LandraceError, StepError
@@ -19,7 +20,6 @@ from landrace.server.engine_process import EngineProcess
 from landrace.server.engine_worker import Abort, EngineSettings, Posted, Stop, _work
 
 PARAMS = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
-SECONDS = 60.0
 
 
 class Unreadable(int):

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landrace.server.schema import ChatRequest, CompletionRequest
@@ -80,7 +80,7 @@ def check(reply: httpx.Response, sent: dict[str, Any] | None) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250)
 @given(data=st.data())
 def test_any_fields(server: Any, base: str, path: str, data: st.DataObject) -> None:
     body = data.draw(BODIES[path])
@@ -104,7 +104,7 @@ def test_every_field_with_every_extreme(server: Any, base: str, path: str, value
         check(server.post(path, body), body)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes(server: Any, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}

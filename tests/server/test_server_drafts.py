@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
-from landrace.engine import EngineOptions, Request, SamplingParams
+from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import OptionError
 from landrace.model import open_engine
+from landrace.server.answering import ServedModel
+from landrace.server.app import create_app
+from landrace.server.usage import UsageLog
 
 HELLO = [{"role": "user", "content": "hello"}]
 LOOP = {"temperature": 0, "max_tokens": 60, "logit_bias": {"70": 100.0}}
@@ -28,22 +35,56 @@ def name(drafting: Any) -> str:
     return model
 
 
-def test_events_of_several_tokens(drafting: Any, name: str, ask: Callable[..., Any]) -> None:
+@pytest.fixture
+def say(tiny_model: Path, free_rows: None) -> Callable[..., httpx.Response]:
+    """Posts to the application, whose engine drafts wherever there is room: in this process, where its steps can have
+    prices of their own."""
+    opened = open_engine(str(tiny_model), options=EngineOptions(draft="ngram"))
+
+    def submit(requests: list[Request]) -> asyncio.Queue[StepOutput]:
+        events: asyncio.Queue[StepOutput] = asyncio.Queue()
+        opened.engine.generate(requests, events.put_nowait)
+        return events
+
+    engine: Any = SimpleNamespace(
+        tokenizer=opened.model.tokenizer,
+        max_length=opened.engine.max_length,
+        max_pending=8,
+        check_alive=lambda: None,
+        fingerprint=lambda adapter: "fp",
+        submit=submit,
+        release=lambda requests, abort: None,
+    )
+    app = create_app([ServedModel("m", engine)], UsageLog(None, name="m", command="", config={}))
+
+    def post(**body: Any) -> httpx.Response:
+        async def talk() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+                return await client.post("/v1/chat/completions", json={"model": "m", **body})
+
+        return asyncio.run(talk())
+
+    return post
+
+
+def test_events_of_several_tokens(say: Callable[..., httpx.Response], ask: Callable[..., Any]) -> None:
     expected = ask(HELLO, max_tokens=60, logit_bias={70: 100.0}, logprobs=1)
-    call = {"model": name, "messages": HELLO, "logprobs": True, "top_logprobs": 1, **LOOP}
-    whole = drafting.client.chat.completions.create(**call)
-    assert whole.choices[0].message.content == expected.text
-    details = whole.usage.completion_tokens_details
-    assert whole.usage.completion_tokens == 60
-    assert 0 < details.accepted_prediction_tokens < 60
-    stream = drafting.client.chat.completions.create(stream=True, **call)
-    told = [chunk.choices[0] for chunk in stream]
-    assert "".join(choice.delta.content or "" for choice in told) == expected.text
-    events = [choice.logprobs.content for choice in told if choice.logprobs]
-    assert max(map(len, events)) > 1
+    call = {"messages": HELLO, "logprobs": True, "top_logprobs": 1, **LOOP}
+    whole = say(**call).json()
+    assert whole["choices"][0]["message"]["content"] == expected.text
+    assert whole["usage"]["completion_tokens"] == 60
+    accepted = whole["usage"]["completion_tokens_details"]["accepted_prediction_tokens"]
+    assert 30 < accepted < 60
+    lines = say(stream=True, stream_options={"include_usage": True}, **call).text.split("\n\n")
+    *chunks, last = [json.loads(line.removeprefix("data: ")) for line in lines if line not in ("", "data: [DONE]")]
+    assert last["usage"]["completion_tokens_details"] == whole["usage"]["completion_tokens_details"]
+    told = [chunk["choices"][0] for chunk in chunks]
+    assert "".join(choice["delta"].get("content") or "" for choice in told) == expected.text
+    events = [choice["logprobs"]["content"] for choice in told if choice["logprobs"]]
+    assert len(events) == 60 - accepted
     entries = [entry for event in events for entry in event]
-    for content in (entries, whole.choices[0].logprobs.content):
-        numbers = [entry.logprob for entry in content]
+    for content in (entries, whole["choices"][0]["logprobs"]["content"]):
+        numbers = [entry["logprob"] for entry in content]
         assert numbers == pytest.approx([entry.logprob for entry in expected.logprobs], abs=1e-4)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from patience import SECONDS, wait_until
+from said import without_progress
 
 from landrace.ledger import Ledger, Usage
 
@@ -28,7 +30,8 @@ LONG = {"prompt": "b", "max_tokens": FOREVER, "ignore_eos": True}
 @pytest.fixture(scope="module")
 def arguments(tiny_model: Path) -> tuple[str, ...]:
     """A server with one seat and a waiting room of one."""
-    return (str(tiny_model), "--max-running", "1", "--max-pending", "2", "--cache-tokens", "131072")
+    sizes = ("--max-running", "1", "--max-pending", "2", "--cache-tokens", "131072")
+    return (str(tiny_model), *sizes, "--drain-seconds", "600")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ class Caller:
     def __init__(self, server: Any, model: str, body: dict[str, Any]) -> None:
         host, port = server.url.removeprefix("http://").split(":")
         content = json.dumps({"model": model, **body})
-        self.socket = socket.create_connection((host, int(port)), timeout=60)
+        self.socket = socket.create_connection((host, int(port)), timeout=SECONDS)
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         self.socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
 
@@ -74,7 +77,7 @@ def short(server: Any, model: str) -> httpx.Response:
     return server.post("/v1/completions", {"model": model, **SHORT})
 
 
-def test_clients_that_leave_free_their_places(narrow: Any, arguments: tuple[str, ...], wait_until: Any) -> None:
+def test_clients_that_leave_free_their_places(narrow: Any, arguments: tuple[str, ...]) -> None:
     model = arguments[0]
     running = Caller(narrow, model, {**LONG, "stream": True})
     running.read_until(b"data: ")
@@ -94,14 +97,12 @@ def test_clients_that_leave_free_their_places(narrow: Any, arguments: tuple[str,
         next_one = pool.submit(short, narrow, model)
         wait_until(lambda: unfinished(narrow) == 2)
         running.close()
-        assert next_one.result(60).status_code == 200
+        assert next_one.result(SECONDS).status_code == 200
     wait_until(lambda: len(aborted(narrow)) == 2)
     assert 0 < aborted(narrow)[1].completion_tokens < FOREVER
 
 
-def test_a_client_that_leaves_before_a_whole_answer_frees_every_choice(
-    narrow: Any, arguments: tuple[str, ...], wait_until: Any
-) -> None:
+def test_a_client_that_leaves_before_a_whole_answer_frees_every_choice(narrow: Any, arguments: tuple[str, ...]) -> None:
     model, before = arguments[0], len(aborted(narrow))
     caller = Caller(narrow, model, {**LONG, "n": 2})
     wait_until(lambda: unfinished(narrow) == 2)
@@ -111,22 +112,20 @@ def test_a_client_that_leaves_before_a_whole_answer_frees_every_choice(
     wait_until(lambda: len(aborted(narrow)) == before + 2)
 
 
-def test_a_term_signal_lets_running_answers_finish(
-    narrow: Any, arguments: tuple[str, ...], wait_until: Any, runs: Any
-) -> None:
+def test_a_term_signal_lets_running_answers_finish(narrow: Any, arguments: tuple[str, ...], runs: Any) -> None:
     model, (engine,) = arguments[0], narrow.engine_pids()
     host, port = narrow.url.removeprefix("http://").split(":")
 
     def refused() -> bool:
         try:
-            socket.create_connection((host, int(port)), timeout=60).close()
+            socket.create_connection((host, int(port)), timeout=SECONDS).close()
         except ConnectionError:
             return True
         return False
 
     streamed = {"model": model, **LONG, "max_tokens": 3000, "stream": True, "stream_options": {"include_usage": True}}
     whole = {"model": model, **LONG, "max_tokens": 200}
-    with ThreadPoolExecutor() as pool, httpx.Client(timeout=60) as client:
+    with ThreadPoolExecutor() as pool, httpx.Client(timeout=SECONDS) as client:
         with client.stream("POST", f"{narrow.url}/v1/completions", json=streamed) as reply:
             lines = reply.iter_lines()
             assert next(lines).startswith("data: ")
@@ -137,8 +136,8 @@ def test_a_term_signal_lets_running_answers_finish(
             events = [line for line in lines if line]
         assert events[-1] == "data: [DONE]"
         assert json.loads(events[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 3000
-        assert waiting.result(60).json()["usage"]["completion_tokens"] == 200
-    assert narrow.process.wait(60) == 0
+        assert waiting.result(SECONDS).json()["usage"]["completion_tokens"] == 200
+    assert narrow.process.wait(SECONDS) == 0
     assert not runs(engine)
     assert [(row.finish_reason, row.completion_tokens) for row in rows(narrow)[-2:]] == [
         ("length", 3000),
@@ -150,11 +149,14 @@ def test_a_term_signal_lets_running_answers_finish(
 
 
 def test_a_second_signal_ends_what_is_running(
-    start_server: Any, arguments: tuple[str, ...], tmp_path: Path, wait_until: Any, runs: Any
+    start_server: Any, arguments: tuple[str, ...], tmp_path: Path, runs: Any
 ) -> None:
     server = start_server(*arguments, ledger=tmp_path / "usage.db")
     body = {"model": arguments[0], **LONG, "stream": True}
-    with httpx.Client(timeout=60) as client, client.stream("POST", f"{server.url}/v1/completions", json=body) as reply:
+    with (
+        httpx.Client(timeout=SECONDS) as client,
+        client.stream("POST", f"{server.url}/v1/completions", json=body) as reply,
+    ):
         (engine,) = server.engine_pids()
         lines = reply.iter_lines()
         assert next(lines).startswith("data: ")
@@ -165,12 +167,12 @@ def test_a_second_signal_ends_what_is_running(
         events = [line for line in lines if line]
     error = json.loads(events[-2].removeprefix("data: "))["error"]
     assert (error["type"], error["code"]) == ("server_error", "engine_stopped")
-    assert server.process.wait(60) == 0
+    assert server.process.wait(SECONDS) == 0
     wait_until(lambda: not runs(engine))
     assert [row.finish_reason for row in rows(server)] == ["error"]
 
 
-def test_killed_processes(start_server: Any, tiny_model: Path, tmp_path: Path, wait_until: Any, runs: Any) -> None:
+def test_killed_processes(start_server: Any, tiny_model: Path, tmp_path: Path, runs: Any) -> None:
     twin = tmp_path / "twin"
     twin.symlink_to(tiny_model)
     names = {str(tiny_model), str(twin)}
@@ -219,12 +221,12 @@ def test_what_cannot_start_says_so_in_one_sentence(problem: str, tiny_model: Pat
             capture_output=True,
             text=True,
             env=environment,
-            timeout=60,
+            timeout=SECONDS,
             check=False,
         )
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
+    lines = without_progress(done.stderr).strip().splitlines()
     assert [line.partition(" ")[0] for line in lines] in (["error:"], ["error:", "hint:"]), done.stderr
     if problem in ("no such model", "no such adapter"):
         with Ledger(tmp_path / "usage.db") as recorded:

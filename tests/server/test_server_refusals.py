@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from patience import SECONDS
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -179,18 +180,18 @@ def test_a_missing_field_is_named(server: Any, base: str, field: str) -> None:
 )
 def test_a_body_that_is_no_object_is_refused(server: Any, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
-    refused(httpx.post(f"{server.url}{CHAT}", content=content, headers=headers), 400, None)
+    refused(httpx.post(f"{server.url}{CHAT}", content=content, headers=headers, timeout=SECONDS), 400, None)
 
 
 def test_numbers_that_are_not_are_refused(server: Any, base: str) -> None:
     body = json.dumps({"model": base, "messages": MESSAGES, "temperature": float("nan")})
     headers = {"Content-Type": "application/json"}
-    refused(httpx.post(f"{server.url}{CHAT}", content=body, headers=headers), 400, "temperature")
+    refused(httpx.post(f"{server.url}{CHAT}", content=body, headers=headers, timeout=SECONDS), 400, "temperature")
 
 
 def test_a_body_that_is_not_declared_as_json_is_refused(server: Any, base: str) -> None:
     body = json.dumps({"model": base, "messages": MESSAGES})
-    reply = httpx.post(f"{server.url}{CHAT}", content=body, headers={"Content-Type": "text/plain"})
+    reply = httpx.post(f"{server.url}{CHAT}", content=body, headers={"Content-Type": "text/plain"}, timeout=SECONDS)
     assert "application/json" in refused(reply, 400, None)
 
 
@@ -200,7 +201,7 @@ def test_a_huge_body_is_refused(server: Any, base: str) -> None:
             yield b" " * 2**20
 
     headers = {"Content-Type": "application/json"}
-    refused(httpx.post(f"{server.url}{CHAT}", content=endless(), headers=headers, timeout=60), 413, None)
+    refused(httpx.post(f"{server.url}{CHAT}", content=endless(), headers=headers, timeout=SECONDS), 413, None)
 
 
 def test_unknown_models_paths_and_methods(server: Any) -> None:

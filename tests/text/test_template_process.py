@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import wait_until
 
 from landrace.errors import CheckpointError, LandraceError, RequestError
 from landrace.text import ChatTemplate, template_process
@@ -83,11 +83,12 @@ BROKEN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_process, "MAX_CPU_SECONDS", 0.3)
 
 
+@pytest.mark.usefixtures("short_bounds")
 @pytest.mark.parametrize("source", ENDLESS + HUGE, ids=lambda source: source[:50])
 def test_a_template_without_bounds_is_stopped(source: str) -> None:
     template = ChatTemplate({"default": source, "tool_use": "{{ messages[0].content }} {{ tools[0].name }}"})
@@ -106,6 +107,7 @@ def test_a_broken_or_prying_template_ends_in_one_clear_error(source: str) -> Non
     assert not isinstance(caught.value, TemplateStoppedError)
 
 
+@pytest.mark.usefixtures("short_bounds")
 def test_a_template_that_hangs_stops_the_opening() -> None:
     with pytest.raises(TemplateStoppedError, match="processor time"):
         turn_end_id(ChatTemplate("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"), {})
@@ -218,10 +220,7 @@ def test_the_process_ends_with_the_template_and_with_its_owner(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     pid = int(done.stdout)
-    deadline = time.monotonic() + 10
-    while _alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not _alive(pid)
+    wait_until(lambda: not _alive(pid))
 
 
 def test_an_interrupt_leaves_no_half_read_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_marks_are_found_as_the_longest_of_those_that_begin_at_a_place(texts: se
 PIECES = st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "<", ">", "x", " ", "\n", "<s>", "é"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(PIECES, max_size=6).map("".join), min_size=1, max_size=4))
 def test_no_text_makes_a_control_token(chatml: Tokenizer, texts: list[str]) -> None:
     messages = [{"role": "user", "content": text} for text in texts]

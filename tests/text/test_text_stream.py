@@ -59,7 +59,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int], cuts: list[int], **options: 
     return [*(stream.push(ids[a:b]) for a, b in pairwise(bounds)), stream.flush()]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_a_stream_joins_to_the_decoded_whole(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(-1, tokenizer.vocab_size + 3), max_size=40))
@@ -68,7 +68,7 @@ def test_a_stream_joins_to_the_decoded_whole(tokenizer: Tokenizer, data: st.Data
     assert "".join(pieces_of(tokenizer, ids, cuts, **options)) == tokenizer.decode(ids, **options)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(codec="utf-8")) | st.sampled_from(TEXTS))
 def test_real_text_streams_in_whole_characters(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, add_bos=False, parse_special=False)

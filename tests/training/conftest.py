@@ -7,9 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
-from tokenizers import AddedToken, models, pre_tokenizers
+from byte_vocabulary import byte_vocabulary
 
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
@@ -36,11 +35,7 @@ def _byte_tokenizer(
     bos: str | None = None,
 ) -> Tokenizer:
     """One token a byte, and the given special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    names = list(dict.fromkeys([*specials, *eos, *([bos] if bos else [])]))
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    backend = byte_vocabulary(list(dict.fromkeys([*specials, *eos, *([bos] if bos else [])])))
     bos_id = backend.token_to_id(bos) if bos else None
     conventions = Conventions(
         spelling=Spelling.BYTE_LEVEL,

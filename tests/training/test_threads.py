@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from patience import SECONDS
 
 from landrace.training import trainer
 from landrace.training.data import CompletionRow
@@ -107,7 +108,7 @@ def test_waiting_for_a_processor_is_seen():
         spun, asked = threading.Event(), threading.Event()
 
         def spin() -> None:
-            while time.monotonic() < begun + 1:
+            while waited_seconds() - before < 0.1 and time.monotonic() < begun + SECONDS:
                 pass
             spun.set()
             asked.wait()

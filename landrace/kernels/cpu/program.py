@@ -7,7 +7,8 @@ by `schema`, and which buffers and weights go together by the operations themsel
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -18,14 +19,13 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
-from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, Latents, check_layer_cache
+from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
-from landrace.kernels.cpu.schema import native_fields
-from landrace.kernels.cpu.torch_threads import one_torch_thread
+from landrace.kernels.cpu.schema import mask_fields, native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
-from landrace.kernels.mask import FULL, Chunked, Full, Mask, Sliding
+from landrace.kernels.mask import FULL, Mask
 
 
 class Epilogue(StrEnum):
@@ -99,6 +99,8 @@ class Program:
         """The buffer of a step's logits."""
         self.logit_rows: int = native.LOGIT_ROWS
         """What `product` takes for the rows whose logits are wanted."""
+        self.all_rows: int = native.ALL_ROWS
+        """What operations take for all rows."""
         self._shapes: list[CacheShape] = []
         """By layer, like the cache groups."""
         self._groups: list[int] = []
@@ -122,6 +124,45 @@ class Program:
         """
         self._program.add(operation, name or operation, native_fields(self._native, operation, fields))
         self._kept.append(fields)
+
+    def add_writer(
+        self,
+        operation: str,
+        layer: int,
+        shape: CacheShape,
+        *,
+        channels: int,
+        rotary: int | None,
+        rotary_half: int,
+        group: int,
+        **fields: Any,
+    ) -> None:
+        """Records the operation that writes a layer's cache, and turns `channels` channels by one of the step's tables.
+
+        `group`: the cache group of the layer, one of `StepInput.groups`.
+        """
+        turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half}
+        self._add_turning(operation, channels, turning, layer=layer, **vars(shape), group=group, **fields)
+        self._shapes.append(shape)
+        self._groups.append(group)
+
+    def turn(self, x: int, out: int, heads: Heads, *, rotary: int, rotary_half: int) -> None:
+        """out = x with the heads of queries turned by `StepInput.rotary[rotary]`."""
+        turning = {"rotary": rotary, "rotary_half": rotary_half}
+        self._add_turning("turn", heads.head_dim, turning, x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim)
+
+    def _add_turning(self, operation: str, channels: int, turning: Mapping[str, Any], **fields: Any) -> None:
+        """Records an operation that turns `channels` channels by one of the step's tables."""
+        known, rotary, half = self._rotary_halves, turning["rotary"], turning["rotary_half"] or 0
+        if rotary is not None and not 0 <= rotary <= len(known):
+            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
+        if (rotary is None) != (half == 0):
+            raise ValueError(f"{channels} channels cannot turn in {half} pairs.")
+        if rotary is not None and rotary < len(known) and known[rotary] != half:
+            raise ValueError("One table of angles serves rotations of one size.")
+        self.add(operation, **turning, **fields)
+        if rotary == len(known):
+            known.append(half)
 
     def call(self, name: str, function: Callable[[StepInput], None]) -> None:
         """Calls function(step) there: what the kernels do not have an operation for, on one thread of PyTorch's.
@@ -168,7 +209,7 @@ class Program:
         records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
         self.add(
             "product", name=name, x=x, parts=records, norm=norm, eps=eps,
-            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
+            rows=self.all_rows if rows is None else rows, gather=gather, scatter=scatter,
         )  # fmt: skip
 
     def rope(
@@ -197,14 +238,12 @@ class Program:
         """
         if norm is not None and (norm.kind == "rms") != (q_norm is not None and k_norm is not None):
             raise ValueError("An RMS norm over heads needs weights for q and for k, and another has none.")
-        self._check_rotary(heads.head_dim, rotary, rotary_half)
-        self.add(
-            "rope", layer=layer, **vars(heads), q=q, k=k, v=v, rotary=rotary, rotary_half=rotary_half, scale=scale,
-            norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads", q_norm=q_norm, k_norm=k_norm,
-            eps=eps, temperature=temperature and temperature.scale, floor=temperature and temperature.floor,
-            group=group,
+        self.add_writer(
+            "rope", layer, heads, channels=heads.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+            q=q, k=k, v=v, scale=scale, norm=norm and norm.when, over_all_heads=norm and norm.over == "all_heads",
+            q_norm=q_norm, k_norm=k_norm, eps=eps, temperature=temperature and temperature.scale,
+            floor=temperature and temperature.floor,
         )  # fmt: skip
-        self._written(heads, group, rotary, rotary_half)
 
     def attention(
         self,
@@ -227,73 +266,9 @@ class Program:
         """
         q_next, q_older = further or (None, None)
         self.add(
-            "attention", layer=layer, **vars(heads), q=q, out=out, **_fields_of(mask), sinks=sinks, slopes=slopes,
+            "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
             chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
-
-    def turn(self, x: int, out: int, heads: Heads, *, rotary: int, rotary_half: int) -> None:
-        """out = x with the heads of queries turned by `StepInput.rotary[rotary]`."""
-        self._check_rotary(heads.head_dim, rotary, rotary_half)
-        self.add(
-            "turn", x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim, rotary=rotary, rotary_half=rotary_half
-        )
-        self._turned(rotary, rotary_half)
-
-    def head_product(
-        self,
-        name: str,
-        x: int,
-        matrices: Sequence[PackedMatrix],
-        out: int,
-        *,
-        add: bool = False,
-        factor: float = 1.0,
-        rows: int | None = None,
-        gather: bool = False,
-        scatter: bool = False,
-    ) -> None:
-        """out[h] = factor * x[h] W[h]^T for every head h, or with `add` out = out + that.
-
-        Rows of x and of `out` are heads side by side, one for each matrix, which takes and gives its head's first
-        channels. `rows`, `gather` and `scatter` are those of `product`.
-        """
-        heads = [{"matrix": matrix} for matrix in matrices]
-        self.add(
-            "head_product", name=name, x=x, out=out, heads=heads, add=add, factor=factor,
-            rows=self._native.ALL_ROWS if rows is None else rows, gather=gather, scatter=scatter,
-        )  # fmt: skip
-
-    def keep_latents(
-        self,
-        layer: int,
-        shape: Latents,
-        q: int,
-        latents: int,
-        queries: int,
-        *,
-        norm: PackedVector,
-        eps: float,
-        rotary: int | None,
-        rotary_half: int = 0,
-        scale: float = 1.0,
-        group: int = 0,
-    ) -> None:
-        """Writes norm(the first `rank` channels of `latents`) and the others, turned, to the cache; and the last
-        rope_dim channels of q's heads, turned and times `scale`, to the last of those of `queries`.
-
-        latents [rank + rope_dim]; queries [n_heads * (rank + rope_dim)], of which a `head_product` gives the others.
-        """
-        self._check_rotary(shape.rope_dim, rotary, rotary_half)
-        self.add(
-            "keep_latents", layer=layer, **vars(shape), q=q, latents=latents, queries=queries, norm=norm, eps=eps,
-            rotary=rotary, rotary_half=rotary_half, scale=scale, group=group,
-        )  # fmt: skip
-        self._written(shape, group, rotary, rotary_half)
-
-    def attend_latents(self, layer: int, shape: Latents, queries: int, out: int, *, mask: Mask = FULL) -> None:
-        """out [n_heads * rank] = softmax(q k) c over those of the sequence's cached positions that `mask` shows: all
-        heads share the keys, whose first `rank` channels are c."""
-        self.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **_fields_of(mask))
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
         """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
@@ -362,25 +337,6 @@ class Program:
         """The first rows of a buffer as the last step left them."""
         return self.view(buffer, n_rows).clone()
 
-    def _check_rotary(self, channels: int, rotary: int | None, rotary_half: int) -> None:
-        known = self._rotary_halves
-        if rotary is not None and not 0 <= rotary <= len(known):
-            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
-        if (rotary is None) != (rotary_half == 0):
-            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
-        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
-            raise ValueError("One table of angles serves rotations of one size.")
-
-    def _written(self, shape: CacheShape, group: int, rotary: int | None, rotary_half: int) -> None:
-        """A layer's cache is written, by an operation that turns by `rotary`."""
-        self._shapes.append(shape)
-        self._groups.append(group)
-        self._turned(rotary, rotary_half)
-
-    def _turned(self, rotary: int | None, rotary_half: int) -> None:
-        if rotary == len(self._rotary_halves):
-            self._rotary_halves.append(rotary_half)
-
     def _called(self, step: StepInput, index: int) -> None:
         with one_torch_thread():
             self._calls[index](step)
@@ -437,11 +393,12 @@ class Program:
         )
 
 
-def _fields_of(mask: Mask) -> dict[str, Any]:
-    match mask:
-        case Full():
-            return {"mask": "full", "extent": 0}
-        case Sliding(window):
-            return {"mask": "sliding", "extent": window}
-        case Chunked(chunk):
-            return {"mask": "chunked", "extent": chunk}
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch's threads spin after each of its operations, on the processors that the pool goes on with."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

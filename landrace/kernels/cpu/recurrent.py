@@ -13,13 +13,16 @@ from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.layer_cache import LayerState, untouched_zeros
 
 
-def short_conv(program: Program, xs: Sequence[int], weights: Sequence[PackedVector], width: int) -> None:
-    """Each of `xs` = silu of its causal convolution; weights [channels * width], a channel's oldest row first.
+def short_conv(
+    program: Program, xs: Sequence[int], weights: Sequence[PackedVector], width: int, dilation: int = 1
+) -> None:
+    """Each of `xs` = silu of its causal convolution; weights [channels * width], a channel's oldest row first. A tap
+    meets every `dilation`-th row.
 
-    Keeps for each of them a part of the state: the last width - 1 rows.
+    Keeps for each of them a part of the state: the last (width - 1) * dilation rows.
     """
     parts = [{"x": x, "weight": weight} for x, weight in zip(xs, weights, strict=True)]
-    program.add("short_conv", parts=parts, width=width)
+    program.add("short_conv", parts=parts, width=width, dilation=dilation)
 
 
 def delta(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
+from landrace.kernels.mask import Chunked, Full, Mask, Sliding
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ def native_fields(native: ModuleType, operation: str, fields: Mapping[str, objec
     if operation not in native.OPERATIONS:
         raise ValueError(f"There is no operation {operation}, but {', '.join(native.OPERATIONS)}.")
     return _checked(operation, native.OPERATIONS[operation], fields)
+
+
+def mask_fields(mask: Mask) -> dict[str, Any]:
+    """A mask as the operations of attention take it."""
+    match mask:
+        case Full():
+            return {"mask": "full", "extent": 0}
+        case Sliding(window):
+            return {"mask": "sliding", "extent": window}
+        case Chunked(chunk):
+            return {"mask": "chunked", "extent": chunk}
 
 
 def _checked(operation: str, schema: Sequence[tuple[Any, ...]], fields: Mapping[str, object]) -> dict[str, object]:

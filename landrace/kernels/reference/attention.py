@@ -47,6 +47,8 @@ class _Group:
     n_keys: int
     slots: Tensor | None
     """[G, K] cache slots of the keys; None: the keys are the packed rows themselves."""
+    whole: bool
+    """Whether every sequence begins with this step's rows, so that each row's past is among them."""
     masks: dict[Mask, Tensor] = field(default_factory=dict)
 
     def positions(self, begin: int, end: int) -> Tensor:
@@ -124,6 +126,24 @@ def plan_attention(
     return AttentionPlan(groups, order.to(device), inverse.to(device), fresh=sequence_slots is None)
 
 
+def decode_plan(slots: Tensor, lengths: Tensor, firsts: Tensor) -> AttentionPlan:
+    """Of S sequences with one row each: s has its keys in the first lengths[s] of slots[s], from the position firsts[s]
+    on. slots [S, K] int64: beyond a sequence's own, any that hold finite keys. Only shapes are looked at here, so what
+    is computed by the plan can be repeated for other numbers in the same tensors."""
+    one = _Group(
+        n_rows=slots.shape[0],
+        places=None,
+        q_lengths=torch.ones_like(lengths),
+        k_lengths=lengths,
+        k_firsts=firsts,
+        n_queries=1,
+        n_keys=slots.shape[1],
+        slots=slots,
+        whole=False,
+    )
+    return AttentionPlan((one,), order=None, inverse=None, fresh=False)
+
+
 def _make_group(
     members: list[int],
     q_lengths: list[int],
@@ -153,6 +173,7 @@ def _make_group(
         n_queries=n_queries,
         n_keys=n_keys,
         slots=slots,
+        whole=all(q_lengths[s] == k_lengths[s] and k_firsts[s] == 0 for s in members),
     )
 
 
@@ -197,13 +218,13 @@ class _Scoring:
     ones."""
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, fresh: bool, scoring: _Scoring) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring) -> Tensor:
     """One group: q [G, heads, Q, d], k [G, kv_heads, K, d], v [G, kv_heads, K, e], result [G, heads, Q, e]."""
     if group.n_queries * group.n_keys <= _SHORT:
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
     if scoring.sinks is not None or scoring.slopes is not None or scoring.chunk is not None:
         return _attend_in_slices(q, k, v, group, scoring)
-    plain_causal = fresh and scoring.mask.first_seen(group.n_keys - 1) <= 0
+    plain_causal = group.whole and scoring.mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -291,6 +312,6 @@ def attention(
             keys, values = _pad(k_parts[index], group), _pad(v_parts[index], group)
         else:
             keys, values = (x[group.slots].to(q.dtype).transpose(1, 2) for x in (k, v))
-        out = _attend(_pad(q_parts[index], group), keys, values, group, plan.fresh, scoring)
+        out = _attend(_pad(q_parts[index], group), keys, values, group, scoring)
         mixed.append(_take(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

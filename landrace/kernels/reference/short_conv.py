@@ -40,3 +40,13 @@ def _places(starts: Sequence[int], n_before: int) -> tuple[Tensor, Tensor]:
     places = torch.cat(windows) if windows else torch.empty(0, n_before + 1, dtype=torch.long)
     last = [line[line.numel() - n_before :] for line in lines]
     return places, torch.stack(last) if last else torch.empty(0, n_before, dtype=torch.long)
+
+
+def spread_taps(weight: Tensor, dilation: int) -> Tensor:
+    """[channels, (width - 1) * dilation + 1]: the taps with zeros between, so that they meet every so many-th row."""
+    channels, width = weight.shape
+    if dilation == 1:
+        return weight
+    spread = weight.new_zeros(channels, width, dilation)
+    spread[:, :, 0] = weight
+    return spread.flatten(1)[:, : (width - 1) * dilation + 1]

@@ -22,11 +22,14 @@ from landrace.models.families import (
     gpt_oss,
     hunyuan,
     hunyuan_moe,
+    hy_v4,
     llama,
     llama4,
     minicpm3,
     minimax,
+    mllama,
     qwen,
+    qwen4,
     qwen_moe,
     qwen_next,
     step,
@@ -38,9 +41,9 @@ from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
 _FILES = (
-    *(llama, qwen, glm, hunyuan, baichuan),
+    *(llama, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, gpt_oss, llama4, step, step3),
-    *(deepseek, minicpm3),
+    *(deepseek, minicpm3, hy_v4, qwen4),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {
@@ -82,12 +85,12 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     kind = text["model_type"]
     family = FAMILIES[kind]
     reader = Config(with_aliases(text, family.aliases), family.defaults)
-    spec = family.read(reader)
+    spec, passed_by = family.read(reader), family.passed_by(reader)
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
     prefixes = halves[0].prefixes if halves else None
-    namings = [naming if prefixes is None else replace(naming, prefixes=prefixes) for naming in family.namings]
+    namings = [replace(naming, prefixes=prefixes or naming.prefixes, passed_by=passed_by) for naming in family.namings]
     shapes = shapes_of(spec)
     layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
     best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))
@@ -103,6 +106,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
         # Layers past the last guess the tokens after the next one; the logits do not depend on them.
         first, count = len(spec.layers), reader.size("num_nextn_predict_layers", limit=16)
         guessing += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
+    ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in passed_by]
     ignorable += [*guessing, *family.ignorable]
     return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
 

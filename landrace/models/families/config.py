@@ -11,6 +11,8 @@ from landrace.errors import CheckpointError, UnsupportedError
 MAX_SIZE = 1 << 24
 """Larger than any vocabulary, width or layer count; a bigger number is damage or malice, not a model."""
 MAX_LAYERS = 1 << 12
+MOST_STREAMS = 8
+"""That the C++ kernels keep beside one another."""
 MAX_POSITIONS = 1 << 31
 MAX_NUMBER = 1e15
 

@@ -94,6 +94,12 @@ def read_decoder(
     )
 
 
+def up_to(spec: ModelSpec, length: int) -> ModelSpec:
+    """The model for sequences of at most `length` tokens, where longer ones would be computed otherwise."""
+    limit = min(spec.length_limit or spec.max_length, length)
+    return replace(spec, max_length=min(spec.max_length, length), length_limit=limit)
+
+
 def with_windows(config: Config, attention: Gqa, usual: Sequence[bool], *, optional: bool = True) -> list[Gqa]:
     """`attention` for every layer, with the sliding window in those that `layer_types` names.
 

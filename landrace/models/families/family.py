@@ -32,6 +32,8 @@ class Family:
     """Regexes (whole key) of further config keys that cannot change a logit."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Further keys that may be there with this value and no other; a tuple lists several values."""
+    passed_by: Callable[[Config], tuple[int, ...]] = lambda config: ()
+    """Numbers of the layers in its files that do nothing for text."""
 
 
 Prefixes = tuple[tuple[str, str], ...]

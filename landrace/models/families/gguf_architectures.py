@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta
+from landrace.models.families import gguf_delta, gguf_streams
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
 
@@ -276,6 +276,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"routed_scaling_factor": 1.0}, more=_deepseek,
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
+    "hy_v4": Architecture(
+        "hy_v4", interleaved=True, latent=True, renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
+        fixed={"expert_weights_norm": True},
+        reads={
+            **ROUTED_READS, "hc_mult": (SIZE, "hyper_connection.count"), "hc_eps": (NUMBER, "hyper_connection.epsilon"),
+            "hc_magnitude": (NUMBER, "hyper_connection.magnitude"),
+            "index_topk": (ANY_SIZE, "attention.indexer.top_k"),
+        },
+        no_effect=(r"attention\.indexer\..*",), adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
+    ),
     "step35": Architecture(
         "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,
         fixed={"moe_every_n_layers": 1, "expert_weights_norm": True},

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from landrace.models.families.config import MAX_POSITIONS, Config
-from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp, with_windows
+from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp, up_to, with_windows
 from landrace.models.families.family import Family
 from landrace.models.families.names import Naming
 from landrace.models.spec import ModelSpec, Plain
@@ -92,10 +92,7 @@ def read_minicpm(config: Config) -> ModelSpec:
     if sparse is None:
         return spec
     # Past dense_len the model attends to chosen blocks only, so the dense decoder is the model up to there.
-    dense = sparse.size("dense_len", MAX_POSITIONS)
-    return replace(
-        spec, max_length=min(spec.max_length, dense), length_limit=min(spec.length_limit or spec.max_length, dense)
-    )
+    return up_to(spec, sparse.size("dense_len", MAX_POSITIONS))
 
 
 def read_ernie(config: Config) -> ModelSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from landrace.models.families.weights import Form, Rotary, Shape, Source
 from landrace.models.mixer_spec import Gdn, Mla
@@ -53,6 +54,8 @@ class Naming:
     """Their tensors that are stored [in, out]."""
     adapted_as_stored: bool = False
     """transformers keeps experts [in, out] in modules that do not say so: peft's A and B are those of the transpose."""
+    joined: Collection[str] = ()
+    """Our parameters of a layer whose rows lie in several of their tensors, whose number is {}."""
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     interleaved: bool = False
@@ -63,6 +66,10 @@ class Naming:
     """Our norms that multiply by their stored weight all the same."""
     forms: Mapping[str, Form] = field(default_factory=dict)
     """Our parameters of a layer that are stored in another form."""
+    spare_rows: bool = False
+    """Whether the embedding may have rows past the vocabulary, which no text uses."""
+    passed_by: Collection[int] = ()
+    """Numbers of the file's layers that the decoder has not, and counts none of its own by."""
     unit_head: int | None = None
     """Size of the vocabulary with which a model's output head has its rows divided by their lengths (Baichuan 2)."""
 
@@ -86,26 +93,36 @@ class Naming:
                 number, _, inner = leaf.partition(".")
                 layers[int(number)][inner] = shape
             elif first == "embed_tokens":
-                found[name] = Source(f"{body}{self.embedding}.{leaf}")
+                rows = (0, spec.vocab_size) if self.spare_rows else None
+                found[name] = Source(f"{body}{self.embedding}.{leaf}", rows)
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
+            elif first == "hc_head":
+                theirs = body + self._renamed(name)
+                found[name] = self._norm(theirs) if name.endswith(NORM) else Source(theirs)
             else:
                 unit = leaf == "weight" and spec.vocab_size == self.unit_head
                 form: Form = "unit_rows" if unit else "plain"
                 found[name] = Source(f"{head}{self.head}.{leaf}", form=form)
-        for n, (shapes, layer) in enumerate(zip(layers, spec.layers, strict=True)):
-            before = body + self.layer.format(n)
-            found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer)}
+        kept = (place for place in count() if place not in self.passed_by)
+        for n, (place, shapes, layer) in enumerate(zip(kept, layers, spec.layers, strict=False)):
+            before = body + self.layer.format(place)
+            found |= {f"layers.{n}.{name}": source for name, source in self._layer(before, shapes, layer, tensor_names)}
         return found
 
-    def _layer(self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec) -> Iterator[tuple[str, Source]]:
+    def _layer(
+        self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
+    ) -> Iterator[tuple[str, Source]]:
         parts = self._parts(shapes, layer.mixer.n_heads)
         for name, shape in shapes.items():
             theirs, rows, step, heads = parts.get(name) or (self._renamed(name), None, 1, None)
             tensor = before + theirs
             expert = name.startswith(EXPERTS)
             transposed = theirs in self.transposed
-            if "{}" in theirs:
+            if name in self.joined:
+                found = next(n for n in count() if tensor.replace("{}", str(n)) not in tensor_names)
+                yield name, Source(tensor, stacked=max(1, found), joined=True)
+            elif "{}" in theirs:
                 yield name, Source(tensor, rows, stacked=shape[0], transposed=transposed)
             elif expert:
                 per_expert = rows is not None or transposed

@@ -97,8 +97,9 @@ GROUPED = replace(
 """Qwen3-Next's names."""
 
 
-def _with_joint_experts(naming: Naming) -> Naming:
-    return replace(naming, renamed={**RENAMED, **OF_DELTA}, fused={**naming.fused, **JOINT})
+def with_joint_experts(naming: Naming) -> Naming:
+    renamed = {ours: theirs for ours, theirs in naming.renamed.items() if ours not in ONE_BY_ONE}
+    return replace(naming, renamed=renamed, fused={**naming.fused, **JOINT})
 
 
 def read_mixers(config: Config) -> list[Mixer]:
@@ -126,7 +127,7 @@ def read_delta(config: Config) -> Gdn:
     )
 
 
-def _read_moe(config: Config, renorm: bool) -> Moe:
+def read_gated_mixture(config: Config, renorm: bool) -> Moe:
     experts, chosen = read_experts(config, "num_experts", "num_experts_per_tok")
     return Moe(
         experts,
@@ -138,7 +139,7 @@ def _read_moe(config: Config, renorm: bool) -> Moe:
 
 
 def read_qwen3_next(config: Config) -> ModelSpec:
-    moe = _read_moe(config, config.flag("norm_topk_prob"))
+    moe = read_gated_mixture(config, config.flag("norm_topk_prob"))
     return read_decoder(config, read_mixers(config), mixed(sparse_by_step(config), read_mlp(config), moe))
 
 
@@ -147,7 +148,7 @@ def read_qwen3_5(config: Config) -> ModelSpec:
 
 
 def read_qwen3_5_moe(config: Config) -> ModelSpec:
-    return read_decoder(config, read_mixers(config), _read_moe(config, renorm=True))
+    return read_decoder(config, read_mixers(config), read_gated_mixture(config, renorm=True))
 
 
 MTP = (r"mtp\..*",)
@@ -159,7 +160,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_next": Family(
         read_qwen3_next,
         QWEN3_NEXT,
-        (GROUPED, _with_joint_experts(GROUPED)),
+        (GROUPED, with_joint_experts(GROUPED)),
         {"num_local_experts": "num_experts"},
         drafts=MTP,
         no_effect=(*TRAINING, r"mtp_.*|mamba_ssm_dtype"),
@@ -169,7 +170,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_moe_text": Family(
         read_qwen3_5_moe,
         QWEN3_5_MOE,
-        (SPLIT, _with_joint_experts(SPLIT)),
+        (SPLIT, with_joint_experts(SPLIT)),
         {"num_local_experts": "num_experts"},
         drafts=MTP,
         no_effect=(*TRAINING, *NO_EFFECT, "intermediate_size"),

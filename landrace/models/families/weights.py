@@ -83,6 +83,8 @@ class Source:
     """Of `rows`, every so many-th, beginning with the first."""
     stacked: int | None = None
     """So many stored tensors, one under another on a new first axis: the experts, one by one."""
+    joined: bool = False
+    """Those of `stacked` hold rows that follow one another instead, on the first axis that is there."""
     per_expert: bool = False
     """The stored tensor's first axis counts experts, so that the rows are on its second."""
     transposed: bool = False
@@ -118,6 +120,8 @@ class Source:
         Raises CheckpointError for tensors that it cannot be taken from.
         """
         found = [self._canonical(stored[name]) for name in self.tensors]
+        if self.joined:
+            return torch.cat(found)
         return found[0] if self.stacked is None else torch.stack(found)
 
     def put(self, stored: Mapping[str, Tensor], parameter: Tensor) -> None:
@@ -126,7 +130,10 @@ class Source:
         Raises CheckpointError for a parameter of the wrong shape, or whose rows should have the length 1 and have not.
         """
         values = self._as_stored(parameter)
-        for name, part in zip(self.tensors, (values,) if self.stacked is None else values, strict=True):
+        parts: Iterable[Tensor] = (values,) if self.stacked is None else values
+        if self.joined:
+            parts = torch.split(values, [stored[name].shape[0] for name in self.tensors])
+        for name, part in zip(self.tensors, parts, strict=True):
             place = self._part(stored[name])
             expected = self.part_shape(tuple(stored[name].shape))
             if expected != part.shape:
@@ -170,6 +177,11 @@ class Source:
 
     def shape(self, stored: Mapping[str, Shape]) -> Shape:
         """The parameter's shape, for stored tensors of these shapes. CheckpointError if it cannot be taken."""
+        if self.joined:
+            each = [self.part_shape(stored[name]) for name in self.tensors]
+            if any(one[1:] != each[0][1:] for one in each):
+                raise CheckpointError(f"The tensors '{self.tensor}' differ in the width of their rows.")
+            return (sum(one[0] for one in each), *each[0][1:])
         shapes = {self.part_shape(stored[name]) for name in self.tensors}
         if len(shapes) > 1:
             raise CheckpointError(f"The tensors '{self.tensor}' differ in shape: {sorted(map(list, shapes))}.")
@@ -192,6 +204,10 @@ class Source:
 
     def stored_shape(self, parameter: Shape, rows: int | None) -> Shape:
         """The shape of each stored tensor; `rows` of them where the parameter is a part, None where it is all."""
+        if self.joined and self.stacked is not None:
+            if parameter[0] % self.stacked:
+                raise CheckpointError(f"{parameter[0]} rows cannot be written as {self.stacked} equal tensors.")
+            return (parameter[0] // self.stacked, *parameter[1:])
         shape = list(parameter if self.stacked is None else parameter[1:])
         if self.entry is not None:
             return (self.entry + 1, *shape)

@@ -22,9 +22,9 @@ class MoeBlock(nn.Module):
         if spec.shared_gate:
             self.shared_gate = Linear(d_model, 1, False, dtype)
 
-    def forward(self, x: X, ops: Ops[X], norm: Norm, into: X | None, factor: float) -> X:
+    def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float) -> X:
         """into + factor * (the chosen experts' and the shared expert's results for norm(x))."""
-        x = ops.norm(x, norm)
+        x = x if norm is None else ops.norm(x, norm)
         own = self.experts
         routing = ops.route(x, self.router, self.spec.router)
         into = ops.experts(into, x, routing, own.gate_proj, own.up_proj, own.down_proj, self.spec, factor)

@@ -36,6 +36,6 @@ class GdnBlock(nn.Module):
         """into + factor * delta_net(norm(x))."""
         projections = [self.in_proj_q, self.in_proj_k, self.in_proj_v, self.in_proj_z, self.in_proj_b, self.in_proj_a]
         q, k, v, z, b, a = ops.linears(x, projections, norm=norm)
-        q, k, v = ops.conv(self.cache, [q, k, v], [self.q_conv, self.k_conv, self.v_conv])
+        q, k, v = ops.conv(self.cache, [q, k, v], [self.q_conv, self.k_conv, self.v_conv], first=-4)
         read = ops.delta(self.spec, self.cache, q, k, v, a, b, self.a_log, self.dt_bias)
         return ops.add_linear(into, ops.gated_norm(read, z, self.gated_norm), self.out_proj, factor)

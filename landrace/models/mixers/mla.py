@@ -7,7 +7,7 @@ from torch import nn
 
 from landrace.models.mixer_spec import Mla
 from landrace.models.ops import Ops, X
-from landrace.models.params import AbsorbedLinear, HeadLinear, Linear, Norm
+from landrace.models.params import AbsorbedLinear, HeadLinear, Linear, Norm, Vector
 
 
 class MlaBlock(nn.Module):
@@ -29,15 +29,20 @@ class MlaBlock(nn.Module):
         self.k_b_proj = AbsorbedLinear(spec.n_heads, spec.kv_rank, spec.nope_dim, dtype)
         self.v_b_proj = HeadLinear(spec.n_heads, spec.kv_rank, spec.v_dim, dtype)
         self.o_proj = Linear(spec.n_heads * spec.v_dim, d_model, spec.bias, dtype, "in")
+        if spec.gate is not None:
+            self.g_proj = Linear(d_model, spec.n_heads * spec.v_dim, False, dtype, "out")
+        self.sinks = Vector(spec.n_heads) if spec.sinks else None
 
     def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float) -> X:
         """into + factor * attention(norm(x))."""
         spec = self.spec
-        if spec.q_rank is None:
-            q, latents = ops.linears(x, [self.q_proj, self.kv_a_proj], norm=norm)
-        else:
-            low, latents = ops.linears(x, [self.q_a_proj, self.kv_a_proj], norm=norm)
-            (q,) = ops.linears(low, [self.q_b_proj], norm=self.q_a_norm)
+        first = self.q_proj if spec.q_rank is None else self.q_a_proj
+        gates = [] if spec.gate is None else [self.g_proj]
+        q, latents, *gate = ops.linears(x, [first, self.kv_a_proj, *gates], norm=norm)
+        if spec.q_rank is not None:
+            (q,) = ops.linears(q, [self.q_b_proj], norm=self.q_a_norm)
         q, past = ops.keep_latents(spec, self.cache, q, latents, self.kv_a_norm)
-        mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj)
+        mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj, self.sinks)
+        if gate:
+            mixed = ops.gate_heads(spec, mixed, gate[0])
         return ops.add_linear(into, mixed, self.o_proj, factor)

@@ -33,15 +33,17 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
     }
 }
 
-/// x's root mean square. Sums in sixteen lanes, added in one fixed tree.
-inline float root_mean_square(const float* x, int n) {
+/// The mean of x's squares. Sums in sixteen lanes, added in one fixed tree.
+inline float mean_square(const float* x, int n) {
     Floats squares = all(0.0f);
     for (int i = 0; i < n; i += kLanes) {
         const Floats v = n - i >= kLanes ? load(x + i) : load_some(x + i, n - i);
         squares = fma(v, v, squares);
     }
-    return std::sqrt(sum(squares) / static_cast<float>(n));
+    return sum(squares) / static_cast<float>(n);
 }
+
+inline float root_mean_square(const float* x, int n) { return std::sqrt(mean_square(x, n)); }
 
 /// A row into its place in a panel: for each group of 32, scale = (greatest magnitude) / 127 and byte = x / scale rounded
 /// to nearest. A group with outliers also keeps what rounding left over, in 254ths of the scale. A group with an infinity

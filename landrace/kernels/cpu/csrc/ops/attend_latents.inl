@@ -1,6 +1,8 @@
-// out = softmax(q k) c over those of the sequence's cached positions that the mask shows: k is a latent c and the rotated
-// channels beside it, and all heads share it.
+// out = softmax(q k) c over those of the sequence's cached positions that the mask shows, with a sink for each head where
+// there are any: k is a latent c and the rotated channels beside it, and all heads share it.
 #pragma once
+
+#include <stdexcept>
 
 #include "latents.inl"
 #include "attend_plan.inl"
@@ -13,11 +15,13 @@ public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), integer_field("n_heads"), integer_field("rank"), integer_field("rope_dim"), buffer_field("q"),
         buffer_field("out"), optional(choice_field("mask", kMasks)), optional(integer_field("extent")),
+        optional(vector_field("sinks")),
     };
 
     AttendLatents(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), latents_(latent_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
-          mask_(mask_of(fields)), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_)) {
+          mask_(mask_of(fields)), sinks_(fields.vector("sinks")), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_)) {
+        if (sinks_.data && sinks_.size != latents_.n_heads) throw std::invalid_argument("there is a sink for every head, or none");
         workspace.expect(q_, latents_.n_heads * latents_.key_dim());
         workspace.expect(out_, latents_.n_heads * latents_.rank);
         group_ = static_cast<size_t>(workspace.read_layer(layer_, latents_));
@@ -28,6 +32,7 @@ public:
     void run(const Context& c, int thread) override {
         const auto job_of = [&](const AttendPlan::Task& task) {
             AttendJob job = job_for(task, latents_.heads(), mask_, c, layer_, group_);
+            job.sinks = sinks_.data;
             job.q = c.row(q_, task.first_row);
             job.out = c.row(out_, task.first_row);
             return job;
@@ -43,6 +48,7 @@ private:
     LatentShape latents_;
     int q_, out_;
     Mask mask_;
+    Vector sinks_;
     AttendPlan& plan_;
 };
 

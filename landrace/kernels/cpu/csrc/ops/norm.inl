@@ -1,4 +1,4 @@
-// out = norm(x), or out += factor * norm(x).
+// out = norm(x), or out += factor * norm(x); with groups, each of so many equal parts of a row is normalised by itself.
 #pragma once
 
 #include "prepared_rows.inl"
@@ -10,11 +10,14 @@ class Norm final : public Operation {
 public:
     static constexpr Field kSchema[] = {
         buffer_field("x"), vector_field("weight"), number_field("eps"), buffer_field("out"), optional(flag_field("add")), optional(number_field("factor")),
+        optional(integer_field("groups")),
     };
 
     Norm(const Fields& fields, Workspace& workspace)
         : x_(fields.buffer("x")), weight_(fields.vector("weight")), eps_(fields.number("eps")), out_(fields.buffer("out")),
-          add_(fields.flag("add")), factor_(fields.number("factor")), own_rows_(workspace.state<ThreadRows>()) {
+          add_(fields.flag("add")), factor_(fields.number("factor")), groups_(std::max(1, static_cast<int>(fields.integer("groups")))),
+          own_rows_(workspace.state<ThreadRows>()) {
+        if (weight_.size % groups_) throw std::invalid_argument("rows are not whole groups");
         workspace.expect(x_, weight_.size);
         workspace.expect(out_, weight_.size);
         own_rows_.widen(weight_.size);
@@ -23,7 +26,9 @@ public:
     void run(const Context& c, int thread) override {
         float* own = own_rows_.of(thread);
         c.share(thread, c.step.n_rows, [&](int row) {
-            rms_norm(c.row(x_, row), weight_.data, eps_, weight_.size, add_ ? own : c.row(out_, row));
+            float* out = add_ ? own : c.row(out_, row);
+            const int size = weight_.size / groups_;
+            for (int at = 0; at < weight_.size; at += size) rms_norm(c.row(x_, row) + at, weight_.data + at, eps_, size, out + at);
             if (add_) axpy(own, factor_, weight_.size, c.row(out_, row));
         });
     }
@@ -35,6 +40,7 @@ private:
     int out_;
     bool add_;
     float factor_;
+    int groups_;
     ThreadRows& own_rows_;
 };
 

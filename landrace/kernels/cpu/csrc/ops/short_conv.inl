@@ -1,6 +1,7 @@
 // Short causal convolutions of each channel, and silu of them, in place. The rows before a step's are kept from step to step.
 //
-// A lane is a channel: its sum runs from the oldest row to its own, wherever a step begins.
+// A lane is a channel: its sum runs from the oldest row to its own, wherever a step begins. With a dilation of d a tap meets
+// every d-th row, and rows between have taps of zero.
 #pragma once
 
 #include <algorithm>
@@ -15,17 +16,20 @@ namespace LANDRACE_ISA {
 class ShortConv final : public Operation {
 public:
     static constexpr Field kPart[] = {buffer_field("x"), vector_field("weight")};
-    static constexpr Field kSchema[] = {records_field("parts", kPart), integer_field("width")};
+    static constexpr Field kSchema[] = {records_field("parts", kPart), integer_field("width"), optional(integer_field("dilation"))};
 
-    ShortConv(const Fields& fields, Workspace& workspace) : before_(static_cast<int>(fields.integer("width")) - 1) {
-        if (before_ < 0 || before_ > kMaxBefore) throw std::invalid_argument("a convolution sees 1 to 8 rows, not " + std::to_string(before_ + 1));
+    ShortConv(const Fields& fields, Workspace& workspace) {
+        const int64_t width = fields.integer("width"), dilation = std::max<int64_t>(1, fields.integer("dilation"));
+        if (width < 1 || width > kMaxBefore + 1 || dilation > kMaxBefore || (width - 1) * dilation > kMaxBefore)
+            throw std::invalid_argument("a convolution sees 1 to " + std::to_string(kMaxBefore + 1) + " rows");
+        before_ = static_cast<int>((width - 1) * dilation);
         for (const Fields& record : fields.records("parts")) {
-            const int x = record.buffer("x"), channels = workspace.checked_width(x), width = before_ + 1;
+            const int x = record.buffer("x"), channels = workspace.checked_width(x);
             const Vector weight = record.vector("weight");
             if (weight.size != channels * width) throw std::invalid_argument("a convolution has a tap for each channel and row");
-            std::vector<float> taps(static_cast<size_t>(weight.size));  // [width, channels]
+            std::vector<float> taps(static_cast<size_t>(channels) * static_cast<size_t>(before_ + 1));  // [rows, channels]
             for (int channel = 0; channel < channels; ++channel)
-                for (int j = 0; j < width; ++j) taps[static_cast<size_t>(j * channels + channel)] = weight.data[channel * width + j];
+                for (int64_t j = 0; j < width; ++j) taps[static_cast<size_t>(j * dilation * channels + channel)] = weight.data[channel * width + j];
             parts_.push_back({x, channels, std::move(taps), workspace.keep_state(int64_t{before_} * channels)});
             n_pieces_ += ceil_div(channels, kPiece);
         }
@@ -43,7 +47,7 @@ public:
     }
 
 private:
-    static constexpr int kMaxBefore = 7;
+    static constexpr int kMaxBefore = 15;
     static constexpr int kPiece = 4 * kLanes;  // channels
 
     struct Part {
@@ -72,7 +76,7 @@ private:
         for (int j = 0; j < before_; ++j) store_some(left + int64_t{j} * part.channels, past[j], n);
     }
 
-    int before_;
+    int before_ = 0;
     std::vector<Part> parts_;
     int n_pieces_ = 0;
 };

@@ -1,0 +1,88 @@
+"""Hy4: latent attention with sinks and gated channels, experts with a clamped activation, and several residual streams
+that do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from landrace.kernels.activation import Activation
+from landrace.kernels.streams import HyperConnections
+from landrace.models.families.config import MAX_POSITIONS, MOST_STREAMS, Config
+from landrace.models.families.deepseek import NO_EFFECT
+from landrace.models.families.dense import layer_kinds, n_layers, read_decoder, read_mlp, up_to
+from landrace.models.families.family import Family
+from landrace.models.families.latent import NAMES, read_latent_attention
+from landrace.models.families.moe import mixed, read_deepseek_mixture, sparse_after, sparse_by_name
+from landrace.models.families.names import DEEPSEEK_EXPERTS, JOINT
+from landrace.models.spec import Hyper, ModelSpec
+
+HY_V4 = {
+    "vocab_size": 120832, "hidden_size": 2816, "intermediate_size": 6912, "num_hidden_layers": 34,
+    "num_attention_heads": 32, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
+    "tie_word_embeddings": False, "attention_bias": False, "q_lora_rank": 1536, "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 256, "n_shared_experts": 1,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 768, "routed_scaling_factor": 2.827, "norm_topk_prob": True,
+    "n_group": 1, "topk_group": 1, "swiglu_limit": 10.0, "hc_mult": 4, "hc_magnitude": 2.0, "hc_eps": 1e-6,
+    "first_k_dense_replace": 1, "index_topk": 2048,
+}  # fmt: skip
+
+
+LEAVES = {"weight": "fn", "base": "base", "scale": "scale"}
+
+
+def _named(attention: str, feed_forward: str, head: str) -> dict[str, str]:
+    """What the weights of streams are called, {} being fn, base or scale."""
+    found = {"attn_hc": attention, "mlp_hc": feed_forward, "hc_head": head}
+    return {
+        f"{ours}.weights.{leaf}": theirs.format(name) for ours, theirs in found.items() for leaf, name in LEAVES.items()
+    }
+
+
+ATTENTION = {"self_attn.g_proj": "self_attn.linear_gate", "self_attn.sinks.weight": "self_attn.learnable_sink_param"}
+HUB = {**ATTENTION, **_named("hc_attn_layer.hc_pre.hc_{}", "hc_mlp_layer.hc_pre.hc_{}", "hc_head.hc_head_{}")}
+# What transformers makes of the hub's names when it writes.
+WRITTEN = {
+    **ATTENTION,
+    **_named("hc_pre.hc_attn_layer.hc_{}", "hc_pre.hc_mlp_layer.hc_{}", "hc_pre.hc_head.hc_head_{}"),
+    "mlp.gate_proj": "mlp.linear_gate",
+    "mlp.shared_expert.gate_proj": "mlp.shared_experts.linear_gate",
+}
+OWN = {
+    **_named("attn_hc.{}", "ffn_hc.{}", "hc_head.hc_{}"),
+    "self_attn.g_proj": "self_attn.gate_proj",
+    "self_attn.sinks.weight": "self_attn.sinks",
+}
+BASE = replace(NAMES, renamed={**NAMES.renamed, **DEEPSEEK_EXPERTS}, fused={**NAMES.fused, **JOINT})
+NAMINGS = tuple(replace(BASE, renamed={**BASE.renamed, **names}) for names in (HUB, WRITTEN, OWN))
+
+
+def read_hyper_connections(config: Config) -> HyperConnections:
+    """Streams that do not mix; what they take of a branch's result is never quite 0."""
+    eps = config.number("hc_eps")
+    return HyperConnections(config.size("hc_mult", MOST_STREAMS), eps, config.number("hc_magnitude"), post_eps=eps)
+
+
+def read_hy_v4(config: Config) -> ModelSpec:
+    attention = replace(read_latent_attention(config), sinks=True, gate="channel")
+    moe = replace(read_deepseek_mixture(config), activation=Activation("clamp_before", config.number("swiglu_limit")))
+    sparse = sparse_by_name(config) or sparse_after(config, "first_k_dense_replace")
+    streams = Hyper(read_hyper_connections(config))
+    spec = read_decoder(config, attention, mixed(sparse, read_mlp(config), moe), residual=streams)
+    most = config.size("index_topk", MAX_POSITIONS)
+    kinds = layer_kinds(config, "layer_types", n_layers(config), {"indexed_attention": True, "full_attention": False})
+    # Beyond that many positions a row of such a layer attends to chosen ones only.
+    return up_to(spec, most) if kinds is None or any(kinds) else spec
+
+
+FAMILIES: Mapping[str, Family] = {
+    "hy_v4": Family(
+        read_hy_v4,
+        HY_V4,
+        NAMINGS,
+        {"num_local_experts": "n_routed_experts"},
+        no_effect=(*NO_EFFECT, "learnable_sink_init", "index_head_dim|index_n_heads|indexer_types"),
+        ignorable=(r".*\.self_attn\.indexer\..*",),
+        drafts=(r"model\.mtp_layers\..*",),
+    ),
+}

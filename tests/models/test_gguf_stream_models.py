@@ -1,0 +1,98 @@
+"""GGUF files of families with several residual streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_gguf_latent_models import EPS, LATENT, laid_out, metadata
+from test_gguf_models import llama_cpp_logits, write
+from tiny_models import load, packed_logits, random_ids, reference, save, worst
+
+from landrace.checkpoints.checkpoint import open_checkpoint
+from landrace.checkpoints.gguf_model import write_gguf_model
+from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.decoder import Decoder
+from landrace.models.families import FamilyModel
+from landrace.models.families.gguf import config_from_gguf
+from landrace.models.ffn_spec import Moe
+from landrace.models.spec import Hyper, ModelSpec
+
+
+def hy_v4(shared: Path, folder: Path, **changes: Any) -> tuple[FamilyModel, Decoder]:
+    """Whose rows attend to all positions."""
+    kwargs = json.loads((shared / "families" / "tiny_configs.json").read_text())["hy_v4"]["kwargs"]
+    model = reference("hy_v4", {**kwargs, "rms_norm_eps": EPS, **LATENT, "index_topk": 64, "hc_eps": EPS, **changes})
+    config, tensors = save(model, folder)
+    return load({**config, "layer_types": ["full_attention"] * 4}, tensors)
+
+
+def hy_v4_metadata(spec: ModelSpec, **changes: Any) -> dict[str, Any]:
+    experts, streams = spec.layers[-1].ffn, spec.streams
+    assert isinstance(experts, Moe) and isinstance(streams, Hyper)
+    return metadata(
+        "hy_v4",
+        spec,
+        **{
+            "swiglu_clamp_exp": [experts.activation.limit] * len(spec.layers),
+            "hyper_connection.count": streams.count,
+            "hyper_connection.epsilon": streams.form.eps,
+            "hyper_connection.magnitude": streams.form.post_factor,
+            **changes,
+        },
+    )
+
+
+def test_a_file_is_the_model_it_was_made_of(shared: Path, tmp_path: Path) -> None:
+    model, decoder = hy_v4(shared, tmp_path / "hub")
+    write(tmp_path / "tiny.gguf", hy_v4_metadata(model.spec), laid_out("hy_v4", decoder))
+    checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+    assert replace(checkpoint.spec, length_limit=None) == replace(model.spec, length_limit=None)
+    theirs, ours = dict(decoder.named_tensors()), dict(checkpoint.tensors())
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    again = open_checkpoint(write_gguf_model(tmp_path / "again", checkpoint, ours))
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in again.tensors())
+
+
+def test_files_against_llama_cpp(shared: Path, tmp_path: Path) -> None:
+    # llama.cpp takes the model's epsilon for the norms of the ranks as well, where transformers takes 1e-6.
+    model, decoder = hy_v4(shared, tmp_path / "hub", rms_norm_eps=1e-6)
+    write(tmp_path / "tiny.gguf", hy_v4_metadata(model.spec), laid_out("hy_v4", decoder))
+    ids = random_ids((40,))
+    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
+    assert worst(packed_logits(decoder, ids), [theirs]) < 1e-4 * theirs.abs().max().item()
+
+
+BASE: Mapping[str, Any] = {
+    "general.architecture": "hy_v4", "hy_v4.block_count": 2, "hy_v4.embedding_length": 8,
+    "hy_v4.attention.head_count": 2, "hy_v4.attention.kv_lora_rank": 8, "hy_v4.rope.dimension_count": 4,
+    "hy_v4.attention.q_lora_rank": 8, "hy_v4.attention.key_length": 12, "hy_v4.attention.key_length_mla": 8,
+    "hy_v4.attention.value_length": 8, "hy_v4.attention.value_length_mla": 4, "hy_v4.context_length": 64,
+    "hy_v4.feed_forward_length": 16, "hy_v4.attention.layer_norm_rms_epsilon": 1e-6, "hy_v4.vocab_size": 16,
+    "hy_v4.expert_count": 4, "hy_v4.expert_used_count": 2, "hy_v4.expert_feed_forward_length": 8,
+    "hy_v4.expert_shared_count": 1, "hy_v4.expert_gating_func": 2, "hy_v4.expert_weights_norm": True,
+    "hy_v4.leading_dense_block_count": 1, "hy_v4.swiglu_clamp_exp": [10.0, 10.0], "hy_v4.hyper_connection.count": 4,
+    "hy_v4.hyper_connection.epsilon": 1e-6, "hy_v4.hyper_connection.magnitude": 2.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"swiglu_clamp_exp": [10.0, 5.0]}, UnsupportedError),
+        ({"swiglu_clamp_exp": [10.0]}, CheckpointError),
+        ({"swiglu_clamp_exp": None}, UnsupportedError),
+        ({"expert_gating_func": 1}, UnsupportedError),
+        ({"hyper_connection.sinkhorn_iterations": 20}, UnsupportedError),
+    ],
+)
+def test_what_is_impossible_or_unknown_is_refused(changes: Mapping[str, Any], error: type[Exception]) -> None:
+    assert config_from_gguf(BASE, ())["hc_mult"] == 4
+    data = {**BASE, **{f"hy_v4.{key}": value for key, value in changes.items()}}
+    with pytest.raises(error):
+        config_from_gguf({key: value for key, value in data.items() if value is not None}, ())
