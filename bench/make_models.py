@@ -4,9 +4,9 @@
 
 * `smollm2`: SmolLM2-135M, re-quantised from the stored Q4_1 file by llama.cpp itself, so that every engine reads the
   same bytes;
-* `qwen3-0.6b`, `qwen3-30b-a3b`, `gpt-oss-20b`: models of published shapes with random weights, the mixtures of experts
-  cut to 4 layers. Each is a safetensors folder in bfloat16 and GGUF files, these by llama.cpp's quantiser as well: what
-  a published file of that name holds.
+* the others: models of published shapes with random weights, the mixtures of experts cut to 4 layers. Each is a
+  safetensors folder in bfloat16 and GGUF files, these by llama.cpp's quantiser as well: what a published file of that
+  name holds.
 
 `--check` compares each random GGUF file's logits in both engines. Needs llama-cpp-python.
 """
@@ -18,7 +18,8 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import llama_cpp
 import numpy as np
 import torch
 import vocabularies
+from published_shapes import QUANTISED, SHAPES, WHOLE, Shape
 from torch import Tensor
 
 from landrace.checkpoints import write_checkpoint
@@ -38,11 +40,10 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.declared import Param, declared
 from landrace.models.families import read_config
 from landrace.models.families.gguf import gguf_sources
+from landrace.models.families.weights import Source, total_rows
 from landrace.models.spec import ModelSpec
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
-QUANTISED = ("Q4_0", "Q8_0", "Q4_K_M")
-WHOLE = "BF16"
 DEVIATION = 0.02
 """Of the random weights: what the families' own initialisation uses."""
 EMBEDDING_DEVIATION = 1.0
@@ -50,145 +51,6 @@ EMBEDDING_DEVIATION = 1.0
 before it after the first attention, and a whole sequence would go to the same experts."""
 SHARD_BYTES = 2_000_000_000
 """Of a safetensors file: about as much is held in memory."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A published model's configuration, maybe with fewer layers."""
-
-    name: str
-    """Of the folder and the GGUF files."""
-    architecture: str
-    """What GGUF files call the family."""
-    config: Mapping[str, Any]
-    """The config.json, but for the ids of special tokens."""
-    kinds: tuple[str, ...]
-    """The GGUF files to make."""
-
-    @property
-    def vocab(self) -> int:
-        return int(self.config["vocab_size"])
-
-    def whole_config(self, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-        """The config.json."""
-        ids = {name: tokenizer.get(f"tokenizer.ggml.{name}") for name in ("bos_token_id", "eos_token_id")}
-        return {**self.config, **ids}
-
-    def metadata(self, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-        """The key-values of a GGUF file with BF16 matrices, as llama.cpp's converter would write them."""
-        own = {theirs: self.config[ours] for ours, keys in SETTINGS.items() if ours in self.config for theirs in keys}
-        scaling = self.config.get("rope_scaling") or {}
-        if "expert_count" in own:
-            own.setdefault("expert_feed_forward_length", self.config["intermediate_size"])
-        own |= {f"rope.scaling.{theirs}": scaling[ours] for ours, theirs in SCALING.items() if ours in scaling}
-        return {
-            "general.architecture": self.architecture,
-            "general.type": "model",
-            "general.name": self.name,
-            "general.file_type": int(llama_cpp.LLAMA_FTYPE_MOSTLY_BF16),
-            "general.quantization_version": 2,
-            **{f"{self.architecture}.{key}": value for key, value in own.items()},
-            **tokenizer,
-        }
-
-
-SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "num_hidden_layers": ("block_count",),
-    "max_position_embeddings": ("context_length",),
-    "hidden_size": ("embedding_length",),
-    "intermediate_size": ("feed_forward_length",),
-    "num_attention_heads": ("attention.head_count",),
-    "num_key_value_heads": ("attention.head_count_kv",),
-    "head_dim": ("attention.key_length", "attention.value_length"),
-    "rms_norm_eps": ("attention.layer_norm_rms_epsilon",),
-    "rope_theta": ("rope.freq_base",),
-    "sliding_window": ("attention.sliding_window",),
-    "num_experts": ("expert_count",),
-    "num_local_experts": ("expert_count",),
-    "num_experts_per_tok": ("expert_used_count",),
-    "moe_intermediate_size": ("expert_feed_forward_length",),
-}
-"""A key of config.json to those of GGUF files."""
-SCALING = {
-    "rope_type": "type",
-    "factor": "factor",
-    "original_max_position_embeddings": "original_context_length",
-    "beta_fast": "yarn_beta_fast",
-    "beta_slow": "yarn_beta_slow",
-}
-"""The same for `rope_scaling`."""
-
-QWEN3 = {
-    "model_type": "qwen3",
-    "architectures": ["Qwen3ForCausalLM"],
-    "vocab_size": 151936,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40960,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-    "attention_bias": False,
-    "hidden_act": "silu",
-}
-QWEN3_MOE = {
-    **QWEN3,
-    "model_type": "qwen3_moe",
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 768,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "norm_topk_prob": True,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "tie_word_embeddings": False,
-}
-GPT_OSS = {
-    "model_type": "gpt_oss",
-    "architectures": ["GptOssForCausalLM"],
-    "vocab_size": 201088,
-    "hidden_size": 2880,
-    "intermediate_size": 2880,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 150000.0,
-    "rope_scaling": {
-        "rope_type": "yarn",
-        "factor": 32.0,
-        "beta_fast": 32.0,
-        "beta_slow": 1.0,
-        "truncate": False,
-        "original_max_position_embeddings": 4096,
-    },
-    "sliding_window": 128,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
-    "num_local_experts": 32,
-    "num_experts_per_tok": 4,
-    "swiglu_limit": 7.0,
-    "tie_word_embeddings": False,
-    "attention_bias": True,
-    "hidden_act": "silu",
-}
-
-SHAPES = {
-    "qwen3-0.6b": Shape("Qwen3-0.6B-random", "qwen3", QWEN3, (WHOLE, *QUANTISED)),
-    "qwen3-30b-a3b": Shape("Qwen3-30B-A3B-4-layers-random", "qwen3moe", QWEN3_MOE, ("Q4_K_M",)),
-    "gpt-oss-20b": Shape("gpt-oss-20b-4-layers-random", "gpt-oss", GPT_OSS, ("Q4_K_M",)),
-}
-"""By the name that `--only` takes."""
 
 
 @dataclass(frozen=True)
@@ -222,21 +84,52 @@ def write_random_folder(folder: Path, shape: Shape, tokenizer: Mapping[str, Any]
 
 
 def write_random_gguf(path: Path, shape: Shape, tokenizer: Mapping[str, Any]) -> None:
-    """The same weights, in the types that llama.cpp's converter gives them."""
+    """The same weights, in the types and with the axes that llama.cpp's converter gives them."""
     spec = read_config(shape.whole_config(tokenizer)).spec
     sources = gguf_sources(spec, shape.architecture)
-    params = declared(spec)
-    shapes = {sources[param.name].tensor: (param.shape, stored_kind(param)) for param in params}
+    shapes = stored_shapes(declared(spec), sources)
+    kinds = {sources[param.name].tensor: stored_kind(param) for param in declared(spec)}
+    written = {name: (tuple(n for n in of if n > 1), kinds[name]) for name, of in shapes.items()}
     encoded = (
-        (tensor if stored_kind(param) == WHOLE else tensor.float()).view(torch.uint8)
-        for param, (_, tensor) in zip(params, random_tensors(spec), strict=True)
+        (tensor if kinds[name] == WHOLE else tensor.float()).contiguous().view(torch.uint8)
+        for name, tensor in assembled(sources, shapes, random_tensors(spec))
     )
-    write_encoded_gguf(path, shape.metadata(tokenizer), shapes, encoded)
+    write_encoded_gguf(path, shape.metadata(tokenizer), written, encoded)
+
+
+def stored_shapes(params: Sequence[Param], sources: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    """The shape of each stored tensor, in the order in which `params` complete them."""
+    rows = total_rows(sources.values())
+    found: dict[str, tuple[int, ...]] = {}
+    for param in params:
+        source = sources[param.name]
+        heads = (param.n_heads, param.shape[0] // param.n_heads, *param.shape[1:]) if source.by_head else param.shape
+        found.pop(source.tensor, None)
+        found[source.tensor] = source.stored_shape(heads, rows.get(source.tensor))
+    return found
+
+
+def assembled(
+    sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]], named: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The stored tensors, each as soon as all of its parameters were there."""
+    waiting = Counter(source.tensor for source in sources.values())
+    begun: dict[str, Tensor] = {}
+    for name, parameter in named:
+        source = sources[name]
+        if source.tensor not in begun:
+            dtype = parameter.dtype if source.form == "plain" else torch.float32
+            begun[source.tensor] = torch.empty(shapes[source.tensor], dtype=dtype)
+        source.put(begun, parameter)
+        waiting[source.tensor] -= 1
+        if not waiting[source.tensor]:
+            yield source.tensor, begun.pop(source.tensor)
 
 
 def stored_kind(param: Param) -> str:
     """BF16 for what the quantiser may quantise, F32 for what it leaves alone: norms, vectors, biases and routers."""
-    quantisable = param.role in ("table", "linear", "experts") and param.name.endswith(".weight")
+    roles = ("table", "linear", "experts", "heads", "absorbed")
+    quantisable = param.role in roles and param.name.endswith(".weight") and param.shape[0] > 1
     return WHOLE if quantisable else "F32"
 
 

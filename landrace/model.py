@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.layer_cache import LayerCache, LayerMemory
+from landrace.kernels.layer_cache import LayerMemory
+from landrace.kernels.mask import FULL
+from landrace.models.cache_spec import Paged
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.graph_decoder import GraphDecoder
@@ -261,27 +264,54 @@ def cpu_decoder(
     return decoder.load({name: held_as(name, t, weights, decoder.quantize_weights) for name, t in tensors.items()})
 
 
-def cache_of_a_token(checkpoint: Checkpoint) -> dict[str, float]:
-    """Bytes that one token takes in the cache of `open_engine` on this machine, by `cache_dtype`: first in that of
-    `auto`, then in each smaller one. Reads no weights."""
-    spec = checkpoint.spec
-    extension, _ = _choose_kernels("auto", default_device())
+@dataclass(frozen=True)
+class CacheNeeds:
+    """Bytes that one sequence takes in the cache."""
+
+    a_token: float
+    """Of each of its tokens, in layers that see all of the past."""
+    at_most: float
+    """However long it is, in layers that see a window or have a state."""
+
+
+def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
+    """Of `open_engine` on this machine, by what keys and values are kept in: first as it is unless told otherwise, then
+    in each type that takes less. Reads no weights."""
+    spec, device = checkpoint.spec, default_device()
+    extension, _ = _choose_kernels("auto", device)
+    n_slots = 1 if extension is None else extension.TILE
+    slots = [n_slots] * len(spec.cache_groups)
     if extension is None:
-        return {"float32": _of_a_token(Decoder(spec).new_cache([1] * len(spec.cache_groups)))}
-    tile = extension.TILE
+        kept_in = torch.float32 if device.type == "cpu" else resolve_dtype("auto", device)  # as `GraphDecoder` has it
+        layers = Decoder(spec).new_cache(slots, kept_in)
+        return {str(kept_in).removeprefix("torch."): _needs(spec, layers, n_slots)}
     matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-    usual = cache_dtype_beside(matrices)
-    found: dict[str, float] = {}
+    has_keys = any(isinstance(group.spec, Paged) for group in spec.cache_groups)
+    usual = cache_dtype_beside(matrices) if has_keys else torch.float32
+    found: dict[str, CacheNeeds] = {}
+    least = math.inf
     for name, dtype in CACHE_DTYPES.items():
         if dtype == usual or (found and dtype is not None and keeps(spec, dtype)):
-            n_bytes = _of_a_token(new_cpu_cache(extension, spec, [tile] * len(spec.cache_groups), dtype)) / tile
-            if n_bytes < min(found.values(), default=n_bytes + 1):
-                found[name] = n_bytes
+            needs = _needs(spec, new_cpu_cache(extension, spec, slots, dtype), n_slots)
+            if needs.a_token + needs.at_most < least:
+                found[name] = needs
+                least = needs.a_token + needs.at_most
     return found
 
 
-def _of_a_token(layers: Sequence[LayerMemory]) -> float:
-    return sum(layer.nbytes for layer in layers if isinstance(layer, LayerCache))
+def _needs(spec: ModelSpec, layers: Sequence[LayerMemory], n_slots: int) -> CacheNeeds:
+    """Of a cache for so many slots."""
+    a_token = at_most = 0.0
+    for group in spec.cache_groups:
+        n_bytes = sum(layers[layer].nbytes for layer in group.layers) / n_slots
+        match group.spec:
+            case Paged(mask) if mask == FULL:
+                a_token += n_bytes
+            case Paged():
+                at_most += n_bytes * ((group.spec.reach or 0) + 1)
+            case _:
+                at_most += n_bytes
+    return CacheNeeds(a_token, at_most)
 
 
 def available_threads() -> int:

@@ -1,4 +1,4 @@
-"""Which combinations of a matrix `make test` runs.
+"""Which of many variants `make test` runs.
 
 A test marked `matrix` is to hold for every combination of its parameters. `make test` runs so many of them that each
 value of each parameter comes once, and `make test-all` all.
@@ -6,9 +6,16 @@ value of each parameter comes once, and `make test-all` all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from typing import Any
 
 import pytest
+
+
+def mostly_long(values: Iterable[Any], usual: Container[Any]) -> list[Any]:
+    """For `parametrize`: the values, of which all but the `usual` ones are left to `make test-all`."""
+    return [value if value in usual else pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 def mark_repetitions(items: Sequence[pytest.Item]) -> None:
@@ -24,16 +31,19 @@ def mark_repetitions(items: Sequence[pytest.Item]) -> None:
 
 def _repetitions(matrix: Sequence[pytest.Function]) -> list[pytest.Function]:
     left = [item for item in matrix if not item.get_closest_marker("skip")]
-    met: set[tuple[str, int]] = set()
+    met: Counter[tuple[int, str]] = Counter()
     while left:
-        # Whatever meets the most, so that few are needed.
-        best = max(left, key=lambda item: len(_values(item) - met))
-        if _values(best) <= met:
+        # Whatever meets the most, so that few are needed; of those, values that came seldom: all come about as often.
+        best = max(
+            left, key=lambda item: (len(_values(item) - met.keys()), -sum(met[value] for value in _values(item)))
+        )
+        if _values(best) <= met.keys():
             break
-        met |= _values(best)
+        met.update(_values(best))
         left.remove(best)
     return left
 
 
-def _values(item: pytest.Function) -> set[tuple[str, int]]:
-    return set(item.callspec.indices.items())
+def _values(item: pytest.Function) -> set[tuple[int, str]]:
+    """What each `parametrize`, and each fixture with parameters, gives it."""
+    return set(enumerate(item.callspec._idlist))

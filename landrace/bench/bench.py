@@ -48,11 +48,17 @@ OnRow = Callable[[int, int, str], None]
 """Called with the rows done, the rows in all, and the name of the one that begins."""
 
 
-def bench_model(model: str, options: BenchOptions, measure_machine: MeasureMachine, on_row: OnRow) -> BenchReport:
+def bench_model(
+    model: str,
+    options: BenchOptions,
+    measure_machine: MeasureMachine,
+    on_row: OnRow,
+    read_rate: Callable[[], float] | None = None,
+) -> BenchReport:
     """Measures the machine, then every row of `options` for the model in ours and the peers' hands.
 
-    `measure_machine` is called before and after: a machine that changed in between was busy. Raises OptionError for
-    peers or weights that are unknown, and what opening a model raises.
+    `measure_machine` is called before and after: a machine that changed in between was busy. `read_rate`: see `Bench`.
+    Raises OptionError for peers or weights that are unknown, and what opening a model raises.
     """
     check_peers(options.against)
     if options.weights not in WEIGHTS:
@@ -72,7 +78,7 @@ def bench_model(model: str, options: BenchOptions, measure_machine: MeasureMachi
                 left_out.append(LeftOut(name, choice))
             else:
                 choices[name] = choice
-        found = _measure_rows(rows, choices, checkpoint, options, limits, left_out, on_row)
+        found = _measure_rows(rows, choices, checkpoint, options, limits, read_rate, left_out, on_row)
     after = measure_machine()
     return BenchReport(
         model=model,
@@ -115,6 +121,7 @@ def _measure_rows(
     checkpoint: Checkpoint,
     options: BenchOptions,
     limits: MachineLimits,
+    read_rate: Callable[[], float] | None,
     left_out: list[LeftOut],
     on_row: OnRow,
 ) -> _Found:
@@ -131,7 +138,7 @@ def _measure_rows(
     runners: dict[str, Runner] = {OURS: ours}
     if rest:
         runners |= {name: choice.open() for name, choice in choices.items() if name != OURS}
-    bench = Bench(runners, cost, limits, options.pairs)
+    bench = Bench(runners, cost, limits, options.pairs, read_rate)
     for number, row in enumerate(rest, start=len(rows) - len(rest)):
         on_row(number, len(rows), row.name)
         reason = _too_large(row, bench)
@@ -167,9 +174,9 @@ def _too_large(row: Row, bench: Bench) -> str | None:
     if not isinstance(row, DecodeRow):
         return None
     free = available_memory()
-    tokens = row.streams * (row.context + decode_room(row, bench.cost.spec.max_length))
+    tokens = row.context + decode_room(row, bench.cost.spec.max_length)
     holders = sum(runner.max_streams >= row.streams for runner in bench.runners.values())
-    needed = tokens * bench.cost.cache_bytes_per_token * holders
+    needed = row.streams * bench.cost.cache_bytes(tokens) * holders
     if free is None or needed <= MEMORY_SHARE * free:
         return None
     return f"the caches need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"

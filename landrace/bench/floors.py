@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -93,12 +93,14 @@ class ModelCost:
 
     def bytes(self, work: StepWork) -> float:
         """Bytes read."""
-        mixers = [layer.mixer for layer in self.spec.layers]
-        kept = [(one.kept_values, _seen(one, work.past)) for one in mixers if not isinstance(one, Gdn)]
-        share = sum(size * tokens for size, tokens in kept) / max(1, sum(size for size, _ in kept))
-        states = sum(layer.state_bytes for layer in self.spec.layers)
-        cache = work.streams * (self.cache_bytes_per_token * share + states)
+        cache = work.streams * self.cache_bytes(work.past)
         return self.matrices.always + self.matrices.experts * self._experts_read(work) + cache
+
+    def cache_bytes(self, past: float) -> float:
+        """What the next token of a sequence reads of its cache: of windows no more than they show."""
+        attentions = [layer.mixer for layer in self.spec.layers if not isinstance(layer.mixer, Recurrent)]
+        share = sum(_read(one, past) for one in attentions) / max(1, sum(one.kept_values for one in attentions))
+        return self.cache_bytes_per_token * share + sum(layer.state_bytes for layer in self.spec.layers)
 
     def _experts_read(self, work: StepWork) -> float:
         experts = [param for param in self._layers if param.role == "experts"]
@@ -168,21 +170,40 @@ def _stored_matrices(checkpoint: Checkpoint) -> list[tuple[Param, str]]:
 
 
 def _seen(attention: Gqa | Mla, past: float) -> float:
-    return past - max(0.0, attention.mask.first_seen(past))
+    """Positions before its own that a row attends to."""
+    seen = past - max(0.0, attention.mask.first_seen(past))
+    return seen if attention.selection is None else min(seen, attention.selection.most - 1)
+
+
+def _scored(attention: Gqa | Mla, past: float) -> float:
+    """Positions that an indexer meets: all, where it must choose."""
+    must = attention.index_dim and attention.selection is not None and past >= attention.selection.most
+    return past + 1 if must else 0.0
+
+
+def _read(attention: Gqa | Mla, past: float) -> float:
+    """Values of the cache that a row reads."""
+    width = attention.index_dim
+    return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
-    count as the keys and values that could be made of them, which are narrower. The delta rule multiplies its state,
-    asks it for k, adds to it and asks it for q."""
+    count as the keys and values that could be made of them, which are narrower. An indexer that must choose meets every
+    position. The delta rule multiplies its state, asks it for k, adds to it and asks it for q; lightning attention does
+    not ask for k."""
     match mixer:
         case Gqa():
             channels = 2 * mixer.head_dim
         case Mla():
             channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
-        case Gdn():
+        case Gdn() | Kda():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
+        case Lightning():
+            return 5.0 * mixer.n_heads * mixer.head_dim**2 * work.new
         case _:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
-    return 2.0 * mixer.n_heads * channels * pairs
+    index_heads = mixer.n_kv_heads if isinstance(mixer, Gqa) else mixer.selection.n_heads if mixer.selection else 0
+    met = sum(_scored(mixer, work.past + index) for index in range(work.new))
+    return 2.0 * (mixer.n_heads * channels * pairs + index_heads * mixer.index_dim * met)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from landrace.bench.floors import ModelCost, StepWork
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 WARM_UP = -1
 """The number of the pair that nobody keeps."""
 _CALIBRATION_STEPS = 2
+_MACHINE = "the machine"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Bench:
     cost: ModelCost
     limits: MachineLimits
     pairs: int
+    read_rate: Callable[[], float] | None = None
+    """Measures `limits.read_gb_s` again, beside every pair: on a shared machine it moves by the second. None: it holds
+    throughout."""
 
     @property
     def ours(self) -> Runner:
@@ -47,9 +52,22 @@ class Bench:
     def prompt(self, tokens: int, *seed: object) -> list[int]:
         return random_prompt(self.cost.spec.vocab_size, tokens, *seed)
 
-    def floor_seconds(self, work: StepWork) -> Limit:
-        floor = self.cost.floor(work, self.limits)
+    def floor_seconds(self, work: StepWork, limits: MachineLimits) -> Limit:
+        floor = self.cost.floor(work, limits)
         return Limit(floor.seconds, floor.limit)
+
+    def take_turns(
+        self, runners: Mapping[str, Runner], one: Callable[[Runner], Callable[[int], Figures]]
+    ) -> tuple[dict[str, list[Figures]], MachineLimits]:
+        """The samples of all pairs, and the machine's limits among them."""
+        calls = {name: one(runner) for name, runner in runners.items()}
+        for call in calls.values():
+            call(WARM_UP)
+        if (read_rate := self.read_rate) is None:
+            return alternate(calls, self.pairs), self.limits
+        samples = alternate({**calls, _MACHINE: lambda pair: (read_rate(),)}, self.pairs)
+        rates = [rate for (rate,) in samples.pop(_MACHINE)]
+        return samples, replace(self.limits, read_gb_s=statistics.median(rates))
 
 
 def measure_prefill(bench: Bench, row: PrefillRow) -> Result:
@@ -62,10 +80,11 @@ def measure_prefill(bench: Bench, row: PrefillRow) -> Result:
 
         return run
 
-    floor = bench.floor_seconds(StepWork(streams=1, new=row.tokens, past=0))
-    samples = _first_figures(_take_turns(bench.runners, one, bench.pairs))
+    samples, limits = bench.take_turns(bench.runners, one)
+    floor = bench.floor_seconds(StepWork(streams=1, new=row.tokens, past=0), limits)
     limit = Limit(row.tokens / floor.value, floor.set_by)
-    return Result(row.name, "tokens/s", samples, limit, {"tokens": row.tokens})
+    settings = {"tokens": row.tokens, "read_gb_s": limits.read_gb_s}
+    return Result(row.name, "tokens/s", _first_figures(samples), limit, settings)
 
 
 def measure_first_token(bench: Bench, row: FirstTokenRow) -> list[Result]:
@@ -79,13 +98,14 @@ def measure_first_token(bench: Bench, row: FirstTokenRow) -> list[Result]:
 
         return run
 
-    samples = _take_turns(bench.runners, one, bench.pairs)
+    samples, limits = bench.take_turns(bench.runners, one)
     results = []
     for index, (kind, new) in enumerate((("cold", row.tokens), ("prefix cached", 1))):
-        floor = bench.floor_seconds(StepWork(streams=1, new=new, past=row.tokens - new))
+        floor = bench.floor_seconds(StepWork(streams=1, new=new, past=row.tokens - new), limits)
         figures = {name: [figure[index] for figure in found] for name, found in samples.items()}
         limit = Limit(floor.value * 1e3, floor.set_by)
-        results.append(Result(f"{row.name}, {kind}", "ms", figures, limit, {"tokens": row.tokens}))
+        settings = {"tokens": row.tokens, "read_gb_s": limits.read_gb_s}
+        results.append(Result(f"{row.name}, {kind}", "ms", figures, limit, settings))
     return results
 
 
@@ -104,14 +124,15 @@ def measure_decode(bench: Bench, row: DecodeRow) -> Result:
             copies = name != OURS and not bench.cost.matrices.experts
             runner.begin_decode([prompts[0]] * row.streams if copies else prompts, room)
         steps = _steps_of_a_sample(bench.ours, room - DECODE_SLACK)
-        samples = _take_turns(taking_part, lambda runner: _decode_sample(runner, row.streams, steps), bench.pairs)
+        samples, limits = bench.take_turns(taking_part, lambda runner: _decode_sample(runner, row.streams, steps))
     finally:
         for runner in begun:
             runner.end_decode()
     mean_context = row.context + (steps - 1) / 2
-    floor = bench.floor_seconds(StepWork(row.streams, new=1, past=mean_context))
+    floor = bench.floor_seconds(StepWork(row.streams, new=1, past=mean_context), limits)
     limit = Limit(row.streams / floor.value, floor.set_by)
-    settings = {"streams": row.streams, "context": row.context, "steps": steps}
+    sizes = {"streams": row.streams, "context": row.context, "steps": steps}
+    settings = {**sizes, "read_gb_s": limits.read_gb_s}
     return Result(row.name, "tokens/s", _first_figures(samples), limit, settings)
 
 
@@ -158,15 +179,6 @@ def _steps_of_a_sample(runner: Runner, most: int) -> int:
     runner.rewind()
     seconds = timed(lambda: runner.decode(_CALIBRATION_STEPS)) / _CALIBRATION_STEPS
     return max(_CALIBRATION_STEPS, min(most, round(SAMPLE_SECONDS / seconds)))
-
-
-def _take_turns(
-    runners: Mapping[str, Runner], one: Callable[[Runner], Callable[[int], Figures]], pairs: int
-) -> dict[str, list[Figures]]:
-    calls = {name: one(runner) for name, runner in runners.items()}
-    for call in calls.values():
-        call(WARM_UP)
-    return alternate(calls, pairs)
 
 
 def _first_figures(samples: Mapping[str, list[Figures]]) -> dict[str, list[float]]:

@@ -49,9 +49,8 @@ class Ours:
         return self._engine.cache_bytes_per_token
 
     def cache_bytes(self, tokens: int) -> int:
-        """Bytes of the cache blocks that a sequence of `tokens` holds."""
-        size = self._engine.options.block_size
-        return round(-(-tokens // size) * size * self.cache_bytes_per_token)
+        """Bytes of the cache that a sequence of `tokens` holds."""
+        return self._engine.cache_bytes_of(tokens)
 
     def first_token(self, prompt: Sequence[int]) -> int:
         output = self._one(prompt)

@@ -35,7 +35,7 @@ class Result:
     """Runner to its figures; the runners of a line have equally many."""
     limit: Limit | None = None
     settings: Mapping[str, float] = field(default_factory=dict)
-    """Sizes of the work, such as tokens, streams or steps of a sample."""
+    """Sizes of the work, such as tokens, streams or steps of a sample, and the read bandwidth that `limit` supposes."""
 
     @property
     def peers(self) -> list[str]:

@@ -39,11 +39,12 @@ def bench(
 ) -> None:
     """Measure speed against the machine's own limit and against peers."""
     from dataclasses import replace
+    from functools import partial
 
     with spinner("loading PyTorch"):
         from landrace.bench.bench import bench_model
         from landrace.bench.workload import GROUPS, MIN_PAIRS, QUICK_PAIRS, BenchOptions
-        from landrace.kernels.cpu.machine import measure_machine
+        from landrace.kernels.cpu.machine import measure_machine, read_rate
         from landrace.kernels.gpu_machine import measure_gpu
         from landrace.ledger import describe_machine
         from landrace.model import default_device
@@ -70,7 +71,8 @@ def bench(
         def measure() -> MachineLimits:
             return measure_machine(n_threads) if device.type == "cpu" else measure_gpu(device, n_threads)
 
-        report = bench_model(model, options, measure, say_row)
+        again = partial(read_rate, n_threads) if device.type == "cpu" else None
+        report = bench_model(model, options, measure, say_row, again)
     lines: list[str] = []
     if serve:
         err.print("the server", style="dim")

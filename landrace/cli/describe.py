@@ -10,10 +10,10 @@ from landrace.checkpoints import open_checkpoint
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
 from landrace.kernels.mask import Chunked, Full, Sliding
-from landrace.model import cache_of_a_token, open_tokenizer
+from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -25,7 +25,6 @@ def describe_model(name: str) -> dict[str, Any]:
     counts = count(spec)
     kinds = sorted({info.dtype for info in checkpoint.tensor_infos.values()})
     template = tokenizer.chat_template
-    states = sum(layer.state_bytes for layer in spec.layers)
     return {
         "name": stored.name,
         "path": str(stored.path),
@@ -42,7 +41,7 @@ def describe_model(name: str) -> dict[str, Any]:
         "feed-forward": _kinds(_feed_forward(layer.ffn) for layer in spec.layers),
         "vocabulary": spec.vocab_size,
         "longest sequence": spec.max_length,
-        "cache": _cache(cache_of_a_token(checkpoint)) + (f", and {human_bytes(states)} a sequence" if states else ""),
+        "cache": _cache(cache_needs(checkpoint)),
         "end of sequence": ", ".join(
             tokenizer.token_bytes(i).decode("utf-8", "replace") for i in sorted(tokenizer.eos_ids)
         ),
@@ -50,11 +49,16 @@ def describe_model(name: str) -> dict[str, Any]:
     }
 
 
-def _cache(of_a_token: Mapping[str, float]) -> str:
-    """The usual type and the smaller ones."""
-    (usual, n_bytes), *smaller = of_a_token.items()
-    others = ", ".join(f"{human_bytes(size)} in {name}" for name, size in smaller)
-    return f"{human_bytes(n_bytes)} a token in {usual} on this machine" + (f" ({others})" if others else "")
+def _cache(by_type: Mapping[str, CacheNeeds]) -> str:
+    """In the usual type, and beside it what the smaller ones would take."""
+    (usual, needs), *smaller = by_type.items()
+    others = ", ".join(f"{human_bytes(own.a_token or own.at_most)} in {name}" for name, own in smaller)
+    kept_in = f"in {usual} on this machine" + (f" ({others})" if others else "")
+    a_token = f"{human_bytes(needs.a_token)} a token {kept_in}"
+    if not needs.at_most:
+        return a_token
+    at_most = f"at most {human_bytes(needs.at_most)} a sequence"
+    return f"{a_token}, and {at_most} for windows and states" if needs.a_token else f"{at_most} {kept_in}"
 
 
 def _parameters(counts: Counts) -> str:
@@ -73,10 +77,16 @@ def _kinds(of_layers: Iterable[str]) -> str:
 
 
 def _mixer(mixer: Mixer) -> str:
-    if isinstance(mixer, Gdn):
-        sizes = f"{mixer.key_dim} by {mixer.value_dim}"
-        return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
-    return _attention(mixer)
+    match mixer:
+        case Gdn():
+            sizes = f"{mixer.key_dim} by {mixer.value_dim}"
+            return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
+        case Kda():
+            return f"Kimi delta attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
+        case Lightning():
+            return f"lightning attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
+        case _:
+            return _attention(mixer)
 
 
 def _attention(mixer: Gqa | Mla) -> str:
@@ -95,10 +105,17 @@ def _attention(mixer: Gqa | Mla) -> str:
 def _heads(mixer: Gqa | Mla) -> str:
     match mixer:
         case Gqa():
-            return f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+            heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
+            blocks = mixer.selection
+            return heads if blocks is None else f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens"
         case Mla():
             width = mixer.nope_dim + mixer.rope_dim
-            return f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+            latents = f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
+            chosen = mixer.selection
+            if chosen is None:
+                return latents
+            by = f"{chosen.n_heads} heads of {chosen.head_dim}" if chosen.own else "the layer before"
+            return f"{latents}, of {chosen.top_k} tokens chosen by {by}"
         case _:
             assert_never(mixer)
 

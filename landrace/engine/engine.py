@@ -94,6 +94,10 @@ class Engine:
         """Memory that one cached token takes over all layers."""
         return self._memory.bytes_per_token
 
+    def cache_bytes_of(self, tokens: int) -> int:
+        """Memory that a sequence of so many tokens takes over all layers, windows and states included."""
+        return self._memory.bytes_of(tokens)
+
     @property
     def cache_bytes(self) -> int:
         """Memory of the whole cache, that of a draft model included. What has never held a token may not be taken

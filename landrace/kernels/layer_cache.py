@@ -25,11 +25,17 @@ class LayerCache:
     key_scales: Tensor | None = None
     """int8 and INT4 only: what the stored numbers are multiplied by, and for INT4 what is then added."""
     value_scales: Tensor | None = None
+    index: LayerCache | None = None
+    """The keys of the layer's indexer, [n_slots, 1, head_dim], where it has one."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        own = (self.keys, self.values, self.key_scales, self.value_scales)
+        return tuple(one for one in own if one is not None) + (() if self.index is None else self.index.tensors)
 
     @property
     def nbytes(self) -> int:
-        tensors = (self.keys, self.values, self.key_scales, self.value_scales)
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 @dataclass(frozen=True)

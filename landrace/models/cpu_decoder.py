@@ -8,6 +8,7 @@ number of threads or on the instruction set, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.cache import new_layer_cache
+from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Program, Rotary, StepInput, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state, parts_of
 from landrace.kernels.layer_cache import INT4, LayerCache, LayerMemory, LayerState
@@ -26,10 +27,10 @@ from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Mla, RopeSpec
+from landrace.models.mixer_spec import Recurrent, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.recorder import Recorder, cache_shape
+from landrace.models.recorder import Recorder, cache_shapes
 from landrace.models.rope import rotary_tables
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
@@ -48,10 +49,11 @@ class CpuDecoder:
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.layers:
-            if isinstance(layer.mixer, Gdn):
+            if isinstance(layer.mixer, Recurrent):
                 continue
             try:
-                cache_shape(layer.mixer).check(native)
+                for shape in cache_shapes(layer.mixer):
+                    shape.check(native)
             except ValueError as error:
                 raise OptionError(
                     f"The C++ kernels cannot compute this model's attention: {error}",
@@ -131,7 +133,8 @@ class CpuDecoder:
     def _step(self, batch: ForwardBatch) -> StepInput:
         cache = batch.cache or self._whole_sequences(batch)
         if cache.layers is not self._bound:
-            self._program.bind_cache([layer for layer in cache.layers if isinstance(layer, LayerCache)])
+            kept = [layer for layer in cache.layers if isinstance(layer, LayerCache)]
+            self._program.bind_cache([part for layer in kept for part in (layer, layer.index) if part is not None])
             self._program.bind_states(parts_of([layer for layer in cache.layers if isinstance(layer, LayerState)]))
             self._bound = cache.layers
         rows: list[list[int]] = [[] for _ in range(max(self._adapters, default=-1) + 1)]
@@ -188,7 +191,8 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
 
 def keeps(spec: ModelSpec, dtype: torch.dtype) -> bool:
     """Whether the model's layers can all be kept so."""
-    return dtype != INT4 or not any(isinstance(layer.mixer, Mla) for layer in spec.layers)
+    mixers = [layer.mixer for layer in spec.layers if not isinstance(layer.mixer, Recurrent)]
+    return dtype != INT4 or all(isinstance(shape, Heads) for mixer in mixers for shape in cache_shapes(mixer))
 
 
 def new_cpu_cache(
@@ -202,13 +206,17 @@ def new_cpu_cache(
             hint=f"Choose a block_size that {native.TILE} divides.",
         )
     if not keeps(spec, dtype):
-        raise OptionError("This model's cache holds latents, which are kept in int8 at the least.", hint="Choose int8.")
+        raise OptionError(
+            "This model's cache holds latents or the keys of an indexer, which are kept in int8 at the least.",
+            hint="Choose int8.",
+        )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     return tuple(_memory(native, layer, slots[index], dtype) for index, layer in enumerate(spec.layers))
 
 
 def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states."""
-    if isinstance(layer.mixer, Gdn):
+    if isinstance(layer.mixer, Recurrent):
         return new_layer_state(native, (*layer.first_states, *layer.mixer.state_shapes), n_slots)
-    return new_layer_cache(native, cache_shape(layer.mixer), n_slots, dtype)
+    kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
+    return replace(kept, index=index[0]) if index else kept

@@ -6,6 +6,7 @@ Parameters carry the names transformers gives Llama's, without the `model.` pref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import assert_never
 
 import torch
@@ -20,7 +21,7 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.build import stream_head
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, Recurrent
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
@@ -30,13 +31,17 @@ from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 def new_layer_memory(spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: torch.device) -> LayerMemory:
     """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states, in the reference kernels'
     layout."""
-    match mixer := spec.mixer:
+    zeros = partial(torch.zeros, dtype=dtype, device=device)
+    mixer, index = spec.mixer, None
+    if not isinstance(mixer, Recurrent) and mixer.index_dim:
+        index = LayerCache(zeros(n_slots, 1, mixer.index_dim))
+    match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
-            return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+            return LayerCache(zeros(*shape), zeros(*shape), index=index)
         case Mla():
-            return LayerCache(torch.zeros(n_slots, 1, mixer.kept_values, dtype=dtype, device=device))
-        case Gdn():
+            return LayerCache(zeros(n_slots, 1, mixer.kv_rank + mixer.rope_dim), index=index)
+        case Gdn() | Kda() | Lightning():
             shapes = (*spec.first_states, *mixer.state_shapes)
             return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes))
         case _:

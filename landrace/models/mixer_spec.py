@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import log, prod
 from typing import ClassVar, Literal
@@ -63,10 +64,31 @@ class RopeSpec:
 
     @property
     def sharpness(self) -> float:
-        """Factor on q.k for the length that a model with chunks is opened for (Qwen2.5-1M, 2025)."""
+        """Factor on q.k for the length that a model with chunks is opened for: yarn's, for q and for k."""
         if self.chunks is None or self.length <= self.original_length:
             return 1.0
-        return 0.1 * log(self.length / self.original_length) + 1.0
+        return (0.1 * log(self.length / self.original_length) + 1.0) ** 2
+
+
+@dataclass(frozen=True)
+class BlockSelection:
+    """Which blocks of `block` positions a row attends to, for each head of keys apart: the `top_k` with the greatest
+    q.k of an indexer's head, of equal ones the earlier (MiniMax-M3). Where it sees no more blocks, all of them.
+
+    The indexer has a query for each head of the layer's keys, and one key for all. Both are normalised and turn as the
+    layer's do.
+    """
+
+    head_dim: int
+    block: int
+    top_k: int
+    n_local: int = 1
+    """Blocks that are among them in any case: the row's own and the nearest before it."""
+
+    @property
+    def most(self) -> int:
+        """Positions that a row attends to at most."""
+        return self.block * self.top_k
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,8 @@ class Gqa:
     temperature: Temperature | None = None
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
+    selection: BlockSelection | None = None
+    """Of the positions that the mask shows; None: all of them."""
 
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
@@ -109,13 +133,46 @@ class Gqa:
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps between steps: keys and values."""
+        """What the layer keeps between steps: keys and values, and keys of its indexer."""
         return Paged(self.mask)
+
+    @property
+    def index_dim(self) -> int:
+        """Channels of the indexer's keys; 0: there is none."""
+        return 0 if self.selection is None else self.selection.head_dim
 
     @property
     def kept_values(self) -> int:
         """Values that the cache holds of a position."""
-        return 2 * self.n_kv_heads * self.head_dim
+        return 2 * self.n_kv_heads * self.head_dim + self.index_dim
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which positions a row attends to: the `top_k` that an indexer scores highest, of equal ones the earlier (DSA,
+    DeepSeek-V3.2). Where it sees no more than `top_k`, all of them.
+
+    A score is the sum over the indexer's heads of weight * relu(q.k), with a query and a weight of each head and one
+    key for all. Of queries and keys the first channels turn, as the layer's turning ones do.
+    """
+
+    n_heads: int
+    head_dim: int
+    top_k: int
+    own: bool = True
+    """False: the layer has no indexer, and attends to what the nearest one before it has chosen (GLM-5)."""
+    norm_eps: float = 1e-6
+    """Of the LayerNorm of keys."""
+
+    @property
+    def most(self) -> int:
+        """Positions that a row attends to at most."""
+        return self.top_k
+
+    @property
+    def scale(self) -> float:
+        """Factor on the scores. It keeps their order, but for what is rounded."""
+        return 1 / math.sqrt(self.n_heads * self.head_dim)
 
 
 @dataclass(frozen=True)
@@ -148,18 +205,30 @@ class Mla:
     """See `Gqa`."""
     gate: Literal["channel"] | None = None
     """See `Gqa`."""
+    selection: Selection | None = None
+    """Of the positions that the mask shows; None: all of them. Its queries come out of the projection of `q_rank`."""
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps between steps: latents, and the turned channels of keys."""
+        """What the layer keeps between steps: latents, the turned channels of keys, and keys of its indexer."""
         return Paged(self.mask)
+
+    @property
+    def indexer(self) -> Selection | None:
+        """The selection that the layer makes itself."""
+        return self.selection if self.selection is not None and self.selection.own else None
+
+    @property
+    def index_dim(self) -> int:
+        """Channels of the indexer's keys; 0: there is none."""
+        return 0 if self.indexer is None else self.indexer.head_dim
 
     @property
     def kept_values(self) -> int:
         """Values that the cache holds of a position."""
-        return self.kv_rank + self.rope_dim
+        return self.kv_rank + self.rope_dim + self.index_dim
 
 
 @dataclass(frozen=True)
@@ -199,4 +268,79 @@ class Gdn:
         return 4 * sum(map(prod, self.state_shapes))
 
 
-Mixer = Gqa | Mla | Gdn
+@dataclass(frozen=True)
+class Kda:
+    """Kimi delta attention (Moonshot AI, 2025): the gated delta rule with a decay for each channel of a key.
+
+    Queries, keys and values go through short convolutions. Decays, and gates of what is read, come out of projections
+    of a head's rank.
+    """
+
+    n_heads: int
+    head_dim: int
+    """Of queries, keys and values."""
+    conv_width: int
+    """Rows that a convolution sees, its own among them."""
+    rounds: ClassVar[bool] = False
+    rope: ClassVar[None] = None
+
+    @property
+    def n_value_heads(self) -> int:
+        return self.n_heads
+
+    @property
+    def key_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def cache(self) -> State:
+        return State()
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """As of `Gdn`."""
+        tail = (self.conv_width - 1, self.n_heads * self.head_dim)
+        return (tail, tail, tail, (self.n_heads, self.head_dim, self.head_dim))
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return 4 * sum(map(prod, self.state_shapes))
+
+
+@dataclass(frozen=True)
+class Lightning:
+    """Lightning attention (Qin et al., 2024): a state of each head, to which every token adds silu(key) silu(value)^T,
+    and which fades by the same factor with each. What is read is normalised over all heads at once, and gated."""
+
+    n_heads: int
+    head_dim: int
+    """Of queries, keys and values."""
+    fading: float
+    """Head h's state fades by e^-(fading * 2^(-8 (h + 1) / n_heads)) a token."""
+    norm_eps: float = 1e-6
+    """Of the norm of what is read."""
+    rope: ClassVar[None] = None
+
+    @property
+    def cache(self) -> State:
+        return State()
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What the layer keeps of a sequence, in float32: each head's state."""
+        return ((self.n_heads, self.head_dim, self.head_dim),)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return 4 * sum(map(prod, self.state_shapes))
+
+
+Recurrent = Gdn | Kda | Lightning
+"""What keeps a state of a sequence and nothing for each position."""
+Mixer = Gqa | Mla | Recurrent

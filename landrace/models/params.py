@@ -84,6 +84,14 @@ class Norm(Weights):
         self.weight = _parameter(size)
 
 
+class LayerNorm(Norm):
+    """The weight and the bias of a norm that also takes the mean away (Ba et al., 2016), [size]."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps)
+        self.bias = _parameter(size)
+
+
 class Vector(Weights):
     """One number for each of `size` things, kept in float32."""
 

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
+from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.cpu import latent, mixture, recurrent
-from landrace.kernels.cpu import ngrams as ngram_kernels
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.cache import CacheShape, Heads, Latents
+from landrace.kernels.cpu.cache import CacheShape, Heads, IndexKeys, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
-from landrace.kernels.cpu.weights import PackedVector
-from landrace.kernels.ngrams import NGrams
-from landrace.kernels.reference.heads import alibi_slopes
+from landrace.kernels.cpu.selection import select, select_blocks
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
-from landrace.kernels.streams import HyperConnections
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -32,17 +29,18 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
-    StreamWeights,
     Table,
     Vector,
 )
 from landrace.models.rope import further_ropes
+from landrace.models.stream_recorder import StreamRecorder
 
 
-class Recorder:
+class Recorder(StreamRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(
@@ -58,13 +56,11 @@ class Recorder:
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
         self._n_kept = 0
-        """Layers that keep something for every position, so far: the program numbers these alone."""
-        self._program = program
-        self._weights = weights
+        """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
+        super().__init__(program, weights)
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
         self._hear_routers = hear_routers
-        self._buffers: dict[tuple[str, int], int] = {}
 
     def embed(self, table: Table, factor: float) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -78,6 +74,12 @@ class Recorder:
             stream_kernels.norm_each(self._program, x, self._vector(norm), norm.eps, norm.groups, out)
         else:
             self._program.norm(x, self._vector(norm), norm.eps, out)
+        return out
+
+    def scaled_norm(self, x: int, norm: Norm, factor: float) -> int:
+        width = self._vector(norm).size
+        out = next(one for one in (self._buffer("stream", width), self._buffer("next stream", width)) if one != x)
+        self._program.norm(x, self._vector(norm), norm.eps, out, factor=factor)
         return out
 
     def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
@@ -111,7 +113,7 @@ class Recorder:
         return part.out
 
     def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:
-        self._program.norm(x, self._vector(norm), norm.eps, into, add=factor)
+        self._program.norm(x, self._vector(norm), norm.eps, into, factor=factor, add=True)
         return into
 
     def keep(
@@ -125,8 +127,7 @@ class Recorder:
             q,
             k,
             v,
-            rotary=None if spec.rope is None else self._rotary(spec.rope),
-            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            **self._turning(spec.rope),
             scale=spec.score_factor,
             norm=spec.qk_norm,
             q_norm=q_norm,
@@ -137,13 +138,33 @@ class Recorder:
         )
         return q, layer
 
+    def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
+        own = spec.selection
+        assert own is not None
+        q_norm, k_norm = norms
+        select_blocks(
+            self._program,
+            self._next_layer(),
+            IndexKeys(own.head_dim),
+            n_heads=spec.n_kv_heads,
+            block=own.block,
+            n_blocks=own.top_k,
+            n_local=own.n_local,
+            q=q,
+            k=k,
+            q_norm=self._vector(q_norm),
+            k_norm=self._vector(k_norm),
+            eps=k_norm.eps,
+            group=self._cache_groups.index(spec.cache),
+            **self._turning(spec.rope),
+        )
+
     def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
         assert spec.rope is not None
         found = []
         for rope in further_ropes(spec.rope):
             out = self._buffer(f"queries for {rope.onwards} keys", spec.n_heads * spec.head_dim)
-            half = rope.rotary_dim // 2
-            self._program.turn(q, out, heads_of(spec), rotary=self._rotary(rope), rotary_half=half)
+            self._program.turn(q, out, heads_of(spec), **self._turning(rope))
             found.append(out)
         return found[0], found[1]
 
@@ -157,6 +178,7 @@ class Recorder:
             mask=spec.mask,
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
+            most=None if spec.selection is None else spec.selection.most,
             chunk=None if spec.chunks is None else spec.chunks.size,
             further=further,
         )
@@ -175,12 +197,31 @@ class Recorder:
             queries,
             norm=self._vector(norm),
             eps=norm.eps,
-            rotary=None if spec.rope is None else self._rotary(spec.rope),
-            rotary_half=0 if spec.rope is None else spec.rope.rotary_dim // 2,
+            **self._turning(spec.rope),
             scale=spec.scale,
             group=self._cache_groups.index(spec.cache),
         )
         return q, (layer, queries)
+
+    def select(self, spec: Mla, cache: int, q: int, k: int, weights: int, norm: LayerNorm) -> None:
+        own = spec.indexer
+        assert own is not None
+        select(
+            self._program,
+            self._next_layer(),
+            IndexKeys(own.head_dim),
+            n_heads=own.n_heads,
+            most=own.top_k,
+            q=q,
+            k=k,
+            weights=weights,
+            norm=self._vector(norm),
+            norm_bias=self._weights.vectors[f"{norm.name}.bias"],
+            eps=norm.eps,
+            scale=own.scale,
+            group=self._cache_groups.index(spec.cache),
+            **self._turning(spec.rope),
+        )
 
     def attend_latents(
         self,
@@ -195,8 +236,11 @@ class Recorder:
         layer, queries = past
         self._by_head(q, keys, queries, spec.scale)
         mixed = self._buffer("mixed", spec.n_heads * spec.kv_rank)
+        most = None if spec.selection is None else spec.selection.most
         own = None if sinks is None else self._vector(sinks)
-        latent.attend_latents(self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask, sinks=own)
+        latent.attend_latents(
+            self._program, layer, latents_of(spec), queries, mixed, mask=spec.mask, most=most, sinks=own
+        )
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
         return out
@@ -213,7 +257,7 @@ class Recorder:
         return list(xs)
 
     def delta(
-        self, spec: Gdn, cache: int, q: int, k: int, v: int, a: int, b: int, a_log: Vector, dt_bias: Vector
+        self, spec: Gdn | Kda, cache: int, q: int, k: int, v: int, a: int, b: int, a_log: Vector, dt_bias: Vector
     ) -> int:
         out = self._buffer("mixed", spec.n_value_heads * spec.value_dim)
         recurrent.delta(
@@ -234,8 +278,14 @@ class Recorder:
         )
         return out
 
-    def gated_norm(self, x: int, gate: int, norm: Norm) -> int:
-        recurrent.gated_norm(self._program, x, gate, self._vector(norm), norm.eps)
+    def lightning(self, spec: Lightning, cache: int, q: int, k: int, v: int) -> int:
+        out = self._buffer("mixed", spec.n_heads * spec.head_dim)
+        rates = fading_rates(spec.n_heads, spec.fading)
+        recurrent.lightning(self._program, spec.head_dim, rates, q=q, k=k, v=v, out=out)
+        return out
+
+    def gated_norm(self, x: int, gate: int, norm: Norm, by: Gate = "silu") -> int:
+        recurrent.gated_norm(self._program, x, gate, self._vector(norm), norm.eps, by)
         return x
 
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
@@ -274,53 +324,6 @@ class Recorder:
         )
         return out
 
-    def ngrams(self, form: NGrams, cache: int, table: Table) -> int:
-        matrix = self._weights.matrices[f"{table.name}.weight"]
-        out = self._buffer("n-grams", len(form.sizes) * matrix.n_in)
-        ngram_kernels.ngrams(self._program, matrix, form, out)
-        return out
-
-    def gated_values(self, keys: int, queries: int, values: int, count: int) -> int:
-        out = self._buffer("gated values", self.width(keys))
-        ngram_kernels.gated_values(self._program, keys, queries, values, count, out)
-        return out
-
-    def add(self, into: int, x: int) -> int:
-        self._program.add("add", x=x, out=into)
-        return into
-
-    def widen(self, x: int, count: int) -> int:
-        out = self._buffer("streams", count * self.width(x))
-        stream_kernels.widen(self._program, x, out)
-        return out
-
-    def stream_weights(self, streams: int, weights: StreamWeights, form: HyperConnections) -> int:
-        part = self._part(weights, "stream weights")
-        base, scale = (self._weights.vectors[f"{weights.name}.{leaf}"] for leaf in ("base", "scale"))
-        self._program.product("streams", streams, [part])
-        stream_kernels.stream_weights(
-            self._program, streams, part.out, base=base, scale=scale, form=form, norm_eps=weights.eps
-        )
-        return part.out
-
-    def collapse(self, streams: int, count: int, weights: int | None) -> int:
-        out = self._buffer("collapsed", self.width(streams) // count)
-        stream_kernels.collapse(self._program, streams, count, out, weights=weights)
-        return out
-
-    def collapse_gated(self, streams: int, gates: int, count: int) -> int:
-        out = self._buffer("collapsed", self.width(streams) // count)
-        stream_kernels.collapse(self._program, streams, count, out, gates=gates)
-        return out
-
-    def spread(self, streams: int, branch: int, weights: int, count: int, *, first: int, mixes: bool) -> int:
-        stream_kernels.spread(self._program, streams, branch, weights, count, first, mixes)
-        return streams
-
-    def activate(self, x: int, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> int:
-        stream_kernels.activate(self._program, x, kind, inner, outer)
-        return x
-
     def head(self, x: int, weight: Linear | Table, norm: Norm | None, divisor: float) -> int:
         program, matrix = self._program, self._weights.matrices[f"{weight.name}.weight"]
         part = Part(matrix, program.logits, self._bias(weight), factor=1.0 / divisor)
@@ -342,10 +345,6 @@ class Recorder:
         if name not in self.slow:
             self.slow.append(name)
         return out
-
-    def width(self, x: int) -> int:
-        """Values in a row of a buffer."""
-        return self._program.view(x, 0).shape[1]
 
     def _adapt(
         self,
@@ -394,17 +393,6 @@ class Recorder:
         matrices = self._weights.stacks[f"{weight.name}.weight"]
         return mixture.ExpertProjection(matrices, self._weights.expert_vectors.get(f"{weight.name}.bias"), adapters)
 
-    def _part(self, weight: Linear | RouterWeights | StreamWeights, out: str | int) -> Part:
-        """`out`: a buffer, or the purpose of one."""
-        matrix = self._weights.matrices[f"{weight.name}.weight"]
-        return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
-
-    def _bias(self, weight: Linear | RouterWeights | StreamWeights | Table) -> PackedVector | None:
-        return self._weights.vectors.get(f"{weight.name}.bias")
-
-    def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
-        return self._weights.vectors[f"{weight.name}.weight"]
-
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
 
@@ -412,15 +400,13 @@ class Recorder:
         layer, self._n_kept = self._n_kept, self._n_kept + 1
         return layer
 
-    def _rotary(self, rope: RopeSpec) -> int:
+    def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
+        """The table that a step must bring, and how many pairs of channels turn by it."""
+        if rope is None:
+            return {"rotary": None}
         if rope not in self.ropes:
             self.ropes.append(rope)
-        return self.ropes.index(rope)
-
-    def _buffer(self, purpose: str, width: int) -> int:
-        if (purpose, width) not in self._buffers:
-            self._buffers[purpose, width] = self._program.buffer(width)
-        return self._buffers[purpose, width]
+        return {"rotary": self.ropes.index(rope), "rotary_half": rope.rotary_dim // 2}
 
 
 def _leaf(weight: Linear | Norm) -> str:
@@ -437,12 +423,13 @@ def latents_of(spec: Mla) -> Latents:
     return Latents(spec.n_heads, spec.kv_rank, spec.rope_dim)
 
 
-def cache_shape(mixer: Gqa | Mla) -> CacheShape:
-    """What the cache of a layer holds."""
+def cache_shapes(mixer: Gqa | Mla) -> tuple[CacheShape, ...]:
+    """What the cache of a layer holds, and that of its indexer."""
+    index = (IndexKeys(mixer.index_dim),) if mixer.index_dim else ()
     match mixer:
         case Gqa():
-            return heads_of(mixer)
+            return (heads_of(mixer), *index)
         case Mla():
-            return latents_of(mixer)
+            return (latents_of(mixer), *index)
         case _:
             assert_never(mixer)

@@ -7,47 +7,47 @@ The residual stream, norms and rotations are float32; within a branch, products 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
+from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.layer_cache import LayerCache, LayerState
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.delta import DeltaRows, delta_rule, l2_norm
-from landrace.kernels.reference.dense import gated, linear, rms_norm
+from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
-from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
-from landrace.kernels.reference.ngrams import gated_values, ngram_rows
+from landrace.kernels.reference.ngrams import ngram_rows
+from landrace.kernels.reference.recurrence import Rows, l2_norm, recur
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.reference.selection import select, select_blocks
 from landrace.kernels.reference.short_conv import short_conv, spread_taps
-from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.router import Router
-from landrace.kernels.streams import HyperConnections
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
-    StreamWeights,
     Table,
     Vector,
 )
+from landrace.models.reference_streams import ReferenceStreams
 from landrace.models.rope import further_ropes, rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -55,7 +55,7 @@ Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 to what the forward pass returns."""
 
 
-class ReferenceOps:
+class ReferenceOps(ReferenceStreams):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     def __init__(
@@ -68,6 +68,8 @@ class ReferenceOps:
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""
         self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
+        self._chosen: tuple[Tensor, ...] = ()
+        """By group of the attention plan: what the last indexer has chosen."""
 
     def take_plans(
         self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
@@ -84,6 +86,9 @@ class ReferenceOps:
         if norm.groups == 1:
             return rms_norm(x, norm.weight, norm.eps)
         return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
+
+    def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return factor * rms_norm(x, norm.weight, norm.eps)
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -133,6 +138,19 @@ class ReferenceOps:
             k, v = keys, values
         return q, (k, v)
 
+    @torch.no_grad()
+    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        own = spec.selection
+        assert own is not None
+        q, k = (
+            rms_norm(x.view(x.shape[0], -1, own.head_dim), norm.weight, norm.eps)
+            for x, norm in zip((q, k), norms, strict=True)
+        )
+        q, k = self._index_rows(spec, cache, q, k)
+        sizes = {"block": own.block, "top_k": own.top_k, "n_local": own.n_local}
+        plan = self._attention_plan(spec.cache)
+        self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
+
     def turn_on(self, spec: Gqa, q: Tensor) -> tuple[Tensor, Tensor]:
         assert spec.rope is not None
         before, older = (rotate(q, *self._tables(rope)).to(q.dtype) for rope in further_ropes(spec.rope))
@@ -157,6 +175,7 @@ class ReferenceOps:
             mask=spec.mask,
             sinks=own,
             slopes=slopes,
+            chosen=None if spec.selection is None else self._chosen,
             chunk=None if spec.chunks is None else spec.chunks.size,
         )
         return mixed.flatten(1)
@@ -175,26 +194,38 @@ class ReferenceOps:
         if view is not None:
             layer = view.layers[cache]
             assert isinstance(layer, LayerCache)
-            memory = layer.keys
-            memory.index_copy_(0, view.groups[spec.cache].write_slots, kept.to(memory.dtype))
-            kept = memory
+            kept = self._written(layer.keys, spec, kept)
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
+
+    @torch.no_grad()
+    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
+        own = spec.indexer
+        assert own is not None
+        q = q.view(-1, own.n_heads, own.head_dim).float()
+        q, k = self._index_rows(spec, cache, q, layer_norm(k, norm.weight, norm.bias, norm.eps)[:, None])
+        plan = self._attention_plan(spec.cache)
+        self._chosen = select(q, k, weights.float() * own.scale, plan, top_k=own.top_k, mask=spec.mask)
 
     def attend_latents(
         self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
     ) -> Tensor:
         """With a cache, which holds latents, in their own width; without one keys and values of all heads are made
         once, which is cheaper. Both are the same but for rounding."""
-        plan, own = self._attention_plan(spec.cache), None if sinks is None else sinks.weight
+        facts: dict[str, Any] = {
+            "scale": spec.scale,
+            "mask": spec.mask,
+            "sinks": None if sinks is None else sinks.weight,
+            "chosen": None if spec.selection is None else self._chosen,
+        }
+        plan = self._attention_plan(spec.cache)
         if self._batch.cache is not None:
             queries = torch.cat((self._absorbed(q[..., : spec.nope_dim], keys), q[..., spec.nope_dim :]), -1)
-            latents = past[..., : spec.kv_rank]
-            mixed = attention(queries, past, latents, plan, scale=spec.scale, mask=spec.mask, sinks=own)
+            mixed = attention(queries, past, past[..., : spec.kv_rank], plan, **facts)
             return self._head_linear(mixed, values).flatten(1)
         latents, beside = past[:, 0, : spec.kv_rank], past[..., spec.kv_rank :]
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
-        return attention(q, k, v, plan, scale=spec.scale, mask=spec.mask, sinks=own).flatten(1)
+        return attention(q, k, v, plan, **facts).flatten(1)
 
     def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
         if spec.gate == "channel":
@@ -214,7 +245,7 @@ class ReferenceOps:
 
     def delta(
         self,
-        spec: Gdn,
+        spec: Gdn | Kda,
         cache: int,
         q: Tensor,
         k: Tensor,
@@ -230,15 +261,20 @@ class ReferenceOps:
             normed = l2_norm(x.float().view(-1, spec.n_heads, spec.key_dim))
             return normed.repeat(1, share, 1) if spec.rounds else normed.repeat_interleave(share, 1)
 
-        values = v.float().view(-1, spec.n_value_heads, spec.value_dim)
-        decay = -a_log.weight.exp() * F.softplus(a.float() + dt_bias.weight)
-        rows = DeltaRows(heads(q) * spec.key_dim**-0.5, heads(k), values, decay, b.float().sigmoid())
-        out, states = delta_rule(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
-        self._leave(cache, -1, states)
-        return out.flatten(1).to(v.dtype)
+        def by_head(x: Tensor) -> Tensor:
+            return x.float().view(-1, spec.n_value_heads, x.shape[-1] // spec.n_value_heads)
 
-    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm) -> Tensor:
-        return gated_norm(x, gate, norm.weight, norm.eps).to(gate.dtype)
+        decay = -a_log.weight.exp()[:, None] * F.softplus(by_head(a) + by_head(dt_bias.weight))
+        rows = Rows(heads(q) * spec.key_dim**-0.5, heads(k), by_head(v), decay, b.float().sigmoid())
+        return self._recur(cache, rows).to(v.dtype)
+
+    def lightning(self, spec: Lightning, cache: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        decay = -fading_rates(spec.n_heads, spec.fading).to(q.device)[:, None].expand(q.shape[0], -1, -1)
+        queries, keys, values = (F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v))
+        return self._recur(cache, Rows(queries, keys, values, decay, None)).to(v.dtype)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
+        return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
         return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
@@ -273,33 +309,6 @@ class ReferenceOps:
         self._leave(cache, 0, last.float())
         return F.embedding(rows, table.weight).flatten(1).float()
 
-    def gated_values(self, keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
-        return gated_values(keys, queries, values, count)
-
-    def add(self, into: Tensor, x: Tensor) -> Tensor:
-        return into + x
-
-    def widen(self, x: Tensor, count: int) -> Tensor:
-        return x.repeat(1, count)
-
-    def stream_weights(self, streams: Tensor, weights: StreamWeights, form: HyperConnections) -> Tensor:
-        return stream_weights(streams, weights.weight, weights.base, weights.scale, form, weights.eps)
-
-    def collapse(self, streams: Tensor, count: int, weights: Tensor | None) -> Tensor:
-        return collapsed(streams, count, weights)
-
-    def collapse_gated(self, streams: Tensor, gates: Tensor, count: int) -> Tensor:
-        return collapsed(streams * gates.sigmoid(), count)
-
-    def spread(
-        self, streams: Tensor, branch: Tensor, weights: Tensor, count: int, *, first: int, mixes: bool
-    ) -> Tensor:
-        return spread(streams, branch, weights, count, first, mixes)
-
-    def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
-        y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)
-        return y if outer == 1.0 else outer * y
-
     def head(self, x: Tensor, weight: Linear | Table, norm: Norm | None, divisor: float) -> Tensor:
         if self._batch.logit_rows is not None:
             x = x.index_select(0, self._batch.logit_rows)
@@ -311,6 +320,9 @@ class ReferenceOps:
             return y if divisor == 1.0 else y / divisor
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
+
+    def hear(self, weight: str, x: Tensor, expert: int | None = None) -> None:
+        """Called with the rows that a named weight multiplies, an expert's with its number; for whoever listens."""
 
     @cached_property
     def _first_positions(self) -> list[int]:
@@ -337,6 +349,27 @@ class ReferenceOps:
             assert isinstance(kept, LayerState)
             kept.parts[part].index_copy_(0, view.states.slots[:, 1], states)
 
+    def _recur(self, cache: int, rows: Rows) -> Tensor:
+        out, states = recur(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
+        self._leave(cache, -1, states)
+        return out.flatten(1)
+
+    def _index_rows(self, spec: Gqa | Mla, cache: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """An indexer's queries, turned, and its keys, turned: those of the step or, where there is a cache, all."""
+        if spec.rope is not None:
+            cos, sin = self._tables(spec.rope)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self._batch.cache is None:
+            return q, k
+        layer = self._batch.cache.layers[cache]
+        assert isinstance(layer, LayerCache) and layer.index is not None
+        return q, self._written(layer.index.keys, spec, k)
+
+    def _written(self, memory: Tensor, spec: Gqa | Mla, rows: Tensor) -> Tensor:
+        """The memory, with the step's rows in it."""
+        assert self._batch.cache is not None
+        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, rows.to(memory.dtype))
+
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device
         key = None if batch.cache is None else kept
@@ -358,9 +391,10 @@ class ReferenceOps:
             for rows, adapter in self._adapters
             if weight.name in adapter.pairs
         ]
-        return ExpertProjection(weight.weight, weight.bias, adapters)
+        return ExpertProjection(weight.weight, weight.bias, adapters, partial(self.hear, weight.name))
 
     def _linear(self, x: Tensor, weight: Linear) -> Tensor:
+        self.hear(weight.name, x)
         y = linear(x, weight.weight, weight.bias)
         for rows, adapter in self._adapters:
             pair = adapter.pairs.get(weight.name)

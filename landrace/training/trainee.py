@@ -14,7 +14,7 @@ from landrace.errors import OptionError
 from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows
 from landrace.models.decoder import Decoder
-from landrace.models.lora_spec import PROJECTIONS, LoraSpec
+from landrace.models.lora_spec import INDEXER_PROJECTIONS, PROJECTIONS, LoraSpec
 from landrace.training.options import TuneOptions
 
 _FINGERPRINT_ELEMENTS = 256
@@ -56,12 +56,13 @@ def trainee(decoder: Decoder, options: TuneOptions) -> Iterator[Trainee]:
 
 
 def _targets_of(decoder: Decoder, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the wanted projections those that the decoder has. OptionError for a choice that it has not, and for none."""
-    own = {name.rpartition(".")[2] for name in decoder.adaptable(PROJECTIONS)}
+    """Of the wanted projections those that the decoder has and that learn: no gradient reaches an indexer. OptionError
+    for a choice that it has not, and for none."""
+    own = {name.rpartition(".")[2] for name in decoder.adaptable(PROJECTIONS)} - set(INDEXER_PROJECTIONS)
     missing = [name for name in wanted if name not in own]
     if missing and wanted != PROJECTIONS:
         raise OptionError(
-            f"This model has no {missing[0]} that could get an adapter.",
+            f"This model has no {missing[0]} that could learn with an adapter.",
             hint=f"Choose from {', '.join(name for name in PROJECTIONS if name in own)}.",
         )
     return tuple(name for name in wanted if name in own)

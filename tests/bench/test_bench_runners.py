@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from landrace.bench.floors import MatrixBytes, ModelCost
+from landrace.bench.floors import MatrixBytes, ModelCost, StepWork
 from landrace.bench.fresh_process import measure_fresh
 from landrace.bench.measure import Bench, measure_decode, measure_first_token, measure_prefill
 from landrace.bench.ours import Ours
@@ -199,3 +199,15 @@ def test_llama_cpp_runs_the_same_model(smollm2_path: Path) -> None:
 def test_llama_cpp_is_left_out_for_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
     reason = choose_peer("llama.cpp", open_checkpoint(tiny_folder), 1, tmp_path)
     assert isinstance(reason, str) and ".gguf" in reason
+
+
+def test_the_limit_of_a_row_is_the_machine_s_beside_it(ours: Ours, machine: MachineLimits) -> None:
+    """On a shared machine the bandwidth is another one from moment to moment."""
+    rates = iter((10.0, 40.0, 20.0))
+    bench = replace(bench_of({"landrace": ours}, machine, pairs=3), read_rate=lambda: next(rates))
+    result = measure_decode(bench, DecodeRow(streams=1, context=64))
+    past = 64 + (result.settings["steps"] - 1) / 2
+    assert result.settings["read_gb_s"] == 20.0
+    assert result.limit is not None and result.limit.set_by == "bytes"
+    assert result.limit.value == pytest.approx(20e9 / bench.cost.bytes(StepWork(1, 1, past)))
+    assert list(result.samples) == ["landrace"]

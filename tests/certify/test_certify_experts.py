@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 
+from matrix import mostly_long
+from short_certificates import SHORT, failures
 from tiny_models import WITH_EXPERTS
 
-from landrace.certify import BOUNDS, Certificate, certify
+from landrace.certify import BOUNDS, certify
 from landrace.certify.certificate import compare_scores
 from landrace.certify.routing import follow, hear_trainer
 from landrace.checkpoints import open_checkpoint
@@ -25,17 +27,8 @@ from landrace.models.lora_spec import LoraSpec
 
 MakeModel = Callable[..., Path]
 
-SHORT = [
-    [{"role": "user", "content": "Is ice lighter than water?"}, {"role": "assistant", "content": "Yes, it floats."}],
-    [{"role": "user", "content": "冰比水轻吗？"}, {"role": "assistant", "content": "是的，它会浮起来。"}],
-]
 
-
-def failures(certificate: Certificate) -> list[tuple[str, float, float | None]]:
-    return [(path.name, path.largest, path.equal_experts) for path in certificate.paths if not path.passed]
-
-
-@pytest.mark.parametrize("kind", WITH_EXPERTS)
+@pytest.mark.parametrize("kind", mostly_long(WITH_EXPERTS, ("gpt_oss", "glm4_moe", "llama4")))
 def test_every_type_with_experts_agrees(kind: str, tiny_model: MakeModel, extension: object) -> None:
     certificate = certify(str(tiny_model(kind)), conversations=SHORT)
     assert certificate.passed, failures(certificate)

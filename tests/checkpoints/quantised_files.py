@@ -29,6 +29,11 @@ MODELS: dict[str, Callable[[], Any]] = {
         qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
         n_group=2, topk_group=1, first_k_dense_replace=1,
     ),
+    "chosen latents": lambda: transformers.DeepseekV32Config(
+        **{**SIZES, "num_key_value_heads": 4, "head_dim": 16}, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=32,
+        qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        n_group=2, topk_group=1, first_k_dense_replace=1, index_topk=6, index_n_heads=16, index_head_dim=32,
+    ),
     "states": lambda: transformers.Qwen3NextConfig(
         **SIZES, **EXPERTS, shared_expert_intermediate_size=32, layer_types=["linear_attention", "full_attention"],
         linear_key_head_dim=16, linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,

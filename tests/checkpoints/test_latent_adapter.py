@@ -17,7 +17,7 @@ from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
-from landrace.models.lora_spec import LATENT_PROJECTIONS, LoraSpec
+from landrace.models.lora_spec import INDEXER_PROJECTIONS, LATENT_PROJECTIONS, LoraSpec
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -29,6 +29,7 @@ EXPERTS: dict[str, Any] = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "n_group": 1, "topk_group": 1,
     "first_k_dense_replace": 1, "num_nextn_predict_layers": 0,
 }  # fmt: skip
+INDEX: dict[str, Any] = {"index_topk": 8, "index_n_heads": 16, "index_head_dim": 12}
 THEIRS = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]
 IDS = list(range(3, 40))
 
@@ -38,6 +39,8 @@ def saved(folder: Path, kind: str) -> tuple[Any, Checkpoint]:
     config = (
         transformers.DeepseekV3Config(**SIZES, **EXPERTS, initializer_range=0.1)
         if kind == "deepseek_v3"
+        else transformers.DeepseekV32Config(**SIZES, **EXPERTS, **INDEX, initializer_range=0.1)
+        if kind == "deepseek_v32"
         else transformers.MiniCPM3Config(**SIZES, dim_model_base=32)
     )
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
@@ -60,9 +63,11 @@ def check(extension: ModuleType, checkpoint: Checkpoint, spec: LoraSpec, tensors
 
 
 @pytest.mark.parametrize("targets", [THEIRS, ["kv_b_proj"]])
-@pytest.mark.parametrize("kind", ["deepseek_v3", "minicpm3"])
+@pytest.mark.parametrize("kind", ["deepseek_v3", "deepseek_v32", "minicpm3"])
 def test_pefts_adapter(kind: str, targets: list[str], extension: ModuleType, tmp_path: Path) -> None:
     model, checkpoint = saved(tmp_path / "model", kind)
+    chosen_by = INDEXER_PROJECTIONS[:3] if kind == "deepseek_v32" and len(targets) > 1 else ()
+    targets = [*targets, *chosen_by]
     theirs = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets)).eval()
     torch.manual_seed(2)
     for name, parameter in theirs.named_parameters():
@@ -71,7 +76,8 @@ def test_pefts_adapter(kind: str, targets: list[str], extension: ModuleType, tmp
     theirs.save_pretrained(tmp_path / "a")
     spec, tensors, _ = read_adapter(tmp_path / "a", checkpoint.hub_sources)
     assert spec.rank == 4
-    assert set(spec.targets) == ({"k_b_proj", "v_b_proj"} if len(targets) == 1 else {*LATENT_PROJECTIONS, "o_proj"})
+    all_of_them = {*LATENT_PROJECTIONS, "o_proj", *chosen_by}
+    assert set(spec.targets) == ({"k_b_proj", "v_b_proj"} if len(targets) == 1 else all_of_them)
     check(extension, checkpoint, spec, tensors, theirs)
     # Written again it is the same file's worth: both halves share one A.
     write_adapter(tmp_path / "again", spec, tensors, checkpoint.hub_sources, "base", {})

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from quantised_files import FORMS, joint_mxfp4, write_model
+from quantised_files import FORMS, is_quantised, joint_mxfp4, write_model
 from safetensors.torch import load_file, save_file
 
 from landrace.checkpoints.checkpoint import open_checkpoint
@@ -95,6 +95,18 @@ def test_other_mixers_as_published(form: str, kind: str, tmp_path: Path) -> None
         assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
     else:
         torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_indexer_as_published(tmp_path: Path) -> None:
+    """Its matrices are quantised too, but for the weights of its heads."""
+
+    def wanted(name: str) -> bool:
+        plain = "weights_proj" in name
+        return not plain and (is_quantised(name) or name.endswith(("wq_b.weight", "wk.weight")))
+
+    expected = logits(write_model(tmp_path, "chosen latents", *FORMS["fp8 in blocks"], wanted))
+    for ours in (our_logits(tmp_path), cpu_logits(tmp_path)):
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_gpt_oss_as_published(tmp_path: Path) -> None:

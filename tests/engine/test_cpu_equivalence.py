@@ -55,13 +55,30 @@ HELD: list[tuple[str, Weights, str]] = [
     ("streams that mix", "int4", "float16"),
     ("latents with sinks, streams alone", "int8", "int8"),
     ("latents with sinks, streams alone", "float32", "float32"),
+    ("chosen latents with sinks, streams alone", "float32", "float32"),
+    ("chosen latents with sinks, streams alone", "int8", "int8"),
     ("gated streams, delta nets, n-grams", "float32", "float32"),
     ("gated streams, delta nets, n-grams", "int4", "float16"),
+    *(
+        (model, weights, cache)
+        for model in ("Kimi delta attention, latents", "lightning attention, a window")
+        for weights, cache in (("float32", "float32"), ("int8", "float16"), ("int4", "int8"))
+    ),
+    ("lightning attention alone, experts", "bfloat16", "float32"),
     *(
         ("latents", weights, cache)
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
     ),
     ("latents, a window, experts", "bfloat16", "bfloat16"),
+    *(
+        ("chosen latents", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("chosen latents, followers", "bfloat16", "bfloat16"),
+    *(
+        ("chosen blocks", weights, cache)
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]

@@ -56,6 +56,7 @@ def held_blocks(engine: Engine) -> int:
     return sum(group.pool.n_blocks - len(group.pool.free) for group in groups)
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("options", OPTIONS)

@@ -53,6 +53,7 @@ def with_knowledge(
     monkeypatch.setattr(engine_module, "Drafter", Knowing)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kernels", KERNELS)

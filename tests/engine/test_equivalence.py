@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from ladder import MODELS, check_what_the_rungs_do
+from matrix import mostly_long
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.sampler import SamplingState, choose_tokens
@@ -104,7 +105,7 @@ def check(completions: list[Completion], expected: list[tuple[list[int], list[fl
         assert [entry.logprob for entry in completion.prompt_logprobs] == pytest.approx(prompt_logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", mostly_long(MODELS, ("plain", "window", "experts", "latents", "delta nets")))
 def test_greedy_ladder(model: str, tiny_decoder: Callable, naive_logits: Callable, tokenizer: object) -> None:
     decoder = tiny_decoder(**MODELS[model])
     requests = make_requests()

@@ -175,6 +175,7 @@ def whole(requests: list[Request], outputs: dict[str, list[StepOutput]]) -> Iter
         yield request, Completion.of(request, told)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("often", ["once", "again and again", "always"])
 @pytest.mark.parametrize("seam", SEAMS)
 def test_any_exception_at_any_seam(
@@ -225,6 +226,7 @@ def test_any_exception_at_any_seam(
     check_idle(engine)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("culprit", range(4))
 @pytest.mark.parametrize("seam", ["choose", "adjust", "logprobs", "detokenise", "record"])
 def test_the_request_at_fault_is_told_from_the_others(

@@ -37,6 +37,7 @@ HEADS = [
 ]  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"{h.n_heads}-{h.n_kv_heads}-{h.head_dim}")
 def test_shapes_of_heads(kernels: Kernels, isa: str, heads: Heads, dtype: torch.dtype) -> None:
@@ -45,6 +46,7 @@ def test_shapes_of_heads(kernels: Kernels, isa: str, heads: Heads, dtype: torch.
     check(kernels, isa, 2, case, at_random(case, seed=heads.head_dim, most=17))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("mask", [FULL, *map(Sliding, (1, 5, 100, 256, 300)), *map(Chunked, (1, 7, 256, 300))], ids=str)
 def test_long_contexts_and_masks(kernels: Kernels, isa: str, mask: Mask, dtype: torch.dtype) -> None:
@@ -105,6 +107,7 @@ BITS = [
 ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("case", range(len(BITS)))
 def test_however_a_sequence_is_cut(kernels: Kernels, case: int, dtype: torch.dtype) -> None:
@@ -153,6 +156,7 @@ def spoiled(case: Case, which: str, value: float, sequence: int, position: int) 
     return inputs
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", ["q", "k", "v"])
@@ -181,6 +185,7 @@ def test_what_is_no_number_stays_in_its_sequence(
     kernels.same_everywhere(compute)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("which", ["q", "k", "v"])

@@ -179,6 +179,7 @@ MIXTURES = {kind: mixture_of(kind) for kind in KINDS} | {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
 def test_mixtures(kernels: Kernels, isa: str, mixture: Mixture) -> None:
     native = Native(kernels, isa, mixture)
@@ -350,6 +351,7 @@ USERS = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("users", USERS.values(), ids=USERS)
 @pytest.mark.parametrize("mixture", ADAPTED.values(), ids=ADAPTED)
 def test_adapters(kernels: Kernels, isa: str, mixture: Mixture, users: list[list[int]]) -> None:

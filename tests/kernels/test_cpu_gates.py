@@ -22,6 +22,7 @@ ACTIVATIONS = [
 ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 @pytest.mark.parametrize("kind", ["F32", "Q4_0"])
 def test_activations(kernels: Kernels, isa: str, kind: str, activation: Activation) -> None:

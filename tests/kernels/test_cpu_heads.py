@@ -27,6 +27,7 @@ NORMS = [
 ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 @pytest.mark.parametrize(("head_dim", "half"), [(64, 32), (64, 16), (64, 0), (12, 6), (12, 2), (80, 40), (34, 17)])
 def test_rotations_and_norms(kernels: Kernels, isa: str, head_dim: int, half: int, norm: QkNorm | None) -> None:
@@ -42,6 +43,7 @@ def test_temperatures(kernels: Kernels, isa: str, floor: int) -> None:
     check(kernels, isa, 2, case, at_once(case))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mask", [Sliding(9), Sliding(300), Chunked(8), Chunked(300)], ids=str)
 @pytest.mark.parametrize(("sinks", "alibi"), [(True, False), (False, True), (True, True)])
 def test_sinks_and_slopes(kernels: Kernels, isa: str, mask: Sliding | Chunked, sinks: bool, alibi: bool) -> None:

@@ -180,6 +180,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.n_heads}-{s.rank}-{s.rope_dim}")
 def test_shapes(kernels: Kernels, isa: str, shape: Latents, dtype: torch.dtype) -> None:
@@ -188,6 +189,7 @@ def test_shapes(kernels: Kernels, isa: str, shape: Latents, dtype: torch.dtype) 
     check(kernels, isa, 2, case, at_random(case, seed=shape.rank, most=17))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("mask", [FULL, Sliding(5), Sliding(300), Chunked(7), Chunked(300)], ids=str)
 def test_long_contexts_and_masks(kernels: Kernels, isa: str, mask: Mask, dtype: torch.dtype) -> None:

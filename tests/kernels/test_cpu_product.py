@@ -99,6 +99,7 @@ def test_a_row_is_the_same_in_every_batch(kernels: Kernels, kind: str) -> None:
     kernels.same_everywhere(compute)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_embedding_is_the_row_to_the_bit(kernels: Kernels, isa: str, kind: str) -> None:
     for n_out, n_in in shapes(kind):
@@ -132,6 +133,7 @@ def test_blocks_that_another_program_made(kernels: Kernels, isa: str, kind: str)
 KIND_PAIRS = [("Q4_0", "Q8_0"), ("F32", "Q4_1"), ("BF16", "F16"), ("Q6_K", "Q4_K"), ("Q5_K", "F32")]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("kind", "other"), KIND_PAIRS)
 def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bool) -> None:
@@ -179,6 +181,7 @@ def test_epilogues(kernels: Kernels, isa: str, kind: str, other: str, biased: bo
         assert program.read(gated_at, n_rows + 1)[n_rows].isnan().all()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q4_0", "Q6_K"])
 def test_what_is_stored_takes_its_factor(kernels: Kernels, isa: str, kind: str, biased: bool) -> None:
@@ -238,6 +241,7 @@ def test_logits_of_wanted_rows(kernels: Kernels, isa: str, kind: str) -> None:
             assert torch.equal(logits, whole[list(wanted)])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 def test_rows_of_adapters(kernels: Kernels, isa: str, kind: str, threads: int) -> None:

@@ -89,6 +89,7 @@ def inputs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 BIAS = 0.3 * torch.randn(E, generator=torch.Generator().manual_seed(9))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)
 def test_routers(kernels: Kernels, isa: str, router: Router) -> None:
     native = Native(kernels, isa, router, BIAS)
@@ -117,6 +118,7 @@ def test_a_row_is_the_same_in_every_batch(kernels: Kernels, router: Router) -> N
     kernels.same_everywhere(compute)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)
 def test_of_equal_scores_the_first_experts_win(kernels: Kernels, isa: str, router: Router) -> None:
     """As in the reference."""

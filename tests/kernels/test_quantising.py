@@ -47,6 +47,7 @@ def rows(kind: str, target: str, n_rows: int = 70, columns: int = 96) -> Tensor:
 KINDS = ("normal", "outliers", "ties", "constant", "sparse", "tiny", "huge")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_reference_s_bits(extension: ModuleType, pool: Any, isa: str, target: str, kind: str) -> None:

@@ -168,7 +168,7 @@ def test_sinks_and_slopes(
     monkeypatch: pytest.MonkeyPatch, with_sinks: bool, with_slopes: bool, window: int | None
 ) -> None:
     """Of short and of long sequences, whole and over a cache; the long ones' scores in slices of a few queries."""
-    monkeypatch.setattr(attention_module, "_WRITTEN", 20_000)
+    monkeypatch.setattr(attention_module, "WRITTEN", 20_000)
     generator = torch.Generator().manual_seed(3)
     queries, keys, heads = [3, 1, 140, 130], [3, 9, 140, 133], 6
     sinks = torch.randn(heads, generator=generator, requires_grad=True) if with_sinks else None

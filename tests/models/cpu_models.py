@@ -22,8 +22,8 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, RopeSpec
-from landrace.models.spec import ModelSpec, Plain, Sandwich
+from landrace.models.mixer_spec import Gdn, Kda, Lightning, RopeSpec, Selection
+from landrace.models.spec import AfterNorm, ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 
 TILE = 16
@@ -61,7 +61,7 @@ def stepped(
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
     layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
-        for tensor in vars(layer).values() if isinstance(layer, LayerCache) else layer.parts:
+        for tensor in layer.tensors if isinstance(layer, LayerCache) else layer.parts:
             if tensor is not None:
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
     out = [torch.full((len(ids), decoder.spec.vocab_size), float("nan")) for ids in sequences]
@@ -184,6 +184,12 @@ SPECS: dict[str, ModelSpec] = {
         tiny_spec(), Gdn(n_heads=2, n_value_heads=6, key_dim=20, value_dim=70, conv_width=2, rounds=True)
     ),
     "delta nets alone": replace(tiny_spec(), layers=(with_delta(tiny_spec()).layers[0],) * 2),
+    "Kimi delta attention": with_delta(tiny_spec(), Kda(n_heads=3, head_dim=20, conv_width=4)),
+    "Kimi delta attention, latents": with_delta(latent_spec(rope=None), Kda(n_heads=2, head_dim=70, conv_width=2)),
+    "lightning attention": with_delta(tiny_spec(), Lightning(n_heads=3, head_dim=20, fading=0.7)),
+    "lightning attention, residuals of what is normalised": with_delta(
+        tiny_spec(residual=AfterNorm(3.5, 0.8, 2.5, 1.2)), Lightning(n_heads=2, head_dim=70, fading=0.3)
+    ),
     "queries of low rank": tiny_spec(q_rank=20),
     "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),
@@ -210,6 +216,9 @@ SPECS: dict[str, ModelSpec] = {
     "latents, no rope, a window": latent_spec(rope=None, mask=Sliding(5), n_heads=3),
     "latents, many heads": latent_spec(n_heads=16, kv_rank=32, rope_dim=16, rope=RopeSpec(10_000.0, 16)),
     "latents, sinks, gated channels": latent_spec(sinks=True, gate="channel", q_rank=24),
+    "chosen latents, sinks, gated channels": latent_spec(
+        sinks=True, gate="channel", q_rank=24, selection=Selection(16, 8, 9)
+    ),
     **{f"streams, {name}": tiny_spec(residual=streams) for name, streams in STREAMS.items()},
     "n-grams": with_ngrams(),
     "gated streams, experts, a delta net": with_streams(

@@ -35,7 +35,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import BlockSelection, RopeSpec
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor, Weights, held_as
 
@@ -56,11 +56,13 @@ def check_against_reference(extension: ModuleType, isa: str, spec: ModelSpec) ->
     assert worst(stepped(ours, sequences, at_random(sequences, 1)), theirs) < tolerance
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", MODELS)
 def test_families_in_float32(extension: ModuleType, isa: str, name: str) -> None:
     check_against_reference(extension, isa, spec_of(name))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", SPECS)
 def test_every_field_in_float32(extension: ModuleType, isa: str, name: str) -> None:
     check_against_reference(extension, isa, SPECS[name])
@@ -97,6 +99,7 @@ def relative_error(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return float(difference.square().mean().sqrt() / torch.cat(theirs).std())
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("name", MODELS)
 def test_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:
@@ -112,6 +115,7 @@ def test_quantised_weights(extension: ModuleType, isa: str, name: str, weights: 
     assert ours.weight_bytes < (0.55 if weights == "int8" else 0.45) * on_cpu(extension, decoder).weight_bytes
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "hunyuan", "latents"])
 def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: torch.dtype) -> None:
@@ -129,6 +133,13 @@ def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: tor
     assert least <= error < most
 
 
+def test_what_an_indexer_chooses_is_not_kept_in_four_bits(extension: ModuleType) -> None:
+    ours = on_cpu(extension, random_decoder(tiny_spec(selection=BlockSelection(8, 5, 3))))
+    with pytest.raises(OptionError, match="indexer"):
+        ours.new_cache([32], INT4)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("weights", ["stored", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", CACHES)
 def test_the_same_bits_however_it_is_called(extension: ModuleType, weights: Weights, dtype: torch.dtype) -> None:
@@ -190,6 +201,7 @@ def test_a_growing_table_keeps_its_bits(extension: ModuleType) -> None:
 ADAPTERS = (LoraSpec(4, 8.0), LoraSpec(3, 2.0, ("q_proj", "up_proj"), rslora=True), LoraSpec(8, 8.0, ("down_proj",)))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["qwen2", "glm4", "granite", "latents, many heads"])
 def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
     """Several at once, each on its own rows of a batch, against adapters on the reference decoder."""
@@ -222,6 +234,7 @@ def test_adapters(extension: ModuleType, isa: str, name: str) -> None:
         assert torch.equal(torch.cat(cut), mixed)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("name", ["qwen3", "minicpm3"])
 def test_adapters_on_quantised_weights(extension: ModuleType, isa: str, name: str, weights: Weights) -> None:

@@ -21,15 +21,18 @@ from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel
 from landrace.models.families.gguf import config_from_gguf
 from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Mla
 from landrace.models.spec import Hyper, ModelSpec
 
 
-def hy_v4(shared: Path, folder: Path, **changes: Any) -> tuple[FamilyModel, Decoder]:
-    """Whose rows attend to all positions."""
+def hy_v4(shared: Path, folder: Path, *, chosen: bool, **changes: Any) -> tuple[FamilyModel, Decoder]:
+    """Whose rows attend to the positions that an indexer chooses, or to all."""
     kwargs = json.loads((shared / "families" / "tiny_configs.json").read_text())["hy_v4"]["kwargs"]
-    model = reference("hy_v4", {**kwargs, "rms_norm_eps": EPS, **LATENT, "index_topk": 64, "hc_eps": EPS, **changes})
+    model = reference(
+        "hy_v4", {**kwargs, "rms_norm_eps": EPS, **LATENT, "index_topk": 8 if chosen else 64, "hc_eps": EPS, **changes}
+    )
     config, tensors = save(model, folder)
-    return load({**config, "layer_types": ["full_attention"] * 4}, tensors)
+    return load(config if chosen else {**config, "layer_types": ["full_attention"] * 4}, tensors)
 
 
 def hy_v4_metadata(spec: ModelSpec, **changes: Any) -> dict[str, Any]:
@@ -43,13 +46,27 @@ def hy_v4_metadata(spec: ModelSpec, **changes: Any) -> dict[str, Any]:
             "hyper_connection.count": streams.count,
             "hyper_connection.epsilon": streams.form.eps,
             "hyper_connection.magnitude": streams.form.post_factor,
+            **_of_indexers(spec),
             **changes,
         },
     )
 
 
-def test_a_file_is_the_model_it_was_made_of(shared: Path, tmp_path: Path) -> None:
-    model, decoder = hy_v4(shared, tmp_path / "hub")
+def _of_indexers(spec: ModelSpec) -> dict[str, Any]:
+    found = [layer.mixer.selection for layer in spec.layers if isinstance(layer.mixer, Mla) and layer.mixer.selection]
+    if not found:
+        return {}
+    return {
+        "attention.indexer.head_count": found[0].n_heads,
+        "attention.indexer.key_length": found[0].head_dim,
+        "attention.indexer.top_k": found[0].top_k,
+        "attention.indexer.types": [one.own for one in found],
+    }
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_file_is_the_model_it_was_made_of(chosen: bool, shared: Path, tmp_path: Path) -> None:
+    model, decoder = hy_v4(shared, tmp_path / "hub", chosen=chosen)
     write(tmp_path / "tiny.gguf", hy_v4_metadata(model.spec), laid_out("hy_v4", decoder))
     checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
     assert replace(checkpoint.spec, length_limit=None) == replace(model.spec, length_limit=None)
@@ -59,9 +76,10 @@ def test_a_file_is_the_model_it_was_made_of(shared: Path, tmp_path: Path) -> Non
     assert all(torch.equal(tensor, ours[name]) for name, tensor in again.tensors())
 
 
-def test_files_against_llama_cpp(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chosen", [False, True])
+def test_files_against_llama_cpp(chosen: bool, shared: Path, tmp_path: Path) -> None:
     # llama.cpp takes the model's epsilon for the norms of the ranks as well, where transformers takes 1e-6.
-    model, decoder = hy_v4(shared, tmp_path / "hub", rms_norm_eps=1e-6)
+    model, decoder = hy_v4(shared, tmp_path / "hub", chosen=chosen, rms_norm_eps=1e-6)
     write(tmp_path / "tiny.gguf", hy_v4_metadata(model.spec), laid_out("hy_v4", decoder))
     ids = random_ids((40,))
     theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])

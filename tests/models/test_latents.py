@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from cpu_models import on_cpu
-from published_configs import PUBLISHED
+from published_configs import PUBLISHED, Published
 from test_lora import merged, random_adapter
 from tiny_models import (
     cached_logits,
@@ -34,10 +34,16 @@ from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.families.weights import Rotary, Source
 from landrace.models.lora_spec import LATENT_PROJECTIONS, LoraSpec
-from landrace.models.mixer_spec import Mla
+from landrace.models.mixer_spec import Mla, Selection
 from landrace.models.spec import ModelSpec
+from landrace.training.options import TuneOptions
+from landrace.training.trainee import trainee
 
-TYPES = ("deepseek_v2", "deepseek_v3", "minicpm3")
+TYPES = ("deepseek_v2", "deepseek_v3", "minicpm3", "deepseek_v32", "glm_moe_dsa")
+
+
+def language_model_of(published: Published) -> dict[str, object]:
+    return {**published.config, **published.config.get("text_config", {})}
 
 
 def config_of(model_type: str, shared: Path) -> dict[str, object]:
@@ -81,7 +87,9 @@ def test_gradients_are_those_of_transformers(model_type: str, shared: Path, tmp_
     seen = 0
     for name, parameter in decoder.named_parameters():
         source = ours.sources[name]
-        if "self_attn" in name or name.startswith("embed"):
+        if ".indexer." in name:
+            assert parameter.grad is None and source.tensor not in stored
+        elif "self_attn" in name or name.startswith("embed"):
             theirs = source.take(stored)
             assert parameter.grad is not None and theirs.abs().max() > 1e-4
             assert (parameter.grad - theirs).abs().max() < 1e-4 * theirs.abs().max(), name
@@ -202,14 +210,72 @@ def test_the_cache_holds_a_latent_once(extension: ModuleType, shared: Path) -> N
     assert attention_of(spec).kept_values == 576
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_cache_holds_an_indexers_keys_beside(extension: ModuleType, shared: Path) -> None:
+    """DeepSeek-V3.2's 128 values more, and none in a layer that takes what another has chosen."""
+    config = {**config_of("glm_moe_dsa", shared), "kv_lora_rank": 512, "qk_rope_head_dim": 64, "index_head_dim": 128}
+    spec = read_config({**config, "indexer_types": ["full", "shared"] * 2}).spec
+    assert [layer.mixer.kept_values for layer in spec.layers] == [704, 576] * 2  # type: ignore[union-attr]
+    for dtype, own, shares in ((torch.float16, 704 * 2, 576 * 2), (torch.int8, 704 + 12, 576 + 8)):
+        assert [layer.nbytes for layer in new_cpu_cache(extension, spec, [32], dtype)] == [32 * own, 32 * shares] * 2
+    assert [layer.nbytes for layer in Decoder(spec).new_cache([32])[:2]] == [32 * 704 * 4, 32 * 576 * 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"indexer_types": ["shared", "full", "full", "full"]}, CheckpointError),
+        ({"indexer_types": ["full"]}, CheckpointError),
+        ({"indexer_types": ["full", "full", "full", "half"]}, UnsupportedError),
+        ({"index_topk_pattern": "FSX"}, UnsupportedError),
+        ({"index_topk_freq": 0}, CheckpointError),
+        ({"q_lora_rank": None}, CheckpointError),
+        ({"index_head_dim": 4}, CheckpointError),
+        ({"index_topk": 0}, CheckpointError),
+        ({"indexer_rope_interleave": False}, UnsupportedError),
+        ({"layer_types": ["full_attention"] * 4}, UnsupportedError),
+    ],
+)
+def test_indexers_that_are_impossible_or_unknown(
+    changes: dict[str, object], error: type[Exception], shared: Path
+) -> None:
+    with pytest.raises(error):
+        read_config({**config_of("glm_moe_dsa", shared), **changes})
+
+
+def test_which_layers_have_an_indexer(shared: Path) -> None:
+    """As a list, as letters, or as every so many-th behind the first ones."""
+    base = {**config_of("glm_moe_dsa", shared), "num_hidden_layers": 8}
+    of = {
+        "list": {"indexer_types": ["full", "shared", "shared", "full", "full", "shared", "full", "full"]},
+        "letters": {"index_topk_pattern": "FSSFFSFF"},
+        "every": {"index_topk_freq": 3, "index_skip_topk_offset": 3},
+        "all": {},
+    }
+    found = {
+        name: [layer.mixer.indexer is not None for layer in read_config({**base, **changes}).spec.layers]  # type: ignore[union-attr]
+        for name, changes in of.items()
+    }
+    assert found["list"] == found["letters"] == [True, False, False, True, True, False, True, True]
+    assert found["every"] == [True, True, True, False, False, True, False, False]
+    assert found["all"] == [True] * 8
+
+
+def test_indexers_are_not_tuned() -> None:
+    decoder = random_decoder(latent_spec(q_rank=20, selection=Selection(3, 8, 5)))
+    with trainee(decoder, TuneOptions()) as made:
+        assert made.parameters and not any(".indexer." in name for name in made.parameters)
+    with pytest.raises(OptionError, match="wq_b"), trainee(decoder, TuneOptions(targets=("wq_b",))):
+        pass
+
+
+@pytest.mark.parametrize("name", [name for name, one in PUBLISHED.items() if "kv_lora_rank" in language_model_of(one)])
 def test_published_models(name: str) -> None:
     published = PUBLISHED[name]
     model = read_config(published.config)
     counts = count(model.spec)
-    assert (counts.total, counts.active) == (published.total, published.active)
+    assert (counts.total, counts.active) == published.counted
     attention = attention_of(model.spec)
-    assert attention.kept_values == (288 if name == "MiniCPM3-4B" else 576)
+    assert attention.kept_values == (288 if name.endswith("MiniCPM3-4B") else 576)
     halves = [model.sources[f"layers.0.self_attn.{half}_b_proj.weight"] for half in "kv"]
     assert [source.heads for source in halves] == [attention.n_heads] * 2
     assert [source.rows for source in halves] == [

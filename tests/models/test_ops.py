@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_models import STREAMS, latent_spec, tiny_spec, with_delta, with_ngrams
+from tiny_models import STREAMS, chosen_before, latent_spec, tiny_spec, with_delta, with_ngrams
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
@@ -17,6 +17,7 @@ from landrace.models.declared import count, declared, params_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.layer import Layer
+from landrace.models.mixer_spec import BlockSelection, Selection
 from landrace.models.params import Weights
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 
@@ -84,6 +85,9 @@ SPECS = {
     "latents, sinks, gated channels": latent_spec(sinks=True, gate="channel"),
     **{f"streams, {name}": tiny_spec(residual=streams) for name, streams in STREAMS.items()},
     "n-grams": with_ngrams(),
+    "latents, chosen": latent_spec(q_rank=6, selection=Selection(3, 8, 5)),
+    "chosen blocks": tiny_spec(gate="head", selection=BlockSelection(8, 4, 2)),
+    "latents, chosen before": chosen_before(latent_spec(q_rank=6, selection=Selection(3, 8, 5))),
     "l2, alibi": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), alibi=True),
     "experts": with_ffn(tiny_spec(), Moe(8, 24, Router(2))),
     "experts with everything": with_ffn(

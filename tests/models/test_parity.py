@@ -65,6 +65,8 @@ SHARED = {
     "hunyuan_v1_moe": ("ntk_alpha",),
     "hy_v3": (),
     "minimax_m2": (),
+    "minimax_m3_vl_text": (),
+    "minimax_m3_vl": (),
     "gpt_oss": (),
     "step3p7": (),
     "llama4_text": ("no_qk_norm", "llama3_rope"),
@@ -72,8 +74,11 @@ SHARED = {
     "deepseek_v2": ("group_limited", "lite_no_qlora", "yarn"),
     "deepseek_v3": ("yarn", "moonlight_like", "kimi_k2_like"),
     "kimi_k25": (),
+    "deepseek_v32": ("yarn",),
+    "glm_moe_dsa": ("shared_indexer",),
     "glm4_moe_lite": (),
     "minicpm3": ("longrope",),
+    "hy_v4": (),
     "qwen3_next": (),
     "qwen3_5_text": (),
     "qwen3_5_moe_text": (),
@@ -82,6 +87,8 @@ SHARED = {
     "minicpmv4_6": (),
     "minicpmv4_7": (),
     "minicpm_ocr": (),
+    "kimi_linear": (),
+    "minimax": (),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 

@@ -39,7 +39,7 @@ SEQUENCES = random_ids()
 
 def tiny(kind: str, shared: Path) -> dict[str, Any]:
     kwargs: dict[str, Any] = json.loads((shared / "families" / "tiny_configs.json").read_text())[kind]["kwargs"]
-    return {**kwargs, **({"index_topk": 64} if kind == "hy_v4" else {"indexer_budget": 64})}
+    return {**kwargs, **({} if kind == "hy_v4" else {"indexer_budget": 64})}
 
 
 def saved(kind: str, shared: Path, folder: Path) -> tuple[Any, Checkpoint]:
@@ -153,7 +153,9 @@ def test_what_weights_streams_is_not_quantised(shared: Path, extension: ModuleTy
     decoder = opened(checkpoint)
     exact = packed_logits(decoder, SEQUENCES)
     near = packed_logits(on_cpu(extension, decoder, "int8"), SEQUENCES)  # type: ignore[arg-type]
-    assert 1e-4 < worst(near, exact) < 0.5 * exact[0].abs().max()
+    # A few rows choose other positions or experts for what 8 bits round.
+    difference = torch.cat(near) - torch.cat(exact)
+    assert 1e-4 < difference.abs().median() < 0.03 * torch.cat(exact).std()
 
 
 def test_hy4_as_its_vendor_names_it(shared: Path, tmp_path: Path) -> None:

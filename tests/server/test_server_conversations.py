@@ -163,6 +163,7 @@ def serving(start_server: Any, folders: dict[str, Path]) -> dict[str, Any]:
     return {template: server for server, half in zip(servers, halves, strict=True) for template in half}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("said", CONVERSATIONS)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_what_a_client_sends_back_is_the_conversation_it_had(

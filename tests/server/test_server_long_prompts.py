@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 import torch
+from matrix import mostly_long
 from patience import SECONDS, wait_until
 
 from landrace.checkpoints import write_checkpoint
@@ -167,8 +168,8 @@ def checked(reply: httpx.Response, param: str, *reasons: str) -> None:
     assert len(error["message"]) < 600
 
 
-@pytest.mark.parametrize("kind", LETTERS)
-@pytest.mark.parametrize("model", ["tiny", "wide"])
+@pytest.mark.parametrize("kind", mostly_long(LETTERS, ("control", "ideographs")))
+@pytest.mark.parametrize("model", mostly_long(("wide", "tiny"), ("wide",)))
 def test_a_long_prompt_stops_nobody(request: pytest.FixtureRequest, model: str, kind: str) -> None:
     served = request.getfixturevalue(model)
     text = long_text(kind)
@@ -210,7 +211,7 @@ BODIES: dict[str, tuple[str, dict[str, Any], tuple[int, str | None]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("kind", mostly_long(BODIES, ("messages",)))
 def test_a_body_of_many_values_stops_nobody(tiny: Any, kind: str) -> None:
     path, fields, (status, param) = BODIES[kind]
     content = encoded({"model": tiny.arguments[0], **fields})

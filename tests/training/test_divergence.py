@@ -56,6 +56,7 @@ def same(tensors, weights):
     return all(torch.equal(tensors[name], weights[name]) for name in tensors)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("save_every", [None, 1, 3])
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_an_adapter_of_before_the_bad_update_is_left(

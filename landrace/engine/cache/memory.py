@@ -57,13 +57,13 @@ class CacheMemory:
                 hint="Lower cache_tokens, or max_running where layers see a window or have states.",
             ) from error
         groups = decoder.spec.cache_groups
-        each = [
+        self._each = [
             (group.spec, sum(self.layers[layer].nbytes for layer in group.layers) / n)
             for group, n in zip(groups, n_slots, strict=True)
         ]
-        self.bytes_per_token = sum(n_bytes for kept, n_bytes in each if isinstance(kept, Paged))
+        self.bytes_per_token = sum(n_bytes for kept, n_bytes in self._each if isinstance(kept, Paged))
         """Of one token in all layers."""
-        self.bytes_per_state = sum(n_bytes for kept, n_bytes in each if not isinstance(kept, Paged))
+        self.bytes_per_state = sum(n_bytes for kept, n_bytes in self._each if not isinstance(kept, Paged))
         """Of one state in all layers."""
         self._specs = [group.spec for group in groups]
         self.device = decoder.device
@@ -76,6 +76,17 @@ class CacheMemory:
     def nbytes(self) -> int:
         """Of all layers."""
         return sum(layer.nbytes for layer in self.layers)
+
+    def bytes_of(self, tokens: int) -> int:
+        """What a sequence of so many tokens holds: blocks of what its next token sees, and a state."""
+        size, total = self._block_size, 0.0
+        for spec, n_bytes in self._each:
+            if isinstance(spec, Paged):
+                gone = 0 if spec.reach is None else max(0, tokens - spec.reach) // size
+                total += (-(-tokens // size) - gone) * size * n_bytes
+            else:
+                total += n_bytes
+        return round(total)
 
     def places(self, table: BlockTable | StateTable, first: int, end: int) -> list[int]:
         """The slots of the positions [first, end); or the state that they go on from and the one that they leave."""

@@ -61,7 +61,19 @@ class Latents:
         return self.rank + self.rope_dim
 
 
-CacheShape = Heads | Latents
+@dataclass(frozen=True)
+class IndexKeys:
+    """What an indexer keeps: a key of each position, and no value."""
+
+    head_dim: int
+
+    def check(self, native: ModuleType) -> None:
+        """ValueError for a shape beyond what the kernels have room for."""
+        if not 1 <= self.head_dim <= native.MAX_HEAD_DIM:
+            raise ValueError(f"An indexer's keys have 1 to {native.MAX_HEAD_DIM} channels, not {self.head_dim}.")
+
+
+CacheShape = Heads | Latents | IndexKeys
 
 
 def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -74,8 +86,9 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     INT4 has two channels in a byte, keys [..., head_dim / 2, 16] and values [..., 16, padded head_dim / 2], rounded up
     to whole bytes and groups of 32, and float16 scales and minima [n_slots / 16, n_kv_heads, groups, 2, 16] of both.
     Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
-    16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`; never INT4. ValueError
-    when the slots are no whole tiles or the type is not one of the cache's.
+    16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. An indexer's keys
+    lie as those of one head. Neither is ever INT4. ValueError when the slots are no whole tiles or the type is not one
+    of the cache's.
     """
     tile: int = native.TILE
     if n_slots % tile or n_slots < 0:
@@ -87,9 +100,12 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
         return -(-n_channels // tile) * tile
 
     n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
+    if dtype == INT4 and not isinstance(shape, Heads):
+        raise ValueError("Latents and the keys of indexers are kept in 8 bits at the least.")
+    if isinstance(shape, IndexKeys):
+        key_scales, _ = _scales(dtype, (n_tiles, 1, tile))
+        return LayerCache(untouched_zeros((n_tiles, 1, shape.head_dim, tile), dtype), None, key_scales)
     if isinstance(shape, Latents):
-        if dtype == INT4:
-            raise ValueError("Latents are kept in 8 bits at the least.")
         width = padded(shape.rank) + padded(shape.rope_dim)
         return LayerCache(untouched_zeros((n_tiles, tile, width), dtype), None, *_scales(dtype, (n_tiles, 1, tile)))
     key_rows, value_width = shape.head_dim, padded(shape.head_dim)
@@ -103,10 +119,10 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     return LayerCache(keys, values.view(n_tiles, kv_heads, tile, value_width), *_scales(dtype, scales))
 
 
-def _scales(dtype: torch.dtype, shape: tuple[int, ...]) -> list[Tensor | None]:
+def _scales(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
     """Of keys and of values."""
     kept = {torch.int8: torch.float32, INT4: torch.float16}.get(dtype)
-    return [None if kept is None else untouched_zeros(shape, kept) for _ in range(2)]
+    return (None, None) if kept is None else (untouched_zeros(shape, kept), untouched_zeros(shape, kept))
 
 
 def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) -> int:
@@ -117,7 +133,7 @@ def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) 
         tensor, expected = getattr(cache, name), getattr(like, name)
         if (tensor is None) != (expected is None):
             raise ValueError(
-                f"A cache of {cache.keys.dtype} has scales exactly if it is of integers, and latents no values."
+                f"A cache of {cache.keys.dtype} has scales exactly if it is of integers, and values if it is heads'."
             )
         if tensor is not None:
             expected_shape = (n_tiles, *expected.shape[1:])

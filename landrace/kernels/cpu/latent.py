@@ -70,8 +70,12 @@ def attend_latents(
     out: int,
     *,
     mask: Mask = FULL,
+    most: int | None = None,
     sinks: PackedVector | None = None,
 ) -> None:
     """out [n_heads * rank] = softmax(q k) c over those of the sequence's cached positions that `mask` shows: all heads
-    share the keys, whose first `rank` channels are c. `sinks` are those of `Program.attention`."""
-    program.add("attend_latents", layer=layer, **vars(shape), q=queries, out=out, **mask_fields(mask), sinks=sinks)
+    share the keys, whose first `rank` channels are c. `most`: over what the last `selection.select` of so many
+    positions has chosen. `sinks` are those of `Program.attention`."""
+    program.add(
+        "attend_latents", layer=layer, **vars(shape), q=queries, out=out, **mask_fields(mask), most=most, sinks=sinks
+    )

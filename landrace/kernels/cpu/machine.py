@@ -35,6 +35,15 @@ def measure_machine(threads: int) -> MachineLimits:
     return _measure_with(extension, threads)
 
 
+def read_rate(threads: int) -> float:
+    """`read_gb_s` alone, in a few tenths of a second."""
+    extension = native()
+    if extension is None:
+        return _read_with_torch()
+    isa: str = extension.instruction_sets()[-1]
+    return _median(extension.measure_read(isa, threads, _buffer_bytes(), _PASSES + 1))
+
+
 def _measure_with(extension: ModuleType, threads: int) -> MachineLimits:
     isa: str = extension.instruction_sets()[-1]
 
@@ -44,7 +53,7 @@ def _measure_with(extension: ModuleType, threads: int) -> MachineLimits:
     return MachineLimits(
         threads=threads,
         instruction_set=isa,
-        read_gb_s=_median(extension.measure_read(isa, threads, _buffer_bytes(), _PASSES + 1)),
+        read_gb_s=read_rate(threads),
         int8_gop_s=peak("int8"),
         bf16_gflop_s=peak("bf16"),
         fp32_gflop_s=peak("fp32"),
@@ -59,10 +68,7 @@ def _measure_with_torch(threads: int) -> MachineLimits:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        words = torch.ones(_buffer_bytes() // 4, dtype=torch.float32)
-        size = words.numel() * words.element_size()
-        read = _median([size / seconds / 1e9 for seconds in _timed(words.sum)])
-        del words
+        read = _read_with_torch()
         bf16, fp32 = _matmul_rate(torch.bfloat16), _matmul_rate(torch.float32)
     finally:
         torch.set_num_threads(before)
@@ -78,6 +84,12 @@ def _measure_with_torch(threads: int) -> MachineLimits:
         bf16_by="PyTorch matrix product (bfloat16)",
         fp32_by="PyTorch matrix product (float32)",
     )
+
+
+def _read_with_torch() -> float:
+    words = torch.ones(_buffer_bytes() // 4, dtype=torch.float32)
+    size = words.numel() * words.element_size()
+    return _median([size / seconds / 1e9 for seconds in _timed(words.sum)])
 
 
 def _matmul_rate(dtype: torch.dtype) -> float:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
-from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, check_layer_cache
+from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, IndexKeys, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import mask_fields, native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import INT4, GroupView, LayerCache
 from landrace.kernels.mask import FULL, Mask
 
 
@@ -176,9 +176,11 @@ class Program:
         """out = factor * (the rows of `table` that the tokens name)."""
         self.add("embedding", table=table, factor=factor, out=out)
 
-    def norm(self, x: int, weight: PackedVector, eps: float, out: int, *, add: float | None = None) -> None:
-        """out = norm(x), or with `add` out = out + add * norm(x)."""
-        self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
+    def norm(
+        self, x: int, weight: PackedVector, eps: float, out: int, *, factor: float = 1.0, add: bool = False
+    ) -> None:
+        """out = factor * norm(x), or with `add` out = out + that."""
+        self.add("norm", x=x, weight=weight, eps=eps, out=out, factor=factor, add=add)
 
     def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
         """out = activation(gate, up)."""
@@ -255,10 +257,12 @@ class Program:
         mask: Mask = FULL,
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
+        most: int | None = None,
         chunk: int | None = None,
         further: tuple[int, int] | None = None,
     ) -> None:
-        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows.
+        """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
+        last `selection.select_blocks` of so many positions has chosen.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
@@ -267,11 +271,12 @@ class Program:
         q_next, q_older = further or (None, None)
         self.add(
             "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
-            chunk=chunk, q_next=q_next, q_older=q_older,
+            most=most, chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
-        """Says where the layers' keys and values are. The tensors must live as long as they are bound."""
+        """Says where the layers' keys and values are, a layer's before its indexer's. The tensors must live as long as
+        they are bound."""
         if len(layers) != len(self._shapes):
             raise ValueError(f"The program has {len(self._shapes)} layers of attention, the cache {len(layers)}.")
         for group in set(self._groups):
@@ -279,6 +284,9 @@ class Program:
             sizes = {cache.keys.shape[0] for cache in own}
             if len(sizes) > 1:
                 raise ValueError(f"The layers of a cache group have one number of tiles, not {sorted(sizes)}.")
+        chosen = any(isinstance(shape, IndexKeys) for shape in self._shapes)
+        if chosen and any(cache.keys.dtype == INT4 for cache in layers):
+            raise ValueError("What an indexer chooses is kept in 8 bits at the least.")
         for layer, cache in enumerate(layers):
             n_slots = check_layer_cache(self._native, cache, self._shapes[layer])
             self._program.bind_cache(

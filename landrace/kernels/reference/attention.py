@@ -7,7 +7,7 @@ queries are dropped, so what fills the padding never matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -25,12 +25,12 @@ _WASTE = 1.25
 _SHORT = 128 * 128
 """Up to this many scores a head, writing them out beats the fused kernel on a CPU, above all in the backward pass."""
 
-_WRITTEN = 1 << 24
+WRITTEN = 1 << 24
 """About so many scores are written out at a time where the fused kernel does not know what to do with them."""
 
 
 @dataclass(frozen=True)
-class _Group:
+class SequenceGroup:
     """G sequences padded to Q queries and K keys."""
 
     n_rows: int
@@ -81,13 +81,25 @@ class _Group:
 class AttentionPlan:
     """How the sequences of one batch are grouped; made once a batch and used by every layer."""
 
-    groups: tuple[_Group, ...]
+    groups: tuple[SequenceGroup, ...]
     order: Tensor | None
     """[T] packed rows, group by group; None: they already lie so."""
     inverse: Tensor | None
     """[T] undoes `order`."""
     fresh: bool
     """Whether every sequence starts here (no cache), so that its keys are its own rows."""
+
+    def padded(self, rows: Tensor) -> Iterator[Tensor]:
+        """Packed rows [T, heads, d] by group, [G, heads, Q, d]."""
+        parts = torch.split(_take(rows, self.order), [group.n_rows for group in self.groups])
+        return (_pad(part, group) for part, group in zip(parts, self.groups, strict=True))
+
+    def past(self, rows: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Keys or values by group, [G, heads, K, d]: packed rows where every sequence starts here, else a layer's flat
+        cache [n_slots, heads, d]."""
+        if self.fresh:
+            return self.padded(rows)
+        return (rows[group.slots].to(dtype).transpose(1, 2) for group in self.groups)
 
 
 def plan_attention(
@@ -130,7 +142,7 @@ def decode_plan(slots: Tensor, lengths: Tensor, firsts: Tensor) -> AttentionPlan
     """Of S sequences with one row each: s has its keys in the first lengths[s] of slots[s], from the position firsts[s]
     on. slots [S, K] int64: beyond a sequence's own, any that hold finite keys. Only shapes are looked at here, so what
     is computed by the plan can be repeated for other numbers in the same tensors."""
-    one = _Group(
+    one = SequenceGroup(
         n_rows=slots.shape[0],
         places=None,
         q_lengths=torch.ones_like(lengths),
@@ -151,7 +163,7 @@ def _make_group(
     k_firsts: Sequence[int],
     sequence_slots: Sequence[Tensor] | None,
     device: torch.device,
-) -> _Group:
+) -> SequenceGroup:
     n_queries = max(q_lengths[s] for s in members)
     n_keys = max(k_lengths[s] for s in members)
     places = None
@@ -164,7 +176,7 @@ def _make_group(
             # Padding repeats the sequence's own first key: a masked score of another's NaN would still be NaN.
             slots[g] = sequence_slots[s][0]
             slots[g, : k_lengths[s]] = sequence_slots[s]
-    return _Group(
+    return SequenceGroup(
         n_rows=sum(q_lengths[s] for s in members),
         places=places,
         q_lengths=torch.tensor([q_lengths[s] for s in members], device=device),
@@ -196,7 +208,7 @@ def _take(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else _Take.apply(x, rows)  # type: ignore[no-untyped-call]
 
 
-def _pad(rows: Tensor, group: _Group) -> Tensor:
+def _pad(rows: Tensor, group: SequenceGroup) -> Tensor:
     """The group's rows [n_rows, heads, d] as [G, heads, Q, d]."""
     n_sequences = group.q_lengths.numel()
     if group.places is not None:
@@ -213,32 +225,41 @@ class _Scoring:
     mask: Mask
     sinks: Tensor | None
     slopes: Tensor | None
+    chosen: Tensor | None
+    """[G, 1 or heads, Q, K] true where a query looks; None: wherever the mask shows."""
     chunk: int | None
     """A query is three side by side: for keys of its own chunk of so many positions, of the one before, of earlier
     ones."""
 
+    def seen(self, group: SequenceGroup, begin: int, end: int) -> Tensor:
+        """[G, 1 or heads, end - begin, K] true where the queries from begin to end look."""
+        if self.chosen is not None:
+            return self.chosen[:, :, begin:end]
+        whole = end - begin == group.n_queries
+        return group.mask(self.mask) if whole else group.seen(self.mask, begin, end)
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring) -> Tensor:
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Scoring) -> Tensor:
     """One group: q [G, heads, Q, d], k [G, kv_heads, K, d], v [G, kv_heads, K, e], result [G, heads, Q, e]."""
     if group.n_queries * group.n_keys <= _SHORT:
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
     if scoring.sinks is not None or scoring.slopes is not None or scoring.chunk is not None:
         return _attend_in_slices(q, k, v, group, scoring)
-    plain_causal = group.whole and scoring.mask.first_seen(group.n_keys - 1) <= 0
+    plain_causal = group.whole and scoring.chosen is None and scoring.mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if plain_causal else group.mask(scoring.mask),
+        attn_mask=None if plain_causal else scoring.seen(group, 0, group.n_queries),
         is_causal=plain_causal,
         scale=scoring.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
-def _attend_in_slices(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring) -> Tensor:
+def _attend_in_slices(q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Scoring) -> Tensor:
     """The same with the scores of a few queries at a time written out, and once more in the backward pass."""
-    together = max(1, _WRITTEN // (q.shape[0] * q.shape[1] * group.n_keys))
+    together = max(1, WRITTEN // (q.shape[0] * q.shape[1] * group.n_keys))
     parts = []
     for begin in range(0, group.n_queries, together):
         end = min(group.n_queries, begin + together)
@@ -250,12 +271,13 @@ def _attend_in_slices(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _
     return torch.cat(parts, dim=2)
 
 
-def _attend_written(q: Tensor, k: Tensor, v: Tensor, group: _Group, scoring: _Scoring, begin: int, end: int) -> Tensor:
+def _attend_written(
+    q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Scoring, begin: int, end: int
+) -> Tensor:
     """Queries from begin to end with their scores written out; heads that share keys are one batch entry."""
     n, heads, n_queries, _ = q.shape
     kv_heads, n_keys = k.shape[1], k.shape[2]
-    whole = n_queries == group.n_queries
-    seen = group.mask(scoring.mask) if whole else group.seen(scoring.mask, begin, end)
+    seen = scoring.seen(group, begin, end)
     keys = k.reshape(n * kv_heads, n_keys, -1).transpose(1, 2)
     scores, *further = (
         (torch.bmm(one.reshape(n * kv_heads, -1, one.shape[-1]), keys).float() * scoring.scale).view(
@@ -289,6 +311,7 @@ def attention(
     mask: Mask,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
+    chosen: Sequence[Tensor] | None = None,
     chunk: int | None = None,
 ) -> Tensor:
     """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, v's head_dim].
@@ -297,21 +320,15 @@ def attention(
     layer's flat cache [n_slots, kv_heads, head_dim] in any dtype, this step's rows already written. v may have heads of
     another width. Both in float32:
     sinks [heads], a score of each head that takes part in the softmax and has no value; slopes [heads], which times
-    (position of the key - position of the query) are added to the scores.
+    (position of the key - position of the query) are added to the scores. chosen: by group of the plan, [G, 1
+    or heads, Q, K] true where a query looks, instead of `mask` (`selection`).
     chunk: dual chunk attention (An et al., 2024), where a row's head in q is three side by side, [T, heads, 3 *
     head_dim]: for keys of its own chunk of so many positions, of the one before, and of all earlier ones.
     """
-    sizes = [group.n_rows for group in plan.groups]
-    q_parts = torch.split(_take(q, plan.order), sizes)
-    k_parts = torch.split(_take(k, plan.order), sizes) if plan.fresh else ()
-    v_parts = torch.split(_take(v, plan.order), sizes) if plan.fresh else ()
-    scoring = _Scoring(scale, mask, sinks, slopes, chunk)
     mixed = []
-    for index, group in enumerate(plan.groups):
-        if group.slots is None:
-            keys, values = _pad(k_parts[index], group), _pad(v_parts[index], group)
-        else:
-            keys, values = (x[group.slots].to(q.dtype).transpose(1, 2) for x in (k, v))
-        out = _attend(_pad(q_parts[index], group), keys, values, group, scoring)
+    parts = zip(plan.groups, plan.padded(q), plan.past(k, q.dtype), plan.past(v, q.dtype), strict=True)
+    for index, (group, queries, keys, values) in enumerate(parts):
+        scoring = _Scoring(scale, mask, sinks, slopes, None if chosen is None else chosen[index], chunk)
+        out = _attend(queries, keys, values, group, scoring)
         mixed.append(_take(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

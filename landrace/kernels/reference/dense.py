@@ -34,6 +34,11 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), weight, eps)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, in float32 (Ba et al., 2016)."""
+    return F.layer_norm(x.float(), (x.shape[-1],), weight, bias, eps)
+
+
 def gated(gate: Tensor, up: Tensor, activation: Activation = SWIGLU) -> Tensor:
     """A gate and an up of one shape as one (see `Activation`)."""
     limit = activation.limit

@@ -20,7 +20,7 @@ from landrace.models.families.moe import (
     sparse_by_name,
 )
 from landrace.models.families.names import DEEPSEEK_EXPERTS, with_experts
-from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.spec import ModelSpec
 
 V2 = {
@@ -75,10 +75,14 @@ def read_deepseek_v2(config: Config) -> ModelSpec:
     return read_decoder(config, read_latent_attention(config), ffns)
 
 
-def read_deepseek_v3(config: Config) -> ModelSpec:
+def read_feed_forward(config: Config) -> list[Ffn]:
+    """DeepSeek-V3's: the first layers are dense."""
     dense_first = sparse_after(config, "first_k_dense_replace")
-    ffns = mixed(sparse_by_name(config) or dense_first, read_mlp(config), read_deepseek_mixture(config))
-    return read_decoder(config, read_latent_attention(config), ffns)
+    return mixed(sparse_by_name(config) or dense_first, read_mlp(config), read_deepseek_mixture(config))
+
+
+def read_deepseek_v3(config: Config) -> ModelSpec:
+    return read_decoder(config, read_latent_attention(config), read_feed_forward(config))
 
 
 SIGMOID = {"rope_interleave": True, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}

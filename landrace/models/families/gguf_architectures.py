@@ -19,6 +19,8 @@ SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
 GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
 """By which llama.cpp, too, tells a GLM-4.7-Flash that does not say how its experts are scored."""
+GLM_5_2_LENGTH = 1 << 20
+"""By which llama.cpp, too, tells a GLM-5.2 that does not say which layers have an indexer."""
 BAICHUAN_13B_LAYERS = 40
 """By which llama.cpp, too, tells the Baichuan that does not rotate."""
 
@@ -50,6 +52,12 @@ class Architecture:
     """None: `more` reads it, and groups of experts."""
     latent: bool = False
     """Whether its attention is over latents."""
+    heads_in_rounds: bool = False
+    """See `ModelSpec.in_rounds`."""
+    index_last: bool = False
+    """See `Naming.index_last`."""
+    index_interleaved: bool = False
+    """See `Naming.index_interleaved`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Metadata keys that may be there with this value and no other."""
     no_effect: tuple[str, ...] = ()
@@ -121,17 +129,57 @@ def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
     drafts, count = keys.count("nextn_predict_layers"), config["num_hidden_layers"]
     glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
     score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
-    groups, best = (
-        keys.optional_size(key) or 1 if keys.get(key) else 1
-        for key in ("expert_group_count", "expert_group_used_count")
-    )
     keys.require("expert_gating_func", SOFTMAX, SIGMOID)
-    found = {"num_hidden_layers": count - drafts, "n_group": groups, "topk_group": best}
     if score == SOFTMAX:
         keys.require("expert_weights_norm", False)
-        method = "greedy" if groups == 1 else "group_limited_greedy"
-        return found | {"model_type": "deepseek_v2", "topk_method": method}
-    return found | {"norm_topk_prob": bool(keys.get("expert_weights_norm")), "num_nextn_predict_layers": drafts}
+        groups = _groups(keys)
+        method = "greedy" if groups["n_group"] == 1 else "group_limited_greedy"
+        layers = {"num_hidden_layers": count - drafts}
+        return {"model_type": "deepseek_v2", "topk_method": method, **groups, **layers}
+    return _deepseek_v3(keys, names, config)
+
+
+def _deepseek_v3(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    drafts = keys.count("nextn_predict_layers")
+    return {
+        "num_hidden_layers": config["num_hidden_layers"] - drafts,
+        "num_nextn_predict_layers": drafts,
+        "norm_topk_prob": bool(keys.get("expert_weights_norm")),
+        **_groups(keys),
+    }
+
+
+def _groups(keys: Config) -> dict[str, int]:
+    names = {"n_group": "expert_group_count", "topk_group": "expert_group_used_count"}
+    return {name: keys.optional_size(key) or 1 if keys.get(key) else 1 for name, key in names.items()}
+
+
+def _deepseek_v32(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    keys.require("expert_gating_func", SIGMOID)
+    return _deepseek_v3(keys, names, config)
+
+
+def _glm_moe_dsa(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """Which layers have an indexer: what the file says, or else, as in llama.cpp, all or those of GLM-5.2."""
+    found = _deepseek_v32(keys, names, config)
+    types = keys.per_layer("attention.indexer.types", found["num_hidden_layers"])
+    if types is not None:
+        return found | {"indexer_types": ["full" if own else "shared" for own in types]}
+    if config["max_position_embeddings"] >= GLM_5_2_LENGTH:
+        return found | {"index_topk_freq": 4, "index_skip_topk_offset": 3}
+    return found
+
+
+def _minimax_m3(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """Layers with experts are those with an indexer."""
+    count, dense = config["num_hidden_layers"], keys.count("leading_dense_block_count")
+    shared = keys.size("expert_shared_count") * keys.size("expert_feed_forward_length")
+    return {
+        "layer_types": ["full_attention"] * dense + ["minimax_m3_sparse"] * (count - dense),
+        "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
+        "dense_intermediate_size": config["intermediate_size"],
+        "shared_intermediate_size": shared,
+    }
 
 
 def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
@@ -174,6 +222,23 @@ ROUTED_READS: Reads = {
     "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
     "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
 }
+
+INDEXER_READS: Reads = {
+    **ROUTED_READS,
+    "index_n_heads": (SIZE, "attention.indexer.head_count"),
+    "index_head_dim": (SIZE, "attention.indexer.key_length"),
+    "index_topk": (SIZE, "attention.indexer.top_k"),
+}
+
+BLOCK_READS: Reads = {
+    "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
+    "index_n_heads": (SIZE, "attention.indexer.head_count"),
+    "index_head_dim": (SIZE, "attention.indexer.key_length"),
+    "index_topk_blocks": (SIZE, "attention.indexer.top_k"),
+    "index_block_size": (SIZE, "attention.indexer.block_size"),
+    "index_local_blocks": (SIZE, "attention.indexer.local_blocks"),
+}
+BLOCK_INDEXER = {f"self_attn.index_{part}": f"indexer.{part}" for part in ("q_proj", "k_proj", "q_norm", "k_norm")}
 
 GATED_QUERIES = ("attn_q.weight",)
 OF_QWEN3_5 = {theirs: ours for theirs, ours in gguf_delta.FUSED.items() if theirs != "ssm_ba"}
@@ -246,6 +311,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "hunyuan_v1_moe", flags=BIASED, experts=("num_experts", "moe_topk", "moe_intermediate_size"), more=_hunyuan_moe,
     ),
     "minimax-m2": Architecture("minimax_m2", experts=LOCAL_EXPERTS, score=SIGMOID),
+    "minimax-m3": Architecture(
+        "minimax_m3_vl_text", renamed=BLOCK_INDEXER, experts=LOCAL_EXPERTS, score=SIGMOID,
+        fixed={"expert_weights_norm": True}, reads=BLOCK_READS,
+        adds={"routed_scaling_factor": 1.0, "rotary_dim": None}, more=_minimax_m3,
+    ),
     "gpt-oss": Architecture(
         "gpt_oss", renamed=AFTER_ATTENTION, flags=BIASED, experts=LOCAL_EXPERTS, score=SOFTMAX_OF_CHOSEN,
         reads={"sliding_window": (SIZE, "attention.sliding_window")}, rope=gpt_oss_rope,
@@ -262,11 +332,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     "qwen35": Architecture(
-        "qwen3_5_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        "qwen3_5_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
         adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
     ),
     "qwen35moe": Architecture(
-        "qwen3_5_moe_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        "qwen3_5_moe_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
         experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
@@ -275,16 +345,36 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "deepseek_v3", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=ROUTED_READS,
         adds={"routed_scaling_factor": 1.0}, more=_deepseek,
     ),
+    "deepseek32": Architecture(
+        "deepseek_v32", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=INDEXER_READS,
+        adds={"routed_scaling_factor": 1.0}, more=_deepseek_v32,
+    ),
+    "glm-dsa": Architecture(
+        "glm_moe_dsa", interleaved=True, latent=True, index_interleaved=True, experts=ROUTED_EXPERTS, score=None,
+        reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
+    ),
     "minicpm3": Architecture("minicpm3", latent=True),
+    "kimi-linear": Architecture(
+        "kimi_linear", latent=True, renamed=gguf_delta.KIMI, experts=ROUTED_EXPERTS, score=SIGMOID, reads=ROUTED_READS,
+        fixed={"expert_weights_norm": True}, more=gguf_delta.kimi_facts, prepared=gguf_delta.kimi_keys,
+    ),
+    "minimax-01": Architecture(
+        "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),
+        experts=LOCAL_EXPERTS, fixed={"expert_weights_norm": True}, more=gguf_delta.lightning_facts,
+        prepared=lambda own: {"expert_feed_forward_length": own.get("feed_forward_length"), **own},
+    ),
     "hy_v4": Architecture(
-        "hy_v4", interleaved=True, latent=True, renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
+        "hy_v4", interleaved=True, index_interleaved=True, index_last=True, latent=True,
+        renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,
         fixed={"expert_weights_norm": True},
         reads={
             **ROUTED_READS, "hc_mult": (SIZE, "hyper_connection.count"), "hc_eps": (NUMBER, "hyper_connection.epsilon"),
             "hc_magnitude": (NUMBER, "hyper_connection.magnitude"),
             "index_topk": (ANY_SIZE, "attention.indexer.top_k"),
+            "index_n_heads": (ANY_SIZE, "attention.indexer.head_count"),
+            "index_head_dim": (ANY_SIZE, "attention.indexer.key_length"),
         },
-        no_effect=(r"attention\.indexer\..*",), adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
+        adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
     ),
     "step35": Architecture(
         "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,

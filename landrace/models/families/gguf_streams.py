@@ -24,5 +24,8 @@ def hy_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) ->
     limits = set(keys.per_layer("swiglu_clamp_exp", count) or ())
     if len(limits) != 1:
         raise UnsupportedError("The GGUF file's layers differ in swiglu_clamp_exp, which is not implemented.")
-    kind = "indexed_attention" if keys.get("attention.indexer.top_k") else "full_attention"
-    return {"swiglu_limit": limits.pop(), "layer_types": [kind] * count}
+    found = {"swiglu_limit": limits.pop()}
+    if not keys.get("attention.indexer.top_k"):
+        return found | {"layer_types": ["full_attention"] * count}
+    own = keys.per_layer("attention.indexer.types", count) or [True] * count
+    return found | {"indexer_types": ["full" if one else "shared" for one in own]}

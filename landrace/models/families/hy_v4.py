@@ -8,13 +8,15 @@ from dataclasses import replace
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.streams import HyperConnections
-from landrace.models.families.config import MAX_POSITIONS, MOST_STREAMS, Config
+from landrace.models.families.config import MOST_STREAMS, Config
 from landrace.models.families.deepseek import NO_EFFECT
-from landrace.models.families.dense import layer_kinds, n_layers, read_decoder, read_mlp, up_to
+from landrace.models.families.deepseek_sparse import read_selecting_attention, with_shared_choices
+from landrace.models.families.dense import n_layers, read_decoder, read_mlp
 from landrace.models.families.family import Family
 from landrace.models.families.latent import NAMES, read_latent_attention
 from landrace.models.families.moe import mixed, read_deepseek_mixture, sparse_after, sparse_by_name
 from landrace.models.families.names import DEEPSEEK_EXPERTS, JOINT
+from landrace.models.mixer_spec import Mla
 from landrace.models.spec import Hyper, ModelSpec
 
 HY_V4 = {
@@ -24,7 +26,8 @@ HY_V4 = {
     "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 256, "n_shared_experts": 1,
     "num_experts_per_tok": 8, "moe_intermediate_size": 768, "routed_scaling_factor": 2.827, "norm_topk_prob": True,
     "n_group": 1, "topk_group": 1, "swiglu_limit": 10.0, "hc_mult": 4, "hc_magnitude": 2.0, "hc_eps": 1e-6,
-    "first_k_dense_replace": 1, "index_topk": 2048,
+    "first_k_dense_replace": 1, "index_topk": 2048, "index_head_dim": 128, "index_n_heads": 16,
+    "index_topk_freq": 4, "index_skip_topk_offset": 2,
 }  # fmt: skip
 
 
@@ -53,7 +56,7 @@ OWN = {
     "self_attn.g_proj": "self_attn.gate_proj",
     "self_attn.sinks.weight": "self_attn.sinks",
 }
-BASE = replace(NAMES, renamed={**NAMES.renamed, **DEEPSEEK_EXPERTS}, fused={**NAMES.fused, **JOINT})
+BASE = replace(NAMES, index_last=True, renamed={**NAMES.renamed, **DEEPSEEK_EXPERTS}, fused={**NAMES.fused, **JOINT})
 NAMINGS = tuple(replace(BASE, renamed={**BASE.renamed, **names}) for names in (HUB, WRITTEN, OWN))
 
 
@@ -64,15 +67,20 @@ def read_hyper_connections(config: Config) -> HyperConnections:
 
 
 def read_hy_v4(config: Config) -> ModelSpec:
-    attention = replace(read_latent_attention(config), sinks=True, gate="channel")
+    mixers = [replace(one, sinks=True, gate="channel") for one in _read_attentions(config)]
     moe = replace(read_deepseek_mixture(config), activation=Activation("clamp_before", config.number("swiglu_limit")))
     sparse = sparse_by_name(config) or sparse_after(config, "first_k_dense_replace")
     streams = Hyper(read_hyper_connections(config))
-    spec = read_decoder(config, attention, mixed(sparse, read_mlp(config), moe), residual=streams)
-    most = config.size("index_topk", MAX_POSITIONS)
-    kinds = layer_kinds(config, "layer_types", n_layers(config), {"indexed_attention": True, "full_attention": False})
-    # Beyond that many positions a row of such a layer attends to chosen ones only.
-    return up_to(spec, most) if kinds is None or any(kinds) else spec
+    return read_decoder(config, mixers, mixed(sparse, read_mlp(config), moe), residual=streams)
+
+
+def _read_attentions(config: Config) -> list[Mla]:
+    """Over positions that an indexer chooses, in all layers or in none."""
+    kinds, count = config.get("layer_types"), n_layers(config)
+    if kinds == ["full_attention"] * count:
+        return [read_latent_attention(config)] * count
+    chosen = read_selecting_attention(config, index_eps=config.number("rms_norm_eps"))
+    return with_shared_choices(config, chosen)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -81,8 +89,7 @@ FAMILIES: Mapping[str, Family] = {
         HY_V4,
         NAMINGS,
         {"num_local_experts": "n_routed_experts"},
-        no_effect=(*NO_EFFECT, "learnable_sink_init", "index_head_dim|index_n_heads|indexer_types"),
-        ignorable=(r".*\.self_attn\.indexer\..*",),
+        no_effect=(*NO_EFFECT, "learnable_sink_init", r"index_.*|indexer_types"),
         drafts=(r"model\.mtp_layers\..*",),
     ),
 }

@@ -5,9 +5,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from landrace.models.mixer_spec import Mla
+from landrace.models.mixer_spec import Mla, Selection
 from landrace.models.ops import Ops, X
-from landrace.models.params import AbsorbedLinear, HeadLinear, Linear, Norm, Vector
+from landrace.models.params import AbsorbedLinear, HeadLinear, LayerNorm, Linear, Norm, Vector
+
+
+class Indexer(nn.Module):
+    """What a layer's selection is made of. Its linear layers carry the names of DeepSeek's."""
+
+    def __init__(self, spec: Selection, d_model: int, q_rank: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.wq_b = Linear(q_rank, spec.n_heads * spec.head_dim, False, dtype, "out")
+        self.wk = Linear(d_model, spec.head_dim, False, dtype)
+        self.k_norm = LayerNorm(spec.head_dim, spec.norm_eps)
+        self.weights_proj = Linear(d_model, spec.n_heads, False, dtype, "out")
 
 
 class MlaBlock(nn.Module):
@@ -32,17 +43,27 @@ class MlaBlock(nn.Module):
         if spec.gate is not None:
             self.g_proj = Linear(d_model, spec.n_heads * spec.v_dim, False, dtype, "out")
         self.sinks = Vector(spec.n_heads) if spec.sinks else None
+        self.indexer = None
+        if spec.indexer is not None:
+            assert spec.q_rank is not None
+            self.indexer = Indexer(spec.indexer, d_model, spec.q_rank, dtype)
 
     def forward(self, x: X, ops: Ops[X], norm: Norm | None, into: X | None, factor: float) -> X:
         """into + factor * attention(norm(x))."""
-        spec = self.spec
+        spec, indexer = self.spec, self.indexer
         first = self.q_proj if spec.q_rank is None else self.q_a_proj
+        beside = [] if indexer is None else [indexer.wk, indexer.weights_proj]
         gates = [] if spec.gate is None else [self.g_proj]
-        q, latents, *gate = ops.linears(x, [first, self.kv_a_proj, *gates], norm=norm)
+        q, latents, *others = ops.linears(x, [first, self.kv_a_proj, *beside, *gates], norm=norm)
+        index_queries: list[X] = []
         if spec.q_rank is not None:
-            (q,) = ops.linears(q, [self.q_b_proj], norm=self.q_a_norm)
+            beside = [] if indexer is None else [indexer.wq_b]
+            q, *index_queries = ops.linears(q, [self.q_b_proj, *beside], norm=self.q_a_norm)
         q, past = ops.keep_latents(spec, self.cache, q, latents, self.kv_a_norm)
+        if indexer is not None:
+            (index_q,), (index_k, weights, *others) = index_queries, others
+            ops.select(spec, self.cache, index_q, index_k, weights, indexer.k_norm)
         mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj, self.sinks)
-        if gate:
-            mixed = ops.gate_heads(spec, mixed, gate[0])
+        if others:
+            mixed = ops.gate_heads(spec, mixed, others[0])
         return ops.add_linear(into, mixed, self.o_proj, factor)

@@ -33,6 +33,23 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
     }
 }
 
+/// (x - mean) / sqrt(variance + eps) * weight + bias. Sums in sixteen lanes, added in one fixed tree.
+inline void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* out) {
+    const auto rest = [&](int i) { return n - i < kLanes ? n - i : kLanes; };
+    Floats total = all(0.0f), squares = all(0.0f);
+    for (int i = 0; i < n; i += kLanes) total = add(total, load_some(x + i, rest(i)));
+    const Floats mean = all(sum(total) / static_cast<float>(n));
+    for (int i = 0; i < n; i += kLanes) {
+        const Floats v = where_lane(0, rest(i), sub(load_some(x + i, rest(i)), mean), all(0.0f));
+        squares = fma(v, v, squares);
+    }
+    const Floats inverse = all(1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + eps));
+    for (int i = 0; i < n; i += kLanes) {
+        const Floats scaled = mul(sub(load_some(x + i, rest(i)), mean), inverse);
+        store_some(out + i, fma(scaled, load_some(weight + i, rest(i)), load_some(bias + i, rest(i))), rest(i));
+    }
+}
+
 /// The mean of x's squares. Sums in sixteen lanes, added in one fixed tree.
 inline float mean_square(const float* x, int n) {
     Floats squares = all(0.0f);
@@ -127,8 +144,15 @@ inline double natural_log(double x) {
     return exponent * 0.69314718055994531 + 2 * t * sum;
 }
 
-/// ln(1 + e^x).
-inline float softplus(float x) { return x > 20.0f ? x : static_cast<float>(natural_log(1 + static_cast<double>(exp(x)))); }
+/// ln(1 + e^x) = max(x, 0) + ln(1 + y), y = e^-|x|, within a few units in the last place: ln(1 + y) = 2 artanh(t) with
+/// t = y / (2 + y) <= 1/3.
+inline Floats softplus(Floats x) {
+    const Floats y = exp(min(x, sub(all(0.0f), x)));
+    const Floats t = div(y, add(all(2.0f), y)), square = mul(t, t);
+    Floats series = all(1.0f / 15);
+    for (int i = 13; i > 0; i -= 2) series = fma(series, square, all(1.0f / static_cast<float>(i)));
+    return fma(add(t, t), series, max(x, all(0.0f)));
+}
 
 /// x * sigmoid(alpha * x).
 inline Floats swish(Floats x, Floats alpha_x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), alpha_x)))); }
@@ -152,6 +176,14 @@ inline void gate_row(const float* gate, const float* up, int n, const Activation
     if (i < n) {
         const int rest = n - i;
         store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest), activation), rest);
+    }
+}
+
+/// out = factor * x.
+inline void scale(const float* x, float factor, int n, float* out) {
+    for (int i = 0; i < n; i += kLanes) {
+        const int now = n - i < kLanes ? n - i : kLanes;
+        store_some(out + i, mul(load_some(x + i, now), all(factor)), now);
     }
 }
 

@@ -34,6 +34,7 @@ struct AttendJob {
     HeadShape shape;
     LayerCache cache;
     const int64_t* slots;  // of the sequence's positions; every aligned sixteen positions are sixteen aligned slots
+    const int32_t* chosen; // first_position + 1 positions, which are what the one row sees; null: all that the mask shows
     Mask mask;
     const float* sinks;    // [shape.n_heads] scores that take part in the softmax and have no value, or null
     const float* slopes;   // [shape.n_heads], times (position of the key - position of the row) added to its scores, or null
@@ -87,17 +88,14 @@ inline void add_distances(const AttendJob& job, int index, int64_t base, int fir
     }
 }
 
-/// Whether values first <= key < end of the chunk that starts at `base`, `stride` elements apart, are numbers.
-template <CacheType type>
-inline bool are_finite(
-    const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int64_t stride, int first, int end
-) {
+/// Whether the values of keys first <= key < end of a chunk are numbers. slots: those of the chunk's keys.
+template <CacheType type, class Values>
+inline bool are_finite(const AttendJob& job, const int64_t* slots, int kv_head, const Values& values, int first, int end) {
     const HeadShape& s = job.shape;
     Ints greatest_magnitude = all_ints(0);
     for (int key = first; key < end; ++key) {
-        const int lane = key % kTile;
         if constexpr (type >= CacheType::i8) {
-            const int64_t tile = job.cache.tile_of(s, job.slots[base + key], kv_head);
+            const int64_t tile = job.cache.tile_of(s, slots[key], kv_head), lane = slots[key] % kTile;
             if constexpr (type == CacheType::i4) {
                 if (!is_int4_number(job.cache.groups(job.cache.value_scales, s, tile) + lane, job.cache.n_groups(s))) return false;
             } else {
@@ -105,7 +103,7 @@ inline bool are_finite(
             }
         } else {
             for (int c = 0; c < s.head_dim; c += kLanes) {
-                const Floats value = load_elements<type>(values[key / kTile], lane * stride + c);
+                const Floats value = load_elements<type>(values.at(key), c);
                 const int n = s.head_dim - c < kLanes ? s.head_dim - c : kLanes;
                 greatest_magnitude = max(greatest_magnitude, magnitude(where_lane(0, n, value, all(0.0f))));
             }
@@ -150,27 +148,26 @@ void weigh_scores(const AttendJob& job, int64_t base, int first_tile, int n_tile
     }
 }
 
-/// Values first_key <= key < n_keys, `stride` elements apart, times the weights in `scores`, into sums [n, padded_dim].
-template <CacheType type, int R>
+/// Values first_key <= key < n_keys times the weights in `scores`, into sums [n, padded_dim]. slots: those of the chunk's keys.
+template <CacheType type, int R, class Values>
 void weigh_by_scores(
-    const AttendJob& job, int64_t base, int kv_head, const uint8_t* const* values, int64_t stride, int first_key, int n_keys,
-    float* scores, float* sums
+    const AttendJob& job, const int64_t* slots, int kv_head, const Values& values, int first_key, int n_keys, float* scores, float* sums
 ) {
     const HeadShape& s = job.shape;
     const int n = job.n_rows * job.n_heads;
-    const auto tile_at = [&](int key) { return job.cache.tile_of(s, job.slots[base + key], kv_head); };
+    const auto tile_at = [&](int key) { return job.cache.tile_of(s, slots[key], kv_head); };
     if (type == CacheType::i8)
         for (int key = first_key; key < n_keys; ++key)
-            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile_at(key) * kTile + key % kTile];
+            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile_at(key) * kTile + slots[key] % kTile];
     const auto weigh = [&](auto rows, const float* weights, float* into) {
         constexpr int count = decltype(rows)::value;
         if constexpr (type == CacheType::i4) {
-            const uint16_t* groups[kKeysPerChunk / kTile];
+            const uint16_t* groups[kKeysPerChunk / kTile] = {};
             for (int tile = first_key / kTile; tile * kTile < n_keys; ++tile)
                 groups[tile] = job.cache.groups(job.cache.value_scales, s, tile_at(tile * kTile));
-            weigh_int4_values<count>(weights, values, groups, first_key, n_keys, job.cache.n_groups(s), into, s.padded_dim);
+            weigh_int4_values<count>(weights, values.tiles, groups, first_key, n_keys, job.cache.n_groups(s), into, s.padded_dim);
         } else {
-            weigh_all_values<type, count>(weights, values, first_key, n_keys, stride, into, s.padded_dim);
+            weigh_all_values<type, count>(weights, values, first_key, n_keys, into, s.padded_dim);
         }
     };
     if constexpr (R > 6) {
@@ -188,9 +185,65 @@ void weigh_by_scores(
     }
 }
 
+/// Queries of the job's n rows and heads, the first row's at `rows`, as [head_dim, R], the last one's again behind them. Then
+/// R zeros, which int4 takes for the neighbours of an odd last channel.
+template <int R> inline void gather_queries(const AttendJob& job, const float* rows, float* queries) {
+    const HeadShape& s = job.shape;
+    const int d = s.head_dim, n = job.n_rows * job.n_heads;
+    for (int i = 0; i < R; ++i) {
+        const int from = i < n ? i : n - 1;
+        const float* q = rows + (static_cast<int64_t>(from / job.n_heads) * s.n_heads + job.first_head + from % job.n_heads) * d;
+        for (int c = 0; c < d; ++c) queries[c * R + i] = q[c];
+        queries[d * R + i] = 0.0f;
+    }
+}
+
+/// As attend_rows, for one row and its list of positions, which is taken in chunks of 256 as positions are. Scores are those of
+/// whole tiles, of which the chosen keys' are kept.
+template <CacheType type, int R> void attend_chosen(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    const HeadShape& s = job.shape;
+    const LayerCache& cache = job.cache;
+    const int kv_head = job.first_head / (s.n_heads / s.n_kv_heads);
+    const int64_t base = static_cast<int64_t>(chunk) * kKeysPerChunk;
+    const int n_keys = seen_by(job, 0, base).end;
+    if (n_keys == 0) {
+        for (int i = 0; i < job.n_heads; ++i) partials[i] = {-std::numeric_limits<float>::infinity(), 0.0f};
+        return;
+    }
+    int64_t slots[kKeysPerChunk];
+    const uint8_t *keys[kKeysPerChunk + kTilesAhead], *values[kKeysPerChunk + kTilesAhead * kTile];
+    int n_tiles = 0, tile_of_key[kKeysPerChunk];
+    for (int key = 0; key < n_keys; ++key) {
+        slots[key] = job.slots[job.chosen[base + key]];
+        const uint8_t* tile = cache.tiles + cache.tile_of(s, slots[key], kv_head) * cache.tile_bytes(s);
+        if (n_tiles == 0 || keys[n_tiles - 1] != tile) keys[n_tiles++] = tile;
+        tile_of_key[key] = n_tiles - 1;
+        values[key] = tile + cache.key_bytes(s) + slots[key] % kTile * s.padded_dim * element_bytes(type);
+    }
+    std::fill_n(keys + n_tiles, kTilesAhead, values[0]);
+    std::fill_n(values + n_keys, kTilesAhead * kTile, values[n_keys - 1]);
+
+    alignas(64) float queries[(kMaxHeadDim + 1) * R], scores[R * kKeysPerChunk], lanes[R * kTile];
+    gather_queries<R>(job, job.q, queries);
+    for (int tile = 0, key = 0; tile < n_tiles; ++tile) {
+        Floats out[R][1];
+        tile_scores<type, R, 1>(queries, keys + tile, s.head_dim, out);
+        for (int r = 0; r < R; ++r) store(lanes + r * kTile, out[r][0]);
+        for (; key < n_keys && tile_of_key[key] == tile; ++key) {
+            const int64_t lane = slots[key] % kTile;
+            const float scale = type == CacheType::i8 ? cache.key_scales[cache.tile_of(s, slots[key], kv_head) * kTile + lane] : 1.0f;
+            for (int r = 0; r < R; ++r) scores[r * kKeysPerChunk + key] = lanes[r * kTile + lane] * scale;
+        }
+    }
+    weigh_scores<R>(job, base, 0, ceil_div(n_keys, kTile), scores, partials);
+    weigh_by_scores<type, R>(job, slots, kv_head, ListedValues{values}, 0, n_keys, scores, sums);
+}
+
 template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums);
 
 template <CacheType type, int R> void attend_rows(const AttendJob& job, int chunk, Partial* partials, float* sums) {
+    if constexpr (type != CacheType::i4)  // Nothing is chosen of a cache in int4.
+        if (job.chosen) return attend_chosen<type, R>(job, chunk, partials, sums);
     const HeadShape& s = job.shape;
     const int d = s.head_dim, n = job.n_rows * job.n_heads;
     const int kv_head = job.first_head / (s.n_heads / s.n_kv_heads);
@@ -206,32 +259,27 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
 
     // Behind the keys come the values, and behind those the next head's keys: so they are asked for.
     const uint8_t* keys[kKeysPerChunk / kTile + kTilesAhead];
-    const uint8_t* values[kKeysPerChunk / kTile + kTilesAhead];
+    const uint8_t* tiles[kKeysPerChunk / kTile + kTilesAhead];
     for (int t = first_tile; t < n_tiles; ++t) {
         keys[t] = job.cache.tiles + job.cache.tile_of(s, job.slots[base + t * kTile], kv_head) * job.cache.tile_bytes(s);
-        values[t] = keys[t] + job.cache.key_bytes(s);
+        tiles[t] = keys[t] + job.cache.key_bytes(s);
     }
     for (int t = 0; t < kTilesAhead; ++t) {
         const int from = first_tile + t < n_tiles ? first_tile + t : first_tile;
-        keys[n_tiles + t] = values[from];
-        values[n_tiles + t] = keys[from] + job.cache.tile_bytes(s);
+        keys[n_tiles + t] = tiles[from];
+        tiles[n_tiles + t] = keys[from] + job.cache.tile_bytes(s);
     }
+    const TiledValues<type> values{tiles, s.padded_dim};
     // What some of the rows do not see has a weight of zero there. That hides a number, but not a NaN.
-    const auto hidden = [&](int first, int end) { return are_finite<type>(job, base, kv_head, values, s.padded_dim, first, end); };
+    const auto hidden = [&](int first, int end) { return are_finite<type>(job, job.slots + base, kv_head, values, first, end); };
     if (R > 1 && job.n_rows > 1 && !(hidden(first_row.first, last_row.first) && hidden(first_row.end, last_row.end)))
         return attend_each_row<type>(job, chunk, partials, sums);
 
-    // An odd number of channels is followed by zeros, which int4 takes for the last one's neighbour.
     alignas(64) float queries[(kMaxHeadDim + 1) * R];
     alignas(64) float scores[R * kKeysPerChunk];
     // Scores of query rows with the tiles from <= tile < until: put(query, tile, sixteen scores).
     const auto score = [&](const float* rows, int from, int until, auto put) {
-        for (int i = 0; i < R; ++i) {
-            const int of = i < n ? i : n - 1;
-            const float* q = rows + (static_cast<int64_t>(of / job.n_heads) * s.n_heads + job.first_head + of % job.n_heads) * d;
-            for (int c = 0; c < d; ++c) queries[c * R + i] = q[c];
-            queries[d * R + i] = 0.0f;
-        }
+        gather_queries<R>(job, rows, queries);
         const auto some = [&](auto count, int t) {
             constexpr int together = decltype(count)::value;
             Floats out[R][together];
@@ -275,7 +323,7 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
     }
 
     weigh_scores<R>(job, base, first_tile, n_tiles, scores, partials);
-    weigh_by_scores<type, R>(job, base, kv_head, values, s.padded_dim, first_key, n_keys, scores, sums);
+    weigh_by_scores<type, R>(job, job.slots + base, kv_head, values, first_key, n_keys, scores, sums);
 }
 
 template <CacheType type> void attend_typed(const AttendJob& job, int chunk, Partial* partials, float* sums) {

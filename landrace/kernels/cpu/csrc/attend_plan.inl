@@ -9,11 +9,13 @@
 
 #include "attend.inl"
 #include "operation.h"
+#include "selected.h"
 
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// How the rows of a step are shared out: the same for all layers with such heads and such a mask.
+/// How the rows of a step are shared out: the same for all layers with such heads and such a mask. `most`: a row sees at most
+/// so many positions, which are its own choice; 0: all that the mask shows.
 class AttendPlan final : public State {
 public:
     struct Task {
@@ -22,8 +24,8 @@ public:
         int partial;  // index of the first partial result; -1: the task does all chunks itself
     };
 
-    AttendPlan(const HeadShape& shape, const Mask& mask) : shape_(shape), mask_(mask) {}
-    bool serves(const HeadShape& shape, const Mask& mask) const { return shape == shape_ && mask == mask_; }
+    AttendPlan(const HeadShape& shape, const Mask& mask, int most) : shape_(shape), mask_(mask), most_(most) {}
+    bool serves(const HeadShape& shape, const Mask& mask, int most) const { return shape == shape_ && mask == mask_ && most == most_; }
 
     const std::vector<Task>& tasks() const { return tasks_; }
     /// Tasks whose chunks were computed by others.
@@ -36,8 +38,9 @@ public:
         tasks_.clear();
         merges_.clear();
         const int group = shape_.n_heads / shape_.n_kv_heads;
-        const int heads_together = std::min(group, kRowsAttending);
-        const int rows_together = kRowsAttending / heads_together;
+        // As many in each task: tasks of few heads would read the same keys for less.
+        const int heads_together = ceil_div(group, ceil_div(group, kRowsAttending));
+        const int rows_together = most_ ? 1 : kRowsAttending / heads_together;
         for (int s = 0; s < step.n_sequences; ++s) {
             const int begin = static_cast<int>(step.starts[s]), end = static_cast<int>(step.starts[s + 1]);
             // Last rows first: they see the most keys, and a long task at the end would keep the others waiting.
@@ -45,7 +48,8 @@ public:
                 const int first = begin + block * rows_together;
                 const int n_rows = std::min(rows_together, end - first);
                 const auto first_chunk = static_cast<int>(mask_.first_seen(step.positions[first]) / kKeysPerChunk);
-                const auto end_chunk = static_cast<int>(step.positions[first + n_rows - 1] / kKeysPerChunk) + 1;
+                const int64_t last = step.positions[first + n_rows - 1];
+                const auto end_chunk = static_cast<int>((most_ && last >= most_ ? most_ - 1 : last) / kKeysPerChunk) + 1;
                 for (int kv = 0; kv < shape_.n_kv_heads; ++kv)
                     for (int h = 0; h < group; h += heads_together)
                         tasks_.push_back({s, first, n_rows, kv * group + h, std::min(heads_together, group - h), first_chunk, end_chunk, -1});
@@ -84,6 +88,7 @@ private:
 
     HeadShape shape_;
     Mask mask_;
+    int most_;
     std::vector<Task> tasks_, merges_;
     std::vector<Partial> partials_;
     std::vector<float> sums_;
@@ -118,6 +123,23 @@ inline AttendJob job_for(const AttendPlan::Task& task, const HeadShape& shape, c
     job.n_rows = task.n_rows;
     job.first_position = c.step.positions[task.first_row];
     return job;
+}
+
+/// Where the job's one row has a list of positions, it sees those.
+inline void see_chosen(AttendJob& job, Selected& selected, int row, int list) {
+    if (!selected.has_lists(job.first_position)) return;
+    job.chosen = selected.of(row, list);
+    job.first_position = selected.count(row, list) - 1;
+}
+
+/// The choice of up to `most` positions that an operation recorded before makes; null where there is none to be made. Throws
+/// std::invalid_argument.
+inline Selected* selected_by(Workspace& workspace, int most, int n_lists, const Mask& mask) {
+    if (most == 0) return nullptr;
+    if (most < 0 || mask.kind != Mask::Kind::full) throw std::invalid_argument("positions are chosen among all");
+    Selected& selected = workspace.state<Selected>(most, n_lists);
+    if (!selected.is_written) throw std::invalid_argument("nobody chooses " + std::to_string(most) + " positions");
+    return &selected;
 }
 
 /// Computes the plan's tasks: `job_of` makes a task's job, `attend` computes one chunk of it.

@@ -43,21 +43,35 @@ inline void tile_scores(const float* queries, const uint8_t* const* keys, int he
     }
 }
 
-/// weights [R, keys] times values [keys, padded_dim], `stride` elements apart, into sums [R, padded_dim], for V vectors of
-/// channels from `channel` on and keys first <= key < end.
-template <CacheType type, int R, int V>
-inline void weigh_values(
-    const float* weights, const uint8_t* const* values, int first, int end, int64_t stride, int64_t channel, float* sums, int padded_dim
-) {
+/// Where the values of a chunk's keys lie: in tiles, those of a tile `stride` elements apart.
+template <CacheType type> struct TiledValues {
+    const uint8_t* const* tiles;
+    int64_t stride;
+
+    const uint8_t* at(int key) const { return tiles[key / kTile] + key % kTile * stride * element_bytes(type); }
+    const uint8_t* ahead(int key) const { return at(key + kTilesAhead * kTile); }
+};
+
+/// The same where each lies by itself.
+struct ListedValues {
+    const uint8_t* const* keys;
+
+    const uint8_t* at(int key) const { return keys[key]; }
+    const uint8_t* ahead(int key) const { return at(key + kTilesAhead * kTile); }
+};
+
+/// weights [R, keys] times values [keys, padded_dim] into sums [R, padded_dim], for V vectors of channels from `channel` on
+/// and keys first <= key < end.
+template <CacheType type, int R, int V, class Values>
+inline void weigh_values(const float* weights, const Values& values, int first, int end, int64_t channel, float* sums, int padded_dim) {
     Floats acc[R][V];
     LANDRACE_UNROLL for (int r = 0; r < R; ++r)
         LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
     for (int key = first; key < end; ++key) {
-        const int tile = key / kTile;
-        const int64_t at = key % kTile * stride + channel;
+        const uint8_t* at = values.at(key);
         Floats value[V];
-        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(values[tile], at + v * kLanes);
-        prefetch_elements<type, V>(values[tile + kTilesAhead], at);
+        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(at, channel + v * kLanes);
+        prefetch_elements<type, V>(values.ahead(key), channel);
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
             const Floats w = all(weights[r * kKeysPerChunk + key]);
             LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
@@ -67,15 +81,12 @@ inline void weigh_values(
         LANDRACE_UNROLL for (int v = 0; v < V; ++v) store(sums + static_cast<int64_t>(r) * padded_dim + channel + v * kLanes, acc[r][v]);
 }
 
-template <CacheType type, int R>
-inline void weigh_all_values(
-    const float* weights, const uint8_t* const* values, int first, int end, int64_t stride, float* sums, int padded_dim
-) {
+template <CacheType type, int R, class Values>
+inline void weigh_all_values(const float* weights, const Values& values, int first, int end, float* sums, int padded_dim) {
     int channel = 0;
     for (; channel + 4 * kLanes <= padded_dim; channel += 4 * kLanes)
-        weigh_values<type, R, 4>(weights, values, first, end, stride, channel, sums, padded_dim);
-    for (; channel < padded_dim; channel += kLanes)
-        weigh_values<type, R, 1>(weights, values, first, end, stride, channel, sums, padded_dim);
+        weigh_values<type, R, 4>(weights, values, first, end, channel, sums, padded_dim);
+    for (; channel < padded_dim; channel += kLanes) weigh_values<type, R, 1>(weights, values, first, end, channel, sums, padded_dim);
 }
 
 }  // namespace LANDRACE_ISA

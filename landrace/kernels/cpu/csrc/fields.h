@@ -84,6 +84,13 @@ inline HeadShape head_shape(const Fields& fields) {
     return {n_heads, n_kv_heads, head_dim, whole_vectors(head_dim)};
 }
 
+/// The field head_dim. Throws std::invalid_argument where it is no shape.
+inline IndexShape index_shape(const Fields& fields) {
+    const IndexShape shape{static_cast<int>(fields.integer("head_dim"))};
+    if (shape.head_dim < 1 || shape.head_dim > kMaxHeadDim) throw std::invalid_argument("there are no such keys of an indexer");
+    return shape;
+}
+
 /// The fields n_heads, rank and rope_dim. Throws std::invalid_argument where they are no shape.
 inline LatentShape latent_shape(const Fields& fields) {
     const LatentShape shape{

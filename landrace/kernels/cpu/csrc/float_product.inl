@@ -1,6 +1,8 @@
 // Products with matrices of floats: rows as float32, or as pairs of bfloat16 where the matrix is bfloat16.
 #pragma once
 
+#include <algorithm>
+
 #include "activations.inl"
 #include "half.h"
 
@@ -43,50 +45,68 @@ template <> struct FloatStep<Kind::bf16> {
 /// inputs costs, and give a single row two sums that do not wait for each other.
 constexpr int kFloatTiles = LANDRACE_LANES == 512 ? 2 : 1;
 constexpr int kFloatRows = LANDRACE_LANES == 512 ? 8 : 4;
-/// Steps that all rows take before the next ones: their weights stay in the nearest cache meanwhile.
+/// The most steps that all rows take before the next ones: their weights stay near meanwhile.
 constexpr int kStepsTogether = 256;
+/// The least: what is asked for during a stretch is what comes after it.
+constexpr int steps_ahead(Kind kind) { return kPrefetchBytes / step_bytes(kind); }
 
-/// Steps [begin, end) of T tiles for R rows, the first of them the first of a panel: adds to out [T][R, 16], or starts
-/// there with the first step. What a panel holds past the last row is computed too.
+/// A stretch of steps, and what a pass over some of the rows asks memory for: a share of the lines of the next stretch, so
+/// that memory and processor are busy through all of the passes.
+struct Stretch {
+    int begin, end;
+    const uint8_t* const* next;  // of each tile
+    int pass, n_passes;
+};
+
+/// A stretch of T tiles for R rows, the first of them the first of a panel: adds to out [T][R, 16], or starts there with
+/// the first step. What a panel holds past the last row is computed too.
 template <Kind kind, int T, int R>
-void float_pass(const uint8_t* const* tiles, int begin, int end, const Rows& rows, int first, float* const* out) {
+void float_pass(const uint8_t* const* tiles, const Stretch& stretch, const Rows& rows, int first, float* const* out) {
     using S = FloatStep<kind>;
     const int64_t n_steps = ceil_div(rows.n_in, step_inputs(kind));
     const auto* panels = S::panels(rows) + first / kPanel * n_steps * kPanel;
+    // A line is asked for as often as it takes to have asked for the pass's share of them at its end.
+    constexpr int kLine = 64;
+    const int64_t n_bytes = step_offset(kind, stretch.end) - step_offset(kind, stretch.begin);
+    const int every = std::max(1, static_cast<int>(stretch.n_passes * (stretch.end - stretch.begin) * kLine / n_bytes));
+    int64_t line = ceil_div(static_cast<int>(n_bytes), stretch.n_passes * kLine) * stretch.pass * kLine;
     Floats acc[T][R];
     LANDRACE_UNROLL for (int t = 0; t < T; ++t)
-        LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[t][r] = begin == 0 ? all(0.0f) : load(out[t] + r * kTile);
-    for (int64_t step = begin; step < end; ++step) {
-        decltype(S::weights(nullptr, 0)) weights[T];
-        LANDRACE_UNROLL for (int t = 0; t < T; ++t) {
-            weights[t] = S::weights(tiles[t], step);
-            if (step_offset(kind, step) % 64 == 0) prefetch(tiles[t] + step_offset(kind, step) + kPrefetchBytes);
-        }
-        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
-            const auto input = S::input(panels[(r / kPanel * n_steps + step) * kPanel + r % kPanel]);
-            LANDRACE_UNROLL for (int t = 0; t < T; ++t) acc[t][r] = S::add(acc[t][r], weights[t], input);
+        LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[t][r] = stretch.begin == 0 ? all(0.0f) : load(out[t] + r * kTile);
+    for (int64_t step = stretch.begin; step < stretch.end; line += kLine) {
+        LANDRACE_UNROLL for (int t = 0; t < T; ++t) prefetch(stretch.next[t] + line);
+        for (const int64_t stop = std::min<int64_t>(step + every, stretch.end); step < stop; ++step) {
+            decltype(S::weights(nullptr, 0)) weights[T];
+            LANDRACE_UNROLL for (int t = 0; t < T; ++t) weights[t] = S::weights(tiles[t], step);
+            LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
+                const auto input = S::input(panels[(r / kPanel * n_steps + step) * kPanel + r % kPanel]);
+                LANDRACE_UNROLL for (int t = 0; t < T; ++t) acc[t][r] = S::add(acc[t][r], weights[t], input);
+            }
         }
     }
     LANDRACE_UNROLL for (int t = 0; t < T; ++t)
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) store(out[t] + r * kTile, acc[t][r]);
 }
 
-/// Any number of rows times T tiles: out [T][n_rows rounded up to panels, 16].
+/// Any number of rows times T tiles, after which come the `next` ones: out [T][n_rows rounded up to panels, 16].
 template <Kind kind, int T>
-void float_product(const uint8_t* const* tiles, const Rows& rows, int first, int n_rows, float* const* out) {
+void float_product(const uint8_t* const* tiles, const uint8_t* const* next, const Rows& rows, int first, int n_rows, float* const* out) {
     const typename FloatStep<kind>::Mode mode;
-    const int n_steps = ceil_div(rows.n_in, step_inputs(kind));
-    const int together = n_rows <= kFloatRows ? n_steps : kStepsTogether;
-    for (int begin = 0; begin < n_steps; begin += together) {
-        const int end = n_steps - begin < together ? n_steps : begin + together;
-        for (int done = 0; done < n_rows; done += kFloatRows) {
-            const int n = n_rows - done;
+    const int n_steps = ceil_div(rows.n_in, step_inputs(kind)), n_passes = ceil_div(n_rows, kFloatRows);
+    const int n_stretches = ceil_div(n_steps, std::min(kStepsTogether, n_passes * steps_ahead(kind)));
+    for (int index = 0; index < n_stretches; ++index) {
+        const int begin = n_steps * index / n_stretches, end = n_steps * (index + 1) / n_stretches;
+        const uint8_t* ahead[T];
+        for (int t = 0; t < T; ++t) ahead[t] = end < n_steps ? tiles[t] + step_offset(kind, end) : next[t];
+        for (int pass = 0; pass < n_passes; ++pass) {
+            const Stretch stretch{begin, end, ahead, pass, n_passes};
+            const int done = pass * kFloatRows, n = n_rows - done;
             float* to[T];
             for (int t = 0; t < T; ++t) to[t] = out[t] + done * kTile;
-            if (n == 1) float_pass<kind, T, 1>(tiles, begin, end, rows, first + done, to);
-            else if (n == 2) float_pass<kind, T, 2>(tiles, begin, end, rows, first + done, to);
-            else if (n <= 4) float_pass<kind, T, 4>(tiles, begin, end, rows, first + done, to);
-            else float_pass<kind, T, kFloatRows>(tiles, begin, end, rows, first + done, to);
+            if (n == 1) float_pass<kind, T, 1>(tiles, stretch, rows, first + done, to);
+            else if (n == 2) float_pass<kind, T, 2>(tiles, stretch, rows, first + done, to);
+            else if (n <= 4) float_pass<kind, T, 4>(tiles, stretch, rows, first + done, to);
+            else float_pass<kind, T, kFloatRows>(tiles, stretch, rows, first + done, to);
         }
     }
 }

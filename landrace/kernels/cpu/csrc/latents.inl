@@ -1,4 +1,5 @@
-// Attention over latents that lie in a paged cache: all heads share a key, whose first channels are its value too.
+// Attention over latents that lie in a paged cache: all heads share a key, whose first channels are its value too. A row sees
+// all that its mask shows, or a list of positions, which is taken in chunks of 256 as positions are.
 //
 // Sixteen channels of a key are a vector here, not one channel of sixteen keys: so a value can be read where its key
 // lies, and nothing is kept twice. A score is sixteen sums, added in one fixed tree.
@@ -25,11 +26,11 @@ inline void add_products(const float* queries, int width, const uint8_t* const* 
     }
 }
 
-/// Scores [R, keys] of R queries [R, padded_dim] with the kLatentsTogether keys from slot `slot` on.
+/// Scores [R, keys] of R queries [R, padded_dim] with kLatentsTogether keys, which lie in `slots`.
 template <CacheType type, int R>
-inline void latent_scores(const LayerCache& cache, const LatentShape& s, int64_t slot, const float* queries, float* scores) {
-    const uint8_t* keys[kLatentsTogether];
-    for (int t = 0; t < kLatentsTogether; ++t) keys[t] = cache.latent(s, slot + t);
+inline void latent_scores(
+    const LayerCache& cache, const LatentShape& s, const int64_t* slots, const uint8_t* const* keys, const float* queries, float* scores
+) {
     Floats acc[R][kLatentsTogether];
     const auto clear = [&] {
         LANDRACE_UNROLL for (int r = 0; r < R; ++r)
@@ -39,15 +40,22 @@ inline void latent_scores(const LayerCache& cache, const LatentShape& s, int64_t
     add_products<type, R>(queries, s.padded_dim(), keys, 0, s.padded_rank(), acc);
     if (type == CacheType::i8) {
         for (int r = 0; r < R; ++r)
-            for (int t = 0; t < kLatentsTogether; ++t) scores[r * kKeysPerChunk + t] = sum(acc[r][t]) * cache.value_scales[slot + t];
+            for (int t = 0; t < kLatentsTogether; ++t) scores[r * kKeysPerChunk + t] = sum(acc[r][t]) * cache.value_scales[slots[t]];
         clear();
     }
     add_products<type, R>(queries, s.padded_dim(), keys, s.padded_rank(), s.padded_dim(), acc);
     for (int r = 0; r < R; ++r)
         for (int t = 0; t < kLatentsTogether; ++t) {
             float& score = scores[r * kKeysPerChunk + t];
-            score = type == CacheType::i8 ? std::fma(sum(acc[r][t]), cache.key_scales[slot + t], score) : sum(acc[r][t]);
+            score = type == CacheType::i8 ? std::fma(sum(acc[r][t]), cache.key_scales[slots[t]], score) : sum(acc[r][t]);
         }
+}
+
+/// The slot of a key of the chunk that starts at `base`. Behind the last of its n_keys, up to a whole tile, it is one that
+/// may be read.
+inline int64_t slot_of(const AttendJob& job, int64_t base, int key, int n_keys) {
+    if (job.chosen) return job.slots[job.chosen[base + (key < n_keys ? key : n_keys - 1)]];
+    return job.slots[base + key / kTile * kTile] + key % kTile;
 }
 
 template <CacheType type> void attend_each_row(const AttendJob& job, const LatentShape& latents, int chunk, Partial* partials, float* sums);
@@ -64,10 +72,15 @@ void attend_latents(const AttendJob& job, const LatentShape& latents, int chunk,
         return;
     }
     const int first_tile = first_key / kTile, n_tiles = (n_keys + kTile - 1) / kTile;
-    const uint8_t* values[kKeysPerChunk / kTile + kTilesAhead];
-    for (int t = first_tile; t < n_tiles; ++t) values[t] = job.cache.latent(latents, job.slots[base + t * kTile]);
-    for (int t = 0; t < kTilesAhead; ++t) values[n_tiles + t] = values[first_tile];
-    const auto hidden = [&](int first, int end) { return are_finite<type>(job, base, 0, values, width, first, end); };
+    int64_t slots[kKeysPerChunk];
+    const uint8_t* keys[kKeysPerChunk + kTilesAhead * kTile];
+    for (int key = first_tile * kTile; key < n_tiles * kTile; ++key) {
+        slots[key] = slot_of(job, base, key, n_keys);
+        keys[key] = job.cache.latent(latents, slots[key]);
+    }
+    std::fill_n(keys + n_tiles * kTile, kTilesAhead * kTile, keys[first_tile * kTile]);
+    const ListedValues values{keys};
+    const auto hidden = [&](int first, int end) { return are_finite<type>(job, slots, 0, values, first, end); };
     if (R > 1 && job.n_rows > 1 && !(hidden(first_row.first, last_row.first) && hidden(first_row.end, last_row.end)))
         return attend_each_row<type>(job, latents, chunk, partials, sums);
 
@@ -83,12 +96,12 @@ void attend_latents(const AttendJob& job, const LatentShape& latents, int chunk,
     alignas(64) float scores[R * kKeysPerChunk];
     constexpr int together = R % 4 == 0 ? 4 : R;
     for (int key = first_tile * kTile; key < n_tiles * kTile; key += kLatentsTogether) {
-        const int64_t slot = job.slots[base + key / kTile * kTile] + key % kTile;
         for (int i = 0; i < R; i += together)
-            latent_scores<type, together>(job.cache, latents, slot, queries + static_cast<int64_t>(i) * width, scores + i * kKeysPerChunk + key);
+            latent_scores<type, together>(
+                job.cache, latents, slots + key, keys + key, queries + static_cast<int64_t>(i) * width, scores + i * kKeysPerChunk + key);
     }
     weigh_scores<R>(job, base, first_tile, n_tiles, scores, partials);
-    weigh_by_scores<type, R>(job, base, 0, values, width, first_key, n_keys, scores, sums);
+    weigh_by_scores<type, R>(job, slots, 0, values, first_key, n_keys, scores, sums);
 }
 
 template <CacheType type> void attend_latents_typed(const AttendJob& job, const LatentShape& latents, int chunk, Partial* partials, float* sums) {

@@ -35,12 +35,12 @@ template <class F> inline void with_kind(Kind kind, F f) {
     }
 }
 
-/// Rows times T tiles of one kind: out [T][n_rows rounded up to panels, 16].
+/// Rows times T tiles of one kind, after which come the `next` ones: out [T][n_rows rounded up to panels, 16].
 template <int T>
-inline void tiles_product(Kind kind, const uint8_t* const* tiles, const Rows& rows, int first, int n_rows, float* const* out) {
+inline void tiles_product(Kind kind, const uint8_t* const* tiles, const uint8_t* const* next, const Rows& rows, int first, int n_rows, float* const* out) {
     with_kind(kind, [&](auto constant) {
         constexpr Kind k = decltype(constant)::value;
-        if constexpr (!is_quantised(k)) float_product<k, T>(tiles, rows, first, n_rows, out);
+        if constexpr (!is_quantised(k)) float_product<k, T>(tiles, next, rows, first, n_rows, out);
         else for (int t = 0; t < T; ++t) quantised_product<k>(tiles[t], rows, first, n_rows, out[t]);
     });
 }
@@ -92,19 +92,23 @@ inline void product(const Product& job, const Rows& rows, int first, int n_rows,
         const bool has_second = with_gate || tile + 1 < end_tile;
         const Matrix& other = with_gate ? *job.gated : matrix;
         const uint8_t* const tiles[2] = {matrix.tile(tile), other.tile(with_gate ? tile : tile + 1)};
+        // After the last ones nobody knows: what is at hand already costs nothing.
+        const int step = with_gate ? 1 : 2;
+        const auto after = [&](int t, const Matrix& own) { return tiles[t] + (tile + step < end_tile ? static_cast<size_t>(step) * own.tile_bytes() : 0); };
+        const uint8_t* const next[2] = {after(0, matrix), after(1, other)};
         if (job.epilogue == Epilogue::add) {
             fetch_sums(job, tile, first, n_rows);
             if (has_second) fetch_sums(job, tile + 1, first, n_rows);
         }
         if (kFloatTiles == 2 && has_second && other.kind == matrix.kind) {
-            tiles_product<kFloatTiles>(matrix.kind, tiles, rows, first, n_rows, out);
+            tiles_product<kFloatTiles>(matrix.kind, tiles, next, rows, first, n_rows, out);
         } else {
-            tiles_product<1>(matrix.kind, tiles, rows, first, n_rows, out);
-            if (has_second) tiles_product<1>(other.kind, tiles + 1, rows, first, n_rows, out + 1);
+            tiles_product<1>(matrix.kind, tiles, has_second ? tiles + 1 : next, rows, first, n_rows, out);
+            if (has_second) tiles_product<1>(other.kind, tiles + 1, next, rows, first, n_rows, out + 1);
         }
         deliver(job, tile, first, n_rows, y[0], y[1]);
         if (has_second && !with_gate) deliver(job, tile + 1, first, n_rows, y[1], nullptr);
-        tile += with_gate ? 1 : 2;
+        tile += step;
     }
 }
 

@@ -36,6 +36,7 @@ void Workspace::store_logits(int vocabulary) {
 
 void Workspace::write_layer(int layer, const HeadShape& shape, int group) { write(layer, shape, group); }
 void Workspace::write_layer(int layer, const LatentShape& shape, int group) { write(layer, shape, group); }
+void Workspace::write_layer(int layer, const IndexShape& shape, int group) { write(layer, shape, group); }
 int Workspace::read_layer(int layer, const HeadShape& shape) const { return read(layer, shape); }
 int Workspace::read_layer(int layer, const LatentShape& shape) const { return read(layer, shape); }
 

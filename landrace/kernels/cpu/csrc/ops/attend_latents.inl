@@ -1,5 +1,5 @@
-// out = softmax(q k) c over those of the sequence's cached positions that the mask shows, with a sink for each head where
-// there are any: k is a latent c and the rotated channels beside it, and all heads share it.
+// out = softmax(q k) c over those of the sequence's cached positions that the mask shows, or that the last `select` has chosen,
+// with a sink for each head where there are any: k is a latent c and the rotated channels beside it, and all heads share it.
 #pragma once
 
 #include <stdexcept>
@@ -15,12 +15,13 @@ public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), integer_field("n_heads"), integer_field("rank"), integer_field("rope_dim"), buffer_field("q"),
         buffer_field("out"), optional(choice_field("mask", kMasks)), optional(integer_field("extent")),
-        optional(vector_field("sinks")),
+        optional(integer_field("most")), optional(vector_field("sinks")),
     };
 
     AttendLatents(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), latents_(latent_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
-          mask_(mask_of(fields)), sinks_(fields.vector("sinks")), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_)) {
+          mask_(mask_of(fields)), most_(static_cast<int>(fields.integer("most"))), sinks_(fields.vector("sinks")),
+          selected_(selected_by(workspace, most_, 1, mask_)), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_, most_)) {
         if (sinks_.data && sinks_.size != latents_.n_heads) throw std::invalid_argument("there is a sink for every head, or none");
         workspace.expect(q_, latents_.n_heads * latents_.key_dim());
         workspace.expect(out_, latents_.n_heads * latents_.rank);
@@ -35,6 +36,7 @@ public:
             job.sinks = sinks_.data;
             job.q = c.row(q_, task.first_row);
             job.out = c.row(out_, task.first_row);
+            if (selected_) see_chosen(job, *selected_, task.first_row, 0);
             return job;
         };
         attend_by_plan(c, thread, plan_, job_of, [&](const AttendJob& job, int chunk, Partial* partials, float* sums) {
@@ -48,7 +50,9 @@ private:
     LatentShape latents_;
     int q_, out_;
     Mask mask_;
+    int most_;
     Vector sinks_;
+    Selected* selected_;
     AttendPlan& plan_;
 };
 

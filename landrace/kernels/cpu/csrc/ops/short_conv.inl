@@ -36,19 +36,20 @@ public:
     }
 
     void run(const Context& c, int thread) override {
-        c.share(thread, n_pieces_, [&](int piece) {
+        c.share(thread, n_pieces_ * c.step.n_sequences, [&](int piece) {
+            const int s = piece / n_pieces_;
+            if (c.step.starts[s] == c.step.starts[s + 1]) return;
             auto part = parts_.begin();
-            for (; piece >= ceil_div(part->channels, kPiece); ++part) piece -= ceil_div(part->channels, kPiece);
+            for (piece %= n_pieces_; piece >= ceil_div(part->channels, kPiece); ++part) piece -= ceil_div(part->channels, kPiece);
             const int begin = piece * kPiece, end = std::min(part->channels, begin + kPiece);
-            for (int s = 0; s < c.step.n_sequences; ++s)
-                if (c.step.starts[s] < c.step.starts[s + 1])
-                    for (int channel = begin; channel < end; channel += kLanes) convolve(c, *part, s, channel, std::min(kLanes, end - channel));
+            for (int channel = begin; channel < end; channel += kLanes) convolve(c, *part, s, channel, std::min(kLanes, end - channel));
         });
     }
 
 private:
     static constexpr int kMaxBefore = 15;
-    static constexpr int kPiece = 4 * kLanes;  // channels
+    static constexpr int kPiece = 16 * kLanes;  // channels
+    static constexpr int kRowsAhead = 8;        // rows are far apart: memory is asked for so many before it is needed
 
     struct Part {
         int x, channels;
@@ -66,6 +67,7 @@ private:
         for (int j = 0; j <= before_; ++j) taps[j] = load_some(part.taps.data() + int64_t{j} * part.channels + channel, n);
         for (int64_t row = c.step.starts[s]; row < c.step.starts[s + 1]; ++row) {
             float* x = c.row(part.x, row) + channel;
+            prefetch(x + kRowsAhead * c.workspace.width(part.x));
             const Floats now = load_some(x, n);
             Floats total = mul(taps[0], before_ ? past[0] : now);
             for (int j = 1; j <= before_; ++j) total = fma(taps[j], j < before_ ? past[j] : now, total);

@@ -1,0 +1,68 @@
+"""Sparse selection in a program: an indexer chooses which positions attention goes over."""
+
+from __future__ import annotations
+
+from landrace.kernels.cpu.cache import IndexKeys
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.weights import PackedVector
+
+
+def select(
+    program: Program,
+    layer: int,
+    keys: IndexKeys,
+    *,
+    n_heads: int,
+    most: int,
+    q: int,
+    k: int,
+    weights: int,
+    norm: PackedVector,
+    norm_bias: PackedVector,
+    eps: float,
+    rotary: int | None,
+    rotary_half: int = 0,
+    scale: float = 1.0,
+    group: int = 0,
+) -> None:
+    """Chooses, for each row that sees more than `most` positions, the `most` of them with the greatest sum of scale *
+    weight * relu(q.k) over the indexer's heads; of equal ones the earlier.
+
+    q [n_heads * head_dim], k [head_dim], weights [n_heads]. k is first normalised (LayerNorm) and turned, as q's heads
+    are, and written to the cache of the indexer, which counts as a layer. Overwrites q and weights.
+    """
+    program.add_writer(
+        "select", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+        n_heads=n_heads, most=most, q=q, k=k, weights=weights, norm=norm, norm_bias=norm_bias, eps=eps, scale=scale,
+    )  # fmt: skip
+
+
+def select_blocks(
+    program: Program,
+    layer: int,
+    keys: IndexKeys,
+    *,
+    n_heads: int,
+    block: int,
+    n_blocks: int,
+    n_local: int,
+    q: int,
+    k: int,
+    q_norm: PackedVector,
+    k_norm: PackedVector,
+    eps: float,
+    rotary: int | None,
+    rotary_half: int = 0,
+    group: int = 0,
+) -> None:
+    """Chooses, for each row that sees more than `n_blocks` blocks of `block` positions and for each of `n_heads` apart,
+    the row's own block, the n_local - 1 before it, and those with the greatest q.k; of equal ones the earlier.
+
+    q [n_heads * head_dim] and k [head_dim]: heads are first normalised and turned, and k is written to the cache of the
+    indexer, which counts as a layer. Overwrites q.
+    """
+    program.add_writer(
+        "select_blocks", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+        n_heads=n_heads, block=block, n_blocks=n_blocks, n_local=n_local, q=q, k=k, q_norm=q_norm, k_norm=k_norm,
+        eps=eps,
+    )  # fmt: skip
