@@ -1,10 +1,11 @@
 """Perplexity of a model as it is served against the same weights de-quantised to float32, text by text.
 
     python bench/perplexity.py MODEL.gguf --text FOLDER [--tokens 2048] [--window 512] [--threads N] [--json FILE]
+                               [--cache-dtype int8 [--cache-alone]]
 
 Every `.txt`, `.xml` and `.json` file under FOLDER is one text; of each, the same number of tokens is scored, in windows
-that know nothing of one another. Both paths go through the engine. Prints a table and, with `--json`, writes it with
-where it comes from.
+that know nothing of one another. Both paths go through the engine. With `--cache-alone` both are served, and the first
+one's cache is in float32. Prints a table and, with `--json`, writes it with where it comes from.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def windows(tokenizer: Tokenizer, text: str, tokens: int, window: int) -> list[t
     return cut(tokenizer, ids[:tokens], window)
 
 
-def open_path(model: str, how: Mapping[str, Any], threads: int | None) -> ServingModel:
-    return open_engine(model, threads=threads, options=EngineOptions(prefix_cache=False), **how)
+def open_path(model: str, how: Mapping[str, Any], threads: int | None, cache_dtype: str = "auto") -> ServingModel:
+    options = EngineOptions(prefix_cache=False, cache_dtype=cache_dtype)
+    return open_engine(model, threads=threads, options=options, **how)
 
 
 def score_texts(opened: ServingModel, texts: Mapping[str, str], tokens: int, window: int) -> dict[str, Scores]:
@@ -98,16 +100,24 @@ def score_texts(opened: ServingModel, texts: Mapping[str, str], tokens: int, win
     return found
 
 
-def measure(model: str, texts: Mapping[str, str], tokens: int, window: int, threads: int | None) -> Measured:
+def measure(
+    model: str,
+    texts: Mapping[str, str],
+    tokens: int,
+    window: int,
+    threads: int | None,
+    cache_dtype: str = "auto",
+    reference_path: Mapping[str, Any] = REFERENCE,
+) -> Measured:
     """Both paths on all texts, one after the other so that one model is held at a time. DataError when no text is long
     enough."""
-    opened = open_path(model, REFERENCE, threads)
+    opened = open_path(model, reference_path, threads, "float32")
     weights = opened.model.checkpoint.sha256()
     reference = score_texts(opened, texts, tokens, window)
     if not reference:
         raise DataError(f"No text has {tokens} tokens.", hint="Lower --tokens.")
     del opened
-    served = score_texts(open_path(model, SERVED, threads), texts, tokens, window)
+    served = score_texts(open_path(model, SERVED, threads, cache_dtype), texts, tokens, window)
     return Measured(
         rows=tuple(compare(name, scores, served[name]) for name, scores in reference.items()),
         total=compare("total", joined(reference.values()), joined(served.values())),
@@ -133,6 +143,10 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="Folder of texts.")
     parser.add_argument("--tokens", type=int, default=2048, help="Tokens of each text.")
     parser.add_argument("--window", type=int, default=512, help="Tokens that are scored together.")
+    parser.add_argument("--cache-dtype", default="auto", help="How the served path keeps keys and values.")
+    parser.add_argument(
+        "--cache-alone", action="store_true", help="Against the served path with a float32 cache, not against float32."
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="File to write the result to.")
     arguments = parser.parse_args()
@@ -140,7 +154,9 @@ def main() -> None:
         parser.error("--window must be at least 2 and at most --tokens")
     try:
         texts = read_texts(arguments.text)
-        found = measure(arguments.model, texts, arguments.tokens, arguments.window, arguments.threads)
+        reference = SERVED if arguments.cache_alone else REFERENCE
+        how = (arguments.tokens, arguments.window, arguments.threads, arguments.cache_dtype, reference)
+        found = measure(arguments.model, texts, *how)
     except LandraceError as error:
         sys.exit(" ".join(filter(None, (error.message, error.hint))))
     print("\n".join(table([*found.rows, found.total])))
@@ -150,8 +166,8 @@ def main() -> None:
         data = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()
         result = {
             "model": Path(arguments.model).name,
-            "reference": REFERENCE,
-            "served": SERVED,
+            "reference": {**reference, "cache_dtype": "float32"},
+            "served": {**SERVED, "cache_dtype": arguments.cache_dtype},
             "tokens": arguments.tokens,
             "window": arguments.window,
             "rows": [row.as_dict() for row in found.rows],

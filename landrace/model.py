@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -16,15 +17,16 @@ from landrace.checkpoints.adapter import read_adapter
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
+from landrace.engine.cache.memory import CACHE_DTYPES
 from landrace.engine.options import MTP
 from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.mask import FULL
 from landrace.models.cache_spec import Paged
-from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, new_cpu_cache
+from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache
 from landrace.models.decoder import Decoder
 from landrace.models.graph_decoder import GraphDecoder
 from landrace.models.serving import ServingDecoder
@@ -264,24 +266,37 @@ class CacheNeeds:
     """Of each of its tokens, in layers that see all of the past."""
     at_most: float
     """However long it is, in layers that see a window or have a state."""
-    dtype: torch.dtype
-    """What keys and values are kept in."""
 
 
-def cache_needs(checkpoint: Checkpoint) -> CacheNeeds:
-    """Of `open_engine` on this machine, unless it is told otherwise. Reads no weights."""
-    device = default_device()
+def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
+    """Of `open_engine` on this machine, by what keys and values are kept in: first as it is unless told otherwise, then
+    in each type that takes less. Reads no weights."""
+    spec, device = checkpoint.spec, default_device()
     extension, _ = _choose_kernels("auto", device)
     n_slots = 1 if extension is None else extension.TILE
-    slots = [n_slots] * len(checkpoint.spec.cache_groups)
+    slots = [n_slots] * len(spec.cache_groups)
     if extension is None:
-        kept_in = None if device.type == "cpu" else resolve_dtype("auto", device)  # as `GraphDecoder` has it
-        layers = Decoder(checkpoint.spec).new_cache(slots, kept_in)
-    else:
-        matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
-        layers = new_cpu_cache(extension, checkpoint.spec, slots, cache_dtype_beside(matrices))
+        kept_in = torch.float32 if device.type == "cpu" else resolve_dtype("auto", device)  # as `GraphDecoder` has it
+        layers = Decoder(spec).new_cache(slots, kept_in)
+        return {str(kept_in).removeprefix("torch."): _needs(spec, layers, n_slots)}
+    matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
+    has_keys = any(isinstance(group.spec, Paged) for group in spec.cache_groups)
+    usual = cache_dtype_beside(matrices) if has_keys else torch.float32
+    found: dict[str, CacheNeeds] = {}
+    least = math.inf
+    for name, dtype in CACHE_DTYPES.items():
+        if dtype == usual or (found and dtype is not None and keeps(spec, dtype)):
+            needs = _needs(spec, new_cpu_cache(extension, spec, slots, dtype), n_slots)
+            if needs.a_token + needs.at_most < least:
+                found[name] = needs
+                least = needs.a_token + needs.at_most
+    return found
+
+
+def _needs(spec: ModelSpec, layers: Sequence[LayerMemory], n_slots: int) -> CacheNeeds:
+    """Of a cache for so many slots."""
     a_token = at_most = 0.0
-    for group in checkpoint.spec.cache_groups:
+    for group in spec.cache_groups:
         n_bytes = sum(layers[layer].nbytes for layer in group.layers) / n_slots
         match group.spec:
             case Paged(mask) if mask == FULL:
@@ -290,8 +305,7 @@ def cache_needs(checkpoint: Checkpoint) -> CacheNeeds:
                 at_most += n_bytes * ((group.spec.reach or 0) + 1)
             case _:
                 at_most += n_bytes
-    dtypes = [layer.keys.dtype for layer in layers if isinstance(layer, LayerCache)]
-    return CacheNeeds(a_token, at_most, dtypes[0] if dtypes else torch.float32)
+    return CacheNeeds(a_token, at_most)
 
 
 def available_threads() -> int:

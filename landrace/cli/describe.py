@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
 from landrace.checkpoints import open_checkpoint
@@ -49,8 +49,11 @@ def describe_model(name: str) -> dict[str, Any]:
     }
 
 
-def _cache(needs: CacheNeeds) -> str:
-    kept_in = f"in {str(needs.dtype).removeprefix('torch.')} on this machine"
+def _cache(by_type: Mapping[str, CacheNeeds]) -> str:
+    """In the usual type, and beside it what the smaller ones would take."""
+    (usual, needs), *smaller = by_type.items()
+    others = ", ".join(f"{human_bytes(own.a_token or own.at_most)} in {name}" for name, own in smaller)
+    kept_in = f"in {usual} on this machine" + (f" ({others})" if others else "")
     a_token = f"{human_bytes(needs.a_token)} a token {kept_in}"
     if not needs.at_most:
         return a_token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,14 +30,22 @@ DraftOption = Annotated[
         "layer for further tokens) or a smaller model's name."
     ),
 ]
+CacheDtypeOption = Annotated[
+    str, typer.Option(help="How keys and values are kept: auto, float32, float16, bfloat16, int8 or int4.")
+]
+ContextOverflowOption = Annotated[
+    str,
+    typer.Option(help="What is too long for the model: error, or shift, which goes on without the oldest part."),
+]
+ContextKeepOption = Annotated[
+    int, typer.Option(help="First tokens that a shift keeps, such as those of a system message.")
+]
 
 
-def opened_for(max_length: int | None, draft: str | None = None) -> EngineOptions:
-    """The usual engine, with a cache that one sequence of `max_length` fits into."""
+def opened_for(max_length: int | None, **more: Any) -> EngineOptions:
+    """The usual engine, with a cache that one sequence of `max_length` fits into, and with what else is set."""
     from landrace.engine.options import EngineOptions
 
     usual = EngineOptions()
-    if max_length is None or max_length <= usual.cache_tokens:
-        return EngineOptions(max_length=max_length, draft=draft)
-    blocks = -(-max_length // usual.block_size)
-    return EngineOptions(max_length=max_length, cache_tokens=blocks * usual.block_size, draft=draft)
+    blocks = -(-max(max_length or 0, usual.cache_tokens) // usual.block_size)
+    return EngineOptions(max_length=max_length, cache_tokens=blocks * usual.block_size, **more)

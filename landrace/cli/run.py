@@ -12,7 +12,17 @@ import typer
 
 from landrace.cli.console import err, fail, notice, print_json
 from landrace.cli.endings import Ended
-from landrace.cli.options import DraftOption, KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
+from landrace.cli.options import (
+    CacheDtypeOption,
+    ContextKeepOption,
+    ContextOverflowOption,
+    DraftOption,
+    KernelsOption,
+    MaxLengthOption,
+    ThreadsOption,
+    WeightsOption,
+    opened_for,
+)
 from landrace.cli.progress import spinner
 from landrace.errors import RequestError
 from landrace.safe_text import ShownStream
@@ -39,7 +49,10 @@ def run(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
+    cache_dtype: CacheDtypeOption = "auto",
     max_length: MaxLengthOption = None,
+    context_overflow: ContextOverflowOption = "error",
+    context_keep: ContextKeepOption = 4,
     draft: DraftOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of streaming; needs a prompt.")
@@ -77,7 +90,13 @@ def run(
             weights=weights,
             kernels=kernels,
             threads=threads,
-            options=opened_for(max_length, draft),
+            options=opened_for(
+                max_length,
+                cache_dtype=cache_dtype,
+                context_overflow=context_overflow,
+                context_keep=context_keep,
+                draft=draft,
+            ),
         )
     notice(serving.notice)
     talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
@@ -95,12 +114,14 @@ def run(
                 "completion_tokens": len(completion.token_ids),
                 "drafted_tokens": completion.drafted_tokens,
                 "accepted_tokens": completion.accepted_tokens,
+                "dropped_tokens": completion.dropped_tokens,
                 "seconds": time.perf_counter() - started,
             }
         )
         return
-    talk.ask(prompt, _printer())
+    completion = talk.ask(prompt, _printer())
     sys.stdout.write("\n")
+    _tell_dropped(completion)
 
 
 class Conversation:
@@ -158,6 +179,11 @@ def _printer() -> Callable[[StepOutput], None]:
     return print_text
 
 
+def _tell_dropped(completion: Completion) -> None:
+    if completion.dropped_tokens:
+        err.print(f"The model went on without {completion.dropped_tokens} tokens from the beginning.", style="dim")
+
+
 def _chat(talk: Conversation) -> None:
     """Reads lines until end of input. A line that fails says why and the chat goes on."""
     import contextlib
@@ -192,5 +218,6 @@ def _chat(talk: Conversation) -> None:
             err.print("Stopped; the message was not kept.", style="dim")
             continue
         sys.stdout.write("\n")
+        _tell_dropped(completion)
         if completion.finish_reason == "length":
             err.print("The answer reached --max-tokens.", style="dim")

@@ -12,7 +12,15 @@ import typer
 
 from landrace.cli.console import err, notice, styled
 from landrace.cli.endings import interrupt_as_asyncio_expects
-from landrace.cli.options import DraftOption, KernelsOption, MaxLengthOption, WeightsOption
+from landrace.cli.options import (
+    CacheDtypeOption,
+    ContextKeepOption,
+    ContextOverflowOption,
+    DraftOption,
+    KernelsOption,
+    MaxLengthOption,
+    WeightsOption,
+)
 from landrace.cli.progress import spinner
 from landrace.errors import OptionError
 
@@ -28,15 +36,15 @@ def serve(
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine; default: all cores.")] = None,
-    cache_dtype: Annotated[
-        str, typer.Option(help="How keys and values are kept: auto, float32, float16, bfloat16 or int8.")
-    ] = "auto",
+    cache_dtype: CacheDtypeOption = "auto",
     cache_tokens: Annotated[int, typer.Option(help="Tokens the key-value cache holds.")] = 16384,
     max_running: Annotated[
         int | None, typer.Option(help="Most requests in progress at once; default: 64, if a step has a token for each.")
     ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
     max_length: MaxLengthOption = None,
+    context_overflow: ContextOverflowOption = "error",
+    context_keep: ContextKeepOption = 4,
     draft: DraftOption = None,
     max_pending: Annotated[int, typer.Option(min=1, help="Most unfinished requests; more get status 429.")] = 1024,
     cors_origin: Annotated[
@@ -58,6 +66,8 @@ def serve(
         max_running=max_running,
         max_step_tokens=max_step_tokens,
         max_length=max_length,
+        context_overflow=context_overflow,
+        context_keep=context_keep,
         draft=draft,
     )
     adapters = parse_adapters(adapter or [])

@@ -15,14 +15,14 @@ from landrace.engine.answers import Answer, answers
 from landrace.engine.batch_builder import build_batch
 from landrace.engine.cache.cache import Cache
 from landrace.engine.cache.kinds import new_group, slots_of
-from landrace.engine.cache.memory import CacheMemory
+from landrace.engine.cache.memory import CACHE_DTYPES, CacheMemory
 from landrace.engine.cache.pool import root_hash
 from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
 from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
-from landrace.engine.progress import Progress
+from landrace.engine.overflow import begun, continued
 from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
 from landrace.engine.sampling_params import shown
@@ -32,14 +32,6 @@ from landrace.errors import LandraceError, OptionError, PromptTooLongError, Requ
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
-
-_CACHE_DTYPES = {
-    "auto": None,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int8": torch.int8,
-}
 
 
 @dataclass(frozen=True)
@@ -75,12 +67,18 @@ class Engine:
         # A sequence that could outgrow the whole cache would lose its answer there.
         self.max_length = min(asked, self.options.cache_room)
         """Longest sequence that is served, prompt and answer."""
+        if self.options.shifts and 2 * self.options.context_keep > self.max_length:
+            raise OptionError(
+                f"context_keep is {self.options.context_keep}, which is more than half of the {self.max_length} tokens "
+                "that a sequence can have.",
+                hint="Lower it.",
+            )
         self._without_gradients: AbstractContextManager[None] = (
             torch.inference_mode()
             if any(one.differentiable for one in (decoder, draft_model) if one is not None)
             else nullcontext()
         )
-        cache_dtype = _CACHE_DTYPES[self.options.cache_dtype]
+        cache_dtype = CACHE_DTYPES[self.options.cache_dtype]
         n_slots = [slots_of(group.spec, self.options) for group in spec.cache_groups]
         self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype, self.options.most_guesses)
         self._scheduler = self._new_scheduler()
@@ -154,18 +152,27 @@ class Engine:
         self._check(request)
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
         params = request.params
-        progress = Progress(request, root_hash(adapter))
+        progress = begun(request, root_hash(adapter), self.options, self.max_length)
         live = Live(
             progress=progress,
             sampling=SamplingState(params, request.prompt_ids, self.decoder.device),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
             stop_text=StopText(params.stop),
             stream=TextStream(self.tokenizer, keep_leading_space=True),
-            drafter=Drafter(progress.tokens, len(request.prompt_ids)),
+            drafter=Drafter(progress.tokens, progress.held),
         )
         live.progress.arrived = arrived
         self._scheduler.add(live.progress)
         self._live[request.id] = live
+
+    def _shift(self, live: Live) -> None:
+        """Goes on without the oldest part of a sequence that is as long as it may be."""
+        progress = continued(live.progress, self.options, self.max_length)
+        self._scheduler.go_on(live.progress, progress)
+        if self._drafting:
+            self._drafting.forget(live.request.id)
+        drafter = Drafter(progress.tokens, progress.held)
+        self._live[live.request.id] = replace(live, progress=progress, drafter=drafter)
 
     def abort(self, request_id: str) -> None:
         """Ends a request; the next step reports it. Nothing happens if it has ended already."""
@@ -261,7 +268,8 @@ class Engine:
             raise RequestError(f"There is no adapter called {request.adapter!r}.", field="adapter")
         if n_prompt == 0:
             raise RequestError("The prompt is empty.", field="prompt")
-        if n_prompt + min(params.max_tokens, 1) > self.max_length:
+        goes_on = self.options.shifts and params.prompt_logprobs_from is None
+        if n_prompt + min(params.max_tokens, 1) > self.max_length and not goes_on:
             cure = " or raise cache_tokens" if self.max_length == self.options.cache_room else ""
             raise PromptTooLongError(
                 f"The maximum context length is {self.max_length} tokens, answer included; the prompt has {n_prompt}.",
@@ -323,8 +331,10 @@ class Engine:
             if live.stop_text.matched:
                 reason = "stop"
                 break
-            if progress.n_output + len(taken) == params.max_tokens or progress.held + len(taken) == self.max_length:
+            full = progress.held + len(taken) == self.max_length
+            if progress.n_output + len(taken) == params.max_tokens or (full and not self.options.shifts):
                 reason = "length"
+            if full or reason:
                 break
         draft = progress.draft
         self._scheduler.commit(progress, taken)
@@ -334,6 +344,8 @@ class Engine:
         if reason is not None:
             output = self._finish(live, reason, token_ids, text, logprobs, answer.scores)
         elif taken or answer.scores:
+            if progress.held == self.max_length:
+                self._shift(live)
             output = _output(live, token_ids, text, logprobs, answer.scores)
         else:
             return None
@@ -395,4 +407,5 @@ def _output(
         cached_prompt_tokens=live.progress.prefix_hit or 0,
         seed=live.sampling.seed,
         queue_seconds=live.progress.queue_seconds,
+        dropped_tokens=live.progress.dropped,
     )

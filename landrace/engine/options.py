@@ -9,7 +9,8 @@ from landrace.errors import OptionError
 NGRAM, MTP = "ngram", "mtp"
 """The drafts that need no other model."""
 _SIZES = ("block_size", "cache_tokens", "max_step_tokens", "max_running", "max_length", "snapshot_tokens")
-CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
+CACHE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8", "int4")
+OVERFLOWS = ("error", "shift")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class EngineOptions:
     snapshot_tokens: int = 256
     """A model with recurrent states keeps them at about every so many tokens of a prompt, and goes on from there when
     another begins alike. A state takes as much memory as many tokens do."""
+    context_overflow: str = "error"
+    """What becomes of a prompt that is too long, and of an answer for which there is no more room. error: the prompt is
+    refused, the answer ends. shift: they go on without their oldest part."""
+    context_keep: int = 4
+    """First tokens that a shift keeps, such as those of a system message."""
     draft: str | None = None
     """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before; mtp, by the
     model's own layer for further tokens; or by a smaller model with the same tokens, by its name. The answers are the
@@ -49,6 +55,12 @@ class EngineOptions:
             raise OptionError(
                 f"There is no cache_dtype {self.cache_dtype!r}.", hint=f"Choose {', '.join(CACHE_DTYPES)}."
             )
+        if self.context_overflow not in OVERFLOWS:
+            raise OptionError(
+                f"There is no context_overflow {self.context_overflow!r}.", hint=f"Choose {' or '.join(OVERFLOWS)}."
+            )
+        if not isinstance(self.context_keep, int) or isinstance(self.context_keep, bool) or self.context_keep < 0:
+            raise OptionError(f"context_keep must be a whole number, not {self.context_keep!r}.")
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",
@@ -81,6 +93,11 @@ class EngineOptions:
     def most_guesses(self) -> int:
         """Of a request in a step: drafts lie in the block of its last token."""
         return 0 if self.draft is None else self.block_size - 1
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a sequence that is too long goes on without its oldest part."""
+        return self.context_overflow == "shift"
 
     @property
     def n_blocks(self) -> int:

@@ -46,6 +46,8 @@ class StepOutput:
     """Tokens that were guessed for this step."""
     accepted_tokens: int = 0
     """Of them, those that are among `token_ids`."""
+    dropped_tokens: int = 0
+    """The oldest tokens of prompt and answer that the request has gone on without so far."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Completion:
     """As in `StepOutput`."""
     drafted_tokens: int
     accepted_tokens: int
+    dropped_tokens: int
 
     @staticmethod
     def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
@@ -84,4 +87,5 @@ class Completion:
             seed=last.seed,
             drafted_tokens=sum(output.drafted_tokens for output in outputs),
             accepted_tokens=sum(output.accepted_tokens for output in outputs),
+            dropped_tokens=last.dropped_tokens,
         )

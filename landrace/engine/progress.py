@@ -50,6 +50,8 @@ class Progress:
     """`time.perf_counter()` when the engine took it."""
     admitted: float | None = field(init=False, default=None, repr=False)
     """`time.perf_counter()` when a step first computed some of it."""
+    dropped: int = field(init=False, default=0, repr=False)
+    """Tokens that it went on without: see `overflow`."""
     prefix_hit: int | None = field(init=False, default=None, repr=False)
     """Prompt tokens found in the cache when the request was first admitted."""
 

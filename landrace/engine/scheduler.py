@@ -66,6 +66,12 @@ class Scheduler:
         else:
             self.waiting.remove(progress)
 
+    def go_on(self, progress: Progress, then: Progress) -> None:
+        """`then` takes the place of a request in the order of arrival, nothing of it computed."""
+        self.remove(progress)
+        then.place = progress.place
+        insort(self.waiting, then, key=_place)
+
     def schedule(self) -> Plan:
         """Plans one step: whoever can start does, then the step's tokens are shared out."""
         self._admit()

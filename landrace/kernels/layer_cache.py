@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+INT4 = torch.uint8
+"""The type of a cache of 4-bit codes: PyTorch computes with no such type, so a byte has two."""
+
 
 @dataclass(frozen=True)
 class LayerCache:
@@ -20,7 +23,7 @@ class LayerCache:
     values: Tensor | None = None
     """None: a key's first channels are its value (latents)."""
     key_scales: Tensor | None = None
-    """int8 only: what the stored numbers are multiplied by."""
+    """int8 and INT4 only: what the stored numbers are multiplied by, and for INT4 what is then added."""
     value_scales: Tensor | None = None
     index: LayerCache | None = None
     """The keys of the layer's indexer, [n_slots, 1, head_dim], where it has one."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landrace.kernels.layer_cache import INT4 as INT4
 from landrace.kernels.layer_cache import GroupView as GroupView
 from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.layer_cache import StateView as StateView

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from landrace.errors import OptionError
 from landrace.kernels.cpu import quantising, sampling
-from landrace.kernels.cpu.cache import new_layer_cache
+from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Program, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state
-from landrace.kernels.layer_cache import LayerMemory
+from landrace.kernels.layer_cache import INT4, LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
@@ -95,7 +95,7 @@ class CpuDecoder:
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
     ) -> tuple[LayerMemory, ...]:
-        """See `ServingDecoder`: multiples of 16 tokens, in float32, float16, bfloat16 or int8; None: `cache_dtype`."""
+        """See `ServingDecoder`: multiples of 16 tokens, in one of `CACHE_TYPES`; None: `cache_dtype`."""
         return new_cpu_cache(self._native, self.spec, n_slots, dtype or self.cache_dtype, n_guesses)
 
     def add_adapter(self, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> int:
@@ -192,6 +192,12 @@ def cache_dtype_beside(block_types: Iterable[str]) -> torch.dtype:
     return torch.float32 if all(kind in ("F32", "F16") for kind in block_types) else torch.float16
 
 
+def keeps(spec: ModelSpec, dtype: torch.dtype) -> bool:
+    """Whether the model's layers can all be kept so."""
+    mixers = [layer.mixer for layer in spec.layers if not isinstance(layer.mixer, Recurrent)]
+    return dtype != INT4 or all(isinstance(shape, Heads) for mixer in mixers for shape in cache_shapes(mixer))
+
+
 def new_cpu_cache(
     native: ModuleType, spec: ModelSpec, n_slots: Sequence[int], dtype: torch.dtype, n_guesses: int = 0
 ) -> tuple[LayerMemory, ...]:
@@ -201,6 +207,11 @@ def new_cpu_cache(
         raise OptionError(
             f"The C++ kernels keep the cache in tiles of {native.TILE} tokens, and {max(paged)} are not whole tiles.",
             hint=f"Choose a block_size that {native.TILE} divides.",
+        )
+    if not keeps(spec, dtype):
+        raise OptionError(
+            "This model's cache holds latents or the keys of an indexer, which are kept in int8 at the least.",
+            hint="Choose int8.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     return tuple(

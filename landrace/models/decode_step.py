@@ -26,7 +26,7 @@ def repeatable(spec: ModelSpec) -> bool:
 
 
 def _repeatable(mixer: Mixer) -> bool:
-    return isinstance(mixer, Mla) or (isinstance(mixer, Gqa) and not mixer.alibi)
+    return isinstance(mixer, Mla) or (isinstance(mixer, Gqa) and not mixer.alibi and mixer.chunks is None)
 
 
 class DecodeStep:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
 from typing import ClassVar, Literal
 
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
+
+
+@dataclass(frozen=True)
+class DualChunk:
+    """Dual chunk attention (An et al., 2024): positions are counted anew in every chunk, for keys and for the queries
+    that meet keys of their own chunk."""
+
+    size: int
+    """Positions in a chunk."""
+    reach: int
+    """A query meets the keys of the chunk before its own as if it stood `size` further on than it does, but no further
+    than this; and all earlier ones as the last of its chunk does."""
+
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
 
@@ -38,12 +51,23 @@ class RopeSpec:
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
     length: int = 0
-    """The length of sequence that the one table is made for (dynamic, longrope); 0: the original length."""
+    """The length of sequence that the one table is made for (dynamic, longrope, chunks); 0: the original length."""
+    chunks: DualChunk | None = None
+    onwards: Literal["next", "older"] | None = None
+    """With chunks: how a query is turned on from its own place to meet the keys of the chunk before, or of earlier
+    ones; None: to its own place."""
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the table is another one where the model is opened for longer sequences."""
-        return self.kind in ("dynamic", "longrope")
+        """Whether the model computes otherwise where it is opened for longer sequences."""
+        return self.kind in ("dynamic", "longrope") or self.chunks is not None
+
+    @property
+    def sharpness(self) -> float:
+        """Factor on q.k for the length that a model with chunks is opened for: yarn's, for q and for k."""
+        if self.chunks is None or self.length <= self.original_length:
+            return 1.0
+        return (0.1 * log(self.length / self.original_length) + 1.0) ** 2
 
 
 @dataclass(frozen=True)
@@ -97,6 +121,15 @@ class Gqa:
 
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
+
+    @property
+    def chunks(self) -> DualChunk | None:
+        return None if self.rope is None else self.rope.chunks
+
+    @property
+    def score_factor(self) -> float:
+        """`scale` for the length that the model is opened for."""
+        return self.scale * (1.0 if self.rope is None else self.rope.sharpness)
 
     @property
     def cache(self) -> Paged:

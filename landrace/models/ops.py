@@ -93,9 +93,13 @@ class Ops(Protocol[X]):
         k [T, head_dim]. Normalises and turns both, and writes k to the layer's cache. No gradient comes back."""
         ...
 
-    def attend(self, spec: Gqa, q: X, past: Any, sinks: Vector | None) -> X:
+    def turn_on(self, spec: Gqa, q: X) -> tuple[X, X]:
+        """The queries as they meet keys of the chunk of positions before their own, and those of earlier ones."""
+        ...
+
+    def attend(self, spec: Gqa, q: X, past: Any, sinks: Vector | None, further: tuple[X, X] | None) -> X:
         """softmax(scale * q.k) v over the positions that the mask shows, or that are chosen, head by head:
-        [T, n_heads * head_dim]."""
+        [T, n_heads * head_dim]. `further`: what `turn_on` made, where positions are in chunks."""
         ...
 
     def keep_latents(self, spec: Mla, cache: int, q: X, latents: X, norm: Norm) -> tuple[X, Any]:

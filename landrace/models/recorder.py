@@ -36,6 +36,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.rope import further_ropes
 from landrace.models.stream_recorder import StreamRecorder
 
 
@@ -146,7 +147,7 @@ class Recorder(StreamRecorder):
             k,
             v,
             **self._turning(spec.rope),
-            scale=spec.scale,
+            scale=spec.score_factor,
             norm=spec.qk_norm,
             q_norm=q_norm,
             k_norm=k_norm,
@@ -177,7 +178,16 @@ class Recorder(StreamRecorder):
             **self._turning(spec.rope),
         )
 
-    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None) -> int:
+    def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
+        assert spec.rope is not None
+        found = []
+        for rope in further_ropes(spec.rope):
+            out = self._buffer(f"queries for {rope.onwards} keys", spec.n_heads * spec.head_dim)
+            self._program.turn(q, out, heads_of(spec), **self._turning(rope))
+            found.append(out)
+        return found[0], found[1]
+
+    def attend(self, spec: Gqa, q: int, past: int, sinks: Vector | None, further: tuple[int, int] | None) -> int:
         out = self._buffer("mixed", spec.n_heads * spec.head_dim)
         self._program.attention(
             past,
@@ -188,6 +198,8 @@ class Recorder(StreamRecorder):
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
             most=None if spec.selection is None else spec.selection.most,
+            chunk=None if spec.chunks is None else spec.chunks.size,
+            further=further,
         )
         return out
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +22,12 @@ from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
-from landrace.kernels.reference.ngrams import gated_values
 from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.reference.selection import select, select_blocks
 from landrace.kernels.reference.short_conv import spread_taps
-from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.router import Router
-from landrace.kernels.streams import HyperConnections
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
@@ -45,19 +42,19 @@ from landrace.models.params import (
     Linear,
     Norm,
     RouterWeights,
-    StreamWeights,
     Table,
     Vector,
 )
 from landrace.models.reference_states import ReferenceStates
-from landrace.models.rope import rotary_tables
+from landrace.models.reference_streams import ReferenceStreams
+from landrace.models.rope import further_ropes, rotary_tables
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From the wanted rows' normalised hidden states [R, d_model], and the function that makes float32 logits of such rows,
 to what the forward pass returns."""
 
 
-class ReferenceOps:
+class ReferenceOps(ReferenceStreams):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     def __init__(
@@ -164,12 +161,33 @@ class ReferenceOps:
         plan = self._attention_plan(spec.cache)
         self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
 
-    def attend(self, spec: Gqa, q: Tensor, past: tuple[Tensor, Tensor], sinks: Vector | None) -> Tensor:
+    def turn_on(self, spec: Gqa, q: Tensor) -> tuple[Tensor, Tensor]:
+        assert spec.rope is not None
+        before, older = (rotate(q, *self._tables(rope)).to(q.dtype) for rope in further_ropes(spec.rope))
+        return before, older
+
+    def attend(
+        self,
+        spec: Gqa,
+        q: Tensor,
+        past: tuple[Tensor, Tensor],
+        sinks: Vector | None,
+        further: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
         slopes = alibi_slopes(spec.n_heads).to(q.device) if spec.alibi else None
         own = None if sinks is None else sinks.weight
         plan = self._attention_plan(spec.cache)
-        chosen = None if spec.selection is None else self._chosen
-        mixed = attention(q, *past, plan, scale=spec.scale, mask=spec.mask, sinks=own, slopes=slopes, chosen=chosen)
+        mixed = attention(
+            q if further is None else torch.cat((q, *further), -1),
+            *past,
+            plan,
+            scale=spec.score_factor,
+            mask=spec.mask,
+            sinks=own,
+            slopes=slopes,
+            chosen=None if spec.selection is None else self._chosen,
+            chunk=None if spec.chunks is None else spec.chunks.size,
+        )
         return mixed.flatten(1)
 
     def keep_latents(self, spec: Mla, cache: int, q: Tensor, latents: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -302,33 +320,6 @@ class ReferenceOps:
     def ngrams(self, form: NGrams, cache: int, table: Table) -> Tensor:
         rows = self._states.ngrams(cache, 0, form)
         return F.embedding(rows, table.weight).flatten(1).float()
-
-    def gated_values(self, keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
-        return gated_values(keys, queries, values, count)
-
-    def add(self, into: Tensor, x: Tensor) -> Tensor:
-        return into + x
-
-    def widen(self, x: Tensor, count: int) -> Tensor:
-        return x.repeat(1, count)
-
-    def stream_weights(self, streams: Tensor, weights: StreamWeights, form: HyperConnections) -> Tensor:
-        return stream_weights(streams, weights.weight, weights.base, weights.scale, form, weights.eps)
-
-    def collapse(self, streams: Tensor, count: int, weights: Tensor | None) -> Tensor:
-        return collapsed(streams, count, weights)
-
-    def collapse_gated(self, streams: Tensor, gates: Tensor, count: int) -> Tensor:
-        return collapsed(streams * gates.sigmoid(), count)
-
-    def spread(
-        self, streams: Tensor, branch: Tensor, weights: Tensor, count: int, *, first: int, mixes: bool
-    ) -> Tensor:
-        return spread(streams, branch, weights, count, first, mixes)
-
-    def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
-        y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)
-        return y if outer == 1.0 else outer * y
 
     def head(self, x: Tensor, weight: Linear | Table, norm: Norm | None, divisor: float) -> Tensor:
         if self._batch.logit_rows is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -64,6 +65,26 @@ def _yarn(wavelengths: Tensor, rope: RopeSpec) -> Tensor:
     return 1.0 / (rope.factor * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept
 
 
+def further_ropes(rope: RopeSpec) -> tuple[RopeSpec, RopeSpec]:
+    """What turns a query on from its own place to meet the keys of the chunk before, and those of earlier ones."""
+    return replace(rope, onwards="next", attention_factor=1.0), replace(rope, onwards="older", attention_factor=1.0)
+
+
+def _places(rope: RopeSpec, positions: Tensor) -> Tensor:
+    """By how many places each position is turned."""
+    if rope.chunks is None:
+        return positions
+    size, reach = rope.chunks.size, rope.chunks.reach
+    own = positions % size
+    match rope.onwards:
+        case None:
+            return own
+        case "next":
+            return (own + size).clamp(max=reach) - own
+        case "older":
+            return min(2 * size - 1, reach) - own
+
+
 def rotary_tables(rope: RopeSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of `positions` [T], each [T, rotary_dim / 2] float32, times the attention factor.
 
@@ -74,5 +95,5 @@ def rotary_tables(rope: RopeSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def tables_of(rope: RopeSpec, frequencies: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """The same from `inverse_frequencies` that lie on the device already."""
-    angles = positions[:, None].float() * frequencies
+    angles = _places(rope, positions)[:, None].float() * frequencies
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor

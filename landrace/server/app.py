@@ -104,7 +104,7 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog, cors_origins:
         body = await desk.read(http, ChatRequest)
         model = find(body.model)
         prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, body))
-        params = body.sampling(len(prompt.ids), model.engine.max_length)
+        params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
         call = _call(body, model, [prompt], [params], shape)
         return await answer(call, http, usage_log)
@@ -114,7 +114,9 @@ def create_app(models: Sequence[ServedModel], usage_log: UsageLog, cors_origins:
         body = await desk.read(http, CompletionRequest)
         model = find(body.model)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
-        params = [body.sampling(len(prompt.ids), model.engine.max_length) for prompt in prompts]
+        params = [
+            body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
+        ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
         call = _call(body, model, prompts, params, shape)
         return await answer(call, http, usage_log)

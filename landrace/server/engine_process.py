@@ -64,6 +64,16 @@ class EngineProcess:
         return self._ready.max_length
 
     @property
+    def shifts(self) -> bool:
+        """Whether what is longer than `max_length` goes on without its oldest part."""
+        return self._ready.shifts
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """Most tokens of a prompt."""
+        return None if self.shifts else self.max_length
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return self._ready.tokenizer
 

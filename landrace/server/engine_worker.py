@@ -39,6 +39,8 @@ class Ready:
     """The model is open. The tokenizer travels, so that the HTTP side needs neither the checkpoint nor torch."""
 
     max_length: int
+    shifts: bool
+    """Whether what is longer goes on without its oldest part."""
     tokenizer: Tokenizer
     fingerprints: Mapping[str | None, str]
     """Of each adapter by name, and under None that of the model alone."""
@@ -110,7 +112,10 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
             for name, folder in ((None, None), *settings.adapters.items())
         }
         opened.model.tokenizer.warm_up()  # it travels with what it knows
-        first: FromWorker = Ready(opened.engine.max_length, opened.model.tokenizer, fingerprints, opened.notice)
+        engine = opened.engine
+        first: FromWorker = Ready(
+            engine.max_length, engine.options.shifts, opened.model.tokenizer, fingerprints, opened.notice
+        )
     except LandraceError as error:
         first = Failed(error)
     except Exception as error:  # noqa: BLE001  told as what the model's own errors are

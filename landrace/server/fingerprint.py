@@ -46,6 +46,7 @@ def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adap
         "kernels": opened.kernels,
         "held": weights,
         "cache": options.cache_dtype,
+        "shifts": [options.context_keep, opened.engine.max_length] if options.shifts else None,
         "spec": spec,
         "draws": _draws(opened.model.decoder),
         "template": template.sha256 if template else None,

@@ -37,6 +37,7 @@ class Choice:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    dropped_tokens: int = 0
     finish_reason: str | None = None
     queue_seconds: float = 0.0
     first_token_seconds: float | None = None
@@ -50,6 +51,7 @@ class Choice:
         self.cached_tokens = output.cached_prompt_tokens
         self.drafted_tokens += output.drafted_tokens
         self.accepted_tokens += output.accepted_tokens
+        self.dropped_tokens = output.dropped_tokens
         self.finish_reason = output.finish_reason
         self.queue_seconds = output.queue_seconds
         self.seconds = elapsed
@@ -125,6 +127,7 @@ class Generation:
         completion_tokens = sum(choice.n_tokens for choice in self.choices)
         drafted = sum(choice.drafted_tokens for choice in self.choices)
         accepted = sum(choice.accepted_tokens for choice in self.choices)
+        dropped = sum(choice.dropped_tokens for choice in self.choices)
         drafts = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
         return {
             "prompt_tokens": prompt_tokens,
@@ -132,6 +135,7 @@ class Generation:
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in firsts)},
             **({"completion_tokens_details": drafts} if drafted else {}),
+            **({"dropped_tokens": dropped} if dropped else {}),
         }
 
 

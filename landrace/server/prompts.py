@@ -93,7 +93,7 @@ def _is_long(body: bytes) -> bool:
 def chat_prompt(engine: EngineProcess, body: ChatRequest) -> Prompt:
     """The conversation's token ids. Raises RequestError for one that cannot be written or cannot fit."""
     try:
-        ids = encode_chat(engine.tokenizer, body.messages, limit=engine.max_length, **body.chat_template_kwargs)
+        ids = encode_chat(engine.tokenizer, body.messages, limit=engine.prompt_limit, **body.chat_template_kwargs)
     except RequestError as error:
         if error.field == "prompt":  # the tokenizer's word for what came as messages
             error.field = body.prompt_field
@@ -108,10 +108,10 @@ def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt
 
 
 def _plain_prompt(engine: EngineProcess, prompt: str | list[int]) -> Prompt:
-    limit = engine.max_length
+    limit = engine.prompt_limit
     if isinstance(prompt, str):
         return Prompt(tuple(engine.tokenizer.encode(prompt, limit=limit)), prompt)
-    if len(prompt) > limit:
+    if limit is not None and len(prompt) > limit:
         raise PromptTooLongError(
             f"The maximum context length is {limit} tokens; the prompt has {len(prompt)}.",
             field="prompt",

@@ -122,10 +122,13 @@ class _Request(_Fields):
         """Whether a stream's chunks hide how long their texts are."""
         return self.stream_options is not None and self.stream_options.include_obfuscation
 
-    def _limit(self, given: Mapping[str, int | None], default: int | None, n_prompt: int, max_length: int) -> int:
+    def _limit(
+        self, given: Mapping[str, int | None], default: int | None, n_prompt: int, max_length: int, shifts: bool
+    ) -> int:
         """The most tokens to generate: as asked in the first field of `given` that is not None, else `default`, else
-        what a sequence of `max_length` has room for. Raises FieldError and PromptTooLongError for what cannot fit."""
-        room = max_length - n_prompt
+        what a sequence of `max_length` has room for, or half of one that `shifts`. Raises FieldError and
+        PromptTooLongError for what cannot fit."""
+        room = max(max_length - n_prompt, max_length // 2) if shifts else max_length - n_prompt
         name, asked = next(((name, value) for name, value in given.items() if value is not None), ("", None))
         if room < (0 if asked == 0 else 1):
             raise PromptTooLongError(
@@ -135,7 +138,7 @@ class _Request(_Fields):
             )
         if asked is None:
             return room if default is None else min(default, room)
-        if asked > room:
+        if asked > room and not shifts:
             raise FieldError(
                 f"This model's maximum context length is {max_length} tokens: the prompt has {n_prompt}, so that"
                 f" {name} can be {room} at most, and it is {asked}.",
@@ -175,8 +178,9 @@ class ChatRequest(_Request):
             raise ValueError(f"chat_template_kwargs cannot set {name!r}: the server does.")
         return value
 
-    def sampling(self, n_prompt: int, max_length: int) -> SamplingParams:
-        """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's. Raises RequestError."""
+    def sampling(self, n_prompt: int, max_length: int, *, shifts: bool = False) -> SamplingParams:
+        """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's, unless it `shifts`. Raises
+        RequestError."""
         if self.top_logprobs and not self.logprobs:
             raise FieldError("top_logprobs needs logprobs to be true.", field="top_logprobs")
         # `max_tokens` is the older name of `max_completion_tokens`.
@@ -187,7 +191,7 @@ class ChatRequest(_Request):
         if None not in given.values() and len(set(given.values())) > 1:
             raise FieldError("max_tokens and max_completion_tokens differ; send one of them.", field="max_tokens")
         return self._sampling(
-            max_tokens=self._limit(given, None, n_prompt, max_length),
+            max_tokens=self._limit(given, None, n_prompt, max_length, shifts),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             prompt_logprobs_from=None,
         )
@@ -211,11 +215,13 @@ class CompletionRequest(_Request):
             return several
         raise ValueError("prompt must be a text, a list of token ids, or a list of texts or of lists of token ids.")
 
-    def sampling(self, n_prompt: int, max_length: int) -> SamplingParams:
-        """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's. Raises RequestError."""
+    def sampling(self, n_prompt: int, max_length: int, *, shifts: bool = False) -> SamplingParams:
+        """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's, unless it `shifts`. Raises
+        RequestError."""
         if self.max_tokens is not None and self.max_tokens < 0:
             raise FieldError(f"max_tokens must be at least 0, not {self.max_tokens}.", field="max_tokens")
-        max_tokens = self._limit({"max_tokens": self.max_tokens}, DEFAULT_COMPLETION_TOKENS, n_prompt, max_length)
+        given = {"max_tokens": self.max_tokens}
+        max_tokens = self._limit(given, DEFAULT_COMPLETION_TOKENS, n_prompt, max_length, shifts)
         if max_tokens == 0 and not self.echo:
             raise FieldError("max_tokens must be at least 1 unless echo is true.", field="max_tokens")
         if max_tokens == 0 and n_prompt == 1:

@@ -41,8 +41,8 @@ def two_paths(tiny_model: Path, coarse_model: Path, monkeypatch: pytest.MonkeyPa
     """The model's name; it is served from the coarse weights."""
     real = perplexity.open_path
 
-    def open_path(model: str, how: Any, threads: int | None) -> Any:
-        return real(str(coarse_model) if how is perplexity.SERVED else model, how, threads)
+    def open_path(model: str, how: Any, threads: int | None, cache_dtype: str = "auto") -> Any:
+        return real(str(coarse_model) if how is perplexity.SERVED else model, how, threads, cache_dtype)
 
     monkeypatch.setattr(perplexity, "open_path", open_path)
     return str(tiny_model)

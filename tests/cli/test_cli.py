@@ -113,9 +113,13 @@ def test_show_as_json(smollm2_path: Path, tmp_path: Path) -> None:
     assert facts["layers"] == 30
     assert facts["parameters"] == "134.5 million"
     serving = open_engine(str(smollm2_path))
-    told, _, kept_in = facts["cache"].removesuffix(" on this machine").partition(" a token in ")
+    usual, _, smaller = facts["cache"].partition(" on this machine")
+    told, _, kept_in = usual.partition(" a token in ")
     assert told == human_bytes(serving.engine.cache_bytes_per_token)
     assert kept_in == ("float32" if serving.kernels == "reference" else "float16")
+    if serving.kernels == "cpu":
+        # 30 layers, 3 heads of 64 for keys and values: bytes and a scale of 4; half bytes and two times 4 bytes.
+        assert smaller == f" ({human_bytes(30 * 6 * 68)} in int8, {human_bytes(30 * 6 * 40)} in int4)"
 
 
 def test_run_prints_what_transformers_generates(smollm2_path: Path, tmp_path: Path) -> None:

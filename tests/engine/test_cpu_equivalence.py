@@ -19,19 +19,22 @@ from ladder import MODELS, check_what_the_rungs_do
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampler import token_logprobs
-from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
+from landrace.models.batch import INT4, AdapterRows, CacheView, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.stored import StoredTensor, Weights, held_as
 
-CACHES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+CACHES = {
+    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8, "int4": INT4
+}  # fmt: skip
 HELD: list[tuple[str, Weights, str]] = [
     *(("plain", weights, cache) for weights in ("float32", "int8", "int4") for cache in CACHES),
     ("window", "int4", "int8"),
     ("window", "bfloat16", "float32"),
     ("windows alone", "int4", "float16"),
+    ("windows alone", "float32", "int4"),
     ("chunks, a window, all", "int8", "int8"),
     ("chunks, a window, all", "float32", "float32"),
     *(
@@ -45,6 +48,7 @@ HELD: list[tuple[str, Weights, str]] = [
         for weights, cache in (("float32", "float32"), ("int8", "float16"), ("int4", "int8"))
     ),
     ("delta nets, a window", "int4", "float16"),
+    ("delta nets, a window", "bfloat16", "int4"),
     ("delta nets alone", "bfloat16", "float32"),
     ("delta nets, latents", "int8", "bfloat16"),
     ("streams that mix", "float32", "float32"),

@@ -12,6 +12,7 @@ from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.models.batch import ForwardBatch
 from landrace.models.decode_step import DecodeStep, repeatable
 from landrace.models.decoder import Decoder
+from landrace.models.mixer_spec import DualChunk, RopeSpec
 
 REPEATABLE = ("plain", "window", "windows alone", "chunks, a window, all", "latents", "dynamic rope", "longrope")
 
@@ -57,3 +58,9 @@ def test_a_repeated_step_computes_what_its_batch_says(model: str, tiny_decoder: 
 @pytest.mark.parametrize("model", ["experts", "delta nets"])
 def test_what_asks_the_host_is_not_repeated(model: str, tiny_decoder: Callable) -> None:
     assert not repeatable(tiny_decoder(**MODELS[model]).spec)
+
+
+def test_dual_chunks_are_not_repeated(tiny_decoder: Callable) -> None:
+    """Their queries turn by tables that a repeated step does not bring."""
+    rope = RopeSpec(10_000.0, 8, chunks=DualChunk(12, 16), original_length=64)
+    assert not repeatable(tiny_decoder(rope=rope).spec)

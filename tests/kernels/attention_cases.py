@@ -14,7 +14,7 @@ from torch import Tensor
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import INT4, GroupView, LayerCache
 from landrace.kernels.mask import FULL, Mask
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.heads import alibi_slopes, normed, temperature
@@ -22,6 +22,8 @@ from landrace.kernels.reference.rotary import rotate
 
 CPU = torch.device("cpu")
 CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+HEAD_CACHES = (*CACHES, INT4)
+"""Latents are not kept in INT4."""
 EPS = 1e-3
 TILE = 16
 
@@ -110,12 +112,39 @@ def poisoned_cache(kernels: Kernels, heads: Heads, n_slots: int, dtype: torch.dt
     cache = new_layer_cache(kernels.extension, heads, n_slots, dtype)
     for tensor in (cache.keys, cache.values, cache.key_scales, cache.value_scales):
         if tensor is not None:
-            tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+            tensor.fill_(math.nan if tensor.is_floating_point() else 99)
     return cache
+
+
+def unpacked(cache: LayerCache, heads: Heads) -> tuple[Tensor, Tensor]:
+    """The same of 4-bit codes: scale * code + minimum, for every 32 channels of a slot and head."""
+    assert cache.values is not None and cache.key_scales is not None and cache.value_scales is not None
+
+    def numbers(codes: Tensor, scales: Tensor) -> Tensor:
+        """codes [tiles, heads, 16, channels], scales [tiles, heads, groups, 2, 16]."""
+        scale, minimum = (
+            scales[:, :, :, n].double().transpose(2, 3).repeat_interleave(32, 3)[..., : heads.head_dim] for n in (0, 1)
+        )
+        return (codes[..., : heads.head_dim] * scale + minimum).transpose(1, 2).flatten(0, 1)
+
+    keys = torch.stack((cache.keys & 15, cache.keys >> 4), 3).flatten(2, 3).transpose(2, 3)
+    halves = cache.values.unflatten(3, (-1, 16))
+    values = torch.stack((halves & 15, halves >> 4), 4).flatten(3)
+    return numbers(keys, cache.key_scales), numbers(values, cache.value_scales)
+
+
+def int4_step(x: Tensor) -> Tensor:
+    """What a code is apart from the next one, for each channel: [..., head_dim]."""
+    groups = [
+        ((g.amax(-1, keepdim=True) - g.amin(-1, keepdim=True)) / 15).expand_as(g) for g in x.double().split(32, -1)
+    ]
+    return torch.cat(groups, -1)
 
 
 def flat(cache: LayerCache, heads: Heads) -> tuple[Tensor, Tensor]:
     """Keys and values as [n_slots, n_kv_heads, head_dim] float64."""
+    if cache.keys.dtype == INT4:
+        return unpacked(cache, heads)
     keys = cache.keys.double().permute(0, 3, 1, 2).reshape(-1, heads.n_kv_heads, heads.head_dim)
     values = cache.values.double().transpose(1, 2).flatten(0, 1)[:, :, : heads.head_dim]
     if cache.key_scales is None or cache.value_scales is None:
@@ -250,6 +279,8 @@ def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[S
                 torch.float16: theirs.abs() / 2048 + 2**-25,
                 torch.bfloat16: theirs.abs() / 256,
                 torch.int8: greatest / 253,
+                # Half a code, and the rounding of scale and minimum to float16.
+                INT4: int4_step(theirs) * 0.52 + greatest / 1000 + 1e-6,
             }[case.dtype]
             assert_near(ours, theirs, rounding + near, 1.0)
         turned = case.turned(q[s], q_norm, queries=True)

@@ -9,12 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, Case, at_once, at_random, check, flat, one_by_one, serve
+from attention_cases import (
+    CACHES,
+    CPU,
+    HEAD_CACHES,
+    Case,
+    at_once,
+    at_random,
+    check,
+    flat,
+    int4_step,
+    one_by_one,
+    serve,
+)
 from cpu_steps import Kernels, assert_near, assert_same
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads
 from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.layer_cache import INT4
 from landrace.kernels.mask import FULL, Chunked, Mask, Sliding
 from landrace.kernels.reference.attention import attention, plan_attention
 
@@ -25,7 +38,7 @@ HEADS = [
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"{h.n_heads}-{h.n_kv_heads}-{h.head_dim}")
 def test_shapes_of_heads(kernels: Kernels, isa: str, heads: Heads, dtype: torch.dtype) -> None:
     case = Case(heads, (1, 16, 23, 40), dtype)
@@ -34,7 +47,7 @@ def test_shapes_of_heads(kernels: Kernels, isa: str, heads: Heads, dtype: torch.
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("mask", [FULL, *map(Sliding, (1, 5, 100, 256, 300)), *map(Chunked, (1, 7, 256, 300))], ids=str)
 def test_long_contexts_and_masks(kernels: Kernels, isa: str, mask: Mask, dtype: torch.dtype) -> None:
     """Over the borders of the kernels' chunks of 256 keys."""
@@ -62,6 +75,23 @@ def test_how_the_cache_rounds(kernels: Kernels, isa: str, head_dim: int) -> None
         assert torch.equal(ours[slots], (theirs * (127 / greatest)).round().double() * (greatest / 127).double())
 
 
+@pytest.mark.parametrize("head_dim", [5, 16, 32, 40, 64])
+def test_how_the_cache_rounds_to_four_bits(kernels: Kernels, isa: str, head_dim: int) -> None:
+    """A scale and a minimum in float16 for every 32 channels; the nearest of sixteen codes; none is left out."""
+    exact = Case(Heads(2, 2, head_dim), (37, 3), norm=QkNorm("before_rope"))
+    slots = torch.cat(exact.slots()[0])
+    full, four = (
+        serve(kernels, isa, 1, replace(exact, dtype=dtype), at_once(exact)).cache for dtype in (torch.float32, INT4)
+    )
+    codes = []
+    for ours, theirs in zip(flat(four, exact.heads), flat(full, exact.heads), strict=True):
+        step = int4_step(theirs[slots])
+        least = torch.cat([g.amin(-1, keepdim=True).expand_as(g) for g in theirs[slots].split(32, -1)], -1)
+        assert ((ours - theirs)[slots].abs() <= 0.5 * step + theirs[slots].abs().amax() / 1500).all()
+        codes.append(((ours[slots] - least) / step).round()[step > 0])
+    assert set(torch.cat(codes).tolist()) == set(range(16))
+
+
 BITS = [
     Case(Heads(4, 2, 16), (1, 40, 17, 33)),
     Case(Heads(7, 1, 12), (30, 2, 41), norm=QkNorm("before_rope"), mask=Sliding(6)),
@@ -78,7 +108,7 @@ BITS = [
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("case", range(len(BITS)))
 def test_however_a_sequence_is_cut(kernels: Kernels, case: int, dtype: torch.dtype) -> None:
     """At once, token by token, in random steps among others: the same to the bit, on any threads and instructions."""
@@ -127,7 +157,7 @@ def spoiled(case: Case, which: str, value: float, sequence: int, position: int) 
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", ["q", "k", "v"])
 def test_what_is_no_number_stays_in_its_sequence(
@@ -156,7 +186,7 @@ def test_what_is_no_number_stays_in_its_sequence(
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("which", ["q", "k", "v"])
 def test_rows_feel_only_what_they_see(kernels: Kernels, isa: str, which: str, value: float, dtype: torch.dtype) -> None:
@@ -171,7 +201,7 @@ def test_rows_feel_only_what_they_see(kernels: Kernels, isa: str, which: str, va
             assert torch.equal(result[position + 8 :], clean[position + 8 :])
 
 
-@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("dtype", HEAD_CACHES)
 @pytest.mark.parametrize("spread", [0.0, 1e-42, 1e-31, 1e-18, 50.0])
 def test_extreme_sizes(kernels: Kernels, dtype: torch.dtype, spread: float) -> None:
     """Scores so large that one key takes all the weight, and values so small that they are denormal."""

@@ -80,7 +80,7 @@ def serve(
     cache = new_layer_cache(kernels.extension, shape, n_slots, case.dtype)
     for tensor in (cache.keys, cache.key_scales, cache.value_scales):
         if tensor is not None:
-            tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+            tensor.fill_(math.nan if tensor.is_floating_point() else 99)
     program.bind_cache([cache])
     out = [torch.full((n, shape.n_heads, shape.rank), math.nan) for n in case.lengths]
     for step in schedule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from landrace.kernels.cpu.cache import Heads, IndexKeys, new_layer_cache
 from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.cpu.selection import select_blocks
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import INT4, GroupView, LayerCache
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.rotary import rotate
@@ -223,6 +224,36 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
         "another layer": lambda: choose(layer=1),
         "a choice that nobody makes": lambda: program.attention(0, Heads(2, 1, 8), out, out, most=12),
     }
+
+
+def test_four_bits_are_refused(kernels: Kernels) -> None:
+    """Of the indexer's keys, and of what it chooses."""
+    with pytest.raises(ValueError, match="8 bits"):
+        new_layer_cache(kernels.extension, IndexKeys(16), 16, INT4)
+    program, heads = kernels.program("plain"), Heads(2, 1, 8)
+    q, k, index_q = (program.buffer(width) for width in (16, 8, 16))
+    ones = kernels.vector(torch.ones(16))
+    program.rope(0, heads, q, k, k, rotary=None)
+    select_blocks(
+        program, 1, IndexKeys(16), n_heads=1, block=4, n_blocks=3, n_local=1, q=index_q, k=index_q, q_norm=ones,
+        k_norm=ones, eps=EPS, rotary=None,
+    )  # fmt: skip
+    new = partial(new_layer_cache, kernels.extension)
+    with pytest.raises(ValueError, match="8 bits"):
+        program.bind_cache([new(heads, 16, INT4), new(IndexKeys(16), 16, torch.int8)])
+    program.bind_cache([new(heads, 16, torch.int8), new(IndexKeys(16), 16, torch.int8)])
+
+
+def test_dual_chunks_choose_nothing(kernels: Kernels) -> None:
+    program, heads = kernels.program("plain"), Heads(2, 1, 8)
+    q, index = program.buffer(16), program.buffer(16)
+    ones = kernels.vector(torch.ones(16))
+    select_blocks(
+        program, 0, IndexKeys(16), n_heads=1, block=4, n_blocks=3, n_local=1, q=index, k=index, q_norm=ones,
+        k_norm=ones, eps=EPS, rotary=None,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="dual chunks"):
+        program.attention(0, heads, q, q, most=12, chunk=4, further=(q, q))
 
 
 def test_refusals(kernels: Kernels) -> None:

@@ -63,7 +63,7 @@ def stepped(
     for layer in layers:
         for tensor in layer.tensors if isinstance(layer, LayerCache) else layer.parts:
             if tensor is not None:
-                tensor.fill_(77 if tensor.dtype == torch.int8 else float("nan"))
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
     out = [torch.full((len(ids), decoder.spec.vocab_size), float("nan")) for ids in sequences]
     for step in steps:
         starts = [0]

@@ -28,7 +28,9 @@ def test_what_a_sequence_needs(case: str, extension: ModuleType, shared: Path, t
     entry = json.loads((shared / "families" / "tiny_configs.json").read_text())[kind]
     reference(kind, {**entry["kwargs"], **changes}).save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
-    needs = cache_needs(checkpoint)
+    by_type = cache_needs(checkpoint)
+    needs = by_type["float32"]
+    assert list(by_type) == ["float32", "float16", "int8"] + (["int4"] if case != "latents" else [])
     memory = CacheMemory(
         cpu_decoder(checkpoint, extension, threads=1), [512] * len(checkpoint.spec.cache_groups), 16, None
     )

@@ -28,13 +28,14 @@ from tiny_models import packed_logits, random_decoder, random_ids, tiny_spec, wi
 from torch import Tensor
 
 from landrace.errors import CheckpointError, OptionError
+from landrace.kernels.layer_cache import INT4
 from landrace.kernels.reference.quantising import quantize_weights
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import BlockSelection, RopeSpec
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor, Weights, held_as
 
@@ -42,7 +43,7 @@ TEXT_FAMILIES = (
     "llama", "smollm3", "qwen2", "qwen3", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "granite",
     "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3",
 )  # fmt: skip
-CACHES = (torch.float32, torch.bfloat16, torch.int8)
+CACHES = (torch.float32, torch.bfloat16, torch.int8, INT4)
 
 
 def check_against_reference(extension: ModuleType, isa: str, spec: ModelSpec) -> None:
@@ -120,10 +121,22 @@ def test_quantised_weights(extension: ModuleType, isa: str, name: str, weights: 
 def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: torch.dtype) -> None:
     decoder = random_decoder(spec_of(name))
     ours = on_cpu(extension, decoder, isa=isa)
+    if (name, dtype) == ("latents", INT4):
+        with pytest.raises(OptionError, match="latents"):
+            ours.new_cache([32], dtype)
+        return
     sequences = random_ids()
     error = relative_error(stepped(ours, sequences, at_random(sequences, 3), dtype), packed_logits(decoder, sequences))
-    least, most = {torch.float32: (0, 1e-5), torch.bfloat16: (1e-5, 0.02), torch.int8: (1e-5, 0.03)}[dtype]
+    least, most = {
+        torch.float32: (0, 1e-5), torch.bfloat16: (1e-5, 0.02), torch.int8: (1e-5, 0.03), INT4: (1e-3, 0.5)
+    }[dtype]  # fmt: skip
     assert least <= error < most
+
+
+def test_what_an_indexer_chooses_is_not_kept_in_four_bits(extension: ModuleType) -> None:
+    ours = on_cpu(extension, random_decoder(tiny_spec(selection=BlockSelection(12, 5, 3))))
+    with pytest.raises(OptionError, match="indexer"):
+        ours.new_cache([32], INT4)
 
 
 @pytest.mark.matrix
@@ -132,7 +145,7 @@ def test_quantised_caches(extension: ModuleType, isa: str, name: str, dtype: tor
 def test_the_same_bits_however_it_is_called(extension: ModuleType, weights: Weights, dtype: torch.dtype) -> None:
     """In any batch, cut anywhere, with any number of threads, in any instruction set."""
     sequences = random_ids((40, 1, 23, 31))
-    for name in ("qwen2", "glm4", "minicpm3"):
+    for name in ("qwen2", "glm4", *(["minicpm3"] if dtype != INT4 else [])):
         decoder = random_decoder(spec_of(name))
         first: list[Tensor] = []
         for isa in extension.instruction_sets():

@@ -102,3 +102,13 @@ def test_answers_that_do_not_fit_together_all_come_to_their_end(small: Any, base
         assert crowded.choices[0].finish_reason == "length"
         assert crowded.usage.total_tokens == ROOM
         assert crowded.choices[0].message.content == one.choices[0].message.content
+
+
+def test_a_server_that_shifts_goes_on(start_server: Any, base: str) -> None:
+    """Without the oldest tokens, which the usage counts; what was asked for is what comes."""
+    server = start_server(base, "--cache-tokens", str(ROOM), "--context-overflow", "shift", "--context-keep", "2")
+    answer = server.client.chat.completions.create(model=base, messages=MESSAGES, max_tokens=2 * ROOM, extra_body=ON)
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (2 * ROOM, "length")
+    assert answer.usage.model_extra["dropped_tokens"] > ROOM // 2
+    long = server.client.completions.create(model=base, prompt="a" * (3 * ROOM), max_tokens=4, extra_body=ON)
+    assert long.usage.completion_tokens == 4 and long.usage.model_extra["dropped_tokens"] > 2 * ROOM

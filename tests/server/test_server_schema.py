@@ -63,3 +63,14 @@ def test_both_names_of_a_limit_may_agree() -> None:
     assert both.sampling(1, 10).max_tokens == 4
     with pytest.raises(RequestError, match="differ"):
         ChatRequest.model_validate({**CHAT, "max_tokens": 4, "max_completion_tokens": 5}).sampling(1, 10)
+
+
+def test_a_sequence_that_shifts_has_no_limit() -> None:
+    """What is asked for stands; what is not is what is left of a sequence, or half of one."""
+    chat = ChatRequest.model_validate(CHAT)
+    asked = chat.model_copy(update={"max_tokens": 5000, "max_completion_tokens": None})
+    assert asked.sampling(500, 100, shifts=True).max_tokens == 5000
+    bare = chat.model_copy(update={"max_tokens": None, "max_completion_tokens": None})
+    assert [bare.sampling(n, 100, shifts=True).max_tokens for n in (10, 90, 500)] == [90, 50, 50]
+    with pytest.raises(RequestError):
+        bare.sampling(500, 100)

@@ -13,9 +13,19 @@ from torch import Tensor
 from landrace.engine.cache.paged import BlockTable
 from landrace.engine.cache.state import StateTable
 from landrace.errors import OptionError
-from landrace.models.batch import CacheView, GroupView, StateView
+from landrace.models.batch import INT4, CacheView, GroupView, StateView
 from landrace.models.cache_spec import Paged
 from landrace.models.serving import ServingDecoder
+
+CACHE_DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+    "int4": INT4,
+}
+"""By the names of `EngineOptions.cache_dtype`; None: as the decoder chooses."""
 
 
 @dataclass

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from landrace.kernels.cpu.checks import check_tensor
-from landrace.kernels.layer_cache import LayerCache, untouched_zeros
+from landrace.kernels.layer_cache import INT4, LayerCache, untouched_zeros
 
-CACHE_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
+CACHE_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8", INT4: "i4"}
+INT4_GROUP = 32
+"""Channels of a head that share a scale and a minimum."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,12 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     Heads: a head's keys [head_dim, 16] and right behind them its values [16, padded head_dim], which are padded to a
     multiple of 16. So `keys` [n_slots / 16, n_kv_heads, head_dim, 16] and `values` [n_slots / 16, n_kv_heads, 16,
     padded head_dim] are two views of one memory. int8 also has float32 scales [n_slots / 16, n_kv_heads, 16] of both.
+    INT4 has two channels in a byte, keys [..., head_dim / 2, 16] and values [..., 16, padded head_dim / 2], rounded up
+    to whole bytes and groups of 32, and float16 scales and minima [n_slots / 16, n_kv_heads, groups, 2, 16] of both.
     Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
     16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. An indexer's keys
-    lie as those of one head. ValueError when the slots are no whole tiles or the type is not one of the cache's.
+    lie as those of one head. Neither is ever INT4. ValueError when the slots are no whole tiles or the type is not one
+    of the cache's.
     """
     tile: int = native.TILE
     if n_slots % tile or n_slots < 0:
@@ -94,18 +100,29 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
         return -(-n_channels // tile) * tile
 
     n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
-    key_scales, value_scales = (
-        untouched_zeros((n_tiles, kv_heads, tile), torch.float32) if dtype == torch.int8 else None for _ in range(2)
-    )
+    if dtype == INT4 and not isinstance(shape, Heads):
+        raise ValueError("Latents and the keys of indexers are kept in 8 bits at the least.")
     if isinstance(shape, IndexKeys):
+        key_scales, _ = _scales(dtype, (n_tiles, 1, tile))
         return LayerCache(untouched_zeros((n_tiles, 1, shape.head_dim, tile), dtype), None, key_scales)
     if isinstance(shape, Latents):
-        latents = untouched_zeros((n_tiles, tile, padded(shape.rank) + padded(shape.rope_dim)), dtype)
-        return LayerCache(latents, None, key_scales, value_scales)
-    padded_dim = padded(shape.head_dim)
-    tiles = untouched_zeros((n_tiles, kv_heads, shape.head_dim + padded_dim, tile), dtype)
-    keys, values = tiles[:, :, : shape.head_dim], tiles[:, :, shape.head_dim :]
-    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, padded_dim), key_scales, value_scales)
+        width = padded(shape.rank) + padded(shape.rope_dim)
+        return LayerCache(untouched_zeros((n_tiles, tile, width), dtype), None, *_scales(dtype, (n_tiles, 1, tile)))
+    key_rows, value_width = shape.head_dim, padded(shape.head_dim)
+    scales: tuple[int, ...] = (n_tiles, kv_heads, tile)
+    if dtype == INT4:
+        n_groups = -(-shape.head_dim // INT4_GROUP)
+        key_rows, value_width = -(-shape.head_dim // 2), n_groups * INT4_GROUP // 2
+        scales = (n_tiles, kv_heads, n_groups, 2, tile)
+    tiles = untouched_zeros((n_tiles, kv_heads, key_rows + value_width, tile), dtype)
+    keys, values = tiles[:, :, :key_rows], tiles[:, :, key_rows:]
+    return LayerCache(keys, values.view(n_tiles, kv_heads, tile, value_width), *_scales(dtype, scales))
+
+
+def _scales(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """Of keys and of values."""
+    kept = {torch.int8: torch.float32, INT4: torch.float16}.get(dtype)
+    return (None, None) if kept is None else (untouched_zeros(shape, kept), untouched_zeros(shape, kept))
 
 
 def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) -> int:
@@ -116,7 +133,7 @@ def check_layer_cache(native: ModuleType, cache: LayerCache, shape: CacheShape) 
         tensor, expected = getattr(cache, name), getattr(like, name)
         if (tensor is None) != (expected is None):
             raise ValueError(
-                f"A cache of {cache.keys.dtype} has scales exactly if it is int8, and values if it is heads'."
+                f"A cache of {cache.keys.dtype} has scales exactly if it is of integers, and values if it is heads'."
             )
         if tensor is not None:
             expected_shape = (n_tiles, *expected.shape[1:])

@@ -7,7 +7,7 @@ by `schema`, and which buffers and weights go together by the operations themsel
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
-from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, check_layer_cache
+from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, IndexKeys, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import mask_fields, native_fields
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import GroupView, LayerCache, LayerState
+from landrace.kernels.layer_cache import INT4, GroupView, LayerCache, LayerState
 from landrace.kernels.mask import FULL, Mask
 
 
@@ -141,19 +141,28 @@ class Program:
 
         `group`: the cache group of the layer, one of `StepInput.groups`.
         """
-        known = self._rotary_halves
-        if rotary is not None and not 0 <= rotary <= len(known):
-            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
-        if (rotary is None) != (rotary_half == 0):
-            raise ValueError(f"{channels} channels cannot turn in {rotary_half} pairs.")
-        if rotary is not None and rotary < len(known) and known[rotary] != rotary_half:
-            raise ValueError("One table of angles serves rotations of one size.")
         turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half}
-        self.add(operation, layer=layer, **vars(shape), **turning, group=group, **fields)
+        self._add_turning(operation, channels, turning, layer=layer, **vars(shape), group=group, **fields)
         self._shapes.append(shape)
         self._groups.append(group)
+
+    def turn(self, x: int, out: int, heads: Heads, *, rotary: int, rotary_half: int) -> None:
+        """out = x with the heads of queries turned by `StepInput.rotary[rotary]`."""
+        turning = {"rotary": rotary, "rotary_half": rotary_half}
+        self._add_turning("turn", heads.head_dim, turning, x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim)
+
+    def _add_turning(self, operation: str, channels: int, turning: Mapping[str, Any], **fields: Any) -> None:
+        """Records an operation that turns `channels` channels by one of the step's tables."""
+        known, rotary, half = self._rotary_halves, turning["rotary"], turning["rotary_half"] or 0
+        if rotary is not None and not 0 <= rotary <= len(known):
+            raise ValueError(f"Tables are numbered in order: the next is {len(known)}, not {rotary}.")
+        if (rotary is None) != (half == 0):
+            raise ValueError(f"{channels} channels cannot turn in {half} pairs.")
+        if rotary is not None and rotary < len(known) and known[rotary] != half:
+            raise ValueError("One table of angles serves rotations of one size.")
+        self.add(operation, **turning, **fields)
         if rotary == len(known):
-            known.append(rotary_half)
+            known.append(half)
 
     def call(self, name: str, function: Callable[[StepInput], None]) -> None:
         """Calls function(step) there: what the kernels do not have an operation for, on one thread of PyTorch's.
@@ -253,16 +262,20 @@ class Program:
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
         most: int | None = None,
+        chunk: int | None = None,
+        further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
         last `selection.select_blocks` of so many positions has chosen.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
-        (position of the key - position of the row), added to the head's scores.
+        (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
+        so many; q meets the keys of its own chunk, and `further` those of the chunk before and of all earlier ones.
         """
+        q_next, q_older = further or (None, None)
         self.add(
             "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
-            most=most,
+            most=most, chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
@@ -275,6 +288,9 @@ class Program:
             sizes = {cache.keys.shape[0] for cache in own}
             if len(sizes) > 1:
                 raise ValueError(f"The layers of a cache group have one number of tiles, not {sorted(sizes)}.")
+        chosen = any(isinstance(shape, IndexKeys) for shape in self._shapes)
+        if chosen and any(cache.keys.dtype == INT4 for cache in layers):
+            raise ValueError("What an indexer chooses is kept in 8 bits at the least.")
         for layer, cache in enumerate(layers):
             n_slots = check_layer_cache(self._native, cache, self._shapes[layer])
             self._program.bind_cache(

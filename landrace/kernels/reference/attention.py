@@ -227,6 +227,9 @@ class _Scoring:
     slopes: Tensor | None
     chosen: Tensor | None
     """[G, 1 or heads, Q, K] true where a query looks; None: wherever the mask shows."""
+    chunk: int | None
+    """A query is three side by side: for keys of its own chunk of so many positions, of the one before, of earlier
+    ones."""
 
     def seen(self, group: SequenceGroup, begin: int, end: int) -> Tensor:
         """[G, 1 or heads, end - begin, K] true where the queries from begin to end look."""
@@ -240,7 +243,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Sco
     """One group: q [G, heads, Q, d], k [G, kv_heads, K, d], v [G, kv_heads, K, e], result [G, heads, Q, e]."""
     if group.n_queries * group.n_keys <= _SHORT:
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
-    if scoring.sinks is not None or scoring.slopes is not None:
+    if scoring.sinks is not None or scoring.slopes is not None or scoring.chunk is not None:
         return _attend_in_slices(q, k, v, group, scoring)
     plain_causal = group.whole and scoring.chosen is None and scoring.mask.first_seen(group.n_keys - 1) <= 0
     return F.scaled_dot_product_attention(
@@ -272,12 +275,20 @@ def _attend_written(
     q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Scoring, begin: int, end: int
 ) -> Tensor:
     """Queries from begin to end with their scores written out; heads that share keys are one batch entry."""
-    n, heads, n_queries, d = q.shape
+    n, heads, n_queries, _ = q.shape
     kv_heads, n_keys = k.shape[1], k.shape[2]
     seen = scoring.seen(group, begin, end)
-    grouped = q.reshape(n * kv_heads, -1, d)
-    scores = torch.bmm(grouped, k.reshape(n * kv_heads, n_keys, d).transpose(1, 2)).float()
-    scores = (scores * scoring.scale).view(n, heads, n_queries, n_keys)
+    keys = k.reshape(n * kv_heads, n_keys, -1).transpose(1, 2)
+    scores, *further = (
+        (torch.bmm(one.reshape(n * kv_heads, -1, one.shape[-1]), keys).float() * scoring.scale).view(
+            n, heads, n_queries, n_keys
+        )
+        for one in torch.split(q, k.shape[-1], -1)
+    )
+    if scoring.chunk is not None:
+        of_keys = torch.arange(n_keys, device=k.device) // scoring.chunk
+        apart = (group.positions(begin, end) // scoring.chunk)[:, None, :, None] - of_keys
+        scores = torch.where(apart == 0, scores, torch.where(apart == 1, further[0], further[1]))
     if scoring.slopes is not None:
         scores = scores + scoring.slopes[:, None, None] * group.distances(begin, end)[:, None]
     scores = scores.masked_fill(~seen, -torch.inf)
@@ -301,6 +312,7 @@ def attention(
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
     chosen: Sequence[Tensor] | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """softmax(scale * q.k) v over the positions that `mask` shows; returns [T, heads, v's head_dim].
 
@@ -310,11 +322,13 @@ def attention(
     sinks [heads], a score of each head that takes part in the softmax and has no value; slopes [heads], which times
     (position of the key - position of the query) are added to the scores. chosen: by group of the plan, [G, 1
     or heads, Q, K] true where a query looks, instead of `mask` (`selection`).
+    chunk: dual chunk attention (An et al., 2024), where a row's head in q is three side by side, [T, heads, 3 *
+    head_dim]: for keys of its own chunk of so many positions, of the one before, and of all earlier ones.
     """
     mixed = []
     parts = zip(plan.groups, plan.padded(q), plan.past(k, q.dtype), plan.past(v, q.dtype), strict=True)
     for index, (group, queries, keys, values) in enumerate(parts):
-        scoring = _Scoring(scale, mask, sinks, slopes, None if chosen is None else chosen[index])
+        scoring = _Scoring(scale, mask, sinks, slopes, None if chosen is None else chosen[index], chunk)
         out = _attend(queries, keys, values, group, scoring)
         mixed.append(_take(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]), group.places))
     return _take(mixed[0] if len(mixed) == 1 else torch.cat(mixed), plan.inverse)

@@ -115,6 +115,8 @@ def with_windows(config: Config, attention: Gqa, usual: Sequence[bool], *, optio
         slides = [window is not None and one for one in usual]
     if window is None and any(slides):
         raise CheckpointError("The configuration names sliding layers but uses no sliding window.")
+    if attention.chunks is not None and any(slides):
+        raise UnsupportedError("Dual chunk attention with sliding windows is not implemented.")
     return [replace(attention, mask=Sliding(window) if one and window is not None else FULL) for one in slides]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families.config import MAX_POSITIONS, Config, shown
-from landrace.models.mixer_spec import RopeSpec
+from landrace.models.mixer_spec import DualChunk, RopeSpec
 
 TEXT_ONLY = ("mrope_section", "mrope_interleaved", "xdrope_section")
 """How image positions share the channels; with text alone every section turns by the same position."""
@@ -47,7 +48,7 @@ def read_rope(config: Config, head_dim: int, *, partial: bool = False, ntk_alpha
         raise CheckpointError("The model's original length must be at least 2 tokens.")
     rope = _read_kind(section, kind, theta, rotary_dim, length, original, ntk_alpha)
     section.finish()
-    return rope
+    return _with_chunks(config, rope)
 
 
 def _rope_section(config: Config) -> Config:
@@ -162,15 +163,32 @@ def lengths(config: Config, rope: RopeSpec | None) -> tuple[int, int]:
     """The longest sequence the model is opened for unless a longer one is asked for, and the longest that may be.
 
     They differ where a longer reach takes another table: longrope was trained at its original length and reaches
-    `max_position_embeddings`, dynamic reaches `factor` times that. yarn has one table, which reaches `factor` times
-    its original length.
+    `max_position_embeddings`, and so does a model with dual chunks; dynamic reaches `factor` times that. yarn has one
+    table, which reaches `factor` times its original length.
     """
     length = config.size("max_position_embeddings", MAX_POSITIONS)
     if rope is None:
         return length, length
-    if rope.kind == "longrope":
+    if rope.kind == "longrope" or rope.chunks is not None:
         return min(rope.original_length, length), length
     stretched = min(max(length, int(rope.original_length * rope.factor)), MAX_POSITIONS)
     if rope.kind == "dynamic":
         return length, stretched
     return (stretched, stretched) if rope.kind == "yarn" else (length, length)
+
+
+def _with_chunks(config: Config, rope: RopeSpec) -> RopeSpec:
+    """Dual chunk attention, where the configuration asks for it (Qwen2.5-1M). That some engines leave out keys of very
+    long prompts (`sparse_attention_enabled`) is a shortcut of theirs."""
+    section = config.section("dual_chunk_attention_config")
+    if section is None:
+        return rope
+    reach, local = section.size("chunk_size", MAX_POSITIONS), section.size("local_size", MAX_POSITIONS)
+    length = config.size("max_position_embeddings", MAX_POSITIONS)
+    original = section.optional_size("original_max_position_embeddings", MAX_POSITIONS) or length
+    section.finish((r"sparse_attention_.*",))
+    if local >= reach:
+        raise CheckpointError(f"Chunks of {reach} positions cannot have {local} of them in common.")
+    if rope.kind != "default":
+        raise UnsupportedError("Dual chunk attention over stretched rotary positions is not implemented.")
+    return replace(rope, chunks=DualChunk(reach - local, reach), original_length=original)

@@ -56,7 +56,8 @@ class GqaBlock(nn.Module):
         if spec.selection is not None:
             index_q, index_k = index_rows
             ops.select_blocks(spec, self.cache, index_q, index_k, (self.index_q_norm, self.index_k_norm))
-        mixed = ops.attend(spec, q, past, self.sinks)
+        further = None if spec.chunks is None else ops.turn_on(spec, q)
+        mixed = ops.attend(spec, q, past, self.sinks, further)
         if gate:
             mixed = ops.gate_heads(spec, mixed, gate[0])
         return ops.add_linear(into, mixed, self.o_proj, factor)

@@ -5,13 +5,12 @@
 // rows share a pass, how a prompt was cut, or whether chunks were computed side by side.
 #pragma once
 
-#include "activations.inl"
+#include "cached_elements.inl"
+#include "cached_int4.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// Keys attended to at a time; partial results are merged in this rhythm wherever a sequence is cut.
-constexpr int kKeysPerChunk = 256;
 /// Query rows times heads that one pass over the keys serves.
 constexpr int kRowsAttending = 12;
 
@@ -45,6 +44,9 @@ struct AttendJob {
     int64_t first_position;  // of the first query row; the next ones follow
     const float* q;          // the first row, [rows, shape.n_heads * head_dim]
     float* out;              // likewise
+    int chunk;               // dual chunks: positions are counted anew after so many, and q meets the keys of its own chunk; or 0
+    const float* q_next;     // q as it meets the keys of the chunk before its own
+    const float* q_older;    // q as it meets all earlier ones
 };
 
 /// Running softmax of one query row and head: its greatest score and the sum of its weights. Nothing seen yet: -inf, 0.
@@ -52,86 +54,6 @@ struct Partial {
     float greatest;
     float total;
 };
-
-template <CacheType type> inline Floats load_elements(const uint8_t* at, int64_t element) {
-    if constexpr (type == CacheType::f32) return load(reinterpret_cast<const float*>(at) + element);
-    if constexpr (type == CacheType::f16) return load_half(at + 2 * element);
-    if constexpr (type == CacheType::bf16) return load_bfloat(at + 2 * element);
-    return load_i8(at + element);
-}
-
-/// How many tiles ahead of its use memory is asked for a tile.
-constexpr int kTilesAhead = 4;
-
-/// Asks for the N vectors of elements from `element` on.
-template <CacheType type, int N> inline void prefetch_elements(const uint8_t* at, int64_t element) {
-    constexpr int64_t bytes = N * kLanes * element_bytes(type);
-    for (int64_t i = 0; i < bytes; i += 64) prefetch(at + element * element_bytes(type) + i);
-}
-
-/// Scores of R queries with T tiles of sixteen keys. queries [head_dim, R].
-template <CacheType type, int R, int T>
-inline void tile_scores(const float* queries, const uint8_t* const* keys, int head_dim, Floats out[R][T]) {
-    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
-        LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = all(0.0f);
-    for (int c = 0; c < head_dim; ++c) {
-        Floats k[T];
-        LANDRACE_UNROLL for (int t = 0; t < T; ++t) {
-            k[t] = load_elements<type>(keys[t], static_cast<int64_t>(c) * kLanes);
-            prefetch_elements<type, 1>(keys[t + kTilesAhead], static_cast<int64_t>(c) * kLanes);
-        }
-        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
-            const Floats q = all(queries[c * R + r]);
-            LANDRACE_UNROLL for (int t = 0; t < T; ++t) out[r][t] = fma(q, k[t], out[r][t]);
-        }
-    }
-}
-
-/// Where the values of a chunk's keys lie: in tiles, those of a tile `stride` elements apart.
-template <CacheType type> struct TiledValues {
-    const uint8_t* const* tiles;
-    int64_t stride;
-
-    const uint8_t* at(int key) const { return tiles[key / kTile] + key % kTile * stride * element_bytes(type); }
-    const uint8_t* ahead(int key) const { return at(key + kTilesAhead * kTile); }
-};
-
-/// The same where each lies by itself.
-struct ListedValues {
-    const uint8_t* const* keys;
-
-    const uint8_t* at(int key) const { return keys[key]; }
-    const uint8_t* ahead(int key) const { return at(key + kTilesAhead * kTile); }
-};
-
-/// weights [R, keys] times values [keys, padded_dim] into sums [R, padded_dim], for V vectors of channels from `channel` on
-/// and keys first <= key < end.
-template <CacheType type, int R, int V, class Values>
-inline void weigh_values(const float* weights, const Values& values, int first, int end, int64_t channel, float* sums, int padded_dim) {
-    Floats acc[R][V];
-    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
-        LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = all(0.0f);
-    for (int key = first; key < end; ++key) {
-        const uint8_t* at = values.at(key);
-        Floats value[V];
-        LANDRACE_UNROLL for (int v = 0; v < V; ++v) value[v] = load_elements<type>(at, channel + v * kLanes);
-        prefetch_elements<type, V>(values.ahead(key), channel);
-        LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
-            const Floats w = all(weights[r * kKeysPerChunk + key]);
-            LANDRACE_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = fma(w, value[v], acc[r][v]);
-        }
-    }
-    LANDRACE_UNROLL for (int r = 0; r < R; ++r)
-        LANDRACE_UNROLL for (int v = 0; v < V; ++v) store(sums + static_cast<int64_t>(r) * padded_dim + channel + v * kLanes, acc[r][v]);
-}
-
-template <CacheType type, int R, class Values>
-inline void weigh_all_values(const float* weights, const Values& values, int first, int end, float* sums, int padded_dim) {
-    int channel = 0;
-    for (; channel + 4 * kLanes <= padded_dim; channel += 4 * kLanes)
-        weigh_values<type, R, 4>(weights, values, first, end, channel, sums, padded_dim);
-    for (; channel < padded_dim; channel += kLanes) weigh_values<type, R, 1>(weights, values, first, end, channel, sums, padded_dim);
-}
 
 /// Keys first <= key < end, counted in a chunk.
 struct KeyRange {
@@ -144,6 +66,15 @@ inline KeyRange seen_by(const AttendJob& job, int row, int64_t base) {
     const int64_t oldest = job.mask.first_seen(position);
     const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
     return {within(oldest), within(position + 1)};
+}
+
+/// What a row meets of that chunk of keys with its query number `which`: 0 of its own dual chunk, 1 of the one before, 2 of
+/// all earlier ones.
+inline KeyRange met_with(const AttendJob& job, int row, int which, int64_t base) {
+    const int64_t position = job.first_position + row, own = position / job.chunk * job.chunk;
+    const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
+    if (which == 0) return {within(own), within(position + 1)};
+    return which == 1 ? KeyRange{within(own - job.chunk), within(own)} : KeyRange{within(0), within(own - job.chunk)};
 }
 
 /// scores [n_tiles, 16] of row and head `index` plus the head's slope times (position of the key - position of the row).
@@ -163,15 +94,19 @@ inline bool are_finite(const AttendJob& job, const int64_t* slots, int kv_head, 
     const HeadShape& s = job.shape;
     Ints greatest_magnitude = all_ints(0);
     for (int key = first; key < end; ++key) {
-        if (type == CacheType::i8) {
-            const int64_t tile = job.cache.tile_of(s, slots[key], kv_head);
-            greatest_magnitude = max(greatest_magnitude, magnitude(all(job.cache.value_scales[tile * kTile + slots[key] % kTile])));
-            continue;
-        }
-        for (int c = 0; c < s.head_dim; c += kLanes) {
-            const Floats value = load_elements<type>(values.at(key), c);
-            const int n = s.head_dim - c < kLanes ? s.head_dim - c : kLanes;
-            greatest_magnitude = max(greatest_magnitude, magnitude(where_lane(0, n, value, all(0.0f))));
+        if constexpr (type >= CacheType::i8) {
+            const int64_t tile = job.cache.tile_of(s, slots[key], kv_head), lane = slots[key] % kTile;
+            if constexpr (type == CacheType::i4) {
+                if (!is_int4_number(job.cache.groups(job.cache.value_scales, s, tile) + lane, job.cache.n_groups(s))) return false;
+            } else {
+                greatest_magnitude = max(greatest_magnitude, magnitude(all(job.cache.value_scales[tile * kTile + lane])));
+            }
+        } else {
+            for (int c = 0; c < s.head_dim; c += kLanes) {
+                const Floats value = load_elements<type>(values.at(key), c);
+                const int n = s.head_dim - c < kLanes ? s.head_dim - c : kLanes;
+                greatest_magnitude = max(greatest_magnitude, magnitude(where_lane(0, n, value, all(0.0f))));
+            }
         }
     }
     return greatest(greatest_magnitude) < 0x7f800000;
@@ -220,34 +155,46 @@ void weigh_by_scores(
 ) {
     const HeadShape& s = job.shape;
     const int n = job.n_rows * job.n_heads;
+    const auto tile_at = [&](int key) { return job.cache.tile_of(s, slots[key], kv_head); };
     if (type == CacheType::i8)
-        for (int key = first_key; key < n_keys; ++key) {
-            const int64_t tile = job.cache.tile_of(s, slots[key], kv_head);
-            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile * kTile + slots[key] % kTile];
+        for (int key = first_key; key < n_keys; ++key)
+            for (int i = 0; i < R; ++i) scores[i * kKeysPerChunk + key] *= job.cache.value_scales[tile_at(key) * kTile + slots[key] % kTile];
+    const auto weigh = [&](auto rows, const float* weights, float* into) {
+        constexpr int count = decltype(rows)::value;
+        if constexpr (type == CacheType::i4) {
+            const uint16_t* groups[kKeysPerChunk / kTile] = {};
+            for (int tile = first_key / kTile; tile * kTile < n_keys; ++tile)
+                groups[tile] = job.cache.groups(job.cache.value_scales, s, tile_at(tile * kTile));
+            weigh_int4_values<count>(weights, values.tiles, groups, first_key, n_keys, job.cache.n_groups(s), into, s.padded_dim);
+        } else {
+            weigh_all_values<type, count>(weights, values, first_key, n_keys, into, s.padded_dim);
         }
+    };
     if constexpr (R > 6) {
         // Sums of rows past n would fall outside: the last block covers what is left.
         constexpr int half = R / 2;
         alignas(64) float spare[half * kMaxHeadDim];
-        weigh_all_values<type, half>(scores, values, first_key, n_keys, sums, s.padded_dim);
-        weigh_all_values<type, half>(scores + half * kKeysPerChunk, values, first_key, n_keys, spare, s.padded_dim);
+        weigh(std::integral_constant<int, half>(), scores, sums);
+        weigh(std::integral_constant<int, half>(), scores + half * kKeysPerChunk, spare);
         const int rest = n - half > 0 ? n - half : 0;
         std::memcpy(sums + static_cast<int64_t>(half) * s.padded_dim, spare, sizeof(float) * static_cast<size_t>(rest) * static_cast<size_t>(s.padded_dim));
     } else {
         alignas(64) float spare[R * kMaxHeadDim];
-        weigh_all_values<type, R>(scores, values, first_key, n_keys, spare, s.padded_dim);
+        weigh(std::integral_constant<int, R>(), scores, spare);
         std::memcpy(sums, spare, sizeof(float) * static_cast<size_t>(n) * static_cast<size_t>(s.padded_dim));
     }
 }
 
-/// Queries of the job's n rows and heads as [head_dim, R], the last one's again behind them.
-template <int R> inline void gather_queries(const AttendJob& job, float* queries) {
+/// Queries of the job's n rows and heads, the first row's at `rows`, as [head_dim, R], the last one's again behind them. Then
+/// R zeros, which int4 takes for the neighbours of an odd last channel.
+template <int R> inline void gather_queries(const AttendJob& job, const float* rows, float* queries) {
     const HeadShape& s = job.shape;
     const int d = s.head_dim, n = job.n_rows * job.n_heads;
     for (int i = 0; i < R; ++i) {
         const int from = i < n ? i : n - 1;
-        const float* q = job.q + (static_cast<int64_t>(from / job.n_heads) * s.n_heads + job.first_head + from % job.n_heads) * d;
+        const float* q = rows + (static_cast<int64_t>(from / job.n_heads) * s.n_heads + job.first_head + from % job.n_heads) * d;
         for (int c = 0; c < d; ++c) queries[c * R + i] = q[c];
+        queries[d * R + i] = 0.0f;
     }
 }
 
@@ -276,8 +223,8 @@ template <CacheType type, int R> void attend_chosen(const AttendJob& job, int ch
     std::fill_n(keys + n_tiles, kTilesAhead, values[0]);
     std::fill_n(values + n_keys, kTilesAhead * kTile, values[n_keys - 1]);
 
-    alignas(64) float queries[kMaxHeadDim * R], scores[R * kKeysPerChunk], lanes[R * kTile];
-    gather_queries<R>(job, queries);
+    alignas(64) float queries[(kMaxHeadDim + 1) * R], scores[R * kKeysPerChunk], lanes[R * kTile];
+    gather_queries<R>(job, job.q, queries);
     for (int tile = 0, key = 0; tile < n_tiles; ++tile) {
         Floats out[R][1];
         tile_scores<type, R, 1>(queries, keys + tile, s.head_dim, out);
@@ -295,7 +242,8 @@ template <CacheType type, int R> void attend_chosen(const AttendJob& job, int ch
 template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, Partial* partials, float* sums);
 
 template <CacheType type, int R> void attend_rows(const AttendJob& job, int chunk, Partial* partials, float* sums) {
-    if (job.chosen) return attend_chosen<type, R>(job, chunk, partials, sums);
+    if constexpr (type != CacheType::i4)  // Nothing is chosen of a cache in int4.
+        if (job.chosen) return attend_chosen<type, R>(job, chunk, partials, sums);
     const HeadShape& s = job.shape;
     const int d = s.head_dim, n = job.n_rows * job.n_heads;
     const int kv_head = job.first_head / (s.n_heads / s.n_kv_heads);
@@ -327,25 +275,52 @@ template <CacheType type, int R> void attend_rows(const AttendJob& job, int chun
     if (R > 1 && job.n_rows > 1 && !(hidden(first_row.first, last_row.first) && hidden(first_row.end, last_row.end)))
         return attend_each_row<type>(job, chunk, partials, sums);
 
-    alignas(64) float queries[kMaxHeadDim * R];
-    gather_queries<R>(job, queries);
+    alignas(64) float queries[(kMaxHeadDim + 1) * R];
     alignas(64) float scores[R * kKeysPerChunk];
-    constexpr int T = R <= 4 ? 4 : 2;
-    const auto keep = [&](auto count, int t) {
-        constexpr int together = decltype(count)::value;
-        Floats out[R][together];
-        tile_scores<type, R, together>(queries, keys + t, d, out);
-        for (int j = 0; j < together; ++j) {
-            const Floats scale = type == CacheType::i8
-                ? load(job.cache.key_scales + job.cache.tile_of(s, job.slots[base + (t + j) * kTile], kv_head) * kTile)
-                : all(1.0f);
-            for (int r = 0; r < R; ++r)
-                store(scores + r * kKeysPerChunk + (t + j) * kTile, type == CacheType::i8 ? mul(out[r][j], scale) : out[r][j]);
-        }
+    // Scores of query rows with the tiles from <= tile < until: put(query, tile, sixteen scores).
+    const auto score = [&](const float* rows, int from, int until, auto put) {
+        gather_queries<R>(job, rows, queries);
+        const auto some = [&](auto count, int t) {
+            constexpr int together = decltype(count)::value;
+            Floats out[R][together];
+            const auto tile_at = [&](int j) { return job.cache.tile_of(s, job.slots[base + (t + j) * kTile], kv_head); };
+            if constexpr (type == CacheType::i4) {
+                const uint16_t* groups[together];
+                for (int j = 0; j < together; ++j) groups[j] = job.cache.groups(job.cache.key_scales, s, tile_at(j));
+                int4_tile_scores<R, together>(queries, keys + t, groups, d, out);
+            } else {
+                tile_scores<type, R, together>(queries, keys + t, d, out);
+            }
+            for (int j = 0; j < together; ++j) {
+                const Floats scale = type == CacheType::i8 ? load(job.cache.key_scales + tile_at(j) * kTile) : all(1.0f);
+                for (int r = 0; r < R; ++r) put(r, t + j, type == CacheType::i8 ? mul(out[r][j], scale) : out[r][j]);
+            }
+        };
+        constexpr int T = R <= 4 ? 4 : 2;
+        int t = from;
+        for (; t + T <= until; t += T) some(std::integral_constant<int, T>(), t);
+        for (; t < until; ++t) some(std::integral_constant<int, 1>(), t);
     };
-    int t = first_tile;
-    for (; t + T <= n_tiles; t += T) keep(std::integral_constant<int, T>(), t);
-    for (; t < n_tiles; ++t) keep(std::integral_constant<int, 1>(), t);
+    if (job.chunk == 0) {
+        score(job.q, first_tile, n_tiles, [&](int r, int tile, Floats found) { store(scores + r * kKeysPerChunk + tile * kTile, found); });
+    } else {
+        std::fill(scores, scores + R * kKeysPerChunk, 0.0f);
+        const float* const rows[] = {job.q, job.q_next, job.q_older};
+        for (int which = 0; which < 3; ++which) {
+            int from = kKeysPerChunk, until = 0;
+            for (int row = 0; row < job.n_rows; ++row) {
+                const auto [first, end] = met_with(job, row, which, base);
+                if (first < end) from = first < from ? first : from, until = end > until ? end : until;
+            }
+            if (from >= until) continue;
+            score(rows[which], from / kTile, ceil_div(until, kTile), [&](int r, int tile, Floats found) {
+                const auto [first, end] = met_with(job, (r < n ? r : n - 1) / job.n_heads, which, base);
+                const auto lane = [&](int key) { return key - tile * kTile < 0 ? 0 : key - tile * kTile < kTile ? key - tile * kTile : kTile; };
+                float* at = scores + r * kKeysPerChunk + tile * kTile;
+                if (lane(first) < lane(end)) store(at, where_lane(lane(first), lane(end), found, load(at)));
+            });
+        }
+    }
 
     weigh_scores<R>(job, base, first_tile, n_tiles, scores, partials);
     weigh_by_scores<type, R>(job, job.slots + base, kv_head, values, first_key, n_keys, scores, sums);
@@ -367,7 +342,8 @@ template <CacheType type> void attend_each_row(const AttendJob& job, int chunk, 
         AttendJob one = job;
         one.n_rows = 1;
         one.first_position += row;
-        one.q += static_cast<int64_t>(row) * job.shape.n_heads * job.shape.head_dim;
+        for (const float** q : {&one.q, &one.q_next, &one.q_older})
+            if (*q) *q += static_cast<int64_t>(row) * job.shape.n_heads * job.shape.head_dim;
         const int64_t at = static_cast<int64_t>(row) * job.n_heads;
         attend_typed<type>(one, chunk, partials + at, sums + at * job.shape.padded_dim);
     }
@@ -380,6 +356,7 @@ inline void attend(const AttendJob& job, int chunk, Partial* partials, float* su
         case CacheType::f16: return attend_typed<CacheType::f16>(job, chunk, partials, sums);
         case CacheType::bf16: return attend_typed<CacheType::bf16>(job, chunk, partials, sums);
         case CacheType::i8: return attend_typed<CacheType::i8>(job, chunk, partials, sums);
+        case CacheType::i4: return attend_typed<CacheType::i4>(job, chunk, partials, sums);
     }
 }
 

@@ -131,6 +131,7 @@ inline void attend_latents(const AttendJob& job, const LatentShape& latents, int
         case CacheType::f16: return attend_latents_typed<CacheType::f16>(job, latents, chunk, partials, sums);
         case CacheType::bf16: return attend_latents_typed<CacheType::bf16>(job, latents, chunk, partials, sums);
         case CacheType::i8: return attend_latents_typed<CacheType::i8>(job, latents, chunk, partials, sums);
+        case CacheType::i4: break;  // Latents are not kept so.
     }
 }
 

@@ -94,9 +94,9 @@ struct Matrix {
 };
 
 /// The type of a key-value cache's elements.
-enum class CacheType : int { f32, f16, bf16, i8 };
+enum class CacheType : int { f32, f16, bf16, i8, i4 };
 /// What Python calls them, in order.
-constexpr const char* kCacheTypes[] = {"f32", "f16", "bf16", "i8"};
+constexpr const char* kCacheTypes[] = {"f32", "f16", "bf16", "i8", "i4"};
 
 constexpr int kMaxHeadDim = 512;
 
@@ -138,14 +138,18 @@ struct IndexShape {
     bool operator==(const IndexShape& other) const { return head_dim == other.head_dim; }
 };
 
-/// Bytes of one element of a cache.
-constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::i8 ? 1 : 2; }
+/// Bytes of one element of a cache; i4 has two in a byte.
+constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type >= CacheType::i8 ? 1 : 2; }
 
 /// One layer's keys and values.
 ///
 /// Slot s lies in lane s % 16 of tile s / 16. A tile of a key-value head holds its keys [head_dim, 16], so that one vector
 /// has a channel of sixteen keys, and right after them its values [16, padded head_dim], channels padded to whole vectors:
 /// attention reads whole tiles, in order. Int8 elements are multiplied by a scale a slot and head.
+///
+/// Int4 elements are scale * code + minimum, with a scale and a minimum for every 32 channels of a slot and head. A byte has
+/// two channels of one slot, so that rows can be written side by side: of keys [ceil(head_dim / 2), 16] the channels 2p and
+/// 2p + 1, of values [16, 16 * n_groups] the channels c and c + 16 of a group, the first in the low half.
 ///
 /// Latents are stored once, since the key holds the value: slot s has its padded_dim channels at `tiles`, behind those of
 /// slot s - 1. Int8 latents are multiplied by the slot's `value_scales`, the rotated channels by its `key_scales`.
@@ -154,11 +158,22 @@ constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 
 struct LayerCache {
     CacheType type;
     uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]
-    float* key_scales;    // [n_slots / 16, n_kv_heads, 16], int8 only
+    float* key_scales;    // int8: [n_slots / 16, n_kv_heads, 16]; int4: see `groups`
     float* value_scales;  // likewise
 
-    int64_t key_bytes(const HeadShape& shape) const { return element_bytes(type) * kTile * shape.head_dim; }
-    int64_t tile_bytes(const HeadShape& shape) const { return element_bytes(type) * kTile * (shape.head_dim + shape.padded_dim); }
+    int64_t key_bytes(const HeadShape& shape) const {
+        return element_bytes(type) * kTile * (type == CacheType::i4 ? ceil_div(shape.head_dim, 2) : shape.head_dim);
+    }
+    /// Of one slot's value in a tile.
+    int64_t value_bytes(const HeadShape& shape) const {
+        return element_bytes(type) * (type == CacheType::i4 ? kTile * n_groups(shape) : shape.padded_dim);
+    }
+    int64_t tile_bytes(const HeadShape& shape) const { return key_bytes(shape) + kTile * value_bytes(shape); }
+    static int n_groups(const HeadShape& shape) { return ceil_div(shape.head_dim, kGroup); }
+    /// Int4: float16 [n_groups, 2, 16] of a tile, by group its slots' scales and their minima.
+    uint16_t* groups(float* scales, const HeadShape& shape, int64_t tile) const {
+        return reinterpret_cast<uint16_t*>(scales) + tile * n_groups(shape) * 2 * kTile;
+    }
     /// Index of a slot's tile among those of all heads.
     int64_t tile_of(const HeadShape& shape, int64_t slot, int kv_head) const { return slot / kTile * shape.n_kv_heads + kv_head; }
     uint8_t* latent(const LatentShape& shape, int64_t slot) const { return tiles + slot * shape.padded_dim() * element_bytes(type); }

@@ -52,6 +52,14 @@ inline Floats load_i8(const void* p) {
     const __m128i all16 = _mm_loadu_si128(static_cast<const __m128i*>(p));
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all16)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all16, 8)))};
 }
+inline void load_nibbles(const void* p, Floats& low, Floats& high) {
+    const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+    const auto wide = [](__m128i all16) -> Floats {
+        return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all16)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all16, 8)))};
+    };
+    low = wide(_mm_and_si128(bytes, mask));
+    high = wide(_mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
+}
 inline Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Floats sub(Floats a, Floats b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline Floats mul(Floats a, Floats b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }

@@ -42,6 +42,12 @@ inline Floats load_u8(const void* p) {
 inline Floats load_i8(const void* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }
+/// Of sixteen bytes the low halves and the high halves.
+inline void load_nibbles(const void* p, Floats& low, Floats& high) {
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    low = {_mm512_cvtepi32_ps(_mm512_and_epi32(wide, _mm512_set1_epi32(15)))};
+    high = {_mm512_cvtepi32_ps(_mm512_srli_epi32(wide, 4))};
+}
 inline Floats add(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Floats sub(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Floats mul(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }

@@ -51,6 +51,11 @@ inline Floats load_f8(const void* p) {
 }
 inline Floats load_u8(const void* p) { return each([&](int i) { return static_cast<float>(static_cast<const uint8_t*>(p)[i]); }); }
 inline Floats load_i8(const void* p) { return each([&](int i) { return static_cast<float>(static_cast<const int8_t*>(p)[i]); }); }
+inline void load_nibbles(const void* p, Floats& low, Floats& high) {
+    const auto* at = static_cast<const uint8_t*>(p);
+    low = each([&](int i) { return static_cast<float>(at[i] & 15); });
+    high = each([&](int i) { return static_cast<float>(at[i] >> 4); });
+}
 inline Floats add(Floats a, Floats b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
 inline Floats sub(Floats a, Floats b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
 inline Floats mul(Floats a, Floats b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "cached_heads.inl"
+#include "cached_int4.inl"
 #include "operation.h"
 
 namespace landrace {
@@ -76,14 +77,18 @@ inline void rope(const RopeJob& job, int64_t row) {
     for (int h = 0; h < s.n_kv_heads; ++h) {
         const float* head = job.k + (row * s.n_kv_heads + h) * s.head_dim;
         const float* v = job.v + (row * s.n_kv_heads + h) * s.head_dim;
-        float k_inverse = 0.0f, v_inverse = 0.0f;
         const int64_t tile = cache.tile_of(s, slot, h);
+        if (cache.type == CacheType::i4) {
+            store_int4_head(cache, s, tile, lane, head, v);
+            continue;
+        }
+        float k_inverse = 0.0f, v_inverse = 0.0f;
         if (cache.type == CacheType::i8) {
             cache.key_scales[tile * kTile + lane] = int8_scale(head, s.head_dim, k_inverse);
             cache.value_scales[tile * kTile + lane] = int8_scale(v, s.head_dim, v_inverse);
         }
         uint8_t* keys = cache.tiles + tile * cache.tile_bytes(s);
-        uint8_t* values = keys + cache.key_bytes(s) + lane * s.padded_dim * size;
+        uint8_t* values = keys + cache.key_bytes(s) + lane * cache.value_bytes(s);
         store_head(cache.type, head, s.head_dim, k_inverse, keys + lane * size, kTile);
         store_head(cache.type, v, s.head_dim, v_inverse, values, 1);
     }

@@ -131,6 +131,7 @@ private:
             case CacheType::f16: return score_typed<CacheType::f16>(c, piece);
             case CacheType::bf16: return score_typed<CacheType::bf16>(c, piece);
             case CacheType::i8: return score_typed<CacheType::i8>(c, piece);
+            case CacheType::i4: break;  // An indexer's keys are not kept so.
         }
     }
 
