@@ -51,14 +51,16 @@ def quantize(
             stage=lambda what, count, total: progress(count, total, what),
         )
     for told in done.notices:
-        err.print(told, style="dim")
+        err.print(told, style="dim", soft_wrap=True)
     if json:
         print_json(_facts(done))
         return
     out.print(_table(done))
-    if done.figures is None:
-        err.print("No perplexity was measured: name a text with --text.", style="dim")
-    err.print(styled((done.path, "bold"), " is ready."))
+    if done.figures is not None:
+        out.print(styled(f"over {done.figures.tokens} tokens of {done.figures.text}"), soft_wrap=True)
+    else:
+        err.print("No perplexity was measured: name a text with --text.", style="dim", soft_wrap=True)
+    err.print(styled((done.path, "bold"), " is ready."), soft_wrap=True)
 
 
 def _facts(done: Quantised) -> dict[str, Any]:
@@ -93,8 +95,6 @@ def _table(done: Quantised) -> Table:
     if done.figures is not None:
         table.add_row("perplexity", f"{done.figures.reference:.3f}", f"{done.figures.served:.3f}")
         table.add_row("same top token", "", f"{done.figures.same_choice:.1%}")
-        table.caption = f"over {done.figures.tokens} tokens of {done.figures.text}"
-        table.caption_justify = "left"
     for kind, count in sorted(done.weights.items(), key=lambda one: -one[1]):
         table.add_row(f"weights in {kind}", "", f"{count / total:.1%}")
     return table

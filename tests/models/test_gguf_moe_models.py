@@ -22,7 +22,7 @@ from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.families.gguf import config_from_gguf, gguf_sources
 from landrace.models.families.gguf_architectures import ARCHITECTURES
-from landrace.models.families.gguf_delta import delta_facts
+from landrace.models.families.gguf_delta import delta_facts, lightning_facts
 from landrace.models.ffn_spec import Moe
 from landrace.models.spec import ModelSpec
 
@@ -253,7 +253,7 @@ def test_baichuan(layers: int, tmp_path: Path) -> None:
 
 
 def test_every_architecture_with_experts_is_here() -> None:
-    others = {name for name, one in ARCHITECTURES.items() if one.latent or one.more is delta_facts}
+    others = {name for name, one in ARCHITECTURES.items() if one.latent or one.more in (delta_facts, lightning_facts)}
     assert {name for name, one in ARCHITECTURES.items() if one.experts} - others == set(SHARED)
 
 
