@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from landrace.engine import Engine, EngineOptions, Request, SamplingParams
+from landrace.engine import EngineOptions
 from landrace.errors import DataError, LandraceError
+from landrace.evaluation.perplexity import Row, Scores, compare, cut, first_scored, joined, score
 from landrace.ledger.provenance import Provenance
 from landrace.model import ServingModel, open_engine
 from landrace.text import Tokenizer
@@ -32,40 +32,6 @@ SERVED: Mapping[str, Any] = {"weights": "stored", "kernels": "cpu"}
 
 CHARACTERS_PER_TOKEN = 16
 """More than the tokens of any text have on average: what lies beyond is not read."""
-
-Windows = Sequence[tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one path says of the scored tokens, window after window."""
-
-    logprobs: tuple[float, ...]
-    choices: tuple[int, ...]
-    """The likeliest token at each place."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Both paths on the same tokens."""
-
-    text: str
-    tokens: int
-    reference: float
-    """Perplexity: exp(-mean log-probability), in nats."""
-    served: float
-    logprob_difference: float
-    """Mean of |served - reference|, in nats."""
-    same_choice: float
-    """Fraction of places where both find the same token likeliest."""
-
-    @property
-    def difference(self) -> float:
-        """Of the served perplexity from the reference's, as a fraction of it; below 0 the served one is lower."""
-        return self.served / self.reference - 1
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "difference": self.difference}
 
 
 @dataclass(frozen=True)
@@ -111,46 +77,9 @@ def _lines(value: Any) -> Iterator[str]:
 
 
 def windows(tokenizer: Tokenizer, text: str, tokens: int, window: int) -> list[tuple[int, ...]]:
-    """The first `tokens` tokens of a text, rounded down to whole windows, each begun as the vocabulary begins a text;
-    fewer, down to none, where the text ends before."""
+    """The first `tokens` tokens of a text in whole windows; fewer, down to none, where the text ends before."""
     ids = tokenizer.encode(text[: tokens * CHARACTERS_PER_TOKEN], add_bos=False, parse_special=False)
-    whole = min(tokens, len(ids)) // window
-    prefix = tokenizer.conventions.prefix_ids
-    return [(*prefix, *ids[at : at + window]) for at in range(0, whole * window, window)]
-
-
-def score(engine: Engine, cut: Windows, start: int) -> Scores:
-    """Scores the tokens of each window from `start` on. Raises the RequestError of a window that is refused."""
-    params = SamplingParams(max_tokens=0, logprobs=1, prompt_logprobs_from=start)
-    completions = engine.generate([Request(str(index), ids, params) for index, ids in enumerate(cut)])
-    for completion in completions:
-        if completion.error is not None:
-            raise completion.error
-    scored = [item for completion in completions for item in completion.prompt_logprobs]
-    return Scores(tuple(item.logprob for item in scored), tuple(item.top[0][0] for item in scored))
-
-
-def compare(text: str, reference: Scores, served: Scores) -> Row:
-    count = len(reference.logprobs)
-    pairs = list(zip(reference.logprobs, served.logprobs, strict=True))
-    choices = zip(reference.choices, served.choices, strict=True)
-    return Row(
-        text=text,
-        tokens=count,
-        reference=math.exp(-math.fsum(a for a, _ in pairs) / count),
-        served=math.exp(-math.fsum(b for _, b in pairs) / count),
-        logprob_difference=math.fsum(abs(a - b) for a, b in pairs) / count,
-        same_choice=sum(a == b for a, b in choices) / count,
-    )
-
-
-def joined(parts: Iterable[Scores]) -> Scores:
-    """Several texts as one."""
-    every = list(parts)
-    return Scores(
-        tuple(value for part in every for value in part.logprobs),
-        tuple(value for part in every for value in part.choices),
-    )
+    return cut(tokenizer, ids[:tokens], window)
 
 
 def open_path(model: str, how: Mapping[str, Any], threads: int | None) -> ServingModel:
@@ -160,13 +89,12 @@ def open_path(model: str, how: Mapping[str, Any], threads: int | None) -> Servin
 def score_texts(opened: ServingModel, texts: Mapping[str, str], tokens: int, window: int) -> dict[str, Scores]:
     """Every text that is long enough."""
     tokenizer = opened.model.tokenizer
-    start = max(1, len(tokenizer.conventions.prefix_ids))
     found: dict[str, Scores] = {}
     for name, text in texts.items():
-        cut = windows(tokenizer, text, tokens, window)
-        if len(cut) == tokens // window:
-            print(f"{name}: {len(cut)} windows", file=sys.stderr, flush=True)
-            found[name] = score(opened.engine, cut, start)
+        whole = windows(tokenizer, text, tokens, window)
+        if len(whole) == tokens // window:
+            print(f"{name}: {len(whole)} windows", file=sys.stderr, flush=True)
+            found[name] = score(opened.engine, whole, first_scored(tokenizer))
     return found
 
 

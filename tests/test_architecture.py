@@ -29,6 +29,7 @@ MAY_USE: Mapping[str, frozenset[str]] = {
     "certify": frozenset(
         {TOP, "evaluation", "training", "engine", "models", "kernels", "checkpoints", "text", "ledger"}
     ),
+    "quantize": frozenset({TOP, "evaluation", "engine", "checkpoints", "models", "kernels", "text"}),
     "bench": frozenset({TOP, "engine", "checkpoints", "models", "kernels", "text", "ledger"}),
     "evaluation": frozenset({"data", "engine", "text", "checkpoints", "ledger"}),
     "training": frozenset({"data", "engine", "models", "text", "checkpoints", "ledger"}),

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ModelCost:
 
     def cache_bytes(self, past: float) -> float:
         """What the next token of a sequence reads of its cache: of windows no more than they show."""
-        attentions = [layer.mixer for layer in self.spec.layers if not isinstance(layer.mixer, Gdn)]
+        attentions = [layer.mixer for layer in self.spec.layers if not isinstance(layer.mixer, Recurrent)]
         share = sum(_read(one, past) for one in attentions) / max(1, sum(one.kept_values for one in attentions))
         return self.cache_bytes_per_token * share + sum(layer.state_bytes for layer in self.spec.layers)
 
@@ -190,14 +190,17 @@ def _read(attention: Gqa | Mla, past: float) -> float:
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
     count as the keys and values that could be made of them, which are narrower. An indexer that must choose meets every
-    position. The delta rule multiplies its state, asks it for k, adds to it and asks it for q."""
+    position. The delta rule multiplies its state, asks it for k, adds to it and asks it for q; lightning attention does
+    not ask for k."""
     match mixer:
         case Gqa():
             channels = 2 * mixer.head_dim
         case Mla():
             channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
-        case Gdn():
+        case Gdn() | Kda():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
+        case Lightning():
+            return 5.0 * mixer.n_heads * mixer.head_dim**2 * work.new
         case _:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))

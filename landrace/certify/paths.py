@@ -35,14 +35,15 @@ ENGINE_WAYS = {
     "engine, one batch": EngineOptions(max_step_tokens=2048, prefix_cache=False),
     "engine, one at a time": EngineOptions(max_running=1, prefix_cache=False),
     "engine, chunked and paged": EngineOptions(block_size=7, max_step_tokens=13, prefix_cache=False),
-    "engine, prefix reused": EngineOptions(block_size=4),
+    "engine, prefix reused": EngineOptions(block_size=4, snapshot_tokens=4),
 }
-"""The engine on the reference kernels, with every mechanism in play that could change a token."""
+"""The engine on the reference kernels, with every mechanism in play that could change a token. Recurrent layers keep a
+snapshot of every block, so that short texts find one too."""
 SERVED = "as served, one batch"
 SERVED_WAYS = {
     "as served, one at a time": EngineOptions(max_running=1, prefix_cache=False),
     "as served, chunked and paged": EngineOptions(max_step_tokens=13, prefix_cache=False),
-    "as served, prefix reused": EngineOptions(),
+    "as served, prefix reused": EngineOptions(snapshot_tokens=EngineOptions().block_size),
 }
 """On the C++ kernels and the weights as stored: held against `SERVED`, to the bit."""
 

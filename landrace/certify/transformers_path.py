@@ -12,7 +12,6 @@ import torch
 
 from landrace.certify.certificate import Scores
 from landrace.checkpoints import write_checkpoint
-from landrace.errors import UnsupportedError
 from landrace.model import Model
 from landrace.models.decoder import Decoder
 from landrace.models.families import language_model, read_config
@@ -26,10 +25,6 @@ def why_no_witness(model: Model[Decoder], adapter: Path | None) -> str | None:
         return f"{' and '.join(absent)} not installed"
     if model.decoder.spec.stretched:
         return "it chooses positions by the length of each text"
-    try:
-        _ = model.checkpoint.hub_sources
-    except UnsupportedError as error:
-        return error.message
     config = language_model(model.checkpoint.config)
     if _auto_class(config["model_type"]) is None:
         return f"it has no language model of the type {config['model_type']}"

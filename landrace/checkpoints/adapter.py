@@ -1,8 +1,8 @@
 """LoRA adapters in peft's format: adapter_config.json and adapter_model.safetensors.
 
-On disk an adapter has the hub's modules; in memory it has canonical ones. `Source` carries B from one to the other
-(only its rows are the module's outputs; A's columns are its inputs, which never move). Where the hub fuses several
-projections into one module:
+On disk an adapter has the hub's modules; in memory it has canonical ones. `Source` carries B from one to the other (its
+rows are the module's outputs), and A where its columns, the inputs, are heads in another order. Where the hub fuses
+several projections into one module:
 
 - reading: every projection gets A, and its own rows of B;
 - writing: projections with one common A share it; otherwise the module gets the A's under one another and the B's as
@@ -267,7 +267,7 @@ def _split(pair: _Pair, parts: Mapping[str, Source], rank: int) -> dict[str, _Pa
         blocks = {name: slice(i * rank, (i + 1) * rank) for i, name in enumerate(_in_row_order(parts))}
         if all(_is_zero_outside(taken[name], block) for name, block in blocks.items()):
             return {name: _Pair(pair.a[..., block, :], taken[name][..., block]) for name, block in blocks.items()}
-    return {name: _Pair(pair.a, b) for name, b in taken.items()}
+    return {name: _Pair(parts[name].take_columns(pair.a), b) for name, b in taken.items()}
 
 
 def _common_rank(pairs: Mapping[str, _Pair]) -> int:
@@ -286,9 +286,9 @@ def _is_zero_outside(b: Tensor, block: slice) -> bool:
 def _join(parts: Mapping[str, Source], pairs: Mapping[str, _Pair]) -> _Pair:
     """The inverse of `_split`: one hub module out of those of its projections that are adapted."""
     order = [name for name in _in_row_order(parts) if name in pairs]
-    first = pairs[order[0]].a
-    shared = all(torch.equal(first, pairs[name].a) for name in order)
-    a = first if shared else torch.cat([pairs[name].a for name in order], dim=-2)
+    ins = [parts[name].put_columns(pairs[name].a) for name in order]
+    shared = all(torch.equal(ins[0], one) for one in ins)
+    a = ins[0] if shared else torch.cat(ins, dim=-2)
     out = max(source.total_rows or pairs[name].b.shape[-2] for name, source in parts.items())
     b = torch.zeros(*a.shape[:-2], out, a.shape[-2])
     at = 0

@@ -22,8 +22,14 @@ from landrace.checkpoints.quantised import unpacked, without_settings
 from landrace.checkpoints.safetensors_file import read_safetensors_folder
 from landrace.checkpoints.tensor_info import PLAIN, Readable, TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import read_config
-from landrace.models.families.gguf import config_from_gguf, gguf_drafts, gguf_ignorable, gguf_sources
+from landrace.models.families import BUFFERS, read_config
+from landrace.models.families.gguf import (
+    config_from_gguf,
+    gguf_drafts,
+    gguf_heads_in_rounds,
+    gguf_ignorable,
+    gguf_sources,
+)
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor
@@ -58,50 +64,30 @@ class Checkpoint:
     """`generation_config.json`; empty when there is none."""
     left_out: tuple[str, ...] = ()
     """Tensors of layers that guess tokens after the next one."""
-    sources_of_adapters: tuple[dict[str, Source], ...] = field(default=(), repr=False)
-    """See `adapter_sources`."""
+    adapter_sources: tuple[dict[str, Source], ...] = field(default=(), repr=False)
+    """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
     def hub_sources(self) -> dict[str, Source]:
         """Where the hub's unquantised files keep each parameter. Written models use these names, whatever form the
-        weights came in.
-
-        Raises UnsupportedError for weights in an order that the hub's files do not have.
-        """
-        self._check_order()
+        weights came in."""
         if self.format == "gguf":
-            return read_config(self.config).sources
+            return read_config(self.config, heads_in_rounds=self.spec.heads_in_rounds).sources
         if self.tensors_read is self.tensor_infos:
             return self.sources
         # Their names tell the prefix; their shapes would tell the layout that only a quantised form has.
         return read_config(self.config, dict.fromkeys(self.tensors_read, ())).sources
 
     @property
-    def adapter_sources(self) -> tuple[dict[str, Source], ...]:
-        """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write.
-
-        Raises UnsupportedError as `hub_sources` does.
-        """
-        self._check_order()
-        return self.sources_of_adapters
-
-    def _check_order(self) -> None:
-        if self.spec.heads_in_rounds:
-            raise UnsupportedError(
-                f"{self.path} has the value heads of its delta nets in llama.cpp's order. Adapters and the hub's files "
-                "have another.",
-                hint="Use the model's safetensors.",
-            )
-
-    @property
     def beside_text(self) -> list[TensorInfo]:
         """The hub's tensors of numbers that the logits of text do not need, as those of towers, but no copies of a tied
-        head."""
+        head, and nothing that follows from the configuration."""
         if self.format == "gguf":
             return []
         used = {tensor for source in self.sources.values() for tensor in source.tensors}
-        left = [tensor for name, tensor in self.tensors_read.items() if name not in used and not HEAD.fullmatch(name)]
+        used |= set(_matching(self.tensors_read, (HEAD.pattern, *BUFFERS)))
+        left = [tensor for name, tensor in self.tensors_read.items() if name not in used]
         return [tensor for tensor in left if isinstance(tensor, TensorInfo) and tensor.dtype in PLAIN]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -150,7 +136,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
-    model = read_config(config)
+    model = read_config(config, heads_in_rounds=gguf_heads_in_rounds(file.metadata))
     sources = gguf_sources(model.spec, file.metadata["general.architecture"], file.tensors)
     _check_names(path, sources, file.tensors, gguf_ignorable(config))
     infos = _with_ones(sources, file.tensors, model.shapes)
@@ -164,7 +150,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         infos,
         file.metadata,
         left_out=_matching(infos, gguf_drafts(config)),
-        sources_of_adapters=model.adapter_sources,
+        adapter_sources=model.adapter_sources,
     )
 
 
@@ -223,7 +209,7 @@ def _open_folder(path: Path) -> Checkpoint:
         found,
         generation_config=generation_config,
         left_out=_matching(infos, model.drafts),
-        sources_of_adapters=model.adapter_sources,
+        adapter_sources=model.adapter_sources,
     )
 
 

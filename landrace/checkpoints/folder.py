@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ def whole_folder(folder: Path, may_replace: Callable[[str], bool]) -> Iterator[P
             flush(folder.parent)
         finally:
             shutil.rmtree(work)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the path of a file to write; it takes the name `path` only when the block ends without an error."""
+    path = path.absolute()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            flush(part)
+            part.rename(path)
+            flush(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ The layout is that of ggml's `docs/gguf.md`: magic, version, counts, typed key-v
 from __future__ import annotations
 
 import math
-import re
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from landrace.checkpoints.bounded import file_size, readable
+from landrace.checkpoints.gguf_parts import part_names
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS
@@ -31,8 +31,6 @@ SCALAR_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B"
 """`struct` format of each scalar value type."""
 BOOL, STRING, ARRAY = 7, 8, 9
 
-MAX_PARTS = 1 << 12
-_PART = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 _PART_NAMES = "Parts are named as llama.cpp names them: model-00001-of-00003.gguf."
 
 _SMALLEST_VALUE = {kind: struct.calcsize("<" + layout) for kind, layout in SCALAR_FORMATS.items()} | {
@@ -56,25 +54,28 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read and check the header; where the file is the first of several parts, those of all of them.
+    """Read and check the header; of a model in several parts, any of which may be named, those of all of them.
 
     CheckpointError for a damaged or a missing file, UnsupportedError for one we cannot use.
     """
-    first = _read_one(path)
-    count = _split(first, "count")
+    named = _read_one(path)
+    count = _split(named, "count")
     if count < 2:
-        return first
-    name = _PART.fullmatch(path.name)
-    if name is None or int(name["count"]) != count or count > MAX_PARTS:
+        return named
+    paths = [path.with_name(name) for name in part_names(path.name)]
+    if len(paths) != count:
         raise CheckpointError(f"{path.name} is one of {count} parts, which its name does not say.", hint=_PART_NAMES)
-    if _split(first, "no") != 0:
-        start = path.with_name(_part_name(name["stem"], 0, count))
+    if missing := [part.name for part in paths if not part.is_file()]:
         raise CheckpointError(
-            f"{path.name} is a later part of a split GGUF file.", hint=f"Name its first part, {start}."
+            f"{path.name} is one of {count} parts, of which {', '.join(missing[:5])}"
+            f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''} {'is' if len(missing) == 1 else 'are'} "
+            f"not beside it.",
+            hint="Put all parts into one folder; `landrace pull` fetches all of them.",
         )
-    tensors = dict(first.tensors)
-    for number in range(1, count):
-        part = _read_one(path.with_name(_part_name(name["stem"], number, count)))
+    first = _read_one(paths[0])
+    tensors: dict[str, TensorInfo] = {}
+    for number, one in enumerate(paths):
+        part = first if number == 0 else _read_one(one)
         if (_split(part, "no"), _split(part, "count")) != (number, count):
             raise CheckpointError(f"{part.path.name} does not say that it is part {number + 1} of {count}.")
         if repeated := tensors.keys() & part.tensors.keys():
@@ -82,7 +83,7 @@ def read_gguf(path: Path) -> GgufFile:
         tensors |= part.tensors
     if _split(first, "tensors.count") not in (0, len(tensors)):
         raise CheckpointError(f"The parts of {path} hold {len(tensors)} tensors, but the first says another number.")
-    return GgufFile(path, first.version, first.metadata, tensors)
+    return GgufFile(first.path, first.version, first.metadata, tensors)
 
 
 def _read_one(path: Path) -> GgufFile:
@@ -94,10 +95,6 @@ def _read_one(path: Path) -> GgufFile:
 def _split(file: GgufFile, key: str) -> int:
     value = file.metadata.get(f"split.{key}", 0)
     return value if isinstance(value, int) else 0
-
-
-def _part_name(stem: str, number: int, count: int) -> str:
-    return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from landrace.checkpoints import hub_worker
+from landrace.checkpoints.gguf_parts import part_names
 from landrace.checkpoints.manifest import MANIFEST_NAME, ModelFormat, StoredFile, hash_file
 from landrace.checkpoints.store_home import WorkFolder
 from landrace.checkpoints.watched_process import Progress, run_watched
@@ -85,7 +86,7 @@ def plan_hub_model(name: HubName, work: WorkFolder) -> HubPlan:
         raise StoreError(f"The hub's answer about {name.repo} cannot be understood: {error!r}.") from error
     licence = answer.get("licence")
     if name.file is not None:
-        return HubPlan(name, commit, licence, "gguf", (_pick(name, listing),))
+        return HubPlan(name, commit, licence, "gguf", _pick(name, name.file, listing))
     return HubPlan(name, commit, licence, "safetensors", tuple(_choose(name, listing)))
 
 
@@ -133,10 +134,18 @@ def _choose(name: HubName, listing: Sequence[HubFile]) -> list[HubFile]:
     )
 
 
-def _pick(name: HubName, listing: Sequence[HubFile]) -> HubFile:
-    wanted = [file for file in listing if file.path == name.file]
-    if wanted:
-        return wanted[0]
+def _pick(name: HubName, wanted: str, listing: Sequence[HubFile]) -> tuple[HubFile, ...]:
+    """The file, and where it is a part of a model, all parts in order."""
+    there = {file.path: file for file in listing}
+    parts = part_names(wanted)
+    missing = [path for path in parts if path not in there]
+    if not missing:
+        return tuple(there[path] for path in parts)
+    if wanted in there:
+        raise StoreError(
+            f"{name.repo} lacks {len(missing)} of the {len(parts)} parts of {wanted}, such as {missing[0]}.",
+            hint="Choose another of its files.",
+        )
     ggufs = [file.path for file in listing if file.path.endswith(".gguf")]
     raise StoreError(
         f"{name.repo} has no file {name.file}.",
@@ -144,7 +153,8 @@ def _pick(name: HubName, listing: Sequence[HubFile]) -> HubFile:
     )
 
 
-def _gguf_hint(name: HubName, ggufs: Sequence[str]) -> str:
+def _gguf_hint(name: HubName, files: Sequence[str]) -> str:
+    ggufs = sorted({part_names(file)[0] for file in files})
     shown = ", ".join(ggufs[:8]) + (f" and {len(ggufs) - 8} more" if len(ggufs) > 8 else "")
     return f"Its GGUF files are {shown}; pull one as `landrace pull {name.repo}:{ggufs[0]}`."
 

@@ -61,7 +61,7 @@ def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
         for span in spans:
             span.read_into(out[at : at + span.nbytes])
             at += span.nbytes
-        if source.rotary is not None:
+        if source.is_turned:
             # Turning moves entries of the first axis; the bytes of one entry of it stay together.
             out = source.turn(out.view(sum(span.shape[0] for span in spans), -1))
         return out.view(rows, -1)

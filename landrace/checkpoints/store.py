@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from landrace.checkpoints.gguf_parts import part_names
 from landrace.checkpoints.hub_source import HubName, fetch_hub_model, parse_hub_name, plan_hub_model
 from landrace.checkpoints.manifest import Manifest, ModelFormat, StoredFile, read_manifest, write_manifest
 from landrace.checkpoints.store_home import StoreHome, WorkFolder, storage_errors
@@ -76,6 +77,7 @@ class ModelStore:
         local = self._local_path(name)
         if local is not None:
             return _describe_path(local)
+        name = _first_part(name)
         report = progress or (lambda stage, done, total: None)
         folder = self._folder_name(name)
         with storage_errors(self.home):
@@ -166,7 +168,7 @@ class ModelStore:
             return name
         if parse_hub_name(name) is None:
             raise self._not_found(name) if re.fullmatch(r"[\w.-]+", name) else _bad_name(name)
-        return name.replace("/", "--").replace(":", "@")
+        return _first_part(name).replace("/", "--").replace(":", "@")
 
     def _folders(self) -> tuple[Path, ...]:
         try:
@@ -232,7 +234,9 @@ def _describe_path(path: Path) -> StoredModel:
                     f"{path} is not a GGUF file.",
                     hint="Give a .gguf file, or a folder with config.json and *.safetensors.",
                 )
-        return StoredModel(str(path), path.absolute(), path.stat().st_size, "path", None, "gguf")
+        parts = [part for name in part_names(path.name) if (part := path.with_name(name)).is_file()]
+        size = sum(part.stat().st_size for part in parts)
+        return StoredModel(str(path), path.absolute(), size, "path", None, "gguf")
     except FileNotFoundError as error:
         raise StoreError(
             f"There is no file or folder {path}.",
@@ -261,6 +265,11 @@ def _hub_name(name: str) -> HubName:
     if hub is None:
         raise _bad_name(name)
     return hub
+
+
+def _first_part(name: str) -> str:
+    """A model in several parts is stored under the name of its first, whichever is asked for."""
+    return part_names(name)[0]
 
 
 def _path(text: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,21 @@ from landrace.errors import CheckpointError
 from landrace.models.families.weights import Source, total_rows
 
 SHARD_BYTES = 5_000_000_000
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+StoredAs = Callable[[str, Tensor], Mapping[str, Tensor]]
+"""From a stored tensor to the tensors that a file holds in place of it, by name."""
 
 
 def write_checkpoint(
@@ -31,17 +46,18 @@ def write_checkpoint(
     *,
     beside: Iterable[TensorInfo] = (),
     shard_bytes: int = SHARD_BYTES,
+    stored_as: StoredAs = lambda name, tensor: {name: tensor},
 ) -> None:
     """Write config.json and safetensors under the hub names of `sources`, and copy `extra_files` beside them and the
     tensors `beside` among them.
 
     `named_tensors` is read once, and about `shard_bytes` of it is held at a time. The configuration's dtype becomes
-    that of the tensors. CheckpointError: a parameter is unknown, missing, repeated or of the wrong shape, or `folder`
-    holds files that are not a model's.
+    that of the tensors. `stored_as`: what a stored tensor that is made of them becomes in the file. CheckpointError: a
+    parameter is unknown, missing, repeated or of the wrong shape, or `folder` holds files that are not a model's.
     """
     extras = list(extra_files)
     with whole_folder(folder, may_replace=lambda name: _is_ours(name, extras)) as made:
-        shards = _Shards(made, sources, shard_bytes)
+        shards = _Shards(made, sources, shard_bytes, stored_as)
         for name, tensor in named_tensors:
             shards.add(name, tensor)
         for info in beside:
@@ -51,6 +67,11 @@ def write_checkpoint(
         write_json(made / "config.json", written | {"torch_dtype": shards.dtype_name()})
         for path in extras:
             shutil.copyfile(path, made / path.name)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """What a model folder holds beside the weights and their configuration."""
+    return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -77,8 +98,9 @@ def _is_ours(name: str, extras: list[Path]) -> bool:
 class _Shards:
     """Assembles stored tensors out of their canonical parts and writes a shard whenever enough are whole."""
 
-    def __init__(self, folder: Path, sources: Mapping[str, Source], shard_bytes: int) -> None:
+    def __init__(self, folder: Path, sources: Mapping[str, Source], shard_bytes: int, stored_as: StoredAs) -> None:
         self._folder = folder
+        self._stored_as = stored_as
         self._sources = sources
         self._shard_bytes = shard_bytes
         self._absent = set(sources)
@@ -108,7 +130,8 @@ class _Shards:
         for stored in source.tensors:
             self._waiting[stored].discard(name)
             if not self._waiting[stored]:
-                self.keep(stored, self._begun.pop(stored))
+                for kept, part in self._stored_as(stored, self._begun.pop(stored)).items():
+                    self.keep(kept, part)
 
     def keep(self, name: str, tensor: Tensor) -> None:
         """A tensor as the files hold it."""

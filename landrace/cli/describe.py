@@ -13,7 +13,7 @@ from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -74,10 +74,16 @@ def _kinds(of_layers: Iterable[str]) -> str:
 
 
 def _mixer(mixer: Mixer) -> str:
-    if isinstance(mixer, Gdn):
-        sizes = f"{mixer.key_dim} by {mixer.value_dim}"
-        return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
-    return _attention(mixer)
+    match mixer:
+        case Gdn():
+            sizes = f"{mixer.key_dim} by {mixer.value_dim}"
+            return f"gated delta net, {mixer.n_value_heads} states of {sizes}, {mixer.n_heads} heads of keys"
+        case Kda():
+            return f"Kimi delta attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
+        case Lightning():
+            return f"lightning attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
+        case _:
+            return _attention(mixer)
 
 
 def _attention(mixer: Gqa | Mla) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from landrace import __version__
-from landrace.cli import bench, certify, compare, demo, evaluate, run, serve, store, tune
+from landrace.cli import bench, certify, compare, demo, evaluate, quantize, run, serve, store, tune
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
 from landrace.errors import LandraceError
@@ -19,7 +19,7 @@ _UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ 
 
 app = typer.Typer(
     name="landrace",
-    help="Run, serve, tune, evaluate, compare and certify open-weight language models on your own machine.",
+    help="Run, serve, tune, quantize, evaluate, compare and certify open-weight language models on your own machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,6 +34,7 @@ app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)
+app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 

@@ -1,9 +1,11 @@
-"""How the two halves of a gated layer become one."""
+"""How the two halves of a gated layer become one, and what a gate is before it multiplies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+Gate = Literal["silu", "sigmoid"]
 
 
 @dataclass(frozen=True)

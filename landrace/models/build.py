@@ -10,9 +10,11 @@ from torch import nn
 from landrace.models.ffn.dense import DenseBlock
 from landrace.models.ffn.moe import MoeBlock
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
 from landrace.models.mixers.gdn import GdnBlock
 from landrace.models.mixers.gqa import GqaBlock
+from landrace.models.mixers.kda import KdaBlock
+from landrace.models.mixers.lightning import LightningBlock
 from landrace.models.mixers.mla import MlaBlock
 from landrace.models.residual.gated import GatedBlock, GatedHead
 from landrace.models.residual.hyper import HyperBlock, HyperHead
@@ -28,6 +30,10 @@ def mixer_block(spec: Mixer, model: ModelSpec, cache: int, dtype: torch.dtype) -
             return MlaBlock(spec, model.d_model, cache, dtype)
         case Gdn():
             return GdnBlock(spec, model.d_model, model.norm_eps, cache, dtype)
+        case Kda():
+            return KdaBlock(spec, model.d_model, model.norm_eps, cache, dtype)
+        case Lightning():
+            return LightningBlock(spec, model.d_model, cache, dtype)
         case _:
             assert_never(spec)
 

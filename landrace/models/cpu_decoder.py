@@ -27,7 +27,7 @@ from landrace.models.cache_spec import Paged
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, RopeSpec
+from landrace.models.mixer_spec import Recurrent, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorder import Recorder, cache_shapes
@@ -49,7 +49,7 @@ class CpuDecoder:
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.layers:
-            if isinstance(layer.mixer, Gdn):
+            if isinstance(layer.mixer, Recurrent):
                 continue
             try:
                 for shape in cache_shapes(layer.mixer):
@@ -205,7 +205,7 @@ def new_cpu_cache(
 
 def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype) -> LayerMemory:
     """Of a layer: for so many tokens, or for so many states."""
-    if isinstance(layer.mixer, Gdn):
+    if isinstance(layer.mixer, Recurrent):
         return new_layer_state(native, (*layer.first_states, *layer.mixer.state_shapes), n_slots)
     kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
     return replace(kept, index=index[0]) if index else kept

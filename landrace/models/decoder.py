@@ -21,7 +21,7 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.build import stream_head
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, Recurrent
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
@@ -33,7 +33,7 @@ def new_layer_memory(spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: 
     layout."""
     zeros = partial(torch.zeros, dtype=dtype, device=device)
     mixer, index = spec.mixer, None
-    if not isinstance(mixer, Gdn) and mixer.index_dim:
+    if not isinstance(mixer, Recurrent) and mixer.index_dim:
         index = LayerCache(zeros(n_slots, 1, mixer.index_dim))
     match mixer:
         case Gqa():
@@ -41,7 +41,7 @@ def new_layer_memory(spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: 
             return LayerCache(zeros(*shape), zeros(*shape), index=index)
         case Mla():
             return LayerCache(zeros(n_slots, 1, mixer.kv_rank + mixer.rope_dim), index=index)
-        case Gdn():
+        case Gdn() | Kda() | Lightning():
             shapes = (*spec.first_states, *mixer.state_shapes)
             return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes))
         case _:

@@ -12,7 +12,7 @@ from landrace.models.build import ffn_block, mixer_block, stream_block
 from landrace.models.ops import Ops, X
 from landrace.models.params import Norm
 from landrace.models.residual.ngrams import NGramBlock
-from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec, Sandwich, Streams
+from landrace.models.spec import AfterNorm, GatedStreams, LayerSpec, ModelSpec, Sandwich, Streams
 
 
 class Layer(nn.Module):
@@ -35,21 +35,25 @@ class Layer(nn.Module):
             self.mlp_hc = stream_block(self.residual, model, dtype)
 
     def forward(self, x: X, ops: Ops[X]) -> X:
-        if isinstance(self.residual, Streams):
+        residual, before, between = self.residual, self.input_layernorm, self.post_attention_layernorm
+        out: X
+        if isinstance(residual, Streams):
             if self.ngrams is not None:
                 x = self.ngrams(x, ops)
             row, weights = self.attn_hc.collapse(x, ops)
-            x = self.attn_hc.spread(x, self.self_attn(row, ops, self.input_layernorm, None, 1.0), weights, ops)
+            x = self.attn_hc.spread(x, self.self_attn(row, ops, before, None, 1.0), weights, ops)
             row, weights = self.mlp_hc.collapse(x, ops)
-            branch = self.mlp(row, ops, self.post_attention_layernorm, None, 1.0)
-            streams: X = self.mlp_hc.spread(x, branch, weights, ops)
-            return streams
-        if isinstance(self.residual, Sandwich):
-            scale = self.residual.scale
-            branch = self.self_attn(x, ops, self.input_layernorm, None, 1.0)
-            x = ops.add_norm(x, branch, self.post_self_attn_layernorm, scale)
-            branch = self.mlp(x, ops, self.post_attention_layernorm, None, 1.0)
-            return ops.add_norm(x, branch, self.post_mlp_layernorm, scale)
-        x = self.self_attn(x, ops, self.input_layernorm, x, self.residual.scale)
-        out: X = self.mlp(x, ops, self.post_attention_layernorm, x, self.residual.scale)
+            out = self.mlp_hc.spread(x, self.mlp(row, ops, between, None, 1.0), weights, ops)
+        elif isinstance(residual, Sandwich):
+            branch = self.self_attn(x, ops, before, None, 1.0)
+            x = ops.add_norm(x, branch, self.post_self_attn_layernorm, residual.scale)
+            branch = self.mlp(x, ops, between, None, 1.0)
+            out = ops.add_norm(x, branch, self.post_mlp_layernorm, residual.scale)
+        elif isinstance(residual, AfterNorm):
+            assert before is not None and between is not None
+            x = self.self_attn(x, ops, before, ops.scaled_norm(x, before, residual.mixer_kept), residual.mixer_added)
+            out = self.mlp(x, ops, between, ops.scaled_norm(x, between, residual.ffn_kept), residual.ffn_added)
+        else:
+            x = self.self_attn(x, ops, before, x, residual.scale)
+            out = self.mlp(x, ops, between, x, residual.scale)
         return out

@@ -235,4 +235,79 @@ class Gdn:
         return 4 * sum(map(prod, self.state_shapes))
 
 
-Mixer = Gqa | Mla | Gdn
+@dataclass(frozen=True)
+class Kda:
+    """Kimi delta attention (Moonshot AI, 2025): the gated delta rule with a decay for each channel of a key.
+
+    Queries, keys and values go through short convolutions. Decays, and gates of what is read, come out of projections
+    of a head's rank.
+    """
+
+    n_heads: int
+    head_dim: int
+    """Of queries, keys and values."""
+    conv_width: int
+    """Rows that a convolution sees, its own among them."""
+    rounds: ClassVar[bool] = False
+    rope: ClassVar[None] = None
+
+    @property
+    def n_value_heads(self) -> int:
+        return self.n_heads
+
+    @property
+    def key_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def cache(self) -> State:
+        return State()
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """As of `Gdn`."""
+        tail = (self.conv_width - 1, self.n_heads * self.head_dim)
+        return (tail, tail, tail, (self.n_heads, self.head_dim, self.head_dim))
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return 4 * sum(map(prod, self.state_shapes))
+
+
+@dataclass(frozen=True)
+class Lightning:
+    """Lightning attention (Qin et al., 2024): a state of each head, to which every token adds silu(key) silu(value)^T,
+    and which fades by the same factor with each. What is read is normalised over all heads at once, and gated."""
+
+    n_heads: int
+    head_dim: int
+    """Of queries, keys and values."""
+    fading: float
+    """Head h's state fades by e^-(fading * 2^(-8 (h + 1) / n_heads)) a token."""
+    norm_eps: float = 1e-6
+    """Of the norm of what is read."""
+    rope: ClassVar[None] = None
+
+    @property
+    def cache(self) -> State:
+        return State()
+
+    @property
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What the layer keeps of a sequence, in float32: each head's state."""
+        return ((self.n_heads, self.head_dim, self.head_dim),)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return 4 * sum(map(prod, self.state_shapes))
+
+
+Recurrent = Gdn | Kda | Lightning
+"""What keeps a state of a sequence and nothing for each position."""
+Mixer = Gqa | Mla | Recurrent

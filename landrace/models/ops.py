@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from landrace.kernels.activation import Activation
+from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -44,6 +44,10 @@ class Ops(Protocol[X]):
 
     def norm(self, x: X, norm: Norm) -> X:
         """norm(x), in float32."""
+        ...
+
+    def scaled_norm(self, x: X, norm: Norm, factor: float) -> X:
+        """factor * norm(x), as a residual stream of its own."""
         ...
 
     def linears(self, x: X, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[X]:
@@ -127,15 +131,20 @@ class Ops(Protocol[X]):
         """into + x. May overwrite `into`."""
         ...
 
-    def delta(self, spec: Gdn, cache: int, q: X, k: X, v: X, a: X, b: X, a_log: Vector, dt_bias: Vector) -> X:
+    def delta(self, spec: Gdn | Kda, cache: int, q: X, k: X, v: X, a: X, b: X, a_log: Vector, dt_bias: Vector) -> X:
         """What each value head's state says to q, [T, n_value_heads * value_dim], once the row itself is in it: the
-        gated delta rule (`kernels.reference.delta`) with q and k of length 1, q divided by sqrt(key_dim),
-        decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b), in float32 and order of position. The states are
-        the last part of the layer's."""
+        gated delta rule (`kernels.reference.recurrence`) with q and k of length 1, q divided by sqrt(key_dim),
+        decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b), in float32 and order of position. A head has one a
+        and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the last part of the layer's."""
         ...
 
-    def gated_norm(self, x: X, gate: X, norm: Norm) -> X:
-        """norm of each head of x, times silu(gate)."""
+    def lightning(self, spec: Lightning, cache: int, q: X, k: X, v: X) -> X:
+        """What each head's state says to silu(q), [T, n_heads * head_dim], once silu(k) and silu(v) are in it, in
+        float32 and order of position (see `Lightning`). May overwrite q, k and v."""
+        ...
+
+    def gated_norm(self, x: X, gate: X, norm: Norm, by: Gate = "silu") -> X:
+        """norm of each head of x, as wide as the norm, times silu or the sigmoid of its gate."""
         ...
 
     def route(self, x: X, weights: RouterWeights, router: Router) -> Any:

@@ -11,17 +11,17 @@ from typing import Any, assert_never
 
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
+from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
 from landrace.kernels.cpu.cache import CacheShape, Heads, IndexKeys, Latents
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.selection import select, select_blocks
-from landrace.kernels.reference.heads import alibi_slopes
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -75,6 +75,12 @@ class Recorder(StreamRecorder):
             self._program.norm(x, self._vector(norm), norm.eps, out)
         return out
 
+    def scaled_norm(self, x: int, norm: Norm, factor: float) -> int:
+        width = self._vector(norm).size
+        out = next(one for one in (self._buffer("stream", width), self._buffer("next stream", width)) if one != x)
+        self._program.norm(x, self._vector(norm), norm.eps, out, factor=factor)
+        return out
+
     def linears(self, x: int, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[int]:
         parts = [self._part(weight, _leaf(weight)) for weight in weights]
         self._program.product(", ".join(map(_leaf, weights)), x, parts, **self._normed(norm))
@@ -106,7 +112,7 @@ class Recorder(StreamRecorder):
         return part.out
 
     def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:
-        self._program.norm(x, self._vector(norm), norm.eps, into, add=factor)
+        self._program.norm(x, self._vector(norm), norm.eps, into, factor=factor, add=True)
         return into
 
     def keep(
@@ -239,7 +245,7 @@ class Recorder(StreamRecorder):
         return list(xs)
 
     def delta(
-        self, spec: Gdn, cache: int, q: int, k: int, v: int, a: int, b: int, a_log: Vector, dt_bias: Vector
+        self, spec: Gdn | Kda, cache: int, q: int, k: int, v: int, a: int, b: int, a_log: Vector, dt_bias: Vector
     ) -> int:
         out = self._buffer("mixed", spec.n_value_heads * spec.value_dim)
         recurrent.delta(
@@ -260,8 +266,14 @@ class Recorder(StreamRecorder):
         )
         return out
 
-    def gated_norm(self, x: int, gate: int, norm: Norm) -> int:
-        recurrent.gated_norm(self._program, x, gate, self._vector(norm), norm.eps)
+    def lightning(self, spec: Lightning, cache: int, q: int, k: int, v: int) -> int:
+        out = self._buffer("mixed", spec.n_heads * spec.head_dim)
+        rates = fading_rates(spec.n_heads, spec.fading)
+        recurrent.lightning(self._program, spec.head_dim, rates, q=q, k=k, v=v, out=out)
+        return out
+
+    def gated_norm(self, x: int, gate: int, norm: Norm, by: Gate = "silu") -> int:
+        recurrent.gated_norm(self._program, x, gate, self._vector(norm), norm.eps, by)
         return x
 
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:

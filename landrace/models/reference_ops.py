@@ -7,7 +7,7 @@ The residual stream, norms and rotations are float32; within a branch, products 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import Activation
+from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.layer_cache import LayerCache, LayerState
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.delta import DeltaRows, delta_rule, l2_norm
 from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
-from landrace.kernels.reference.heads import alibi_slopes, gated_heads, gated_norm, normed, temperature
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.ngrams import gated_values, ngram_rows
+from landrace.kernels.reference.recurrence import Rows, l2_norm, recur
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.reference.selection import select, select_blocks
@@ -36,7 +36,7 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -88,6 +88,9 @@ class ReferenceOps:
         if norm.groups == 1:
             return rms_norm(x, norm.weight, norm.eps)
         return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
+
+    def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return factor * rms_norm(x, norm.weight, norm.eps)
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -223,7 +226,7 @@ class ReferenceOps:
 
     def delta(
         self,
-        spec: Gdn,
+        spec: Gdn | Kda,
         cache: int,
         q: Tensor,
         k: Tensor,
@@ -239,15 +242,20 @@ class ReferenceOps:
             normed = l2_norm(x.float().view(-1, spec.n_heads, spec.key_dim))
             return normed.repeat(1, share, 1) if spec.rounds else normed.repeat_interleave(share, 1)
 
-        values = v.float().view(-1, spec.n_value_heads, spec.value_dim)
-        decay = -a_log.weight.exp() * F.softplus(a.float() + dt_bias.weight)
-        rows = DeltaRows(heads(q) * spec.key_dim**-0.5, heads(k), values, decay, b.float().sigmoid())
-        out, states = delta_rule(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
-        self._leave(cache, -1, states)
-        return out.flatten(1).to(v.dtype)
+        def by_head(x: Tensor) -> Tensor:
+            return x.float().view(-1, spec.n_value_heads, x.shape[-1] // spec.n_value_heads)
 
-    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm) -> Tensor:
-        return gated_norm(x, gate, norm.weight, norm.eps).to(gate.dtype)
+        decay = -a_log.weight.exp()[:, None] * F.softplus(by_head(a) + by_head(dt_bias.weight))
+        rows = Rows(heads(q) * spec.key_dim**-0.5, heads(k), by_head(v), decay, b.float().sigmoid())
+        return self._recur(cache, rows).to(v.dtype)
+
+    def lightning(self, spec: Lightning, cache: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        decay = -fading_rates(spec.n_heads, spec.fading).to(q.device)[:, None].expand(q.shape[0], -1, -1)
+        queries, keys, values = (F.silu(x.float()).view(-1, spec.n_heads, spec.head_dim) for x in (q, k, v))
+        return self._recur(cache, Rows(queries, keys, values, decay, None)).to(v.dtype)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
+        return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
         return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
@@ -321,6 +329,9 @@ class ReferenceOps:
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
 
+    def hear(self, weight: str, x: Tensor, expert: int | None = None) -> None:
+        """Called with the rows that a named weight multiplies, an expert's with its number; for whoever listens."""
+
     @cached_property
     def _first_positions(self) -> list[int]:
         if self._batch.cache is None:
@@ -345,6 +356,11 @@ class ReferenceOps:
             kept = view.layers[cache]
             assert isinstance(kept, LayerState)
             kept.parts[part].index_copy_(0, view.states.slots[:, 1], states)
+
+    def _recur(self, cache: int, rows: Rows) -> Tensor:
+        out, states = recur(rows, self._batch.starts, self._first_positions, self._state(cache, -1))
+        self._leave(cache, -1, states)
+        return out.flatten(1)
 
     def _index_rows(self, spec: Gqa | Mla, cache: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """An indexer's queries, turned, and its keys, turned: those of the step or, where there is a cache, all."""
@@ -383,9 +399,10 @@ class ReferenceOps:
             for rows, adapter in self._adapters
             if weight.name in adapter.pairs
         ]
-        return ExpertProjection(weight.weight, weight.bias, adapters)
+        return ExpertProjection(weight.weight, weight.bias, adapters, partial(self.hear, weight.name))
 
     def _linear(self, x: Tensor, weight: Linear) -> Tensor:
+        self.hear(weight.name, x)
         y = linear(x, weight.weight, weight.bias)
         for rows, adapter in self._adapters:
             pair = adapter.pairs.get(weight.name)

@@ -32,6 +32,16 @@ class Sandwich:
 
 
 @dataclass(frozen=True)
+class AfterNorm:
+    """kept * norm(x) + added * branch(norm(x)) (MiniMax-Text-01)."""
+
+    mixer_kept: float
+    mixer_added: float
+    ffn_kept: float
+    ffn_added: float
+
+
+@dataclass(frozen=True)
 class Hyper:
     """Hyper-connections: see `kernels.streams`."""
 
@@ -54,7 +64,7 @@ class GatedStreams:
 
 
 Streams = Hyper | GatedStreams
-Residual = Plain | Sandwich | Streams
+Residual = Plain | Sandwich | AfterNorm | Streams
 PLAIN = Plain()
 
 
@@ -132,6 +142,10 @@ class ModelSpec:
         """Whether value heads lie in llama.cpp's order: see `Gdn.rounds`."""
         return any(isinstance(layer.mixer, Gdn) and layer.mixer.rounds for layer in self.layers)
 
+    def in_rounds(self) -> ModelSpec:
+        """The same model with its value heads in that order, where they share heads of keys."""
+        return replace(self, layers=tuple(_layer_in_rounds(layer) for layer in self.layers))
+
     @property
     def trained_length(self) -> int | None:
         """The length beyond which opening the model takes other rotary tables, and so computes otherwise; None: its
@@ -160,6 +174,13 @@ class ModelSpec:
             length_limit=limit,
             layers=tuple(_layer_for(layer, length) for layer in self.layers),
         )
+
+
+def _layer_in_rounds(layer: LayerSpec) -> LayerSpec:
+    mixer = layer.mixer
+    if not isinstance(mixer, Gdn) or mixer.n_value_heads == mixer.n_heads:
+        return layer
+    return replace(layer, mixer=replace(mixer, rounds=True))
 
 
 def _layer_for(layer: LayerSpec, length: int) -> LayerSpec:

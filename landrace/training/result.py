@@ -15,23 +15,9 @@ from landrace.checkpoints.adapter import write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint
 from landrace.checkpoints.folder import writing
 from landrace.checkpoints.gguf_model import write_gguf_model
-from landrace.checkpoints.write import write_checkpoint
+from landrace.checkpoints.write import tokenizer_files, write_checkpoint
 from landrace.training.log import draw_loss
 from landrace.training.trainer import TuneResult
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "tiktoken.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
 
 _NOTHING = 1e-4
 """A relative change of the loss that is no more than rounding."""
@@ -63,7 +49,7 @@ def write_result(
     elif checkpoint.format == "gguf":
         weights = write_gguf_model(weights, checkpoint, result.tensors)
     else:
-        extras = [path for name in _TOKENIZER_FILES if (path := checkpoint.path / name).is_file()]
+        extras = tokenizer_files(checkpoint.path)
         write_checkpoint(weights, checkpoint.config, checkpoint.hub_sources, result.tensors.items(), extras)
     draw_loss(list(result.steps), out / "loss.png")
     partial = out / ".tune.json.partial"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from byte_vocabulary import byte_vocabulary
 
+sys.path.insert(0, str(Path(__file__).parent))
 # The tiny models of another room.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("transformers")
 
 from matrix import mostly_long
+from short_certificates import SHORT, failures
 from tiny_models import WITH_EXPERTS
 
-from landrace.certify import BOUNDS, Certificate, certify
+from landrace.certify import BOUNDS, certify
 from landrace.certify.certificate import compare_scores
 from landrace.certify.routing import follow, hear_trainer
 from landrace.checkpoints import open_checkpoint
@@ -25,15 +26,6 @@ from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 
 MakeModel = Callable[..., Path]
-
-SHORT = [
-    [{"role": "user", "content": "Is ice lighter than water?"}, {"role": "assistant", "content": "Yes, it floats."}],
-    [{"role": "user", "content": "冰比水轻吗？"}, {"role": "assistant", "content": "是的，它会浮起来。"}],
-]
-
-
-def failures(certificate: Certificate) -> list[tuple[str, float, float | None]]:
-    return [(path.name, path.largest, path.equal_experts) for path in certificate.paths if not path.passed]
 
 
 @pytest.mark.parametrize("kind", mostly_long(WITH_EXPERTS, ("gpt_oss", "glm4_moe", "llama4")))

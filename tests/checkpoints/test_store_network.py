@@ -215,6 +215,25 @@ def test_pull_one_gguf_of_a_repository(hub: Web, store: ModelStore) -> None:
     assert store.list() == []
 
 
+def test_pull_all_parts_of_a_gguf(hub: Web, store: ModelStore) -> None:
+    """Whichever is named."""
+    parts = [f"q4/big-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
+    serve_repo(hub, {**FILES, **dict.fromkeys(parts, GGUF)})
+    model = store.pull(f"org/name:{parts[1]}")
+    assert (model.name, model.path.name) == (f"org/name:{parts[0]}", "big-00001-of-00003.gguf")
+    assert model.size == 3 * len(GGUF) and len(list(model.path.parent.glob("*.gguf"))) == 3
+    assert store.resolve(f"org/name:{parts[2]}") == store.resolve(f"org/name:{parts[0]}") == model.path
+    asked = len(hub.asked)
+    assert store.pull(f"org/name:{parts[2]}") == model and len(hub.asked) == asked
+    with pytest.raises(StoreError) as caught:
+        store.pull("org/name:other.gguf")
+    assert parts[0] in str(caught.value.hint) and parts[1] not in str(caught.value.hint)
+    store.remove(f"org/name:{parts[1]}")
+    serve_repo(hub, {**FILES, **dict.fromkeys(parts[:2], GGUF)})
+    with pytest.raises(StoreError, match="lacks 1 of the 3 parts"):
+        store.pull(f"org/name:{parts[1]}")
+
+
 def test_an_absent_gguf_names_those_that_exist(hub: Web, store: ModelStore) -> None:
     with pytest.raises(StoreError, match=r"no file other\.gguf") as caught:
         store.pull("org/name:other.gguf")

@@ -23,7 +23,21 @@ from landrace.evaluation.task import load_task
 from landrace.model import open_engine
 from landrace.training.data import CompletionRow
 
-VERBS = ("run", "serve", "pull", "list", "show", "remove", "tune", "evaluate", "compare", "certify", "demo", "bench")
+VERBS = (
+    "run",
+    "serve",
+    "pull",
+    "list",
+    "show",
+    "remove",
+    "tune",
+    "evaluate",
+    "compare",
+    "certify",
+    "quantize",
+    "demo",
+    "bench",
+)
 
 
 def landrace(*arguments: str, home: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, Recurrent, RopeSpec
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
@@ -59,6 +59,7 @@ def make_spec(
     rope: RopeSpec | None = None,
     ffn: Ffn = FFN,
     deltas: tuple[int, ...] = (),
+    delta: Recurrent = DELTA,
     max_length: int = 256,
     latents: Mapping[str, Any] | None = None,
     residual: Residual = PLAIN,
@@ -68,18 +69,17 @@ def make_spec(
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
-    them has chosen; `deltas`: layers that are gated delta nets instead."""
+    them has chosen; `deltas`: layers that are a recurrent `delta` instead."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
 
     def mixer(index: int) -> Mixer:
         mask = masks[index % len(masks)]
         if index in deltas:
-            return DELTA
+            return delta
         if latents is not None:
-            mla = Mla(
-                n_heads=4, kv_rank=32, nope_dim=8, rope_dim=8, v_dim=6, scale=0.25, rope=rope, mask=mask, **latents
-            )
+            sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
+            mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
             follows = index in followers and mla.selection is not None
             return replace(mla, selection=replace(mla.selection, own=False)) if follows else mla
         return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)

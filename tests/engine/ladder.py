@@ -12,8 +12,8 @@ from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import BlockSelection, RopeSpec, Selection
-from landrace.models.spec import GatedStreams, Hyper, NGramEmbedding
+from landrace.models.mixer_spec import BlockSelection, Kda, Lightning, RopeSpec, Selection
+from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -50,6 +50,23 @@ MODELS: dict[str, dict[str, object]] = {
     "delta nets, a window": {"deltas": (1,), "masks": (Sliding(9), FULL)},
     "delta nets alone": {"deltas": (0, 1, 2)},
     "delta nets, latents": {"deltas": (0, 2), "latents": {}},
+    "Kimi delta attention, latents": {
+        "deltas": (0, 1),
+        "delta": Kda(n_heads=2, head_dim=12, conv_width=4),
+        "latents": {"rope": None},
+    },
+    "lightning attention, a window": {
+        "deltas": (0, 2),
+        "delta": Lightning(n_heads=3, head_dim=12, fading=0.6),
+        "masks": (Sliding(9), FULL),
+        "residual": AfterNorm(2.0, 1.0, 1.5, 0.8),
+    },
+    "lightning attention alone, experts": {
+        "deltas": (0, 1, 2),
+        "delta": Lightning(n_heads=4, head_dim=8, fading=0.2),
+        "residual": AfterNorm(1.0, 3.0, 1.0, 3.0),
+        "ffn": Moe(6, 24, Router(2, renorm=True)),
+    },
     "latents": {"latents": {}},
     "latents, a window, experts": {
         "masks": (Sliding(9), FULL),

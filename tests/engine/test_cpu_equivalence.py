@@ -56,6 +56,12 @@ HELD: list[tuple[str, Weights, str]] = [
     ("gated streams, delta nets, n-grams", "float32", "float32"),
     ("gated streams, delta nets, n-grams", "int4", "float16"),
     *(
+        (model, weights, cache)
+        for model in ("Kimi delta attention, latents", "lightning attention, a window")
+        for weights, cache in (("float32", "float32"), ("int8", "float16"), ("int4", "int8"))
+    ),
+    ("lightning attention alone, experts", "bfloat16", "float32"),
+    *(
         ("latents", weights, cache)
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
     ),

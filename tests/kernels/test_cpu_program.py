@@ -28,17 +28,19 @@ def test_norms(kernels: Kernels, isa: str, width: int) -> None:
     weight, eps, factor = rows_of(1, width, 2)[0], 1e-3, 0.6
     x, before = rows_of(40, width), rows_of(40, width, 3)
     program = kernels.program(isa)
-    at, out, sum_at = (program.buffer(width) for _ in range(3))
+    at, out, sum_at, scaled_at = (program.buffer(width) for _ in range(4))
     packed = kernels.vector(weight)
     program.norm(at, packed, eps, out)
-    program.norm(at, packed, eps, sum_at, add=factor)
+    program.norm(at, packed, eps, sum_at, factor=factor, add=True)
+    program.norm(at, packed, eps, scaled_at, factor=factor)
     for n in (0, 1, 2, 5, 40):
-        poison(program, {at: width, out: width, sum_at: width})
+        poison(program, {at: width, out: width, sum_at: width, scaled_at: width})
         program.write(at, x[:n])
         program.write(sum_at, before[:n])
         program.run(plain_step(n), threads=1 + n % 3)
         expected = rms_norm(x[:n], weight, eps).double()
         assert_near(program.read(out, n), expected, expected.abs(), 1e-6)
+        assert_near(program.read(scaled_at, n), factor * expected, expected.abs(), 1e-6)
         total = before[:n] + factor * expected
         assert_near(program.read(sum_at, n), total, before[:n].abs() + expected.abs(), 1e-6)
         assert program.read(sum_at, n + 1)[n].isnan().all()

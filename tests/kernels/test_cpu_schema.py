@@ -98,7 +98,7 @@ def test_operations_say_what_does_not_go_together(kernels: Kernels) -> None:
     program = kernels.program("plain")
     x, y = program.buffer(16), program.buffer(8)
     with pytest.raises(ValueError, match=r"^norm \(last norm\): buffer 1 does not have rows of 16 values$"):
-        program.add("norm", name="last norm", x=x, weight=torch.ones(16), eps=0.1, out=y)
+        program.add("norm", name="last norm", x=x, weight=torch.ones(16), eps=0.1, out=y, factor=1.0)
     with pytest.raises(ValueError, match="There is no operation convolution"):
         program.add("convolution", x=x)
 

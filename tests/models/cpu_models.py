@@ -22,8 +22,8 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, RopeSpec, Selection
-from landrace.models.spec import ModelSpec, Plain, Sandwich
+from landrace.models.mixer_spec import Gdn, Kda, Lightning, RopeSpec, Selection
+from landrace.models.spec import AfterNorm, ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 
 TILE = 16
@@ -184,6 +184,12 @@ SPECS: dict[str, ModelSpec] = {
         tiny_spec(), Gdn(n_heads=2, n_value_heads=6, key_dim=20, value_dim=70, conv_width=2, rounds=True)
     ),
     "delta nets alone": replace(tiny_spec(), layers=(with_delta(tiny_spec()).layers[0],) * 2),
+    "Kimi delta attention": with_delta(tiny_spec(), Kda(n_heads=3, head_dim=20, conv_width=4)),
+    "Kimi delta attention, latents": with_delta(latent_spec(rope=None), Kda(n_heads=2, head_dim=70, conv_width=2)),
+    "lightning attention": with_delta(tiny_spec(), Lightning(n_heads=3, head_dim=20, fading=0.7)),
+    "lightning attention, residuals of what is normalised": with_delta(
+        tiny_spec(residual=AfterNorm(3.5, 0.8, 2.5, 1.2)), Lightning(n_heads=2, head_dim=70, fading=0.3)
+    ),
     "queries of low rank": tiny_spec(q_rank=20),
     "residual scale": tiny_spec(residual=Plain(0.3)),
     "embed scale": replace(tiny_spec(), embed_scale=2.5),

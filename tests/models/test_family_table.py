@@ -51,8 +51,8 @@ def _cache(spec: ModelSpec) -> str:
     kinds = {Sliding: "window", Chunked: "chunks"}
     latents = "latents of " if any(isinstance(layer.mixer, Mla) for layer in spec.layers) else ""
     kept = [group.spec for group in spec.cache_groups]
-    names = (kinds.get(type(one.mask), "all") if isinstance(one, Paged) else "state" for one in kept)
-    return ", ".join(dict.fromkeys(latents + name for name in names))
+    names = (latents + kinds.get(type(one.mask), "all") if isinstance(one, Paged) else "state" for one in kept)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _adapters(decoder: Decoder) -> str:

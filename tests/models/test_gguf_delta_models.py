@@ -1,5 +1,5 @@
 """GGUF files of models with gated delta nets: tiny models of transformers, their tensors turned by hand into what
-llama.cpp's converter writes, against transformers, and what of them cannot be done."""
+llama.cpp's converter writes, against transformers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import numpy as np
 import pytest
 import torch
 from cpu_models import on_cpu
+from safetensors.torch import load_file
 from test_gguf_models import llama_cpp_logits
 from tiny_models import packed_logits, random_ids, reference, reference_logits, worst
 from torch import Tensor
 
+from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
-from landrace.errors import UnsupportedError
+from landrace.checkpoints.write import write_checkpoint
+from landrace.models.adapters import fresh_tensors
+from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
+from landrace.models.lora_spec import LoraSpec
 
 gguf = pytest.importorskip("gguf")
 
@@ -137,8 +142,6 @@ def write(path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray], *, q
 
 
 def made(architecture: str, folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    from safetensors.torch import load_file
-
     kind = KINDS[architecture]
     model = reference(kind, SIZES if kind == "qwen3_5_text" else {**SIZES, **EXPERTS})
     model.save_pretrained(folder)
@@ -189,18 +192,73 @@ def test_the_layer_that_guesses_further_tokens(architecture: str, tmp_path: Path
     assert len(checkpoint.spec.layers) == 4 and checkpoint.left_out == ("blk.4.nextn.eh_proj.weight",)
 
 
-def test_adapters_and_hub_files_need_the_hubs_order_of_heads(tmp_path: Path) -> None:
-    for architecture in KINDS:
-        _, tensors = made(architecture, tmp_path)
-        write(tmp_path / "a.gguf", metadata(architecture), tensors)
-        checkpoint = open_checkpoint(tmp_path / "a.gguf")
-        if architecture == "qwen3next":
-            assert checkpoint.hub_sources
-            continue
-        with pytest.raises(UnsupportedError, match=r"llama\.cpp's order"):
-            checkpoint.hub_sources  # noqa: B018
-        with pytest.raises(UnsupportedError, match="Adapters"):
-            checkpoint.adapter_sources  # noqa: B018
+@pytest.mark.parametrize("architecture", KINDS)
+def test_adapters_of_the_hub_fit_the_files_order_of_heads(
+    architecture: str, extension: ModuleType, tmp_path: Path
+) -> None:
+    """An adapter on every projection gives what it gives in the folder, and is written as it was."""
+    _, tensors = made(architecture, tmp_path / "hub")
+    write(tmp_path / "a.gguf", metadata(architecture), tensors)
+    folder, file = open_checkpoint(tmp_path / "hub"), open_checkpoint(tmp_path / "a.gguf")
+    assert file.spec.heads_in_rounds == (architecture != "qwen3next") and not folder.spec.heads_in_rounds
+    spec, generator = LoraSpec(3, 6.0), torch.Generator().manual_seed(0)
+    fresh = fresh_tensors(Decoder(folder.spec).adaptable(spec.targets), spec)
+    random = {name: 0.2 * torch.randn(tensor.shape, generator=generator) for name, tensor in fresh.items()}
+    write_adapter(tmp_path / "adapter", spec, random, folder.adapter_sources[0], "base", {})
+    found = []
+    for checkpoint in (folder, file):
+        own, read, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
+        decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
+        for one in (decoder, on_cpu(extension, decoder, "float32")):
+            rows = AdapterRows(one.add_adapter(own, read), None)
+            with torch.no_grad():
+                found.append(one(ForwardBatch.packed(random_ids((40,)), adapters=(rows,))))
+    assert worst(found[1:], [found[0]] * 3) < 1e-4 * found[0].abs().max().item()
+    write_adapter(tmp_path / "again", own, read, file.adapter_sources[0], "base", {})
+    before, after = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", "again"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_file_becomes_a_folder_of_the_hub(architecture: str, tmp_path: Path) -> None:
+    _, tensors = made(architecture, tmp_path / "hub")
+    write(tmp_path / "a.gguf", metadata(architecture), tensors)
+    file = open_checkpoint(tmp_path / "a.gguf")
+    write_checkpoint(tmp_path / "written", file.config, file.hub_sources, file.tensors())
+    written, hub = open_checkpoint(tmp_path / "written"), open_checkpoint(tmp_path / "hub")
+    assert written.spec == hub.spec
+    expected = dict(hub.tensors())
+    for name, tensor in written.tensors():
+        torch.testing.assert_close(tensor.float(), expected[name].float(), rtol=1e-5, atol=1e-5)
+
+
+def with_old_forms(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What goes into a delta net in one tensor, key head by key head, as older files have it; gate and up of all
+    experts in one, as newer files may."""
+    found = dict(tensors)
+    for n in range(4):
+        if f"blk.{n}.ssm_a" in found:
+            qkv, z = (torch.from_numpy(found.pop(f"blk.{n}.{name}.weight")) for name in ("attn_qkv", "attn_gate"))
+            keys = KEY_HEADS * KEY_DIM
+            parts = (*qkv.split((keys, keys, VALUE_HEADS * VALUE_DIM)), z)
+            heads = [part.unflatten(0, (KEY_HEADS, -1)) for part in parts]
+            found[f"blk.{n}.ssm_in.weight"] = torch.cat(heads, 1).flatten(0, 1).contiguous().numpy()
+        gate, up = (found.pop(f"blk.{n}.ffn_{name}_exps.weight") for name in ("gate", "up"))
+        found[f"blk.{n}.ffn_gate_up_exps.weight"] = np.concatenate((gate, up), 1)
+    return found
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_older_and_newer_forms(quantised: bool, tmp_path: Path) -> None:
+    _, tensors = made("qwen3next", tmp_path)
+    for name, some in (("usual", tensors), ("other", with_old_forms(tensors))):
+        write(tmp_path / f"{name}.gguf", metadata("qwen3next"), some, quantised=quantised)
+    usual, other = (open_checkpoint(tmp_path / f"{name}.gguf") for name in ("usual", "other"))
+    assert "blk.0.ssm_in.weight" in other.tensor_infos and "blk.0.ffn_gate_up_exps.weight" in other.tensor_infos
+    expected = usual.stored()
+    for name, tensor in other.stored().items():
+        assert tensor.block_type == expected[name].block_type
+        assert torch.equal(tensor.read(), expected[name].read()), name
 
 
 @pytest.mark.parametrize("architecture", KINDS)
@@ -231,3 +289,7 @@ def test_files_against_llama_cpp(architecture: str, tmp_path: Path, monkeypatch:
     ids = random_ids((40,))
     theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
     assert worst(packed_logits(decoder, ids), [theirs]) < 1e-4 * theirs.abs().max().item()
+    if architecture == "qwen3next":
+        write(tmp_path / "old.gguf", data, with_old_forms(tensors))
+        again = llama_cpp_logits(tmp_path / "old.gguf", ids[0])
+        assert worst([again], [theirs]) < 1e-4 * theirs.abs().max().item()

@@ -134,10 +134,18 @@ def write(
     writer.close()
 
 
-def llama_cpp_logits(path: Path, ids: list[int]) -> torch.Tensor:
+def llama_cpp_logits(path: Path, ids: list[int], **options: Any) -> torch.Tensor:
     llama_cpp = pytest.importorskip("llama_cpp")
     model = llama_cpp.Llama(
-        str(path), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False, type_k=0, type_v=0
+        str(path),
+        n_ctx=64,
+        n_threads=1,
+        n_threads_batch=1,
+        logits_all=True,
+        verbose=False,
+        type_k=0,
+        type_v=0,
+        **options,
     )
     model.eval(ids)
     return torch.from_numpy(np.array(model.scores[: len(ids)], dtype=np.float32))

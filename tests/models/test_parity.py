@@ -87,6 +87,8 @@ SHARED = {
     "minicpmv4_6": (),
     "minicpmv4_7": (),
     "minicpm_ocr": (),
+    "kimi_linear": (),
+    "minimax": (),
 }
 SHARED_CASES = [(kind, variant) for kind, variants in SHARED.items() for variant in ("base", *variants)]
 

@@ -21,7 +21,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel, read_config
 from landrace.models.ffn_spec import Dense
-from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mla, Recurrent, RopeSpec
 from landrace.models.spec import PLAIN, GatedStreams, Hyper, LayerSpec, ModelSpec, NGramEmbedding, Residual, Streams
 
 LENGTHS = (40, 23)
@@ -30,6 +30,8 @@ WITH_EXPERTS = (
     *("ernie4_5_vl_moe", "hunyuan_v1_moe", "hy_v3", "minimax_m2", "gpt_oss", "step3p7", "llama4_text", "llama4"),
 )
 """Types with experts behind grouped-query attention."""
+WITH_LATENTS = ("deepseek_v2", "deepseek_v3", "minicpm3")
+WITH_STATES = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "kimi_linear", "minimax")
 
 
 def reference(model_type: str, kwargs: Mapping[str, Any], model_class: str | None = None) -> Any:
@@ -145,8 +147,8 @@ def tiny_spec(*, residual: Residual = PLAIN, **changes: Any) -> ModelSpec:
 DELTA = Gdn(n_heads=2, n_value_heads=4, key_dim=8, value_dim=12, conv_width=4)
 
 
-def with_delta(spec: ModelSpec, delta: Gdn = DELTA) -> ModelSpec:
-    """Its first layer's attention replaced by a gated delta net."""
+def with_delta(spec: ModelSpec, delta: Recurrent = DELTA) -> ModelSpec:
+    """Its first layer's attention replaced by a gated delta net, or by another recurrent mixer."""
     return replace(spec, layers=(replace(spec.layers[0], mixer=delta), *spec.layers[1:]))
 
 

@@ -167,9 +167,11 @@ class Program:
         """out = factor * (the rows of `table` that the tokens name)."""
         self.add("embedding", table=table, factor=factor, out=out)
 
-    def norm(self, x: int, weight: PackedVector, eps: float, out: int, *, add: float | None = None) -> None:
-        """out = norm(x), or with `add` out = out + add * norm(x)."""
-        self.add("norm", x=x, weight=weight, eps=eps, out=out, add=add is not None, factor=add)
+    def norm(
+        self, x: int, weight: PackedVector, eps: float, out: int, *, factor: float = 1.0, add: bool = False
+    ) -> None:
+        """out = factor * norm(x), or with `add` out = out + that."""
+        self.add("norm", x=x, weight=weight, eps=eps, out=out, factor=factor, add=add)
 
     def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
         """out = activation(gate, up)."""

@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from landrace.kernels.activation import Gate
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.layer_cache import LayerState, untouched_zeros
@@ -42,8 +43,9 @@ def delta(
     dt_bias: PackedVector,
     out: int,
 ) -> None:
-    """out = what the value heads' states say to q: the gated delta rule of `kernels.reference.delta`, with q and k
-    normalised, decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b). Overwrites q, k, a and b.
+    """out = what the value heads' states say to q: the gated delta rule of `kernels.reference.recurrence`, with q and k
+    normalised, decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b). A head has one a and dt_bias, or one for
+    each channel of its key. Overwrites q, k, a and b.
 
     Keeps a part of the state: [n_value_heads, key_dim, value_dim in whole vectors]. `rounds`: see `Gdn`.
     """
@@ -53,9 +55,18 @@ def delta(
     )  # fmt: skip
 
 
-def gated_norm(program: Program, x: int, gate: int, weight: PackedVector, eps: float) -> None:
-    """x = each head of x normalised, times silu of its gate; weight [head_dim]."""
-    program.add("gated_norm", x=x, gate=gate, weight=weight, eps=eps)
+def lightning(program: Program, head_dim: int, rates: Tensor, *, q: int, k: int, v: int, out: int) -> None:
+    """out = what the heads' states say to silu(q) once silu(k) and silu(v) are in them; a state fades by e^-rate a row,
+    rates [n_heads]. Overwrites q, k and v.
+
+    Keeps a part of the state: [n_heads, head_dim, head_dim in whole vectors].
+    """
+    program.add("lightning", head_dim=head_dim, rates=rates, q=q, k=k, v=v, out=out)
+
+
+def gated_norm(program: Program, x: int, gate: int, weight: PackedVector, eps: float, by: Gate = "silu") -> None:
+    """x = each head of x normalised, times silu or the sigmoid of its gate; weight [head_dim]."""
+    program.add("gated_norm", x=x, gate=gate, weight=weight, eps=eps, by=by)
 
 
 def new_layer_state(native: ModuleType, shapes: Sequence[tuple[int, ...]], n_states: int) -> LayerState:

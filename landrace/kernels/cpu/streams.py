@@ -16,7 +16,7 @@ def widen(program: Program, x: int, out: int) -> None:
 
 def norm_each(program: Program, x: int, weight: PackedVector, eps: float, count: int, out: int) -> None:
     """out = each of `count` streams normalised by itself, times its part of the weight."""
-    program.add("norm", x=x, weight=weight, eps=eps, out=out, groups=count)
+    program.add("norm", x=x, weight=weight, eps=eps, out=out, factor=1.0, groups=count)
 
 
 def stream_weights(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,8 @@ class ExpertProjection:
     bias: Tensor | None = None
     """[n_experts, out]."""
     adapters: Sequence[ExpertAdapter] = ()
+    hear: Callable[[Tensor, int], None] | None = None
+    """Called with the rows that an expert multiplies, and its number."""
 
 
 def experts(
@@ -90,6 +92,8 @@ def _project(
 ) -> Tensor:
     """One expert's product of x [n, in], which belongs to `rows` [n], with what adapters add to it."""
     bias = projection.bias
+    if projection.hear is not None:
+        projection.hear(x, expert)
     y = linear(x, projection.weight[expert], None if bias is None else bias[expert])
     for adapter, used in zip(projection.adapters, users, strict=True):
         places = None if used is None else used[rows].nonzero().squeeze(1)

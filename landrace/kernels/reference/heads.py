@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landrace.kernels.activation import Gate
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.reference.dense import rms_norm
 
@@ -42,8 +43,14 @@ def alibi_slopes(n_heads: int) -> Tensor:
     return torch.tensor([2.0**-exponent for exponent in exponents])
 
 
-def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Each head of x [T, heads * head_dim] normalised and times silu of its gate [T, heads * head_dim], in float32;
-    weight [head_dim]."""
+def fading_rates(n_heads: int, factor: float) -> Tensor:
+    """[n_heads] float32, how fast each head's state fades: factor * 2^(-8 (h + 1) / n_heads) of head h (lightning
+    attention, Qin et al., 2024)."""
+    return torch.tensor([factor * 2.0 ** (-8 * (head + 1) / n_heads) for head in range(n_heads)])
+
+
+def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, by: Gate = "silu") -> Tensor:
+    """Each head of x [T, heads * head_dim] normalised and times silu or the sigmoid of its gate [T, heads * head_dim],
+    in float32; weight [head_dim]."""
     heads = rms_norm(x.view(x.shape[0], -1, weight.shape[0]), weight, eps)
-    return heads.flatten(1) * F.silu(gate.float())
+    return heads.flatten(1) * (F.silu(gate.float()) if by == "silu" else gate.float().sigmoid())

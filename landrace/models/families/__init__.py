@@ -24,6 +24,7 @@ from landrace.models.families import (
     hunyuan,
     hunyuan_moe,
     hy_v4,
+    kimi_linear,
     llama,
     llama4,
     minicpm3,
@@ -45,14 +46,18 @@ from landrace.models.spec import ModelSpec
 _FILES = (
     *(llama, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
-    *(deepseek, deepseek_sparse, minicpm3, hy_v4, qwen4),
+    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {
     kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
 }
 
-BUFFERS = r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)"
+BUFFERS = (
+    r".*rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)",
+    r".*\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)",  # Of lightning attention.
+)
+"""Regexes (whole name) of tensors that follow from the configuration, which files may hold rounded."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,17 @@ class FamilyModel:
     """Those of them that guess tokens after the next one."""
 
 
-def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None) -> FamilyModel:
+def read_config(
+    config: Mapping[str, Any], stored: Mapping[str, Shape] | None = None, *, heads_in_rounds: bool = False
+) -> FamilyModel:
     """Reads a hub `config.json`, whether of transformers 4 or 5 or of the modelling code beside the weights.
 
     `stored`, the names and shapes of a file's tensors, chooses where a family's checkpoints are known under several
-    prefixes or names, or in several layouts; without it they are the hub's. Raises UnsupportedError for a
-    model type, a key or a value that asks for arithmetic the decoder does not have; CheckpointError for numbers
-    that fit no model.
+    prefixes or names, or in several layouts; without it they are the hub's. `heads_in_rounds`: the weights have their
+    value heads so (`ModelSpec.in_rounds`).
+
+    Raises UnsupportedError for a model type, a key or a value that asks for arithmetic the decoder does not have;
+    CheckpointError for numbers that fit no model.
     """
     if not isinstance(config, Mapping):
         raise CheckpointError("config.json does not hold an object.")
@@ -88,6 +97,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     family = FAMILIES[kind]
     reader = Config(with_aliases(text, family.aliases), family.defaults)
     spec, passed_by = family.read(reader), family.passed_by(reader)
+    spec = spec.in_rounds() if heads_in_rounds else spec
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
@@ -99,7 +109,7 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     naming, sources = namings[best], layouts[best]
     bodies = [replace(naming, prefixes=(pair,)) for naming in namings for pair in naming.prefixes]
     adapter_sources = [_adapted(sources, layouts), *(naming.sources(spec, shapes) for naming in bodies)]
-    ignorable = [BUFFERS, *(pattern for half in halves for pattern in half.towers)]
+    ignorable = [*BUFFERS, *(pattern for half in halves for pattern in half.towers)]
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
         ignorable.append(re.escape(f"{head}{naming.head}.weight"))
@@ -111,6 +121,14 @@ def read_config(config: Mapping[str, Any], stored: Mapping[str, Shape] | None = 
     ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in passed_by]
     ignorable += [*guessing, *family.ignorable]
     return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
+
+
+def stated_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of the text decoder, with what its family means by the keys that it leaves out."""
+    text, _ = _text_config(config)
+    family = FAMILIES[text["model_type"]]
+    given = {key: value for key, value in with_aliases(text, family.aliases).items() if value is not None}
+    return {**family.defaults, **given}
 
 
 def language_model(config: Mapping[str, Any]) -> dict[str, Any]:

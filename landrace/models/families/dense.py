@@ -72,18 +72,19 @@ def read_decoder(
     *,
     lm_head_bias: bool = False,
     embed_scale: float = 1.0,
-    residual: Residual = PLAIN,
+    residual: Residual | Sequence[Residual] = PLAIN,
     logit_divisor: float = 1.0,
 ) -> ModelSpec:
-    """A decoder with these attentions and feed-forward layers: one for every layer, or one for all."""
+    """A decoder with these attentions, feed-forward layers and residual forms: one for every layer, or one for all."""
     count = n_layers(config)
     mixers = attention if isinstance(attention, Sequence) else [attention] * count
     ffns = ffn if isinstance(ffn, Sequence) else [ffn] * count
+    residuals = residual if isinstance(residual, Sequence) else [residual] * count
     max_length, length_limit = lengths(config, next((one.rope for one in mixers if one.rope is not None), None))
     return ModelSpec(
         vocab_size=config.size("vocab_size"),
         d_model=config.size("hidden_size"),
-        layers=tuple(LayerSpec(one, other, residual) for one, other in zip(mixers, ffns, strict=True)),
+        layers=tuple(map(LayerSpec, mixers, ffns, residuals)),
         norm_eps=config.number("rms_norm_eps"),
         tie_embeddings=config.flag("tie_word_embeddings"),
         max_length=max_length,

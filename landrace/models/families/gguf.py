@@ -8,6 +8,7 @@ longrope's rotary scaling as tensors.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from landrace.errors import UnsupportedError
@@ -66,6 +67,9 @@ LAYER = {
     "mlp.shared_gate": "ffn_gate_inp_shexp",
 }
 
+FUSED_EXPERTS = {"ffn_gate_up_exps": ("mlp.experts.gate_proj", "mlp.experts.up_proj")}
+"""Of newer files, if they were converted so."""
+
 
 def config_from_gguf(
     metadata: Mapping[str, Any], tensor_names: Collection[str], read_tensor: ReadTensor | None = None
@@ -78,9 +82,10 @@ def config_from_gguf(
     name = metadata.get("general.architecture")
     architecture = _architecture(name)
     own = {key.removeprefix(f"{name}."): value for key, value in metadata.items() if key.startswith(f"{name}.")}
+    own = dict(architecture.prepared(own))
     latents = latent_widths(own) if architecture.latent else {}
     own = without_latents(own) if architecture.latent else own
-    keys = Config(architecture.prepared(own), where="The GGUF metadata")
+    keys = Config(own, where="The GGUF metadata")
     layers = keys.size("block_count", MAX_LAYERS)
     head_dim = keys.optional_size("attention.key_length")
     d_model, heads = keys.size("embedding_length"), _same_in_all(keys, "attention.head_count", layers)
@@ -113,6 +118,11 @@ def config_from_gguf(
     return config
 
 
+def gguf_heads_in_rounds(metadata: Mapping[str, Any]) -> bool:
+    """Whether the file's value heads are in llama.cpp's order: see `ModelSpec.in_rounds`."""
+    return _architecture(metadata.get("general.architecture")).heads_in_rounds
+
+
 def gguf_ignorable(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Regexes (whole name) of the tensors that carry nothing for the logits."""
     return (*IGNORABLE, *gguf_drafts(config))
@@ -138,11 +148,15 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         fused=known.fused,
         by_head=known.by_head,
         forms=gguf_delta.FORMS,
+        heads_in_rounds=known.heads_in_rounds,
         interleaved=known.interleaved,
         index_interleaved=known.index_interleaved,
         index_last=known.index_last,
         unit_head=known.unit_head,
     )
+    if any(name.endswith(".ffn_gate_up_exps.weight") for name in tensor_names):
+        naming = replace(naming, fused={**naming.fused, **FUSED_EXPERTS})
+    naming = gguf_delta.with_delta(naming, tensor_names)
     return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))
 
 

@@ -52,6 +52,8 @@ class Architecture:
     """None: `more` reads it, and groups of experts."""
     latent: bool = False
     """Whether its attention is over latents."""
+    heads_in_rounds: bool = False
+    """See `ModelSpec.in_rounds`."""
     index_last: bool = False
     """See `Naming.index_last`."""
     index_interleaved: bool = False
@@ -168,6 +170,18 @@ def _glm_moe_dsa(keys: Config, names: Collection[str], config: Facts) -> Facts:
     return found
 
 
+def _minimax_m3(keys: Config, names: Collection[str], config: Facts) -> Facts:
+    """Layers with experts are those with an indexer."""
+    count, dense = config["num_hidden_layers"], keys.count("leading_dense_block_count")
+    shared = keys.size("expert_shared_count") * keys.size("expert_feed_forward_length")
+    return {
+        "layer_types": ["full_attention"] * dense + ["minimax_m3_sparse"] * (count - dense),
+        "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
+        "dense_intermediate_size": config["intermediate_size"],
+        "shared_intermediate_size": shared,
+    }
+
+
 def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
     count, dense = config["num_hidden_layers"], keys.count("leading_dense_block_count")
     return {
@@ -215,6 +229,16 @@ INDEXER_READS: Reads = {
     "index_head_dim": (SIZE, "attention.indexer.key_length"),
     "index_topk": (SIZE, "attention.indexer.top_k"),
 }
+
+BLOCK_READS: Reads = {
+    "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
+    "index_n_heads": (SIZE, "attention.indexer.head_count"),
+    "index_head_dim": (SIZE, "attention.indexer.key_length"),
+    "index_topk_blocks": (SIZE, "attention.indexer.top_k"),
+    "index_block_size": (SIZE, "attention.indexer.block_size"),
+    "index_local_blocks": (SIZE, "attention.indexer.local_blocks"),
+}
+BLOCK_INDEXER = {f"self_attn.index_{part}": f"indexer.{part}" for part in ("q_proj", "k_proj", "q_norm", "k_norm")}
 
 GATED_QUERIES = ("attn_q.weight",)
 OF_QWEN3_5 = {theirs: ours for theirs, ours in gguf_delta.FUSED.items() if theirs != "ssm_ba"}
@@ -287,6 +311,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "hunyuan_v1_moe", flags=BIASED, experts=("num_experts", "moe_topk", "moe_intermediate_size"), more=_hunyuan_moe,
     ),
     "minimax-m2": Architecture("minimax_m2", experts=LOCAL_EXPERTS, score=SIGMOID),
+    "minimax-m3": Architecture(
+        "minimax_m3_vl_text", renamed=BLOCK_INDEXER, experts=LOCAL_EXPERTS, score=SIGMOID,
+        fixed={"expert_weights_norm": True}, reads=BLOCK_READS,
+        adds={"routed_scaling_factor": 1.0, "rotary_dim": None}, more=_minimax_m3,
+    ),
     "gpt-oss": Architecture(
         "gpt_oss", renamed=AFTER_ATTENTION, flags=BIASED, experts=LOCAL_EXPERTS, score=SOFTMAX_OF_CHOSEN,
         reads={"sliding_window": (SIZE, "attention.sliding_window")}, rope=gpt_oss_rope,
@@ -303,11 +332,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     "qwen35": Architecture(
-        "qwen3_5_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        "qwen3_5_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
         adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
     ),
     "qwen35moe": Architecture(
-        "qwen3_5_moe_text", renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
+        "qwen3_5_moe_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
         experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
@@ -325,6 +354,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
+    "kimi-linear": Architecture(
+        "kimi_linear", latent=True, renamed=gguf_delta.KIMI, experts=ROUTED_EXPERTS, score=SIGMOID, reads=ROUTED_READS,
+        fixed={"expert_weights_norm": True}, more=gguf_delta.kimi_facts, prepared=gguf_delta.kimi_keys,
+    ),
+    "minimax-01": Architecture(
+        "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),
+        experts=LOCAL_EXPERTS, fixed={"expert_weights_norm": True}, more=gguf_delta.lightning_facts,
+        prepared=lambda own: {"expert_feed_forward_length": own.get("feed_forward_length"), **own},
+    ),
     "hy_v4": Architecture(
         "hy_v4", interleaved=True, index_interleaved=True, index_last=True, latent=True,
         renamed=gguf_streams.HYPER, experts=ROUTED_EXPERTS, score=SIGMOID,

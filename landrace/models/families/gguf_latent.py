@@ -45,7 +45,8 @@ def without_latents(own: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_latents(naming: Naming, tensor_names: Collection[str]) -> Naming:
     """`naming` for the form in which a file with these tensors keeps the two halves."""
-    if "blk.0.attn_kv_b.weight" in tensor_names and "blk.0.attn_k_b.weight" not in tensor_names:
+    kinds = {name.rpartition("blk.")[2].partition(".")[2] for name in tensor_names}
+    if "attn_kv_b.weight" in kinds and "attn_k_b.weight" not in kinds:
         halves = ("self_attn.k_b_proj", "self_attn.v_b_proj")
         return replace(naming, fused={**naming.fused, "attn_kv_b": halves}, by_head=("attn_kv_b.weight",))
     return replace(naming, head_axis=("attn_k_b.weight", "attn_v_b.weight"), transposed=("attn_k_b.weight",))

@@ -127,9 +127,8 @@ def _llama3_scaling(
     """The `rope_scaling` whose factors these are: the longest waves are slowed by all of `factor`, and the bounds are
     among those of published models."""
     factor = max(factors, default=1.0)
-    wavelengths = [theta ** (2 * i / rotary_dim) for i in range(rotary_dim // 2)]
     for low, high, original in known if factor >= 1 else ():
-        expected = [_llama3_factor(original / (2 * math.pi * wave), factor, low, high) for wave in wavelengths]
+        expected = llama3_factors(theta, rotary_dim, factor, (low, high, original))
         if len(factors) == len(expected) and _close(factors, expected):
             return {
                 "rope_type": "llama3",
@@ -139,6 +138,13 @@ def _llama3_scaling(
                 "original_max_position_embeddings": original,
             }
     raise UnsupportedError("The GGUF file has rotary factors that are not Llama 3's.")
+
+
+def llama3_factors(theta: float, rotary_dim: int, factor: float, bounds: Bounds) -> list[float]:
+    """What each pair of channels is slowed by."""
+    low, high, original = bounds
+    wavelengths = [theta ** (2 * i / rotary_dim) for i in range(rotary_dim // 2)]
+    return [_llama3_factor(original / (2 * math.pi * wave), factor, low, high) for wave in wavelengths]
 
 
 def _close(some: Sequence[float], others: Sequence[float]) -> bool:

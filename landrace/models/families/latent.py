@@ -18,9 +18,9 @@ NAMES = Naming(
 )
 
 
-def read_latent_attention(config: Config) -> Mla:
-    """Full latent attention with rotary embedding. The norms of the ranks have an epsilon of their own in all of these
-    families, whatever `rms_norm_eps` says."""
+def read_latent_attention(config: Config, *, turns: bool = True) -> Mla:
+    """Full latent attention, with rotary embedding if it `turns`. The norms of the ranks have an epsilon of their own
+    in all of these families, whatever `rms_norm_eps` says."""
     nope_dim, rope_dim = config.size("qk_nope_head_dim"), config.size("qk_rope_head_dim")
     n_heads, v_dim = config.size("num_attention_heads"), config.optional_size("v_head_dim")
     return Mla(
@@ -29,8 +29,8 @@ def read_latent_attention(config: Config) -> Mla:
         nope_dim=nope_dim,
         rope_dim=rope_dim,
         v_dim=v_dim or config.size("hidden_size") // n_heads,
-        scale=(nope_dim + rope_dim) ** -0.5 * yarn_scale(config) ** 2,
-        rope=read_rope(config, rope_dim),
+        scale=(nope_dim + rope_dim) ** -0.5 * (yarn_scale(config) ** 2 if turns else 1.0),
+        rope=read_rope(config, rope_dim) if turns else None,
         q_rank=config.optional_size("q_lora_rank"),
         bias=config.flag("attention_bias"),
     )

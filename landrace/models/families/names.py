@@ -6,12 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from landrace.models.families.weights import Form, LastFirst, Rotary, Shape, Source
-from landrace.models.mixer_spec import Gdn, Mla
+from landrace.models.families.weights import Form, LastFirst, Rotary, Rounds, Shape, Source
+from landrace.models.mixer_spec import Gdn, Mixer, Mla, Recurrent
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
 NORM = "norm.weight"
+OF_VALUE_HEADS = ("in_proj_v", "in_proj_z", "in_proj_b", "in_proj_a", "v_conv", "a_log", "dt_bias")
+"""Modules of a gated delta net whose rows are value heads'; those of `out_proj` are its columns."""
 
 ONE_BY_ONE: Mapping[str, str] = {EXPERTS: "mlp.experts.{}"}
 """A tensor for each expert, as most hub files have them."""
@@ -58,6 +60,10 @@ class Naming:
     """Our parameters of a layer whose rows lie in several of their tensors, whose number is {}."""
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
+    with_ones: Mapping[str, Shape] = field(default_factory=dict)
+    """Our vectors of a layer that have axes of length 1 in the file: see `Source.ones`."""
+    heads_in_rounds: bool = False
+    """Whether value heads lie in the file as `Gdn.rounds` says, and not group by group."""
     interleaved: bool = False
     """Whether q and k rows are stored for the interleaved rotary layout."""
     index_interleaved: bool = False
@@ -152,7 +158,9 @@ class Naming:
                         tensor,
                         rows,
                         self._rotary(name, layer),
-                        step,
+                        *self._rounds(name, layer.mixer),
+                        ones=self.with_ones.get(name),
+                        step=step,
                         transposed=transposed,
                         heads=heads,
                         by_head=theirs in self.head_axis,
@@ -209,12 +217,20 @@ class Naming:
             return None
         if isinstance(attention, Mla):
             return _latent_rotary(module, attention)
-        if isinstance(attention, Gdn) or module not in ("q_proj", "k_proj"):
+        if isinstance(attention, Recurrent) or module not in ("q_proj", "k_proj"):
             return None
         heads = attention.n_heads if module == "q_proj" else attention.n_kv_heads
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.
         turned = attention.rope.rotary_dim if attention.rope is not None else attention.head_dim
         return Rotary(heads, attention.head_dim, turned)
+
+    def _rounds(self, name: str, mixer: Mixer) -> tuple[Rounds | None, Rounds | None]:
+        """How the file's order of value heads differs from the parameter's, in its rows and in its columns."""
+        if not isinstance(mixer, Gdn) or not mixer.rounds or self.heads_in_rounds:
+            return None, None
+        rounds = Rounds(mixer.n_heads, mixer.n_value_heads // mixer.n_heads)
+        module = name.removeprefix("self_attn.").partition(".")[0]
+        return rounds if module in OF_VALUE_HEADS else None, rounds if module == "out_proj" else None
 
     def _index_rotary(self, module: str, attention: Mla) -> Rotary | LastFirst | None:
         index, turned = attention.indexer, attention.rope_dim

@@ -123,7 +123,6 @@ def read_delta(config: Config) -> Gdn:
         key_dim=config.size("linear_key_head_dim"),
         value_dim=config.size("linear_value_head_dim"),
         conv_width=config.size("linear_conv_kernel_dim", limit=8),
-        rounds=config.get("linear_value_heads_in_rounds") is True,
     )
 
 

@@ -70,6 +70,27 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """The entries are heads of equal width in `n_groups` groups of `n_each`, stored group by group; the parameter has
+    the first head of every group, then the second ones and so on (llama.cpp's order)."""
+
+    n_groups: int
+    n_each: int
+
+    def to_rounds(self, tensor: Tensor) -> Tensor:
+        """The first axis, from stored to the parameter's order."""
+        return _swapped(tensor, self.n_groups, self.n_each)
+
+    def to_groups(self, tensor: Tensor) -> Tensor:
+        """The inverse of `to_rounds`."""
+        return _swapped(tensor, self.n_each, self.n_groups)
+
+
+def _swapped(tensor: Tensor, n_outer: int, n_inner: int) -> Tensor:
+    return tensor.reshape(n_outer, n_inner, -1, *tensor.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+
+@dataclass(frozen=True)
 class LastFirst:
     """The rows are `n_heads` heads of `head_dim`, of which the last `n_last` come first in the parameter.
 
@@ -117,6 +138,12 @@ class Source:
     """The parameter is these rows (with `per_expert`: of each expert), not all."""
     rotary: Rotary | LastFirst | None = None
     """Its rows are stored in the interleaved layout, or otherwise not in the order that turns as halves."""
+    rounds: Rounds | None = None
+    """Its rows are stored in another order of heads."""
+    column_rounds: Rounds | None = None
+    """Its columns are."""
+    ones: Shape | None = None
+    """The stored tensor's shape where it has axes of length 1 beside the parameter's only one, which is -1 here."""
     step: int = 1
     """Of `rows`, every so many-th, beginning with the first."""
     stacked: int | None = None
@@ -176,7 +203,7 @@ class Source:
             expected = self.part_shape(tuple(stored[name].shape))
             if expected != part.shape:
                 raise CheckpointError(f"'{name}' takes {list(expected)}, but got {list(part.shape)}.")
-            part = part if self.rotary is None else self.rotary.to_interleaved(part)
+            part = self._turned_back(self.put_columns(part))
             place.copy_(part.view_as(place) if self._in_heads else part)
 
     def take_rows(self, tensor: Tensor) -> Tensor:
@@ -187,8 +214,18 @@ class Source:
     def put_rows(self, dest: Tensor, rows: Tensor) -> None:
         """The inverse of `take_rows`, in place."""
         place = self._rows(dest, 0)
-        rows = rows if self.rotary is None else self.rotary.to_interleaved(rows)
+        rows = self._turned_back(rows)
         place.copy_(rows if self.heads is None else rows.reshape(place.shape))
+
+    def take_columns(self, tensor: Tensor) -> Tensor:
+        """The parameter's columns out of a tensor whose last axis is the stored matrix's inputs, an adapter's A."""
+        rounds = self.column_rounds
+        return tensor if rounds is None else rounds.to_rounds(tensor.movedim(-1, 0)).movedim(0, -1)
+
+    def put_columns(self, tensor: Tensor) -> Tensor:
+        """The inverse of `take_columns`."""
+        rounds = self.column_rounds
+        return tensor if rounds is None else rounds.to_groups(tensor.movedim(-1, 0)).movedim(0, -1)
 
     def part(self, tensor: Tensor) -> Tensor:
         """What one stored tensor holds of the parameter, in the parameter's orientation: a view of it where its rows
@@ -196,9 +233,15 @@ class Source:
         part = self._part(tensor)
         return part.flatten(0, 1) if self._in_heads else part
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether rows are stored in another order than the parameter's."""
+        return self.rotary is not None or self.rounds is not None
+
     def turn(self, part: Tensor) -> Tensor:
-        """Rows as stored into the half layout, where they are rotary. May share memory with `part`."""
-        return part if self.rotary is None else self.rotary.to_half(part)
+        """Rows as stored into the parameter's order. May share memory with `part`."""
+        part = part if self.rotary is None else self.rotary.to_half(part)
+        return part if self.rounds is None else self.rounds.to_rounds(part)
 
     def formed(self, values: Tensor) -> Tensor:
         """Stored values into the parameter's: what `form` says. Unit rows keep their type, 1 + x is float32."""
@@ -230,6 +273,10 @@ class Source:
         """The shape of `part`. CheckpointError if these rows cannot be taken of a tensor of that shape."""
         if len(stored) <= self._axis or (self.transposed and len(stored) < 2):
             raise CheckpointError(f"The tensor '{self.tensor}' has the shape {list(stored)}, which is too few axes.")
+        if self.ones is not None:
+            if [size for size in stored if size != 1] != [max(stored)]:
+                raise CheckpointError(f"The tensor '{self.tensor}' has the shape {list(stored)}, which is no vector's.")
+            return (max(stored),)
         if self.entry is not None:
             if self.entry >= stored[0]:
                 raise CheckpointError(f"'{self.tensor}' has {stored[0]} entries, but entry {self.entry} is needed.")
@@ -242,6 +289,8 @@ class Source:
 
     def stored_shape(self, parameter: Shape, rows: int | None) -> Shape:
         """The shape of each stored tensor; `rows` of them where the parameter is a part, None where it is all."""
+        if self.ones is not None:
+            return tuple(parameter[0] if size == -1 else size for size in self.ones)
         if self.joined and self.stacked is not None:
             if parameter[0] % self.stacked:
                 raise CheckpointError(f"{parameter[0]} rows cannot be written as {self.stacked} equal tensors.")
@@ -270,6 +319,8 @@ class Source:
 
     def _part(self, tensor: Tensor) -> Tensor:
         """`part` as a view, with an axis of heads where there are any."""
+        if self.ones is not None:
+            return tensor.view(-1)
         if self.entry is not None:
             return tensor[self.entry]
         turned = tensor.transpose(-1, -2) if self.transposed else tensor
@@ -300,7 +351,11 @@ class Source:
         return tensor[index]
 
     def _canonical(self, tensor: Tensor) -> Tensor:
-        return self.formed(self.turn(self.part(tensor)))
+        return self.formed(self.take_columns(self.turn(self.part(tensor))))
+
+    def _turned_back(self, part: Tensor) -> Tensor:
+        part = part if self.rounds is None else self.rounds.to_groups(part)
+        return part if self.rotary is None else self.rotary.to_interleaved(part)
 
     def _as_stored(self, parameter: Tensor) -> Tensor:
         if self.form == "plus_one":

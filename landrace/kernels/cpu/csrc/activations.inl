@@ -144,8 +144,15 @@ inline double natural_log(double x) {
     return exponent * 0.69314718055994531 + 2 * t * sum;
 }
 
-/// ln(1 + e^x).
-inline float softplus(float x) { return x > 20.0f ? x : static_cast<float>(natural_log(1 + static_cast<double>(exp(x)))); }
+/// ln(1 + e^x) = max(x, 0) + ln(1 + y), y = e^-|x|, within a few units in the last place: ln(1 + y) = 2 artanh(t) with
+/// t = y / (2 + y) <= 1/3.
+inline Floats softplus(Floats x) {
+    const Floats y = exp(min(x, sub(all(0.0f), x)));
+    const Floats t = div(y, add(all(2.0f), y)), square = mul(t, t);
+    Floats series = all(1.0f / 15);
+    for (int i = 13; i > 0; i -= 2) series = fma(series, square, all(1.0f / static_cast<float>(i)));
+    return fma(add(t, t), series, max(x, all(0.0f)));
+}
 
 /// x * sigmoid(alpha * x).
 inline Floats swish(Floats x, Floats alpha_x) { return div(x, add(all(1.0f), exp(sub(all(0.0f), alpha_x)))); }
@@ -169,6 +176,14 @@ inline void gate_row(const float* gate, const float* up, int n, const Activation
     if (i < n) {
         const int rest = n - i;
         store_some(out + i, gated(load_some(gate + i, rest), load_some(up + i, rest), activation), rest);
+    }
+}
+
+/// out = factor * x.
+inline void scale(const float* x, float factor, int n, float* out) {
+    for (int i = 0; i < n; i += kLanes) {
+        const int now = n - i < kLanes ? n - i : kLanes;
+        store_some(out + i, mul(load_some(x + i, now), all(factor)), now);
     }
 }
 

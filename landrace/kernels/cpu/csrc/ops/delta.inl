@@ -2,50 +2,44 @@
 //
 //     S <- e^decay S;  u = beta (v - S^T k);  S <- S + k u^T;  out = S^T q
 //
-// A lane is a column of S, which no other column meets. Its sums run over the key's channels in order. Threads share out
-// heads and columns.
+// A head has one decay, or one for each channel of its key. Sums run over the key's channels in order.
 #pragma once
 
-#include <algorithm>
-#include <stdexcept>
-
 #include "activations.inl"
-#include "operation.h"
+#include "head_states.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// One row's part in a head: `n` columns, in at most kVectors vectors.
+/// One row's part in a head's columns.
 struct DeltaRow {
     const float* q;
     const float* k;
     const float* v;
-    float factor, beta;
+    const float* factors;  // e^decay
+    int step;              // from a channel's factor to the next one's; 0: it is the same for all
+    float beta;
     float* out;
-    int n;
 };
 
-/// The state's columns, `key_dim` rows at a distance of `stride` floats, after the row is in them.
-template <int kVectors> void delta_row(float* state, int key_dim, int64_t stride, const DeltaRow& row) {
+/// The state's columns after the row is in them.
+template <int kVectors> void delta_row(const HeadColumns& columns, int key_dim, const DeltaRow& row) {
     Floats known[kVectors], u[kVectors], out[kVectors];
     LANDRACE_UNROLL for (int j = 0; j < kVectors; ++j) known[j] = out[j] = all(0.0f);
-    const Floats factor = all(row.factor), beta = all(row.beta);
     for (int i = 0; i < key_dim; ++i) {
-        float* line = state + i * stride;
-        const Floats k = all(row.k[i]);
+        float* line = columns.state + i * columns.stride;
+        const Floats k = all(row.k[i]), factor = all(row.factors[i * row.step]);
         LANDRACE_UNROLL for (int j = 0; j < kVectors; ++j) {
             const Floats decayed = mul(load(line + j * kLanes), factor);
             store(line + j * kLanes, decayed);
             known[j] = fma(k, decayed, known[j]);
         }
     }
-    LANDRACE_UNROLL for (int j = 0; j < kVectors; ++j) {
-        const int left = row.n - j * kLanes;
-        const Floats v = left >= kLanes ? load(row.v + j * kLanes) : load_some(row.v + j * kLanes, left);
-        u[j] = mul(beta, sub(v, known[j]));
-    }
+    load_columns(row.v, columns.n, u);
+    const Floats beta = all(row.beta);
+    LANDRACE_UNROLL for (int j = 0; j < kVectors; ++j) u[j] = mul(beta, sub(u[j], known[j]));
     for (int i = 0; i < key_dim; ++i) {
-        float* line = state + i * stride;
+        float* line = columns.state + i * columns.stride;
         const Floats k = all(row.k[i]), q = all(row.q[i]);
         LANDRACE_UNROLL for (int j = 0; j < kVectors; ++j) {
             const Floats changed = fma(k, u[j], load(line + j * kLanes));
@@ -53,11 +47,7 @@ template <int kVectors> void delta_row(float* state, int key_dim, int64_t stride
             out[j] = fma(q, changed, out[j]);
         }
     }
-    LANDRACE_UNROLL for (int j = 0; j < kVectors; ++j) {
-        const int left = row.n - j * kLanes;
-        if (left >= kLanes) store(row.out + j * kLanes, out[j]);
-        else store_some(row.out + j * kLanes, out[j], left);
-    }
+    store_columns(out, columns.n, row.out);
 }
 
 class Delta final : public Operation {
@@ -72,90 +62,66 @@ public:
         : n_heads_(static_cast<int>(fields.integer("n_heads"))), n_value_heads_(static_cast<int>(fields.integer("n_value_heads"))),
           key_dim_(static_cast<int>(fields.integer("key_dim"))), value_dim_(static_cast<int>(fields.integer("value_dim"))), rounds_(fields.flag("rounds")),
           q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")), a_(fields.buffer("a")), b_(fields.buffer("b")), out_(fields.buffer("out")),
-          dt_bias_(fields.vector("dt_bias").data) {
-        if (n_heads_ < 1 || n_value_heads_ < 1 || n_value_heads_ % n_heads_ || key_dim_ < 1 || value_dim_ < 1) throw std::invalid_argument("there are no such heads");
+          dt_bias_(fields.vector("dt_bias")), states_(workspace, n_value_heads_, key_dim_, value_dim_) {
+        if (n_heads_ < 1 || n_value_heads_ % n_heads_) throw std::invalid_argument("there are no such heads");
         for (const int buffer : {q_, k_}) workspace.expect(buffer, n_heads_ * key_dim_);
         for (const int buffer : {v_, out_}) workspace.expect(buffer, n_value_heads_ * value_dim_);
-        for (const int buffer : {a_, b_}) workspace.expect(buffer, n_value_heads_);
+        workspace.expect(b_, n_value_heads_);
         const Vector a_log = fields.vector("a_log");
-        if (a_log.size != n_value_heads_ || fields.vector("dt_bias").size != n_value_heads_) throw std::invalid_argument("each head has a decay of its own");
-        for (int h = 0; h < n_value_heads_; ++h) rates_.push_back(-exp(a_log.data[h]));
-        stride_ = ceil_div(value_dim_, kLanes) * kLanes;
-        state_ = workspace.keep_state(n_value_heads_ * key_dim_ * stride_);
+        each_ = dt_bias_.size / n_value_heads_;
+        if (a_log.size != n_value_heads_ || dt_bias_.size != each_ * n_value_heads_ || (each_ != 1 && each_ != key_dim_))
+            throw std::invalid_argument("each head has a decay of its own, or one for each channel");
+        workspace.expect(a_, dt_bias_.size);
+        for (int i = 0; i < dt_bias_.size; ++i) rates_.push_back(-exp(a_log.data[i / each_]));
     }
 
     void run(const Context& c, int thread) override {
         c.share(thread, c.step.n_rows, [&](int row) { prepare(c, row); });
-        const int n_blocks = ceil_div(value_dim_, kBlock);
-        c.share(thread, c.step.n_sequences * n_value_heads_ * n_blocks, [&](int piece) {
-            const int s = piece / (n_value_heads_ * n_blocks), head = piece / n_blocks % n_value_heads_;
-            if (c.step.starts[s] < c.step.starts[s + 1]) advance(c, s, head, piece % n_blocks * kBlock);
+        states_.run(c, thread, [&](auto n_vectors, const HeadColumns& columns, int64_t row) {
+            const int of_keys = (rounds_ ? columns.head % n_heads_ : columns.head / (n_value_heads_ / n_heads_)) * key_dim_;
+            const int of_values = columns.head * value_dim_ + columns.first;
+            const DeltaRow now{c.row(q_, row) + of_keys, c.row(k_, row) + of_keys, c.row(v_, row) + of_values, c.row(a_, row) + columns.head * each_,
+                               each_ > 1, c.row(b_, row)[columns.head], c.row(out_, row) + of_values};
+            delta_row<decltype(n_vectors)::value>(columns, key_dim_, now);
         });
     }
 
 private:
-    static constexpr int kBlock = 4 * kLanes;  // columns of a piece
-
     /// q and k of length 1, q divided by sqrt(key_dim); e^decay where a was, beta where b was.
     void prepare(const Context& c, int row) const {
-        const float scale = 1.0f / std::sqrt(static_cast<float>(key_dim_));
+        const float of_queries = 1.0f / std::sqrt(static_cast<float>(key_dim_));
         for (int head = 0; head < n_heads_; ++head) {
-            unit(c.row(q_, row) + head * key_dim_, scale);
+            unit(c.row(q_, row) + head * key_dim_, of_queries);
             unit(c.row(k_, row) + head * key_dim_, 1.0f);
         }
         float *a = c.row(a_, row), *b = c.row(b_, row);
-        for (int h = 0; h < n_value_heads_; ++h) {
-            a[h] = exp(rates_[static_cast<size_t>(h)] * softplus(a[h] + dt_bias_[h]));
-            b[h] = sigmoid(b[h]);
+        for (int i = 0; i < dt_bias_.size; i += kLanes) {
+            const int n = std::min(kLanes, dt_bias_.size - i);
+            const Floats decay = mul(load_some(rates_.data() + i, n), softplus(add(load_some(a + i, n), load_some(dt_bias_.data + i, n))));
+            store_some(a + i, exp(decay), n);
+        }
+        for (int i = 0; i < n_value_heads_; i += kLanes) {
+            const int n = std::min(kLanes, n_value_heads_ - i);
+            store_some(b + i, sigmoid(load_some(b + i, n)), n);
         }
     }
 
-    void unit(float* x, float scale) const {
+    void unit(float* x, float factor) const {
         Floats squares = all(0.0f);
         for (int i = 0; i < key_dim_; i += kLanes) {
             const Floats part = load_some(x + i, std::min(kLanes, key_dim_ - i));
             squares = fma(part, part, squares);
         }
-        const Floats factor = all(scale / std::sqrt(sum(squares) + 1e-6f));
-        for (int i = 0; i < key_dim_; i += kLanes) {
-            const int n = std::min(kLanes, key_dim_ - i);
-            store_some(x + i, mul(load_some(x + i, n), factor), n);
-        }
-    }
-
-    /// A sequence's rows through a head's columns from `column` on.
-    void advance(const Context& c, int s, int head, int column) const {
-        const int64_t at = static_cast<int64_t>(head) * key_dim_ * stride_ + column;
-        const float* found = c.workspace.state(state_, c.step.states[2 * s]) + at;
-        float* state = c.workspace.state(state_, c.step.states[2 * s + 1]) + at;
-        const int n = std::min(kBlock, value_dim_ - column), n_vectors = ceil_div(n, kLanes);
-        const size_t n_bytes = sizeof(float) * kLanes * static_cast<size_t>(n_vectors);
-        for (int i = 0; i < key_dim_; ++i) {
-            if (c.step.begins(s)) std::memset(state + i * stride_, 0, n_bytes);
-            else if (found != state) std::memcpy(state + i * stride_, found + i * stride_, n_bytes);
-            // All of it at once: the rows below would ask for line after line.
-            else for (int j = 0; j < n_vectors; ++j) prefetch(state + i * stride_ + j * kLanes);
-        }
-        const int of_keys = (rounds_ ? head % n_heads_ : head / (n_value_heads_ / n_heads_)) * key_dim_, of_values = head * value_dim_ + column;
-        for (int64_t row = c.step.starts[s]; row < c.step.starts[s + 1]; ++row) {
-            const DeltaRow now{c.row(q_, row) + of_keys, c.row(k_, row) + of_keys, c.row(v_, row) + of_values, c.row(a_, row)[head],
-                               c.row(b_, row)[head], c.row(out_, row) + of_values, n};
-            switch (n_vectors) {
-                case 1: delta_row<1>(state, key_dim_, stride_, now); break;
-                case 2: delta_row<2>(state, key_dim_, stride_, now); break;
-                case 3: delta_row<3>(state, key_dim_, stride_, now); break;
-                default: delta_row<4>(state, key_dim_, stride_, now);
-            }
-        }
+        scale(x, factor / std::sqrt(sum(squares) + 1e-6f), key_dim_, x);
     }
 
     int n_heads_, n_value_heads_, key_dim_, value_dim_;
     bool rounds_;
     int q_, k_, v_, a_, b_, out_;
-    const float* dt_bias_;
-    std::vector<float> rates_;  // -e^a_log
-    int64_t stride_;
-    int state_;
+    Vector dt_bias_;
+    int each_;                  // decays of a head
+    std::vector<float> rates_;  // -e^a_log, for each decay
+    HeadStates states_;
 };
 
 LANDRACE_OPERATION(delta, Delta)

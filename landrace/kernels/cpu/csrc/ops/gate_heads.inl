@@ -25,7 +25,7 @@ public:
         c.share(thread, c.step.n_rows, [&](int row) {
             if (head_dim_ == 1) return gate_all(c.row(x_, row), c.row(gate_, row), c.row(out_, row));
             for (int head = 0; head < n_heads_; ++head)
-                scale(c.row(x_, row) + head * head_dim_, sigmoid(c.row(gate_, row)[head]), c.row(out_, row) + head * head_dim_);
+                scale(c.row(x_, row) + head * head_dim_, sigmoid(c.row(gate_, row)[head]), head_dim_, c.row(out_, row) + head * head_dim_);
         });
     }
 
@@ -34,13 +34,6 @@ private:
         for (int i = 0; i < n_heads_; i += kLanes) {
             const int n = std::min(kLanes, n_heads_ - i);
             store_some(out + i, mul(load_some(x + i, n), sigmoid(load_some(gate + i, n))), n);
-        }
-    }
-
-    void scale(const float* x, float factor, float* out) const {
-        for (int i = 0; i < head_dim_; i += kLanes) {
-            const int n = std::min(kLanes, head_dim_ - i);
-            store_some(out + i, mul(load_some(x + i, n), all(factor)), n);
         }
     }
 

@@ -1,4 +1,4 @@
-// Each head of x normalised and times silu of its gate, in place.
+// Each head of x normalised and times silu or the sigmoid of its gate, in place.
 #pragma once
 
 #include <algorithm>
@@ -10,12 +10,17 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
+enum class GatedBy : int { silu, sigmoid };
+/// What Python calls them, in order.
+constexpr const char* kGatedBy[] = {"silu", "sigmoid"};
+
 class GatedNorm final : public Operation {
 public:
-    static constexpr Field kSchema[] = {buffer_field("x"), buffer_field("gate"), vector_field("weight"), number_field("eps")};
+    static constexpr Field kSchema[] = {buffer_field("x"), buffer_field("gate"), vector_field("weight"), number_field("eps"), choice_field("by", kGatedBy)};
 
     GatedNorm(const Fields& fields, Workspace& workspace)
-        : x_(fields.buffer("x")), gate_(fields.buffer("gate")), width_(workspace.checked_width(x_)), weight_(fields.vector("weight")), eps_(fields.number("eps")) {
+        : x_(fields.buffer("x")), gate_(fields.buffer("gate")), width_(workspace.checked_width(x_)), weight_(fields.vector("weight")), eps_(fields.number("eps")),
+          by_(fields.choice<GatedBy>("by")) {
         if (weight_.size < 1 || width_ % weight_.size) throw std::invalid_argument("rows are not whole heads");
         workspace.expect(gate_, width_);
     }
@@ -28,7 +33,7 @@ public:
             for (int i = 0; i < width_; i += kLanes) {
                 const int n = std::min(kLanes, width_ - i);
                 const Floats z = load_some(gate + i, n);
-                store_some(x + i, mul(load_some(x + i, n), swish(z, z)), n);
+                store_some(x + i, mul(load_some(x + i, n), by_ == GatedBy::silu ? swish(z, z) : sigmoid(z)), n);
             }
         });
     }
@@ -37,6 +42,7 @@ private:
     int x_, gate_, width_;
     Vector weight_;
     float eps_;
+    GatedBy by_;
 };
 
 LANDRACE_OPERATION(gated_norm, GatedNorm)

@@ -1,4 +1,4 @@
-// out = norm(x), or out += factor * norm(x); with groups, each of so many equal parts of a row is normalised by itself.
+// out = factor * norm(x), or out += that; with groups, each of so many equal parts of a row is normalised by itself.
 #pragma once
 
 #include "prepared_rows.inl"
@@ -9,7 +9,7 @@ namespace LANDRACE_ISA {
 class Norm final : public Operation {
 public:
     static constexpr Field kSchema[] = {
-        buffer_field("x"), vector_field("weight"), number_field("eps"), buffer_field("out"), optional(flag_field("add")), optional(number_field("factor")),
+        buffer_field("x"), vector_field("weight"), number_field("eps"), buffer_field("out"), number_field("factor"), optional(flag_field("add")),
         optional(integer_field("groups")),
     };
 
@@ -26,10 +26,11 @@ public:
     void run(const Context& c, int thread) override {
         float* own = own_rows_.of(thread);
         c.share(thread, c.step.n_rows, [&](int row) {
-            float* out = add_ ? own : c.row(out_, row);
+            float *sum = c.row(out_, row), *out = add_ ? own : sum;
             const int size = weight_.size / groups_;
             for (int at = 0; at < weight_.size; at += size) rms_norm(c.row(x_, row) + at, weight_.data + at, eps_, size, out + at);
-            if (add_) axpy(own, factor_, weight_.size, c.row(out_, row));
+            if (add_) axpy(own, factor_, weight_.size, sum);
+            else if (factor_ != 1.0f) scale(out, factor_, weight_.size, out);
         });
     }
 

@@ -1,8 +1,11 @@
-"""The gated delta rule (Yang et al., 2024), over sequences of different lengths laid end to end, in float32.
+"""Recurrences of linear attention, over sequences of different lengths laid end to end, in float32.
 
 A head's state S [key_dim, value_dim] goes from row to row:
 
-    S <- e^decay S;  u = beta (v - S^T k);  S <- S + k u^T;  out = S^T q
+    S <- e^decay S;  u = beta (v - S^T k), or v;  S <- S + k u^T;  out = S^T q
+
+with one decay for all of a head (the gated delta rule, Yang et al., 2024) or for each channel of its key (Kimi delta
+attention, 2025); u is v where nothing is corrected (lightning attention, Qin et al., 2024).
 
 `sequential` does that, and is the definition. `chunked` takes 64 positions at a time: what rows of a chunk do to one
 another is a triangular system, and the state goes from chunk to chunk. Chunks lie on a grid from the sequence's start,
@@ -20,14 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 64
+_PART = 16
+"""Rows of a chunk whose channels' decays are compared pair by pair."""
 _FEW_ROWS = 8
 """Up to so many rows of a sequence, going from row to row is faster."""
 L2_EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class DeltaRows:
-    """What the rule reads, row by row and in float32, of H heads."""
+class Rows:
+    """What a recurrence reads, row by row and in float32, of H heads."""
 
     q: Tensor
     """[T, H, key_dim], like k."""
@@ -35,13 +40,18 @@ class DeltaRows:
     v: Tensor
     """[T, H, value_dim]."""
     decay: Tensor
-    """[T, H]: logarithms of the factors on the state, at most 0."""
-    beta: Tensor
-    """[T, H]."""
+    """[T, H, 1] or [T, H, key_dim]: logarithms of the factors on the state, at most 0."""
+    beta: Tensor | None
+    """[T, H]; None: u is v."""
 
-    def at(self, rows: Tensor) -> DeltaRows:
+    def at(self, rows: Tensor) -> Rows:
         """Those rows, of any shape; the row after the last is one that changes nothing."""
-        return DeltaRows(*(F.pad(x, (0, 0) * (x.dim() - 1) + (0, 1))[rows] for x in vars(self).values()))
+
+        def taken(x: Tensor) -> Tensor:
+            return F.pad(x, (0, 0) * (x.dim() - 1) + (0, 1))[rows]
+
+        beta = None if self.beta is None else taken(self.beta)
+        return Rows(taken(self.q), taken(self.k), taken(self.v), taken(self.decay), beta)
 
 
 def l2_norm(x: Tensor) -> Tensor:
@@ -49,8 +59,8 @@ def l2_norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + L2_EPS)
 
 
-def delta_rule(
-    rows: DeltaRows, starts: Sequence[int], first_positions: Sequence[int], states: Tensor | None
+def recur(
+    rows: Rows, starts: Sequence[int], first_positions: Sequence[int], states: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Out [T, H, value_dim], and the states after each sequence's last row.
 
@@ -88,15 +98,17 @@ class Span:
     position: int
 
 
-def sequential(rows: DeltaRows, spans: Sequence[Span], states: Tensor) -> tuple[Tensor, Tensor]:
-    """The rule, row by row in order of position: out [rows of the spans, H, value_dim] and the states after them."""
+def sequential(rows: Rows, spans: Sequence[Span], states: Tensor) -> tuple[Tensor, Tensor]:
+    """Row by row in order of position: out [rows of the spans, H, value_dim] and the states after them."""
     state = list(states)
     outs: list[list[Tensor]] = [[] for _ in spans]
     for index in range(max(span.length for span in spans)):
         live = [s for s, span in enumerate(spans) if index < span.length]
         now = rows.at(torch.tensor([spans[s].start + index for s in live], device=states.device))
-        decayed = torch.stack([state[s] for s in live]) * now.decay.exp()[..., None, None]
-        u = now.beta[..., None] * (now.v - torch.einsum("shkv,shk->shv", decayed, now.k))
+        decayed = torch.stack([state[s] for s in live]) * now.decay.exp()[..., None]
+        u = now.v
+        if now.beta is not None:
+            u = now.beta[..., None] * (u - torch.einsum("shkv,shk->shv", decayed, now.k))
         changed = decayed + now.k[..., None] * u[..., None, :]
         out = torch.einsum("shkv,shk->shv", changed, now.q)
         for s, one, own in zip(live, changed, out, strict=True):
@@ -105,32 +117,33 @@ def sequential(rows: DeltaRows, spans: Sequence[Span], states: Tensor) -> tuple[
     return torch.stack([row for own in outs for row in own]), torch.stack(state)
 
 
-def chunked(rows: DeltaRows, spans: Sequence[Span], states: Tensor) -> tuple[Tensor, Tensor]:
+def chunked(rows: Rows, spans: Sequence[Span], states: Tensor) -> tuple[Tensor, Tensor]:
     """The same, chunk by chunk."""
     order = sorted(range(len(spans)), key=lambda s: -_n_chunks(spans[s]))
     places, counts = _grid([spans[s] for s in order], rows.v.shape[0])
     chunk = rows.at(places.to(states.device))
     q, k, v = (x.transpose(1, 2) for x in (chunk.q, chunk.k, chunk.v))  # [chunks, H, CHUNK, ...]
-    beta = chunk.beta.transpose(1, 2)[..., None]
-    total = chunk.decay.transpose(1, 2).cumsum(-1)
-    past = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=states.device).tril()
-    between = (total[..., :, None] - total[..., None, :]).masked_fill(~past, -torch.inf).exp()
-    among = (beta * k) @ k.transpose(-1, -2) * between  # its diagonal is not read below
-    since_start = total.exp()[..., None]
-    own = torch.linalg.solve_triangular(
-        among, torch.cat((beta * v, beta * k * since_start), -1), upper=False, unitriangular=True
-    )
-    u_alone, of_state = own.split((v.shape[-1], k.shape[-1]), -1)
-    scores = q @ k.transpose(-1, -2) * between
-    q, to_end = q * since_start, k * (total[..., -1:] - total).exp()[..., None]
-    kept = total[..., -1].exp()[..., None, None]
+    total = chunk.decay.transpose(1, 2).cumsum(-2)
+    since_start = total.exp()
+    of_state: Tensor | None = None
+    if chunk.beta is None:
+        u_alone, scores = v, _within(q, k, total)
+    else:
+        beta = chunk.beta.transpose(1, 2)[..., None]
+        among, scores = _within(torch.stack((beta * k, q)), k, total)  # The diagonal of `among` is not read.
+        own = torch.linalg.solve_triangular(
+            among, torch.cat((beta * v, beta * k * since_start), -1), upper=False, unitriangular=True
+        )
+        u_alone, of_state = own.split((v.shape[-1], k.shape[-1]), -1)
+    q, to_end = q * since_start, k * (total[..., -1:, :] - total).exp()
+    kept = total[..., -1, :].exp()[..., None]
 
     state, done, outs, at = states[order], [], [], 0
     for count in counts:
         state, ended = state[:count], state[count:]
         done.append(ended)
         now = slice(at, at + count)
-        u = u_alone[now] - of_state[now] @ state
+        u = u_alone[now] if of_state is None else u_alone[now] - of_state[now] @ state
         outs.append(q[now] @ state + scores[now] @ u)
         state = kept[now] * state + to_end[now].transpose(-1, -2) @ u
         at += count
@@ -141,6 +154,35 @@ def chunked(rows: DeltaRows, spans: Sequence[Span], states: Tensor) -> tuple[Ten
     where[places.flatten()] = torch.arange(places.numel())
     back = torch.tensor(order, device=states.device).argsort()
     return out[where[wanted].to(states.device)], after[back]
+
+
+def _within(x: Tensor, y: Tensor, total: Tensor) -> Tensor:
+    """[..., CHUNK, CHUNK]: the sum over channels of x_i y_j e^(total_i - total_j) for rows j <= i of a chunk, else 0.
+
+    x and y [..., CHUNK, key_dim]; total [..., CHUNK, 1 or key_dim], which falls from row to row. No exponent is above
+    0, so none overflows: where channels differ, rows are compared pair by pair within a part of the chunk, and with the
+    rows before it by way of the part's beginning.
+    """
+    if total.shape[-1] == 1:
+        return x @ y.transpose(-1, -2) * _pairwise(total)[..., 0]
+    lines = []
+    for start in range(0, CHUNK, _PART):
+        part = slice(start, start + _PART)
+        own, here = x[..., part, :], total[..., part, :]
+        line = torch.einsum("...ic,...ijc,...jc->...ij", own, _pairwise(here), y[..., part, :])
+        if start:
+            border = total[..., start - 1 : start, :]
+            before = y[..., :start, :] * (border - total[..., :start, :]).exp()
+            line = torch.cat(((own * (here - border).exp()) @ before.transpose(-1, -2), line), -1)
+        lines.append(F.pad(line, (0, CHUNK - line.shape[-1])))
+    return torch.cat(lines, -2)
+
+
+def _pairwise(total: Tensor) -> Tensor:
+    """[..., n, n, channels]: e^(total_i - total_j) for rows j <= i, else 0."""
+    n = total.shape[-2]
+    past = torch.ones(n, n, dtype=torch.bool, device=total.device).tril()[..., None]
+    return (total[..., :, None, :] - total[..., None, :, :]).masked_fill(~past, -torch.inf).exp()
 
 
 def _n_chunks(span: Span) -> int:

@@ -10,6 +10,7 @@ import torch
 from cpu_steps import Kernels, assert_near, rows_of
 from torch import Tensor
 
+from landrace.kernels.activation import Gate
 from landrace.kernels.cpu import recurrent
 from landrace.kernels.cpu.program import Program, StepInput
 from landrace.kernels.layer_cache import LayerState
@@ -99,10 +100,11 @@ class Ruled:
 
     def __init__(self, kernels: Kernels, isa: str, **shape: Any) -> None:
         self.shape = {"n_heads": 2, "n_value_heads": 4, "key_dim": 20, "value_dim": 70, **shape}
+        decays = self.shape["key_dim"] if self.shape.pop("by_channel", False) else 1
         h, v = self.shape["n_heads"], self.shape["n_value_heads"]
         widths = {"q": h * self.shape["key_dim"], "k": h * self.shape["key_dim"], "v": v * self.shape["value_dim"]}
-        self.widths = {**widths, "a": v, "b": v}
-        self.a_log, self.dt_bias = torch.linspace(-3, 2, v), torch.linspace(-1, 1, v)
+        self.widths = {**widths, "a": v * decays, "b": v}
+        self.a_log, self.dt_bias = torch.linspace(-3, 2, v), torch.linspace(-1, 1, v * decays)
         self.program: Program = kernels.program(isa)
         self.buffers = {name: self.program.buffer(width) for name, width in self.widths.items()}
         self.out = self.program.buffer(self.widths["v"])
@@ -133,14 +135,15 @@ class Ruled:
         q, k = (inputs[name].double().view(n, h, key_dim) for name in "qk")
         q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
         values = inputs["v"].double().view(n, v, -1)
-        decay = -self.a_log.double().exp() * torch.nn.functional.softplus(inputs["a"].double() + self.dt_bias)
+        decay = torch.nn.functional.softplus(inputs["a"].double() + self.dt_bias).view(n, v, -1)
+        decay = -self.a_log.double().exp()[:, None] * decay
         beta = inputs["b"].double().sigmoid()
         state = torch.zeros(v, key_dim, values.shape[-1], dtype=torch.float64)
         out = torch.empty_like(values)
         for row in range(n):
             for head in range(v):
                 own = head % h if self.shape.get("rounds") else head // (v // h)
-                state[head] *= decay[row, head].exp()
+                state[head] *= decay[row, head].exp()[:, None]
                 u = beta[row, head] * (values[row, head] - k[row, own] @ state[head])
                 state[head] += torch.outer(k[row, own], u)
                 out[row, head] = q[row, own] @ state[head] * key_dim**-0.5
@@ -153,6 +156,9 @@ SHAPES: list[dict[str, Any]] = [
     {"n_heads": 1, "n_value_heads": 1, "key_dim": 1, "value_dim": 1},
     {"n_value_heads": 2, "key_dim": 16, "value_dim": 128},
     {"key_dim": 3, "value_dim": 33},
+    {"n_heads": 3, "n_value_heads": 3, "by_channel": True},
+    {"n_heads": 2, "n_value_heads": 2, "key_dim": 128, "value_dim": 128, "by_channel": True},
+    {"n_value_heads": 6, "key_dim": 7, "rounds": True, "by_channel": True},
 ]
 
 
@@ -169,12 +175,13 @@ def test_the_delta_rule(kernels: Kernels, isa: str, shape: dict[str, Any]) -> No
         assert_near(ruled.state.parts[0][slot, ..., : state.shape[-1]], state, size, 1e-5)
 
 
-def test_the_delta_rule_has_the_same_bits_however_it_is_cut(kernels: Kernels) -> None:
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_the_delta_rule_has_the_same_bits_however_it_is_cut(kernels: Kernels, by_channel: bool) -> None:
     def compute(isa: str, threads: int) -> Tensor:
-        ruled = Ruled(kernels, isa)
+        ruled = Ruled(kernels, isa, by_channel=by_channel)
         inputs = ruled.inputs(30)
         whole = ruled.run(inputs, step_of([(0, 30)], [[2, 2]]), threads)
-        cut, parts = Ruled(kernels, isa), []
+        cut, parts = Ruled(kernels, isa, by_channel=by_channel), []
         for first, end, read, write in ((0, 7, 4, 4), (7, 8, 4, 0), (8, 9, 0, 0), (9, 30, 0, 3)):
             rows = {name: torch.cat((cut.inputs(5, 11)[name], x[first:end])) for name, x in inputs.items()}
             parts.append(cut.run(rows, step_of([(0, 5), (first, end)], [[1, 1], [read, write]]), threads)[5:])
@@ -195,20 +202,86 @@ def test_extreme_decays(kernels: Kernels, isa: str) -> None:
     assert_near(out, ruled.expected(inputs)[0], inputs["v"].abs().max().item(), 1e-5)
 
 
+class Lightning:
+    """Lightning attention, and the numbers that it begins with."""
+
+    def __init__(self, kernels: Kernels, isa: str, n_heads: int = 3, head_dim: int = 70) -> None:
+        self.n_heads, self.head_dim = n_heads, head_dim
+        self.rates = torch.linspace(0.001, 0.8, n_heads)
+        self.program: Program = kernels.program(isa)
+        self.buffers = {name: self.program.buffer(n_heads * head_dim) for name in ("q", "k", "v", "out")}
+        recurrent.lightning(self.program, head_dim, self.rates, **self.buffers)
+        self.state = states_of(kernels, [(n_heads, head_dim, head_dim)])
+        self.program.bind_states(self.state.parts)
+
+    def inputs(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        return {name: rows_of(n, self.n_heads * self.head_dim, seed + place) for place, name in enumerate("qkv")}
+
+    def run(self, inputs: dict[str, Tensor], step: StepInput, threads: int) -> Tensor:
+        for name, rows in inputs.items():
+            self.program.write(self.buffers[name], rows.contiguous())
+        self.program.run(step, threads)
+        return self.program.read(self.buffers["out"], len(inputs["q"]))
+
+    def expected(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One sequence from its beginning in float64: out, and its heads' states."""
+        q, k, v = (torch.nn.functional.silu(inputs[name].double()).unflatten(1, (self.n_heads, -1)) for name in "qkv")
+        state = torch.zeros(self.n_heads, self.head_dim, self.head_dim, dtype=torch.float64)
+        out = torch.empty_like(v)
+        for row in range(len(q)):
+            for head in range(self.n_heads):
+                state[head] = (-self.rates[head].double()).exp() * state[head] + torch.outer(k[row, head], v[row, head])
+                out[row, head] = q[row, head] @ state[head]
+        return out.flatten(1), state
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 16), (3, 70), (1, 128)])
+def test_lightning_attention(kernels: Kernels, isa: str, shape: tuple[int, int]) -> None:
+    lightning = Lightning(kernels, isa, *shape)
+    one, other = lightning.inputs(40), lightning.inputs(3, 7)
+    both = {name: torch.cat((one[name], other[name])) for name in one}
+    out = lightning.run(both, step_of([(0, 40), (0, 3)], [[3, 3], [0, 0]]), 2)
+    for inputs, rows, slot in ((one, out[:40], 3), (other, out[40:], 0)):
+        expected, state = lightning.expected(inputs)
+        assert_near(rows, expected, expected.abs().max().item(), 2e-6)
+        found = lightning.state.parts[0][slot, ..., : state.shape[-1]]
+        assert_near(found, state, state.abs().max().item(), 2e-6)
+
+
+def test_lightning_attention_has_the_same_bits_however_it_is_cut(kernels: Kernels) -> None:
+    def compute(isa: str, threads: int) -> Tensor:
+        lightning = Lightning(kernels, isa)
+        inputs = lightning.inputs(30)
+        whole = lightning.run(inputs, step_of([(0, 30)], [[2, 2]]), threads)
+        cut, parts = Lightning(kernels, isa), []
+        for first, end, read, write in ((0, 7, 4, 4), (7, 8, 4, 0), (8, 9, 0, 0), (9, 30, 0, 3)):
+            rows = {name: torch.cat((cut.inputs(5, 11)[name], x[first:end])) for name, x in inputs.items()}
+            parts.append(cut.run(rows, step_of([(0, 5), (first, end)], [[1, 1], [read, write]]), threads)[5:])
+        assert torch.equal(torch.cat(parts), whole)
+        assert torch.equal(cut.state.parts[0][3], lightning.state.parts[0][2])
+        return whole
+
+    kernels.same_everywhere(compute)
+
+
+GATES: dict[Gate, Callable[[Tensor], Tensor]] = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid}
+
+
+@pytest.mark.parametrize("by", GATES)
 @pytest.mark.parametrize("heads", [1, 3])
-def test_gated_norms(kernels: Kernels, isa: str, heads: int) -> None:
+def test_gated_norms(kernels: Kernels, isa: str, heads: int, by: Gate) -> None:
     x, gate = rows_of(9, heads * 20), rows_of(9, heads * 20, 2)
     weight = torch.linspace(0.5, 2, 20)
     program = kernels.program(isa)
     at, gate_at = program.buffer(heads * 20), program.buffer(heads * 20)
-    recurrent.gated_norm(program, at, gate_at, kernels.vector(weight), 1e-3)
+    recurrent.gated_norm(program, at, gate_at, kernels.vector(weight), 1e-3, by)
     program.write(at, x)
     program.write(gate_at, gate)
     step = step_of([(0, 9)], [[0, 0]])
     program.run(step, 2)
     wide = x.double().view(9, heads, 20)
     expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
-    expected = expected.flatten(1) * torch.nn.functional.silu(gate.double())
+    expected = expected.flatten(1) * GATES[by](gate.double())
     assert_near(program.read(at, 9), expected, expected.abs() + 1, 2e-6)
 
 
@@ -250,6 +323,8 @@ def test_what_does_not_go_together_is_refused(kernels: Kernels) -> None:
         recurrent.short_conv(program, [x], [kernels.vector(torch.ones(8))], 2)
     with pytest.raises(ValueError, match="whole heads"):
         recurrent.gated_norm(program, x, x, kernels.vector(torch.ones(3)), 1e-6)
+    with pytest.raises(ValueError):
+        recurrent.lightning(program, 3, torch.ones(2), q=x, k=x, v=x, out=x)
     for shape in ({"n_value_heads": 3}, {"key_dim": 0}, {"value_dim": 7}):
         with pytest.raises(ValueError):
             vectors = {name: kernels.vector(torch.ones(2)) for name in ("a_log", "dt_bias")}

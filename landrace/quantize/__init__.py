@@ -1,0 +1,1 @@
+"""A model's weights in fewer bits, as files: GGUF, or safetensors as others publish them."""
