@@ -63,12 +63,20 @@ class LlamaCpp:
         self._first: list[int] = []
         self._tokens: list[int] = []
         self._held = 0
+        self._recurs = any(
+            is_one(self._model) for is_one in (self._lib.llama_model_is_recurrent, self._lib.llama_model_is_hybrid)
+        )
+        """Whether the model has states, which cannot be taken back to an earlier token."""
+        self._states: list[Any] = []
+        """After the prompts, by sequence, where there are any."""
 
     def first_token(self, prompt: Sequence[int]) -> int:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._single), False)
         return self._compute(self._single, prompt, sequence=0)
 
     def first_token_again(self, prompt: Sequence[int]) -> int:
+        if self._recurs:
+            return self.first_token(prompt)
         last = len(prompt) - 1
         self._forget_from(self._single, 0, last)
         return self._run(self._single, [(prompt[last], last, 0, True)])[0]
@@ -88,12 +96,16 @@ class LlamaCpp:
             else:
                 self._lib.llama_memory_seq_cp(memory, origin, sequence, -1, -1)
                 self._first.append(self._first[origin])
+        self._states = [self._state(sequence) for sequence in range(len(prompts))] if self._recurs else []
 
     def rewind(self) -> None:
         self._held = len(self._prompts[0])
         self._tokens = list(self._first)
         for sequence in range(len(self._prompts)):
-            self._forget_from(self._streams, sequence, self._held)
+            self._forget_from(self._streams, sequence, 0 if self._recurs else self._held)
+        for sequence, state in enumerate(self._states):
+            if not self._lib.llama_state_seq_set_data(self._streams, state, len(state), sequence):
+                raise LandraceError("llama.cpp does not take a state back that it gave.")
 
     def decode(self, steps: int) -> list[tuple[int, ...]]:
         done = []
@@ -108,6 +120,7 @@ class LlamaCpp:
         if self._streams is not None:
             self._lib.llama_free(self._streams)
             self._streams = None
+            self._states = []
 
     def close(self) -> None:
         """Gives all memory back; the runner cannot be used any more."""
@@ -126,6 +139,14 @@ class LlamaCpp:
         if not context:
             raise LandraceError(f"llama.cpp cannot make a context of {tokens} tokens for {streams} sequences.")
         return context
+
+    def _state(self, sequence: int) -> Any:
+        """All that the streams' context holds of a sequence."""
+        size = self._lib.llama_state_seq_get_size(self._streams, sequence)
+        held = (ctypes.c_uint8 * size)()
+        if self._lib.llama_state_seq_get_data(self._streams, held, size, sequence) != size:
+            raise LandraceError("llama.cpp does not give the state of a sequence.")
+        return held
 
     def _forget_from(self, context: Any, sequence: int, position: int) -> None:
         if not self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), sequence, position, -1):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from landrace.bench.llama_cpp_peer import LlamaCpp
 from landrace.checkpoints import open_checkpoint
 from landrace.errors import CheckpointError, OptionError, UnsupportedError
 from landrace.model import open_model, open_tokenizer
@@ -135,6 +136,24 @@ def test_transformers_reads_the_folder(models: Path, name: str) -> None:
     ours = open_tokenizer(open_checkpoint(models / name))
     for text in TEXTS:
         assert tokenizer.encode(text, add_special_tokens=False) == ours.encode(text)
+
+
+@pytest.mark.parametrize("name", [shape.name for shape in (SHAPE, *OTHERS)])
+def test_a_peer_goes_back_to_the_prompts(models: Path, name: str) -> None:
+    """States cannot be taken back token by token, so they are put back."""
+    peer = LlamaCpp(models / f"{name}.BF16.gguf", threads=1)
+    prompts = [IDS, IDS[::-1]]
+    peer.begin_decode(prompts, room=8)
+    found = []
+    for _ in range(3):
+        peer.rewind()
+        found.append(peer.decode(4))
+    for stream, prompt in enumerate(prompts):
+        token = peer.first_token(prompt)
+        assert peer.first_token_again(prompt) == token
+        assert found[0][0][stream] == peer.first_token([*prompt, token])
+    peer.close()
+    assert found[0] == found[1] == found[2]
 
 
 def test_both_engines_cut_text_alike(models: Path) -> None:
