@@ -23,6 +23,7 @@ from landrace.kernels.layer_cache import INT4, LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
+from landrace.models.cache_shapes import cache_shapes
 from landrace.models.cache_spec import Paged, group_layers
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
@@ -31,7 +32,7 @@ from landrace.models.mixer_spec import Recurrent
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.recorded import Recorded
-from landrace.models.recorder import Recorder, cache_shapes
+from landrace.models.recorder import Recorder
 from landrace.models.spec import LayerSpec, ModelSpec
 from landrace.models.stored import StoredTensor
 

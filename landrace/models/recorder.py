@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any
 
 from torch import Tensor
 
 from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.cache import CacheShape, Heads, IndexKeys, Latents
+from landrace.kernels.cpu.cache import IndexKeys
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
 from landrace.kernels.cpu.selection import select, select_blocks
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
+from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
@@ -430,25 +431,3 @@ class Recorder(StreamRecorder):
 
 def _leaf(weight: Linear | Norm) -> str:
     return weight.name.rpartition(".")[2]
-
-
-def heads_of(spec: Gqa) -> Heads:
-    """The shape that the kernels and the cache need."""
-    return Heads(spec.n_heads, spec.n_kv_heads, spec.head_dim)
-
-
-def latents_of(spec: Mla) -> Latents:
-    """The shape that the kernels and the cache need."""
-    return Latents(spec.n_heads, spec.kv_rank, spec.rope_dim)
-
-
-def cache_shapes(mixer: Gqa | Mla) -> tuple[CacheShape, ...]:
-    """What the cache of a layer holds, and that of its indexer."""
-    index = (IndexKeys(mixer.index_dim),) if mixer.index_dim else ()
-    match mixer:
-        case Gqa():
-            return (heads_of(mixer), *index)
-        case Mla():
-            return (latents_of(mixer), *index)
-        case _:
-            assert_never(mixer)
