@@ -49,6 +49,8 @@ def say(tiny_model: Path, free_rows: None) -> Callable[..., httpx.Response]:
     engine: Any = SimpleNamespace(
         tokenizer=opened.model.tokenizer,
         max_length=opened.engine.max_length,
+        prompt_limit=opened.engine.max_length,
+        shifts=False,
         max_pending=8,
         check_alive=lambda: None,
         fingerprint=lambda adapter: "fp",

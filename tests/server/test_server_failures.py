@@ -21,7 +21,11 @@ def reply_when(failure: Exception) -> httpx.Response:
         raise failure
 
     engine: Any = SimpleNamespace(
-        tokenizer=SimpleNamespace(encode=encode), check_alive=lambda: None, max_length=8, max_pending=8
+        tokenizer=SimpleNamespace(encode=encode),
+        check_alive=lambda: None,
+        max_length=8,
+        prompt_limit=8,
+        max_pending=8,
     )
     app = create_app([ServedModel("m", engine)], UsageLog(None, name="m", command="", config={}))
 

@@ -161,7 +161,9 @@ def test_a_bug_has_the_headers_of_every_reply() -> None:
     def encode(text: str, **_: Any) -> list[int]:
         raise ZeroDivisionError("a secret")
 
-    engine: Any = SimpleNamespace(tokenizer=SimpleNamespace(encode=encode), check_alive=lambda: None, max_length=9)
+    engine: Any = SimpleNamespace(
+        tokenizer=SimpleNamespace(encode=encode), check_alive=lambda: None, max_length=9, prompt_limit=9
+    )
     app = create_app([ServedModel("m", engine)], UsageLog(None, name="m", command="", config={}), ["*"])
 
     async def post() -> httpx.Response:
