@@ -20,13 +20,19 @@ from landrace.models.spec import ModelSpec
 
 
 def repeatable(spec: ModelSpec) -> bool:
-    """Whether a step of the model asks the host nothing: routers choose experts, and states begin, by numbers that the
-    reference kernels read."""
+    """Whether a step of the model asks the host nothing: routers choose experts, indexers choose positions and states
+    begin by numbers that the reference kernels read."""
     return all(isinstance(layer.ffn, Dense) and _repeatable(layer.mixer) for layer in spec.layers)
 
 
 def _repeatable(mixer: Mixer) -> bool:
-    return isinstance(mixer, Mla) or (isinstance(mixer, Gqa) and not mixer.alibi and mixer.chunks is None)
+    match mixer:
+        case Mla():
+            return mixer.selection is None
+        case Gqa():
+            return mixer.selection is None and not mixer.alibi and mixer.chunks is None
+        case _:
+            return False
 
 
 class DecodeStep:

@@ -55,7 +55,7 @@ def test_a_repeated_step_computes_what_its_batch_says(model: str, tiny_decoder: 
     assert decoder.worst < 1e-4
 
 
-@pytest.mark.parametrize("model", ["experts", "delta nets"])
+@pytest.mark.parametrize("model", ["experts", "delta nets", "chosen latents", "chosen blocks"])
 def test_what_asks_the_host_is_not_repeated(model: str, tiny_decoder: Callable) -> None:
     assert not repeatable(tiny_decoder(**MODELS[model]).spec)
 
