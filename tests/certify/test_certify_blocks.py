@@ -1,4 +1,5 @@
-"""Certificates of models with latent attention and with states: every type, answers included, and adapters on them."""
+"""Certificates of models with latent attention, with states and with layers for pictures: answers included, and
+adapters on them."""
 
 from __future__ import annotations
 
@@ -33,6 +34,13 @@ def test_every_type_agrees(kind: str, tiny_model: MakeModel, extension: object) 
     assert {"engine, answers", "as served, answers", "transformers, float32"} <= paths.keys()
     assert paths["as served, answers"].tokens == 2 * 16
     assert paths["as served, one batch"].equal_experts in (None, 1.0)
+
+
+def test_layers_that_text_passes_by(tiny_model: MakeModel, extension: object) -> None:
+    """Llama 3.2 Vision, whose embedding has rows for pictures past the vocabulary."""
+    certificate = certify(str(tiny_model("mllama")), conversations=SHORT)
+    assert certificate.passed, failures(certificate)
+    assert "transformers, float32" in {path.name for path in certificate.paths}
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v3", "qwen3_next", "kimi_linear", "minimax"])
