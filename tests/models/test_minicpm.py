@@ -15,6 +15,7 @@ from tiny_models import cached_logits, load, packed_logits, random_ids, worst
 from torch import Tensor
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.batch import ForwardBatch
 from landrace.models.families import read_config
 from landrace.models.mixer_spec import Gqa, MeanSelection
 
@@ -78,7 +79,7 @@ def seen_by(i: int, queries: Tensor, keys: Tensor, sparse: dict[str, Any]) -> li
     for b in range(own + 1):
         pooled = weights[max(0, b * ratio - 1) : b * ratio + ratio]
         forced = b < sparse["init_blocks"] or own <= b + local
-        scores.append(math.inf if forced else float(pooled.max()))
+        scores.append(math.inf if forced else float(pooled.detach().max()))
     best = sorted(range(own + 1), key=lambda b: (-scores[b], b))[: sparse["topk"] + local]
     return [j for j in everything if j // block in best]
 
@@ -163,6 +164,8 @@ def test_the_published_keys() -> None:
     assert (mixer.selection.most, mixer.selection.onset, mixer.kept_values) == (6144, 8191, 512 + 16)
     assert (spec.max_length, spec.length_limit) == (65536, 65536)
     assert read_config({**CONFIG, **sizes, "sparse_config": {"dense_len": 8192}}).spec == spec
+    always = read_config({**CONFIG, **sizes, "sparse_config": {**published, "dense_len": -1}}).spec.layers[0].mixer
+    assert isinstance(always, Gqa) and always.selection is not None and always.selection.onset == 6144
 
 
 @pytest.mark.parametrize(
@@ -181,3 +184,20 @@ def test_the_published_keys() -> None:
 def test_what_is_impossible_or_unknown_is_refused(changes: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         read_config({**CONFIG, "sparse_config": {**SPARSE, **changes}})
+
+
+def test_gradients_are_those_of_the_formulas() -> None:
+    """Through what is attended to, and not through the choice."""
+    ids, own = random_ids((230,))[0], tensors()
+    chosen = [name for name in own if "self_attn" in name or "embed" in name]
+    leaves = {name: tensor.double().requires_grad_(name in chosen) for name, tensor in own.items()}
+    formulas(leaves, ids)[-20:].pow(2).sum().backward()
+    model, decoder = load(CONFIG, own)
+    decoder.requires_grad_(True)
+    packed = decoder(ForwardBatch.packed([ids]))
+    found = torch.autograd.grad(packed[-20:].pow(2).sum(), list(decoder.parameters()))
+    ours = dict(zip([name for name, _ in decoder.named_parameters()], found, strict=True))
+    for name, source in model.sources.items():
+        theirs = leaves[source.tensor].grad
+        if theirs is not None:
+            assert torch.allclose(ours[name].double(), theirs, atol=2e-4 * float(theirs.abs().max()), rtol=0), name

@@ -36,7 +36,9 @@ def read_minicpm(config: Config) -> ModelSpec:
 
 def _read_selection(sparse: Config, attention: Gqa) -> MeanSelection:
     sparse = sparse.replaced({key: value for key, value in SPARSE.items() if key not in sparse})
-    block, dense = sparse.size("block_size", MAX_POSITIONS), sparse.size("dense_len", MAX_POSITIONS)
+    block = sparse.size("block_size", MAX_POSITIONS)
+    # -1: always sparse, so from where there is a coarse window.
+    dense = COARSE * MEAN_OF if sparse.get("dense_len") == -1 else sparse.size("dense_len", MAX_POSITIONS)
     topk, window = sparse.size("topk", MAX_POSITIONS), sparse.size("window_size", MAX_POSITIONS)
     first = sparse.count("init_blocks")
     sparse.finish(fixed={"kernel_size": WINDOW * MEAN_OF, "kernel_stride": MEAN_OF, "use_nope": False})
