@@ -109,7 +109,7 @@ def _heads(mixer: Gqa | Mla) -> str:
             blocks = mixer.selection
             if blocks is None:
                 return heads
-            late = f" from {blocks.onset} tokens on" if blocks.onset > blocks.most else ""
+            late = f", from token {blocks.onset + 1} on" if blocks.onset > blocks.most else ""
             return f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens{late}"
         case Mla():
             width = mixer.nope_dim + mixer.rope_dim
