@@ -140,13 +140,13 @@ def test_latents_and_states_in_fewer_bits(case: str, write_model: WriteModel, te
     folder, out = write_model(OTHER_MIXERS[case]), tmp_path / "tiny.gguf"
     quantize(str(folder), "q4_k_m", out, importance=text, text=text)
     expected, got = logits(folder), logits(out)
-    assert 1e-4 < (got - expected).abs().mean() < 0.3 * expected.std()
+    assert 1e-4 < (got - expected).abs().mean() < 0.5 * expected.std()
 
 
 def test_importance_follows_the_order_of_heads(write_model: WriteModel, text: Path, tmp_path: Path) -> None:
     """llama.cpp has another one than the hub."""
     folder, out = write_model(OTHER_MIXERS["qwen3_5_text"]), tmp_path / "tiny.gguf"
-    quantize(str(folder), "q8_0", out)
+    quantize(str(folder), "f32", out)
     ids = open_model(str(folder)).tokenizer.encode(TEXT)[:256]
     ours, theirs = (open_checkpoint(path) for path in (folder, out))
     hub = importance_of(open_model(str(folder), dtype="float32").decoder, [ids])
@@ -154,7 +154,7 @@ def test_importance_follows_the_order_of_heads(write_model: WriteModel, text: Pa
     written = hub.by_tensor(gguf_model(ours).sources)
     assert written.keys() == file.keys() and "blk.0.ssm_out.weight" in file
     for name, counts in file.items():
-        torch.testing.assert_close(written[name], counts, atol=0.02, rtol=0.05)
+        torch.testing.assert_close(written[name], counts, atol=1e-4, rtol=1e-3)
 
 
 def test_gguf_of_a_gguf(llama: Path, text: Path, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_vocabulary_of_pieces(form: str, write_model: WriteModel, tmp_path: Pa
     quantize(str(folder), "f32", out)
     ours, again = open_model(str(folder)), open_model(str(out))
     theirs = llama_cpp.Llama(str(out), n_ctx=64, logits_all=True, n_threads=1, verbose=False, type_k=0, type_v=0)
-    for text in (TEXT, "The keys\n\tare   in 2026 😀", "  two", "<s>the</s> keys", "ﬁ ½ x1y22"):
+    for text in (TEXT, "The keys\n\tare   in 2026 😀", "  two", "the<s>the</s> keys", "ﬁ ½ x1y22"):
         ids = ours.tokenizer.encode(text)
         assert again.tokenizer.encode(text) == ids and again.tokenizer.decode(ids) == ours.tokenizer.decode(ids)
         assert theirs.tokenize(text.encode(), add_bos=True, special=True) == ids
