@@ -45,7 +45,7 @@ def gguf_vocabulary(folder: Path, size: int) -> dict[str, Any]:
     texts = [tokenizer.token_text(index) for index in range(size)]
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     if tokenizer.conventions.spelling is Spelling.BYTE_LEVEL:
-        own = {
+        own: dict[str, Any] = {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": _cut_of(tokenizer, bool(model.get("ignore_merges"))),
             "tokenizer.ggml.merges": [" ".join(merge) for merge in merges],

@@ -45,7 +45,9 @@ def stored_matrix(block_type: str, n_out: int, n_in: int, seed: int = 0) -> Tens
             raw[raw & 124 == 124] = 5  # infinities and codes for NaN
         elif block_type != "I8_F32":
             raw[raw & 127 == 127] = 5  # the two codes for NaN
-        raw[:, :4] = (torch.randn(len(raw), 1, generator=generator) * 0.002).view(torch.uint8)
+        n_scales = len(raw) if block_type != "NVFP4_F32" else n_out  # which has one for all of a row
+        scales = torch.randn(n_scales, 1, generator=generator).repeat_interleave(len(raw) // n_scales, dim=0)
+        raw[:, :4] = (scales * 0.002).view(torch.uint8)
     for at in HALVES.get(block_type, ()):
         scales = torch.randn(len(raw), 1, generator=generator) * 0.02
         scales[torch.rand(len(raw), 1, generator=generator) < 0.05] = 0.0

@@ -21,7 +21,7 @@ from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.spec import ModelSpec
 
-_NAMES = {one.model_type: name for name, one in reversed(ARCHITECTURES.items())} | dict.fromkeys(
+_NAMES = {one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])} | dict.fromkeys(
     ("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"
 )
 """Model types to architectures, the first of several."""
