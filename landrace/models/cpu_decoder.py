@@ -211,7 +211,7 @@ def new_cpu_cache(
         )
     if not keeps(spec, dtype):
         raise OptionError(
-            "This model's cache holds latents or the keys of an indexer, which are kept in int8 at the least.",
+            "This model's cache holds latents or what positions are chosen by, which is kept in int8 at the least.",
             hint="Choose int8.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}

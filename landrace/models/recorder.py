@@ -16,13 +16,13 @@ from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
 from landrace.kernels.cpu.cache import IndexKeys
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
-from landrace.kernels.cpu.selection import select, select_blocks
+from landrace.kernels.cpu.selection import select, select_blocks, select_by_means
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
+from landrace.models.mixer_spec import BlockSelection, Gdn, Gqa, Kda, Lightning, MeanSelection, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -160,7 +160,7 @@ class Recorder(StreamRecorder):
 
     def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
         own = spec.selection
-        assert own is not None
+        assert isinstance(own, BlockSelection)
         q_norm, k_norm = norms
         select_blocks(
             self._program,
@@ -178,6 +178,14 @@ class Recorder(StreamRecorder):
             group=self._cache_groups.index(spec.cache),
             **self._turning(spec.rope),
         )
+
+    def select_by_means(self, spec: Gqa, cache: int, q: int, past: int) -> None:
+        own = spec.selection
+        assert isinstance(own, MeanSelection)
+        sizes = {"block": own.block, "n_blocks": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
+        group = self._cache_groups.index(spec.cache)
+        layer = self._next_layer()
+        select_by_means(self._program, layer, past, heads_of(spec), q=q, onset=own.onset, group=group, **sizes)
 
     def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
         assert spec.rope is not None
@@ -199,6 +207,7 @@ class Recorder(StreamRecorder):
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
             most=None if spec.selection is None else spec.selection.most,
+            onset=None if spec.selection is None else spec.selection.onset,
             chunk=None if spec.chunks is None else spec.chunks.size,
             further=further,
         )

@@ -29,6 +29,7 @@ from landrace.models.families import (
     kimi_linear,
     llama,
     llama4,
+    minicpm,
     minicpm3,
     minimax,
     minimax_m3,
@@ -46,7 +47,7 @@ from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
 _FILES = (
-    *(llama, mllama, qwen, glm, hunyuan, baichuan),
+    *(llama, minicpm, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
     *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4),
 )
