@@ -16,6 +16,9 @@ from landrace.model import Model
 from landrace.models.decoder import Decoder
 from landrace.models.families import language_model, read_config
 
+TURNS_HALVES = ("hy_v4",)
+"""Types whose heads transformers turns otherwise than the weights were trained for."""
+
 
 def why_no_witness(model: Model[Decoder], adapter: Path | None) -> str | None:
     """Why transformers cannot be asked; None if it can."""
@@ -28,6 +31,8 @@ def why_no_witness(model: Model[Decoder], adapter: Path | None) -> str | None:
     config = language_model(model.checkpoint.config)
     if _auto_class(config["model_type"]) is None:
         return f"it has no language model of the type {config['model_type']}"
+    if config["model_type"] in TURNS_HALVES and any(one.is_turned for one in model.checkpoint.hub_sources.values()):
+        return "it turns the halves of this type's heads, and published weights turn in pairs"
     if adapter is not None and config["model_type"] != model.checkpoint.config["model_type"]:
         return f"only the {config['model_type']} in it computes logits, and the adapter is for the whole"
     return None
