@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from landrace.certify.certificate import Scores
+from landrace.certify.scores import Scores, scores_of
 from landrace.checkpoints import write_checkpoint
 from landrace.model import Model
 from landrace.models.decoder import Decoder
@@ -46,13 +46,7 @@ def transformers_scores(
     with tempfile.TemporaryDirectory(prefix="landrace-certify-") as folder:
         witness = _load(model, Path(folder) / "model", adapter)
     witness.eval()
-    results = []
-    for ids in sequences:
-        logits = witness(input_ids=torch.tensor([ids])).logits[0, :-1].float()
-        targets = torch.tensor(ids[1:])[:, None]
-        logprobs = logits.log_softmax(-1).gather(1, targets)[:, 0]
-        results.append(Scores(logprobs.tolist(), logits.argmax(-1).tolist()))
-    return results
+    return [scores_of(witness(input_ids=torch.tensor([ids])).logits[0], ids) for ids in sequences]
 
 
 def _load(model: Model[Decoder], folder: Path, adapter: Path | None) -> Any:
