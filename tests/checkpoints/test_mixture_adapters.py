@@ -84,7 +84,11 @@ THEIRS: dict[str, dict[str, Any]] = {
 def test_pefts_here(saved: tuple[Any, Checkpoint, Decoder], options: str, tmp_path: Path) -> None:
     model, checkpoint, decoder = saved
     towers = r".*(visual|vision|audio|talker).*"
-    config = peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", exclude_modules=towers, **THEIRS[options])
+    chosen = dict(THEIRS[options])
+    if checkpoint.config["model_type"] == "ernie4_5_vl_moe" and "target_parameters" in chosen:
+        # Its experts for pictures are not ours.
+        chosen["target_parameters"] = [f"text_moe.{name}" for name in chosen["target_parameters"]]
+    config = peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", exclude_modules=towers, **chosen)
     theirs = peft.get_peft_model(model, config)
     torch.manual_seed(2)
     for name, parameter in theirs.named_parameters():
