@@ -50,6 +50,8 @@ STORED_FLOATS: Mapping[str, Arithmetic] = {
     "F16": "bfloat16",
     "BF16": "bfloat16",
     "F8_F32": "float32",
+    "E5M2_F32": "float32",
+    "NF4_F32": "float32",
 }
 
 

@@ -50,7 +50,7 @@ class Recorder(StreamRecorder):
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
         cache_groups: Sequence[Paged],
-        hear_routers: Callable[[Tensor], None] | None = None,
+        hear_choices: Callable[[tuple[Tensor, ...]], None] | None = None,
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
@@ -64,7 +64,7 @@ class Recorder(StreamRecorder):
         super().__init__(program, weights)
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
-        self._hear_routers = hear_routers
+        self._hear_choices = hear_choices
 
     def embed(self, table: Table, factor: float) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -162,6 +162,7 @@ class Recorder(StreamRecorder):
         own = spec.selection
         assert isinstance(own, BlockSelection)
         q_norm, k_norm = norms
+        self._hear(q, k)
         select_blocks(
             self._program,
             self._next_layer(),
@@ -235,6 +236,7 @@ class Recorder(StreamRecorder):
     def select(self, spec: Mla, cache: int, q: int, k: int, weights: int, norm: LayerNorm) -> None:
         own = spec.indexer
         assert own is not None
+        self._hear(q, k, weights)
         select(
             self._program,
             self._next_layer(),
@@ -320,8 +322,7 @@ class Recorder(StreamRecorder):
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
         logits = self._part(weights, "router")
         self._program.product("router", x, [logits])
-        if (hear := self._hear_routers) is not None:
-            self._program.call("hear", lambda step: hear(self._program.read(logits.out, step.token_ids.numel())))
+        self._hear(logits.out)
         vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
         choice_bias, table = vectors
         return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
@@ -428,6 +429,12 @@ class Recorder(StreamRecorder):
     def _next_layer(self) -> int:
         layer, self._n_kept = self._n_kept, self._n_kept + 1
         return layer
+
+    def _hear(self, *buffers: int) -> None:
+        """For whoever listens, what a choice is made of."""
+        if (hear := self._hear_choices) is not None:
+            read = self._program.read
+            self._program.call("hear", lambda step: hear(tuple(read(x, step.token_ids.numel()) for x in buffers)))
 
     def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
         """The table that a step must bring, and how many pairs of channels turn by it."""

@@ -160,8 +160,8 @@ class Source:
     """Adapters of the hub's kind change the stored matrix, not the transposed one: see `adapter_modules`."""
     heads: int | None = None
     """The stored rows are those of so many heads, and `rows` those of each head."""
-    by_head: bool = False
-    """The stored tensor's first axis counts heads, and the parameter is their matrices one under another."""
+    by_head: int = 0
+    """The stored tensor's first axis counts so many heads, and the parameter is their matrices one under another."""
     entry: int | None = None
     """The parameter is this entry of the stored tensor's first axis."""
     form: Form = "plain"
@@ -300,6 +300,8 @@ class Source:
         shape = list(parameter if self.stacked is None else parameter[1:])
         if self.entry is not None:
             return (self.entry + 1, *shape)
+        if self.by_head:
+            shape = [self.by_head, shape[0] // self.by_head, *shape[1:]]
         if rows is not None:
             shape[self._axis] = rows
         if self.transposed:
@@ -317,7 +319,7 @@ class Source:
 
     @property
     def _in_heads(self) -> bool:
-        return self.by_head or self.heads is not None
+        return self.by_head > 0 or self.heads is not None
 
     def _part(self, tensor: Tensor) -> Tensor:
         """`part` as a view, with an axis of heads where there are any."""
