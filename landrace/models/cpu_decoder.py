@@ -136,8 +136,8 @@ class CpuDecoder:
 
     def hear_choices(self, hear: Callable[[tuple[Tensor, ...]], None] | None) -> None:
         """From now on `hear` is given what each choice in every step is made of, in the order in which a pass makes
-        them: a router's logits [T, n_experts], or an indexer's queries and keys, and weights if it has any, as `Ops`
-        takes them. None: no more."""
+        them: a router's logits [T, n_experts], or queries and keys, an indexer's or the layer's, and weights if there
+        are any, as `Ops` takes them. None: no more."""
         self._hear_choices = hear
         self._pass = self._record()
 

@@ -140,6 +140,8 @@ class Recorder(StreamRecorder):
         self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[int, int]:
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
+        if isinstance(spec.selection, MeanSelection):
+            self._hear(q, k)
         layer = self._next_layer()
         self._program.rope(
             layer,
@@ -184,9 +186,8 @@ class Recorder(StreamRecorder):
         own = spec.selection
         assert isinstance(own, MeanSelection)
         sizes = {"block": own.block, "n_blocks": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
-        group = self._cache_groups.index(spec.cache)
-        layer = self._next_layer()
-        select_by_means(self._program, layer, past, heads_of(spec), q=q, onset=own.onset, group=group, **sizes)
+        where = {"onset": own.onset, "group": self._cache_groups.index(spec.cache)}
+        select_by_means(self._program, self._next_layer(), past, heads_of(spec), q=q, **where, **sizes)
 
     def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
         assert spec.rope is not None
