@@ -89,8 +89,8 @@ class Naming:
     """Our norms that multiply by their stored weight all the same."""
     forms: Mapping[str, Form] = field(default_factory=dict)
     """Our parameters of a layer that are stored in another form."""
-    spare_rows: bool = False
-    """Whether the embedding may have rows past the vocabulary, which no text uses."""
+    spare_rows: int = 0
+    """Rows of the embedding past the vocabulary, which no text uses. A file that is read may have none."""
     passed_by: Collection[int] = ()
     """Numbers of the file's layers that the decoder has not, and counts none of its own by."""
     unit_head: int | None = None
@@ -121,7 +121,7 @@ class Naming:
                 of_mtp[leaf] = shape
             elif first == "embed_tokens":
                 rows = (0, spec.vocab_size) if self.spare_rows else None
-                found[name] = Source(f"{body}{self.embedding}.{leaf}", rows)
+                found[name] = Source(f"{body}{self.embedding}.{leaf}", rows, spare=self.spare_rows)
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
             elif first == "hc_head":

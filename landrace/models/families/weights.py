@@ -144,6 +144,8 @@ class Source:
     """Its columns are."""
     ones: Shape | None = None
     """The stored tensor's shape where it has axes of length 1 beside the parameter's only one, which is -1 here."""
+    spare: int = 0
+    """Rows of the stored tensor behind `rows` that nothing is read from; zeros where it is written."""
     step: int = 1
     """Of `rows`, every so many-th, beginning with the first."""
     stacked: int | None = None
@@ -309,7 +311,7 @@ class Source:
     @property
     def total_rows(self) -> int | None:
         """How many rows of the stored tensor there are at least; None where `rows` does not say."""
-        return None if self.rows is None else self.rows[1] * (self.heads or 1)
+        return None if self.rows is None else self.rows[1] * (self.heads or 1) + self.spare
 
     @property
     def _axis(self) -> int:
