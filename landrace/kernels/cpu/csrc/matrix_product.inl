@@ -32,6 +32,7 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::mxfp4: return f(std::integral_constant<Kind, Kind::mxfp4>());
         case Kind::i4_f16: return f(std::integral_constant<Kind, Kind::i4_f16>());
         case Kind::i4_bf16: return f(std::integral_constant<Kind, Kind::i4_bf16>());
+        case Kind::bf12: return f(std::integral_constant<Kind, Kind::bf12>());
     }
 }
 
