@@ -10,9 +10,10 @@ import pytest
 import torch
 from byte_vocabulary import byte_vocabulary
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 
+import transformers
 from quantised_files import MODELS
 from test_cpu_equivalence import CACHES, RUNGS, check, make_requests, oracle, with_cache
 

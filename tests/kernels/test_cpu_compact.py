@@ -150,7 +150,7 @@ def test_each_weight_meets_its_own_input(kernels: Kernels, isa: str, monkeypatch
 def test_rare_weights_cost_eight_bytes(kernels: Kernels) -> None:
     values = normal(32, 4096).float()
     # Seventeen exponents, of which the last one is seldom.
-    values = torch.copysign(torch.exp2(values.abs().mul(3).floor().clamp(max=15)), values)
+    values = torch.copysign(torch.exp2(values.abs().mul(5).floor().clamp(max=15)), values)
     stored, block_type = as_rows(values.bfloat16())
     common = kernels.matrix(stored, block_type, 4096)
     values.view(-1)[:: 32 * 4096 // 24] = 2.0**40

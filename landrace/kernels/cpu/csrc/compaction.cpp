@@ -40,20 +40,13 @@ Matrix Compaction::pack(ThreadPool& pool, uint8_t* to) const {
     return {matrix_.kind, matrix_.n_out, matrix_.n_in, to};
 }
 
-/// Zero stands for what the matrix lacks.
-uint16_t Compaction::weight(int row, int64_t input) const {
-    uint16_t bits = 0;
-    if (row < matrix_.n_out && input < matrix_.n_in) std::memcpy(&bits, stored_ + 2 * (static_cast<int64_t>(row) * matrix_.n_in + input), 2);
-    return bits;
-}
-
 /// A tile's exponents are the most frequent ones, and of equally frequent ones the smallest.
 void Compaction::look_through(int index) {
     // Neighbours are counted apart, since they are often equal, and a count must be written before it is read again.
     constexpr int kApart = 4;
     uint64_t counts[kApart][kExponents] = {};
     const int n_rows = std::min(kTile, matrix_.n_out - index * kTile);
-    const int64_t n_steps = ceil_div(matrix_.n_in, step_inputs(Kind::bf12)), n_values = static_cast<int64_t>(n_rows) * matrix_.n_in;
+    const int64_t n_steps = ceil_div(matrix_.n_in, 2), n_values = static_cast<int64_t>(n_rows) * matrix_.n_in;
     const uint8_t* values = stored_ + 2 * static_cast<int64_t>(index) * kTile * matrix_.n_in;
     for (int64_t i = 0; i < n_values; ++i) {
         uint16_t bits;
@@ -84,16 +77,26 @@ void Compaction::pack(int index, uint8_t* to) const {
     std::fill_n(codes, kExponents, kNoCode);
     for (int code = 0; code < kTile; ++code) codes[tile.exponents[code]] = static_cast<uint8_t>(code);
 
-    constexpr int kPlaces = 2 * kTile;  // of a step
-    const int n_steps = ceil_div(matrix_.n_in, step_inputs(Kind::bf12)), first_row = index * kTile;
+    // Some inputs of all lanes at a time: a cache line of each row.
+    constexpr int kInputs = 32, kPlaces = 2 * kTile;
+    uint16_t block[kTile][kInputs];
+    const int n_rows = std::min(kTile, matrix_.n_out - index * kTile), n_steps = ceil_div(matrix_.n_in, 2);
     for (int step = 0; step < n_steps; step += kCompactSteps) {
-        uint8_t* signs = start + step_offset(Kind::bf12, step);
-        uint8_t* numbers = signs + kCompactSteps * kPlaces;
-        std::memset(signs, 0, static_cast<size_t>(kCompactSteps * step_bytes(Kind::bf12)));
+        const int first = 2 * step % kInputs;
+        if (first == 0) {
+            // Zero stands for what the matrix lacks.
+            std::memset(block, 0, sizeof(block));
+            const int64_t input = 2 * static_cast<int64_t>(step), n = std::min<int64_t>(kInputs, matrix_.n_in - input);
+            for (int lane = 0; lane < n_rows; ++lane)
+                std::memcpy(block[lane], stored_ + 2 * ((static_cast<int64_t>(index) * kTile + lane) * matrix_.n_in + input), static_cast<size_t>(2 * n));
+        }
+        uint8_t* rest = start + step_offset(Kind::bf12, step);
+        uint8_t* numbers = rest + kCompactSteps * kPlaces;
+        std::memset(rest, 0, static_cast<size_t>(kCompactSteps * step_bytes(Kind::bf12)));
         for (int second = 0; second < std::min(kCompactSteps, n_steps - step); ++second) {
             for (int place = 0; place < kPlaces; ++place) {
-                const uint16_t bits = weight(first_row + place / 2, 2 * static_cast<int64_t>(step + second) + place % 2);
-                signs[second * kPlaces + place] = static_cast<uint8_t>((bits >> 8 & 0x80) | (bits & 0x7f));
+                const uint16_t bits = block[place / 2][first + 2 * second + place % 2];
+                rest[second * kPlaces + place] = static_cast<uint8_t>((bits >> 8 & 0x80) | (bits & 0x7f));
                 const int code = codes[exponent(bits)];
                 if (code != kNoCode) {
                     numbers[place] = static_cast<uint8_t>(numbers[place] | code << 4 * second);

@@ -25,7 +25,6 @@ private:
         uint64_t n_before;  // rare weights of the tiles before it
     };
 
-    uint16_t weight(int row, int64_t input) const;
     void look_through(int index);
     void pack(int index, uint8_t* to) const;
 

@@ -66,10 +66,17 @@ public:
 /// inputs costs, and give a single row two sums that do not wait for each other.
 constexpr int kFloatTiles = LANDRACE_LANES == 512 ? 2 : 1;
 constexpr int kFloatRows = LANDRACE_LANES == 512 ? 8 : 4;
+/// Rows of one pass over T tiles of a kind. What bf12 unpacks in registers serves as many as there are registers for.
+template <Kind kind, int T> constexpr int kPassRows = kind == Kind::bf12 && T == 1 ? kFloatTiles * kFloatRows : kFloatRows;
+/// Tiles of one pass over so many rows.
+inline int tiles_together(Kind kind, int n_rows) {
+    const bool alone = kind == Kind::bf12 && n_rows > kFloatRows && n_rows <= kPassRows<Kind::bf12, 1>;
+    return alone ? 1 : kFloatTiles;
+}
 /// The most steps that all rows take before the next ones: their weights stay near meanwhile.
 constexpr int kStepsTogether = 256;
-/// The least: what is asked for during a stretch is what comes after it.
-constexpr int steps_ahead(Kind kind) { return kPrefetchBytes / step_bytes(kind); }
+/// The least: what is asked for during a stretch is what comes after it. Tiles of bf12 are passed in less time.
+constexpr int steps_ahead(Kind kind) { return (kind == Kind::bf12 ? 2 : 1) * kPrefetchBytes / step_bytes(kind); }
 
 /// A stretch of steps, and what a pass over some of the rows asks memory for: a share of the lines of the next stretch, so
 /// that memory and processor are busy through all of the passes.
@@ -89,19 +96,23 @@ void float_pass(Reader<kind>* tiles, const Stretch& stretch, const Rows& rows, i
     constexpr int kSteps = Reader<kind>::kSteps;
     const int64_t n_steps = ceil_div(rows.n_in, step_inputs(kind));
     const auto* panels = S::panels(rows) + first / kPanel * n_steps * kPanel;
-    // Lines are asked for as often as it takes to have asked for the pass's share of them at its end.
+    // A line is asked for as often as it takes to have asked for the pass's share of them at its end. Tiles of which steps
+    // are read together have one pass, in which each step asks for one.
     constexpr int kLine = 64;
-    const int every = kSteps * std::max(1, stretch.n_passes * (stretch.end - stretch.begin) * kLine / stretch.n_bytes);
+    constexpr bool kByStep = kSteps > 1;
+    const int n = stretch.end - stretch.begin, every = kByStep ? n : std::max(1, stretch.n_passes * n * kLine / stretch.n_bytes);
     int64_t line = ceil_div(stretch.n_bytes, stretch.n_passes * kLine) * stretch.pass * kLine;
     Floats acc[T][R];
     LANDRACE_UNROLL for (int t = 0; t < T; ++t)
         LANDRACE_UNROLL for (int r = 0; r < R; ++r) acc[t][r] = stretch.begin == 0 ? all(0.0f) : load(out[t] + r * kTile);
-    for (int64_t step = stretch.begin; step < stretch.end; line += kSteps * kLine) {
-        LANDRACE_UNROLL for (int t = 0; t < T; ++t)
-            LANDRACE_UNROLL for (int i = 0; i < kSteps; ++i) prefetch(stretch.next[t] + line + i * kLine);
+    for (int64_t step = stretch.begin; step < stretch.end; line += kLine) {
+        LANDRACE_UNROLL for (int t = 0; t < T && !kByStep; ++t) prefetch(stretch.next[t] + line);
         for (const int64_t stop = std::min<int64_t>(step + every, stretch.end); step < stop; step += kSteps) {
             typename S::Weights weights[T][kSteps];
-            LANDRACE_UNROLL for (int t = 0; t < T; ++t) tiles[t].read(step - stretch.origin, weights[t]);
+            LANDRACE_UNROLL for (int t = 0; t < T; ++t) {
+                tiles[t].read(step - stretch.origin, weights[t]);
+                LANDRACE_UNROLL for (int i = 0; i < kSteps && kByStep; ++i) prefetch(stretch.next[t] + (step - stretch.begin + i) * step_bytes(kind));
+            }
             LANDRACE_UNROLL for (int i = 0; i < kSteps; ++i) {
                 if (i > 0 && step + i == stretch.end) break;
                 LANDRACE_UNROLL for (int r = 0; r < R; ++r) {
@@ -119,13 +130,15 @@ void float_pass(Reader<kind>* tiles, const Stretch& stretch, const Rows& rows, i
 template <Kind kind, int T>
 void float_passes(Reader<kind>* tiles, Stretch stretch, const Rows& rows, int first, int n_rows, float* const* out) {
     for (; stretch.pass < stretch.n_passes; ++stretch.pass) {
-        const int done = stretch.pass * kFloatRows, n = n_rows - done;
+        const int done = stretch.pass * kPassRows<kind, T>, n = n_rows - done;
         float* to[T];
         for (int t = 0; t < T; ++t) to[t] = out[t] + done * kTile;
         if (n == 1) float_pass<kind, T, 1>(tiles, stretch, rows, first + done, to);
         else if (n == 2) float_pass<kind, T, 2>(tiles, stretch, rows, first + done, to);
         else if (n <= 4) float_pass<kind, T, 4>(tiles, stretch, rows, first + done, to);
-        else float_pass<kind, T, kFloatRows>(tiles, stretch, rows, first + done, to);
+        else if (n <= kFloatRows || kPassRows<kind, T> == kFloatRows) float_pass<kind, T, kFloatRows>(tiles, stretch, rows, first + done, to);
+        else if (n <= kFloatRows + kPanel) float_pass<kind, T, std::min(kFloatRows + kPanel, kPassRows<kind, T>)>(tiles, stretch, rows, first + done, to);
+        else float_pass<kind, T, kPassRows<kind, T>>(tiles, stretch, rows, first + done, to);
     }
 }
 
@@ -152,7 +165,8 @@ template <Kind kind, int T>
 void float_product(const uint8_t* const* tiles, const uint8_t* const* next, const Rows& rows, int first, int n_rows, float* const* out) {
     const typename FloatStep<kind>::Mode mode;
     constexpr int kSteps = Reader<kind>::kSteps;
-    const int n_steps = ceil_div(rows.n_in, step_inputs(kind)), n_passes = ceil_div(n_rows, kFloatRows);
+    const int n_steps = ceil_div(rows.n_in, step_inputs(kind));
+    const int n_passes = n_rows <= kPassRows<kind, T> ? 1 : ceil_div(n_rows, kFloatRows);
     const int64_t n_units = ceil_div(n_steps, kSteps);  // of steps that are read together
     const auto n_stretches = ceil_div(static_cast<int>(n_units), std::min(kStepsTogether, n_passes * steps_ahead(kind)) / kSteps);
     const auto border = [&](int index) { return std::min(n_steps, static_cast<int>(n_units * index / n_stretches) * kSteps); };
