@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation, Gate
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerCache, kept_as
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
+from landrace.kernels.reference.key_means import keep_means, kept_means, packed_means, select_by_means
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
@@ -32,7 +33,7 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
+from landrace.models.mixer_spec import BlockSelection, Gdn, Gqa, Kda, Lightning, MeanSelection, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -143,15 +144,15 @@ class ReferenceOps(ReferenceStreams):
             assert isinstance(kept, LayerCache) and kept.values is not None
             keys, values = kept.keys, kept.values
             write_slots = view.groups[spec.cache].write_slots
-            keys.index_copy_(0, write_slots, k.to(keys.dtype))
-            values.index_copy_(0, write_slots, v.to(values.dtype))
+            keys.index_copy_(0, write_slots, kept_as(k, keys.dtype))
+            values.index_copy_(0, write_slots, kept_as(v, values.dtype))
             k, v = keys, values
         return q, (k, v)
 
     @torch.no_grad()
     def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
         own = spec.selection
-        assert own is not None
+        assert isinstance(own, BlockSelection)
         q, k = (
             rms_norm(x.view(x.shape[0], -1, own.head_dim), norm.weight, norm.eps)
             for x, norm in zip((q, k), norms, strict=True)
@@ -160,6 +161,21 @@ class ReferenceOps(ReferenceStreams):
         sizes = {"block": own.block, "top_k": own.top_k, "n_local": own.n_local}
         plan = self._attention_plan(spec.cache)
         self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
+
+    @torch.no_grad()
+    def select_by_means(self, spec: Gqa, cache: int, q: Tensor, past: tuple[Tensor, Tensor]) -> None:
+        own, view = spec.selection, self._batch.cache
+        assert isinstance(own, MeanSelection)
+        plan, keys = self._attention_plan(spec.cache), past[0]
+        if view is None:
+            means = packed_means(keys, plan)
+        else:
+            layer = view.layers[cache]
+            assert isinstance(layer, LayerCache) and layer.index is not None
+            keep_means(keys, layer.index.keys, self._batch.starts, view.groups[spec.cache].sequence_slots)
+            means = kept_means(layer.index.keys, plan, spec.n_kv_heads)
+        sizes = {"block": own.block, "top_k": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
+        self._chosen = select_by_means(q.float(), means, plan, scale=spec.score_factor, onset=own.onset, **sizes)
 
     def turn_on(self, spec: Gqa, q: Tensor) -> tuple[Tensor, Tensor]:
         assert spec.rope is not None
@@ -354,7 +370,7 @@ class ReferenceOps(ReferenceStreams):
     def _written(self, memory: Tensor, spec: Gqa | Mla, rows: Tensor) -> Tensor:
         """The memory, with the step's rows in it."""
         assert self._batch.cache is not None
-        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, rows.to(memory.dtype))
+        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, kept_as(rows, memory.dtype))
 
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device
