@@ -17,7 +17,7 @@ same peak. Writes, norms and activations are left out, so no program can be fast
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, assert_never
@@ -150,26 +150,30 @@ def arithmetic_of(checkpoint: Checkpoint, weights: str) -> Arithmetic:
     return max(elements, key=lambda kind: elements[kind])
 
 
-def stored_matrix_bytes(checkpoint: Checkpoint) -> MatrixBytes:
-    """Bytes in the file of every matrix a step reads; an embedding that is not the head is left out."""
-    always = experts = 0
-    for param, block_type in _stored_matrices(checkpoint):
+def stored_matrix_bytes(checkpoint: Checkpoint, held: Mapping[str, int]) -> MatrixBytes:
+    """Bytes of every matrix a step reads: those in the file, or those `held` in memory (by name) where they are fewer.
+    An embedding that is not the head is left out."""
+
+    def least(param: Param, block_type: str) -> int:
         block = BLOCKS[block_type]
-        n_bytes = param.size // block.elements * block.bytes
+        return min(held[param.name], param.size // block.elements * block.bytes)
+
+    return _summed((param, least(param, block_type)) for param, block_type in _stored_matrices(checkpoint))
+
+
+def held_matrix_bytes(spec: ModelSpec, held: Mapping[str, int]) -> MatrixBytes:
+    """The same for weights that are held in another form than the file's."""
+    return _summed((param, held[param.name]) for param in _matrices(spec))
+
+
+def _summed(matrices: Iterable[tuple[Param, int]]) -> MatrixBytes:
+    always = experts = 0
+    for param, n_bytes in matrices:
         if param.role == "experts":
             experts += n_bytes
         else:
             always += n_bytes
     return MatrixBytes(always, experts)
-
-
-def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> MatrixBytes:
-    """The same for weights that are all held in one form, whatever the file has; `weight_bytes`: of all of them."""
-    everything = sum(param.size for param in declared(spec) if param.is_matrix or param.role == "table")
-    read = _matrices(spec)
-    experts = sum(param.size for param in read if param.role == "experts")
-    always = sum(param.size for param in read) - experts
-    return MatrixBytes(round(weight_bytes * always / everything), round(weight_bytes * experts / everything))
 
 
 def _matrices(spec: ModelSpec) -> list[Param]:

@@ -75,6 +75,11 @@ class CpuDecoder:
         """The cache's type where nothing else is asked for."""
         return cache_dtype_beside(self._weights.block_types)
 
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """See `ServingDecoder`."""
+        return self._weights.held_bytes
+
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
         with one_torch_thread():

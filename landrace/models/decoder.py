@@ -153,7 +153,12 @@ class Decoder(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take."""
-        return sum(parameter.nbytes for parameter in self.parameters())
+        return sum(self.held_bytes.values())
+
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """Memory that each weight takes, by name."""
+        return {name: parameter.nbytes for name, parameter in self.named_parameters()}
 
     def forward(self, batch: ForwardBatch, *, reduce: Reduce | None = None) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""
