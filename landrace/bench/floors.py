@@ -183,7 +183,7 @@ def _scored(attention: Gqa | Mla, past: float) -> float:
 
 def _read(attention: Gqa | Mla, past: float) -> float:
     """Values of the cache that a row reads."""
-    width = attention.index_dim
+    width = attention.index_dim + attention.index_gates
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
 
 
@@ -204,6 +204,5 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
         case _:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
-    index_heads = mixer.n_kv_heads if isinstance(mixer, Gqa) else mixer.selection.n_heads if mixer.selection else 0
     met = sum(_scored(mixer, work.past + index) for index in range(work.new))
-    return 2.0 * (mixer.n_heads * channels * pairs + index_heads * mixer.index_dim * met)
+    return 2.0 * (mixer.n_heads * channels * pairs + mixer.index_heads * mixer.index_dim * met)

@@ -262,11 +262,12 @@ class Program:
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
         most: int | None = None,
+        together: bool | None = None,
         chunk: int | None = None,
         further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
-        last `selection.select_blocks` of so many positions has chosen.
+        last `selection.select_blocks` of so many positions has chosen, or, for all heads `together`, `select_pools`.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
@@ -275,7 +276,7 @@ class Program:
         q_next, q_older = further or (None, None)
         self.add(
             "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
-            most=most, chunk=chunk, q_next=q_next, q_older=q_older,
+            most=most, together=together, chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from landrace.models.mixer_spec import Gqa
+from landrace.models.mixer_spec import BlockSelection, Gqa
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Vector
 
@@ -35,7 +35,7 @@ class GqaBlock(nn.Module):
         self.sinks = Vector(spec.n_heads) if spec.sinks else None
         if spec.selection is not None:
             index_dim = spec.selection.head_dim
-            self.index_q_proj = Linear(d_model, spec.n_kv_heads * index_dim, False, dtype, "out")
+            self.index_q_proj = Linear(d_model, spec.index_heads * index_dim, False, dtype, "out")
             self.index_k_proj = Linear(d_model, index_dim, False, dtype)
             self.index_q_norm = Norm(index_dim, eps)
             self.index_k_norm = Norm(index_dim, eps)
@@ -55,7 +55,8 @@ class GqaBlock(nn.Module):
         q, past = ops.keep(spec, self.cache, q, k, v, norms, self.eps)
         if spec.selection is not None:
             index_q, index_k = index_rows
-            ops.select_blocks(spec, self.cache, index_q, index_k, (self.index_q_norm, self.index_k_norm))
+            choose = ops.select_blocks if isinstance(spec.selection, BlockSelection) else ops.select_pools
+            choose(spec, self.cache, index_q, index_k, (self.index_q_norm, self.index_k_norm))
         further = None if spec.chunks is None else ops.turn_on(spec, q)
         mixed = ops.attend(spec, q, past, self.sinks, further)
         if gate:
