@@ -116,14 +116,14 @@ def serve(
 
 def pool_keys(case: Choosing, s: int, rows: Tensor) -> Tensor:
     """[n_pools, width] of a sequence's whole pools, made of what is kept of its positions."""
-    norm, _, bias = (x.double() for x in case.index_vectors())
+    norm, _, bias = case.index_vectors()
     cos, sin = (x.double() for x in case.angles())
 
     def finish(keys: Tensor) -> Tensor:
         n = case.pool * torch.arange(keys.shape[1])
         return rotate(rms_norm(keys[0], norm, INDEX_EPS).double()[:, None], cos[n], sin[n]).transpose(0, 1)
 
-    pooling = Pooling(case.pool, bias) if case.gated else Pooling(case.pool, finish=finish)
+    pooling = Pooling(case.pool, bias.double()) if case.gated else Pooling(case.pool, finish=finish)
     return pooling.keys(rows[None])[0]
 
 

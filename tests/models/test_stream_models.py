@@ -37,7 +37,7 @@ TARGETS = {
     ],
     "glm5_next": [
         *("q_proj", "b_proj", "f_a_proj", "f_b_proj", "g_b_proj", "o_proj", "q_a_proj", "kv_a_proj_with_mqa"),
-        *("kv_b_proj", "wq_b", "wk", "weights_proj", "gate_proj", "down_proj"),
+        *("kv_b_proj", "wq_b", "wk", "weights_proj"),
     ],
 }
 SEQUENCES = random_ids()
@@ -80,7 +80,9 @@ def logits_with(decoder: Any, place: int) -> list[Tensor]:
 def test_adapters_on_every_projection(kind: str, shared: Path, extension: ModuleType, tmp_path: Path) -> None:
     """peft's are ours on both backends, and what we write of them is peft's again."""
     model, checkpoint = saved(kind, shared, tmp_path / "model")
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=TARGETS[kind], init_lora_weights=False)
+    # Not on the tower's.
+    targets = rf".*language_model.*\.({'|'.join(TARGETS[kind])})" if kind == "glm5_next" else TARGETS[kind]
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False)
     tuned = peft.get_peft_model(model, config)
     tuned.save_pretrained(tmp_path / "adapter")
     theirs = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
@@ -90,6 +92,10 @@ def test_adapters_on_every_projection(kind: str, shared: Path, extension: Module
         assert worst(logits_with(one, one.add_adapter(spec, tensors)), theirs) < 1e-3 * theirs[0].abs().max()
     assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
     write_adapter(tmp_path / "again", spec, tensors, checkpoint.adapter_sources[0], "base", {})
+    _, again, _ = read_adapter(tmp_path / "again", *checkpoint.adapter_sources)
+    assert again.keys() == tensors.keys() and all(torch.equal(again[name], tensors[name]) for name in tensors)
+    if kind == "glm5_next":
+        return  # The files' names of what decays are not those of transformers' modules.
     before, after = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

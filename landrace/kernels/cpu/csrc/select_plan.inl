@@ -143,7 +143,7 @@ void read_index_channels(const LayerCache& cache, const IndexShape& shape, int64
 /// The key and the gates of a slot, side by side.
 template <CacheType type> void read_index_row(const LayerCache& cache, const IndexShape& shape, int64_t slot, float* out) {
     read_index_channels<type>(cache, shape, slot, 0, shape.head_dim, cache.key_scales, out);
-    read_index_channels<type>(cache, shape, slot, shape.head_dim, shape.n_gates, cache.value_scales, out + shape.head_dim);
+    if (shape.n_gates) read_index_channels<type>(cache, shape, slot, shape.head_dim, shape.n_gates, cache.value_scales, out + shape.head_dim);
 }
 
 inline void read_index_row(const LayerCache& cache, const IndexShape& shape, int64_t slot, float* out) {
