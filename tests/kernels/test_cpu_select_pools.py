@@ -148,7 +148,7 @@ def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: li
     for s, n in enumerate(case.lengths):
         own = layer_norm(index_k[s], norm, second, INDEX_EPS) if case.gated else index_k[s]
         own = torch.cat((own, beside[1][s]), 1).double() if case.gated else own.double()
-        ends = torch.arange(case.pool - 1, n, case.pool)
+        ends = torch.arange(n)[case.pool - 1 :: case.pool]
         rest = torch.ones(n, dtype=torch.bool).index_fill(0, ends, False)
         size = own.abs().amax(1, keepdim=True) if case.dtype == torch.int8 else own.abs()
         rounding = ROUNDING[case.dtype]
