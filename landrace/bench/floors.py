@@ -25,16 +25,13 @@ from typing import TYPE_CHECKING, Literal, assert_never
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
 from landrace.models.mixer_spec import (
-    BlockSelection,
     Gdn,
     Gqa,
     Kda,
     Lightning,
-    MeanSelection,
     Mixer,
     Mla,
     Recurrent,
-    Selection,
 )
 from landrace.models.spec import ModelSpec
 
@@ -201,21 +198,8 @@ def _scored(attention: Gqa | Mla, past: float) -> float:
 
 def _read(attention: Gqa | Mla, past: float) -> float:
     """Values of the cache that a row reads."""
-    width = attention.index_dim
+    width = attention.index_dim + attention.index_gates
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
-
-
-def _index_heads(attention: Gqa | Mla) -> int:
-    """Times that a row meets each value of `index_dim`."""
-    match attention.selection:
-        case None:
-            return 0
-        case BlockSelection():
-            return attention.n_kv_heads
-        case MeanSelection():
-            return attention.n_heads // attention.n_kv_heads
-        case Selection():
-            return attention.selection.n_heads
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
@@ -236,4 +220,4 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
     met = sum(_scored(mixer, work.past + index) for index in range(work.new))
-    return 2.0 * (mixer.n_heads * channels * pairs + _index_heads(mixer) * mixer.index_dim * met)
+    return 2.0 * (mixer.n_heads * channels * pairs + mixer.index_heads * mixer.index_dim * met)

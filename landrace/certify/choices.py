@@ -26,7 +26,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, MeanSelection, Mla
-from landrace.models.params import LayerNorm, Norm, RouterWeights
+from landrace.models.params import LayerNorm, Norm, PlaceBias, RouterWeights
 from landrace.models.reference_ops import ReferenceOps
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -67,6 +67,24 @@ class _HearingOps(ReferenceOps):
         self.heard.append((q, k))
         super().select_blocks(spec, cache, q, k, norms)
 
+    def select_pools(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        self.heard.append((q, k))
+        super().select_pools(spec, cache, q, k, norms)
+
+    def select_gated_pools(
+        self,
+        spec: Mla,
+        cache: int,
+        q: Tensor,
+        k: Tensor,
+        weights: Tensor,
+        gates: Tensor,
+        norm: LayerNorm,
+        bias: PlaceBias,
+    ) -> None:
+        self.heard.append((q, k, weights, gates))
+        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
+
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -105,6 +123,30 @@ class _FollowingOps(ReferenceOps):
         own = self._chosen
         q, k = self._next(q, k)
         super().select_blocks(spec, cache, q, k, norms)
+        self._count_positions(spec, own)
+
+    def select_pools(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        super().select_pools(spec, cache, q, k, norms)
+        own = self._chosen
+        q, k = self._next(q, k)
+        super().select_pools(spec, cache, q, k, norms)
+        self._count_positions(spec, own)
+
+    def select_gated_pools(
+        self,
+        spec: Mla,
+        cache: int,
+        q: Tensor,
+        k: Tensor,
+        weights: Tensor,
+        gates: Tensor,
+        norm: LayerNorm,
+        bias: PlaceBias,
+    ) -> None:
+        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
+        own = self._chosen
+        q, k, weights, gates = self._next(q, k, weights, gates)
+        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
         self._count_positions(spec, own)
 
     def keep(

@@ -37,7 +37,7 @@ def new_layer_memory(
     zeros = partial(torch.zeros, dtype=dtype, device=device)
     mixer, index = spec.mixer, None
     if not isinstance(mixer, Recurrent) and mixer.index_dim:
-        index = LayerCache(zeros(n_slots, 1, mixer.index_dim))
+        index = LayerCache(zeros(n_slots, 1, mixer.index_dim + mixer.index_gates))
     match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)

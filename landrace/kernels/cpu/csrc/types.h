@@ -151,11 +151,13 @@ struct LatentShape {
     bool operator==(const LatentShape& other) const { return n_heads == other.n_heads && rank == other.rank && rope_dim == other.rope_dim; }
 };
 
-/// An indexer's keys: one head's, which has no values.
+/// An indexer's keys: one head's, which has no values, but may have gates that weigh it among neighbours.
 struct IndexShape {
     int head_dim;
+    int n_gates;
 
-    bool operator==(const IndexShape& other) const { return head_dim == other.head_dim; }
+    int width() const { return head_dim + n_gates; }
+    bool operator==(const IndexShape& other) const { return head_dim == other.head_dim && n_gates == other.n_gates; }
 };
 
 /// Bytes of one element of a cache; i4 has two in a byte.
@@ -174,7 +176,8 @@ constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 
 /// Latents are stored once, since the key holds the value: slot s has its padded_dim channels at `tiles`, behind those of
 /// slot s - 1. Int8 latents are multiplied by the slot's `value_scales`, the rotated channels by its `key_scales`.
 ///
-/// An indexer's keys lie as those of one key-value head, a tile's right behind the last one's.
+/// An indexer's keys lie as those of one key-value head, a tile's right behind the last one's; with gates, channels [width, 16],
+/// and int8 gates are multiplied by `value_scales`.
 struct LayerCache {
     CacheType type;
     uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]
@@ -197,7 +200,7 @@ struct LayerCache {
     /// Index of a slot's tile among those of all heads.
     int64_t tile_of(const HeadShape& shape, int64_t slot, int kv_head) const { return slot / kTile * shape.n_kv_heads + kv_head; }
     uint8_t* latent(const LatentShape& shape, int64_t slot) const { return tiles + slot * shape.padded_dim() * element_bytes(type); }
-    uint8_t* index_tile(const IndexShape& shape, int64_t tile) const { return tiles + tile * element_bytes(type) * kTile * shape.head_dim; }
+    uint8_t* index_tile(const IndexShape& shape, int64_t tile) const { return tiles + tile * element_bytes(type) * kTile * shape.width(); }
 };
 
 }  // namespace landrace
