@@ -297,10 +297,11 @@ def _needs(spec: ModelSpec, layers: Sequence[LayerMemory], n_slots: int) -> Cach
     """Of a cache for so many slots."""
     a_token = at_most = 0.0
     for group in spec.cache_groups:
-        n_bytes = sum(layers[layer].nbytes for layer in group.layers) / n_slots
+        every = group.spec.every if isinstance(group.spec, Paged) else 1
+        n_bytes = sum(bytes_kept(layers[layer], every) for layer in group.layers) / n_slots
         match group.spec:
             case Paged(mask) if mask == FULL:
-                a_token += n_bytes
+                a_token += n_bytes / every
             case Paged():
                 at_most += n_bytes * ((group.spec.reach or 0) + 1)
             case _:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
+from landrace.models.pooled_spec import Pooled
 
 
 @dataclass(frozen=True)
@@ -345,4 +346,6 @@ class Lightning:
 
 Recurrent = Gdn | Kda | Lightning
 """What keeps a state of a sequence and nothing for each position."""
-Mixer = Gqa | Mla | Recurrent
+Attention = Gqa | Mla | Pooled
+"""What keeps something for each position."""
+Mixer = Attention | Recurrent

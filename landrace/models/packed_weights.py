@@ -123,7 +123,7 @@ def _is_number_table(param: Param) -> bool:
 
 def _is_flat(param: Param) -> bool:
     """Whether no product reads it, whatever axes it has."""
-    return _is_number_table(param) or param.role == "kernel"
+    return _is_number_table(param) or param.role == "kernel" or (param.role == "vector" and len(param.shape) > 1)
 
 
 def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, int]]:

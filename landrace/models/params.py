@@ -93,13 +93,13 @@ class LayerNorm(Norm):
 
 
 class Vector(Weights):
-    """One number for each of `size` things, kept in float32."""
+    """One number for each of so many things, on one axis or several, kept in float32."""
 
     role = "vector"
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = _parameter(size)
+        self.weight = _parameter(*shape)
 
 
 class Kernel(Weights):

@@ -45,31 +45,28 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.reference_pooled import ReferencePooled
 from landrace.models.reference_states import ReferenceStates
-from landrace.models.reference_streams import ReferenceStreams
-from landrace.models.rope import further_ropes, rotary_tables
+from landrace.models.rope import further_ropes
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From the wanted rows' normalised hidden states [R, d_model], and the function that makes float32 logits of such rows,
 to what the forward pass returns."""
 
 
-class ReferenceOps(ReferenceStreams):
+class ReferenceOps(ReferencePooled):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     def __init__(
         self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
     ) -> None:
-        self._batch = batch
+        super().__init__(batch)
         self._adapters = [(rows.rows, adapters[rows.place]) for rows in batch.adapters]
         self._product_dtype = product_dtype
         self._reduce = reduce
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""
-        self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
         self.kept_hidden: Tensor | None = None
-        self._chosen: tuple[Tensor, ...] = ()
-        """By group of the attention plan: what the last indexer has chosen."""
 
     def take_plans(
         self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
@@ -236,6 +233,9 @@ class ReferenceOps(ReferenceStreams):
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
         return attention(q, k, v, plan, **facts).flatten(1)
+
+    def by_head(self, x: Tensor, weight: HeadLinear) -> Tensor:
+        return self._head_linear(x.view(x.shape[0], weight.n_heads, -1), weight).flatten(1)
 
     def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
         if spec.gate == "channel":
@@ -409,11 +409,6 @@ class ReferenceOps(ReferenceStreams):
                 low = (x if rows is None else x.index_select(0, rows)) @ a.to(x.dtype).t() * adapter.scale
                 y = _added_to(y, rows, head_linear(low, b))
         return y
-
-    def _tables(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
-        if rope not in self._rotary:
-            self._rotary[rope] = rotary_tables(rope, self._batch.positions)
-        return self._rotary[rope]
 
 
 def _added(into: Tensor | None, branch: Tensor, factor: float) -> Tensor:

@@ -79,6 +79,7 @@ SHARED = {
     "glm4_moe_lite": (),
     "minicpm3": ("longrope",),
     "hy_v4": (),
+    "deepseek_v4": (),
     "qwen3_next": (),
     "qwen3_5_text": (),
     "qwen3_5_moe_text": (),

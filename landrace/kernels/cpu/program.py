@@ -377,7 +377,7 @@ class Program:
                 counts.append(slots.numel())
             check_tensor(group.write_slots, torch.int64, (n_rows,), "write_slots")
             numbers = (addresses, counts, firsts)
-            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr()))
+            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr(), group.every))
             kept.append(numbers)
         if len(step.rotary) != len(self._rotary_halves):
             raise ValueError(f"The program turns by {len(self._rotary_halves)} tables, not {len(step.rotary)}.")
