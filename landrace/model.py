@@ -23,7 +23,7 @@ from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.layer_cache import LayerMemory
+from landrace.kernels.layer_cache import LayerMemory, bytes_kept
 from landrace.kernels.mask import FULL
 from landrace.models.cache_spec import Paged
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache

@@ -77,6 +77,12 @@ class Pooled:
     """What a sequence takes however long it is."""
 
     @property
+    def kept_values(self) -> float:
+        """Values that the cache holds of a position; an input, in float32, counts as four of one byte."""
+        pooled = 0.0 if self.pooling is None else sum(self.pool_widths) / self.pooling.ratio
+        return self.head_dim + 4 * sum(map(self.input_width, self.pool_widths)) + pooled
+
+    @property
     def mask(self) -> Mask:
         """Of the positions themselves."""
         return Sliding(self.window)

@@ -22,7 +22,7 @@ from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -37,11 +37,11 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.pooled_recorder import PooledRecorder
 from landrace.models.rope import further_ropes
-from landrace.models.stream_recorder import StreamRecorder
 
 
-class Recorder(StreamRecorder):
+class Recorder(PooledRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(
@@ -52,18 +52,13 @@ class Recorder(StreamRecorder):
         cache_groups: Sequence[Paged],
         hear_routers: Callable[[Tensor], None] | None = None,
     ) -> None:
-        self.ropes: list[RopeSpec] = []
-        """The tables that a step must bring, in order."""
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
         self.given: int | None = None
         """Where a step's hidden rows are put."""
         self.kept_hidden: int | None = None
-        self._n_kept = 0
-        """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
-        super().__init__(program, weights)
+        super().__init__(program, weights, cache_groups)
         self._adapters = adapters
-        self._cache_groups = list(cache_groups)
         self._hear_routers = hear_routers
 
     def embed(self, table: Table, factor: float) -> int:
@@ -265,6 +260,11 @@ class Recorder(StreamRecorder):
         self._by_head(mixed, values, out, 1.0)
         return out
 
+    def by_head(self, x: int, weight: HeadLinear) -> int:
+        out = self._buffer(_leaf(weight), weight.n_heads * self._weights.stacks[f"{weight.name}.weight"][0].n_out)
+        self._by_head(x, weight, out, 1.0)
+        return out
+
     def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:
         self._program.gate_heads(x, gate, x)
         return x
@@ -415,18 +415,6 @@ class Recorder(StreamRecorder):
 
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
-
-    def _next_layer(self) -> int:
-        layer, self._n_kept = self._n_kept, self._n_kept + 1
-        return layer
-
-    def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
-        """The table that a step must bring, and how many pairs of channels turn by it."""
-        if rope is None:
-            return {"rotary": None}
-        if rope not in self.ropes:
-            self.ropes.append(rope)
-        return {"rotary": self.ropes.index(rope), "rotary_half": rope.rotary_dim // 2}
 
 
 def _leaf(weight: Linear | Norm) -> str:

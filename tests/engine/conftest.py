@@ -20,6 +20,7 @@ from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, Recurrent, RopeSpec
+from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
@@ -67,11 +68,13 @@ def make_spec(
     residual: Residual = PLAIN,
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
+    pooled: tuple[Pooling | None, ...] = (),
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
-    them has chosen; `deltas`: layers that are a recurrent `delta` instead; `mtp`: with a layer for further tokens,
+    them has chosen; `pooled`: what else layers see behind their window, in turn, instead of it; `deltas`: layers that
+    are a recurrent `delta` instead; `mtp`: with a layer for further tokens,
     whose attention sees all."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
@@ -80,6 +83,10 @@ def make_spec(
         return delta if index in deltas else attention_of(index, masks[index % len(masks)])
 
     def attention_of(index: int, mask: Mask) -> Mixer:
+        if pooled:
+            assert window is not None
+            own = pooled[index % len(pooled)]
+            return Pooled(4, 16, 0.25, replace(rope, theta=3000.0) if own else rope, 12, window, 2, 10, 1e-5, own)
         if latents is not None:
             sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
             mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})

@@ -1,5 +1,5 @@
-"""DeepSeek-V4: one head of keys that are their own values, seen through a window and pooled over the whole past, residual
-streams that mix, and experts that the first layers choose by token."""
+"""DeepSeek-V4: one head of keys that are their own values, over a window and over rows pooled from the whole past;
+residual streams that mix; and experts that the first layers choose by token."""
 
 from __future__ import annotations
 

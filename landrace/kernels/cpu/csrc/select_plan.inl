@@ -18,7 +18,8 @@ namespace LANDRACE_ISA {
 /// Rows whose scores are kept at a time.
 constexpr int kRowsChoosing = 16;
 
-/// The rows of a step that must choose among more than `most` positions, and `n_lists` scores of each with every key.
+/// The rows of a step that must choose among more than `most` positions, or entries of `every` positions each, and `n_lists`
+/// scores of each with every key.
 class SelectPlan final : public State {
 public:
     struct Row {
@@ -34,8 +35,8 @@ public:
         std::vector<Piece> pieces;
     };
 
-    SelectPlan(int most, int n_lists) : most_(most), n_lists_(n_lists) {}
-    bool serves(int most, int n_lists) const { return most == most_ && n_lists == n_lists_; }
+    SelectPlan(int most, int n_lists, int every = 1) : most_(most), n_lists_(n_lists), every_(every) {}
+    bool serves(int most, int n_lists, int every = 1) const { return most == most_ && n_lists == n_lists_ && every == every_; }
 
     void prepare(const Step& step, int threads) override {
         rows_.clear();
@@ -43,7 +44,7 @@ public:
         longest_ = 0;
         for (int s = 0; s < step.n_sequences; ++s)
             for (auto row = static_cast<int>(step.starts[s]); row < static_cast<int>(step.starts[s + 1]); ++row)
-                if (step.positions[row] >= most_) add({row, s, static_cast<int>(step.positions[row]) + 1});
+                if (const int64_t n_keys = (step.positions[row] + 1) / every_; n_keys > most_) add({row, s, static_cast<int>(n_keys)});
         const size_t n_scores = kRowsChoosing * static_cast<size_t>(n_lists_) * longest_, n_ranks = static_cast<size_t>(threads) * longest_;
         if (scores_.size() < n_scores) scores_.resize(n_scores);
         if (ranks_.size() < n_ranks) ranks_.resize(n_ranks);
@@ -67,7 +68,7 @@ private:
         longest_ = std::max(longest_, static_cast<size_t>(n_chunks) * kKeysPerChunk);
     }
 
-    int most_, n_lists_;
+    int most_, n_lists_, every_;
     size_t longest_ = 0;
     std::vector<Row> rows_;
     std::vector<Block> blocks_;
