@@ -279,7 +279,8 @@ def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
         kept_in = torch.float32 if device.type == "cpu" else resolve_dtype("auto", device)  # as `GraphDecoder` has it
         layers = Decoder(spec).new_cache(slots, kept_in)
         return {str(kept_in).removeprefix("torch."): _needs(spec, layers, n_slots)}
-    matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
+    stored = checkpoint.stored().items()
+    matrices = (one.block_type for name, one in stored if len(one.shape) == 2 and not name.endswith(".table"))
     has_keys = any(isinstance(group.spec, Paged) for group in spec.cache_groups)
     usual = cache_dtype_beside(matrices) if has_keys else torch.float32
     found: dict[str, CacheNeeds] = {}
@@ -316,7 +317,7 @@ def available_threads() -> int:
 
 def _reference_decoder(checkpoint: Checkpoint, weights: Weights, device: torch.device) -> Decoder:
     if weights in ("int8", "int4"):
-        tensors = ((name, held_as(name, t, weights).values()) for name, t in checkpoint.stored().items())
+        tensors = ((name, held_as(name, t, weights).floats()) for name, t in checkpoint.stored().items())
         return Decoder(checkpoint.spec).load(tensors, device=device)
     dtype = resolve_dtype("auto" if weights == "stored" else weights, device)
     return Decoder(checkpoint.spec, dtype=dtype).load(checkpoint.tensors(), device=device)

@@ -26,8 +26,11 @@ def keys_of(spec: Pooled) -> Latents:
 
 def pool_shapes(spec: Pooled) -> tuple[tuple[PoolInputs, Latents | IndexKeys], ...]:
     """Of each of its pools the inputs and the rows."""
-    rows = (keys_of(spec), *map(IndexKeys, spec.pool_widths[1:]))
-    return tuple((PoolInputs(spec.input_width(width)), row) for width, row in zip(spec.pool_widths, rows, strict=True))
+    own, *index = spec.pool_widths or (None,)
+    if own is None:
+        return ()
+    rows = [(own, keys_of(spec)), *((width, IndexKeys(width)) for width in index)]
+    return tuple((PoolInputs(spec.input_width(width)), row) for width, row in rows)
 
 
 def cache_shapes(mixer: Attention) -> tuple[CacheShape, ...]:

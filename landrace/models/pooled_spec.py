@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +25,7 @@ class PooledSelection:
     @property
     def scale(self) -> float:
         """Factor on the scores. It keeps their order, but for what is rounded."""
-        return (self.n_heads * self.head_dim) ** -0.5
+        return 1 / math.sqrt(self.n_heads * self.head_dim)
 
 
 @dataclass(frozen=True)

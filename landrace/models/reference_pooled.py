@@ -74,8 +74,7 @@ class ReferencePooled(ReferenceStreams):
         plan, seen = self._pooled_plan(spec)
         rows = plan.gathered(past, pooled)
         chosen = self._chosen if spec.pooling is not None and spec.pooling.selection is not None else seen
-        facts = {"scale": spec.scale, "mask": spec.mask}
-        mixed = attention(q, rows, rows, plan.plan, **facts, sinks=sinks.weight, chosen=chosen)
+        mixed = attention(q, rows, rows, plan.plan, scale=spec.scale, mask=spec.mask, sinks=sinks.weight, chosen=chosen)
         cos, sin = self._tables(spec.rope)
         return rotate_pairs(mixed, cos, -sin).to(q.dtype).flatten(1)
 

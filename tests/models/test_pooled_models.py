@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "spans beyond the window": {"sliding_window": 3},
     "other rates": {"compress_rates": RATES, "index_topk": 7},
     "stretched turning of pooled layers": {"rope_parameters": YARN},
-    "scores by softmax, more streams": {"scoring_func": "softmax", "hc_mult": 3},
+    "scores by sigmoid, more streams": {"scoring_func": "sigmoid", "hc_mult": 3},
     "turning of all channels": {"partial_rotary_factor": 0.5, "index_head_dim": 16},
     "windows alone": {"layer_types": ["sliding_attention"] * 4},
 }

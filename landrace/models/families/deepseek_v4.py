@@ -199,8 +199,8 @@ def _read_ropes(config: Config, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
 def _read_mixtures(config: Config) -> list[Moe]:
     count, kinds = n_layers(config), config.per_layer("mlp_layer_types", n_layers(config))
     if kinds is None:
-        by_token = min(count, config.count("num_hash_layers"))
-        kinds = ["hash_moe"] * by_token + ["moe"] * (count - by_token)
+        first = min(count, config.count("num_hash_layers"))
+        kinds = ["hash_moe"] * first + ["moe"] * (count - first)
     unknown = [kind for kind in kinds if kind not in ("hash_moe", "moe")]
     if unknown:
         raise UnsupportedError(f"Layers of the type {shown(unknown[0])} are not implemented.")
