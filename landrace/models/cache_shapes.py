@@ -29,7 +29,8 @@ def pool_shapes(spec: Pooled) -> tuple[tuple[PoolInputs, Latents | IndexKeys], .
     own, *index = spec.pool_widths or (None,)
     if own is None:
         return ()
-    rows = [(own, keys_of(spec)), *((width, IndexKeys(width)) for width in index)]
+    rows: list[tuple[int, Latents | IndexKeys]] = [(own, keys_of(spec))]
+    rows += [(width, IndexKeys(width)) for width in index]
     return tuple((PoolInputs(spec.input_width(width)), row) for width, row in rows)
 
 

@@ -21,7 +21,10 @@ QUESTION = [
 
 
 @pytest.mark.parametrize(
-    "kind", mostly_long(("deepseek_v32", "glm_moe_dsa", "minimax_m3_vl_text"), ("deepseek_v32", "minimax_m3_vl_text"))
+    "kind",
+    mostly_long(
+        ("deepseek_v32", "glm_moe_dsa", "minimax_m3_vl_text", "deepseek_v4"), ("deepseek_v32", "minimax_m3_vl_text")
+    ),
 )
 def test_every_path_chooses_alike(kind: str, tiny_model: MakeModel, extension: object) -> None:
     certificate = certify(str(tiny_model(kind)), conversations=QUESTION)

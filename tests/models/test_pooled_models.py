@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import cached_logits, load, packed_logits, random_ids, reference, reference_logits, save, worst
 
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from landrace.checkpoints.write import write_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
@@ -23,6 +24,8 @@ from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.spec import ModelSpec
+from landrace.training.options import TuneOptions
+from landrace.training.trainee import trainee
 
 pytest.importorskip("transformers")
 
@@ -162,6 +165,19 @@ def test_an_adapter_of_grouped_results(shared: Path, extension: ModuleType, tmp_
         with torch.no_grad():
             found = list(one(batch).split([len(ids) for ids in SEQUENCES]))
         assert worst(found, expected) < 1e-4
+
+
+def test_full_tuning_leaves_tables_as_they_are(shared: Path, tmp_path: Path) -> None:
+    """Which experts a token goes to is no number that learns; what is written is opened again."""
+    _, checkpoint = saved(shared, tmp_path / "model")
+    decoder = opened(checkpoint)
+    with trainee(decoder, TuneOptions(method="full")) as tuned:
+        assert dict(decoder.named_tensors()).keys() - tuned.parameters.keys() == {"layers.0.mlp.router.table"}
+    write_checkpoint(tmp_path / "again", checkpoint.config, checkpoint.hub_sources, decoder.named_tensors(), [])
+    again = open_checkpoint(tmp_path / "again")
+    assert again.config["torch_dtype"] == "float32"
+    theirs = dict(checkpoint.tensors())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in again.tensors())
 
 
 def test_older_and_newer_keys_say_the_same(shared: Path) -> None:
