@@ -19,6 +19,10 @@ from landrace.errors import UnsupportedError
 from landrace.models.decoder import Decoder
 from landrace.models.families import FamilyModel
 from landrace.models.families.gguf import gguf_sources
+from landrace.quantize.compressed import Scheme, write_compressed
+from landrace.quantize.forms import find_form
+from landrace.quantize.gguf import gguf_model, write_quantised_gguf
+from landrace.quantize.mixes import Mix
 
 pytest.importorskip("gguf")
 
@@ -96,3 +100,21 @@ def test_layers_that_differ_are_refused(shared: Path, tmp_path: Path) -> None:
     write(tmp_path / "tiny.gguf", metadata(swiglu_clamp_exp=[0.5, 0.5, 0.7, 0.5]), laid_out(decoder))
     with pytest.raises(UnsupportedError, match="swiglu_clamp_exp"):
         open_checkpoint(tmp_path / "tiny.gguf")
+
+
+def test_rounded_files_keep_their_tables(shared: Path, tmp_path: Path) -> None:
+    """Which experts tokens go to, in a GGUF file and in a folder."""
+    _, decoder = deepseek_v4(shared, tmp_path / "hub")
+    write(tmp_path / "tiny.gguf", metadata(), laid_out(decoder))
+    whole = open_checkpoint(tmp_path / "tiny.gguf")
+    _, mix = find_form("q8_0")
+    _, scheme = find_form("fp8_dynamic")
+    assert isinstance(mix, Mix) and isinstance(scheme, Scheme)
+    write_quantised_gguf(tmp_path / "rounded.gguf", gguf_model(whole), whole.spec, mix, {})
+    write_compressed(tmp_path / "rounded", open_checkpoint(tmp_path / "hub"), scheme, {})
+    table = dict(decoder.named_tensors())["layers.0.mlp.router.table"]
+    for path in (tmp_path / "rounded.gguf", tmp_path / "rounded"):
+        stored = open_checkpoint(path).stored()
+        assert torch.equal(stored["layers.0.mlp.router.table"].floats().long(), table)
+        near = Decoder(whole.spec).load((name, tensor.floats()) for name, tensor in stored.items())
+        assert torch.isfinite(packed_logits(near, random_ids())[0]).all()
