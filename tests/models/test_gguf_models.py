@@ -134,11 +134,11 @@ def write(
     writer.close()
 
 
-def llama_cpp_logits(path: Path, ids: list[int], **options: Any) -> torch.Tensor:
+def llama_cpp_logits(path: Path, ids: list[int], n_ctx: int = 64, **options: Any) -> torch.Tensor:
     llama_cpp = pytest.importorskip("llama_cpp")
     model = llama_cpp.Llama(
         str(path),
-        n_ctx=64,
+        n_ctx=n_ctx,
         n_threads=1,
         n_threads_batch=1,
         logits_all=True,

@@ -82,6 +82,21 @@ def test_rows_do_not_depend_on_steps(dtype: torch.dtype, shared: Path, extension
             assert torch.isfinite(found).all() and torch.equal(found, expected), (isa, threads)
 
 
+def test_more_rows_than_are_taken_at_once(shared: Path, extension: ModuleType, tmp_path: Path) -> None:
+    """Attention takes 256 of a list, and as many positions, at a time: all pooled rows, those that are chosen, and the
+    window lie in several such chunks."""
+    kwargs = {"compress_rates": dict.fromkeys(RATES, 2), "index_topk": 300, "sliding_window": 270}
+    model = reference("deepseek_v4", tiny(shared, **kwargs, max_position_embeddings=1024))
+    _, decoder = load(*save(model, tmp_path))
+    sequences = random_ids((640, 5))
+    theirs = reference_logits(model, sequences)
+    served = on_cpu(extension, decoder, "float32")
+    assert worst(packed_logits(served, sequences), theirs) < 1e-4  # type: ignore[arg-type]
+    whole, pieces = (stepped(served, sequences, steps) for steps in (at_once(sequences), at_random(sequences, 1)))
+    assert all(map(torch.equal, whole, pieces))
+    assert worst(whole, theirs) < 1e-4
+
+
 def with_attention(spec: ModelSpec, change: Callable[[Pooled], Pooled]) -> ModelSpec:
     layers = []
     for layer in spec.layers:

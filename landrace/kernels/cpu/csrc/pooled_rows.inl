@@ -7,20 +7,20 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// Turns the last 2 * half of n channels, neighbours together, by the angles of a table's row, or back by them.
+/// Turns the last 2 * half of n channels, neighbours together, by the angles of a table's row, or back by them: which is to
+/// turn them with the two of each pair in each other's place.
 inline void rotate_pairs(float* channels, int n, const RotaryTable& table, int64_t table_row, int half, bool back = false) {
-    alignas(64) float apart[kMaxHeadDim], sines[kMaxHeadDim / 2];
+    alignas(64) float apart[kMaxHeadDim];
     float* turned = channels + n - 2 * half;
+    const int first = back ? half : 0, second = half - first;
     for (int i = 0; i < half; ++i) {
-        apart[i] = turned[2 * i];
-        apart[half + i] = turned[2 * i + 1];
-        const float sine = table.sin[table_row * half + i];
-        sines[i] = back ? -sine : sine;
+        apart[first + i] = turned[2 * i];
+        apart[second + i] = turned[2 * i + 1];
     }
-    rotate(apart, table.cos + table_row * half, sines, half);
+    rotate(apart, table.cos + table_row * half, table.sin + table_row * half, half);
     for (int i = 0; i < half; ++i) {
-        turned[2 * i] = apart[i];
-        turned[2 * i + 1] = apart[half + i];
+        turned[2 * i] = apart[first + i];
+        turned[2 * i + 1] = apart[second + i];
     }
 }
 
