@@ -80,20 +80,23 @@ class _FollowingOps(ReferenceOps):
 
     def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
         own = super().routing(logits, weights, router).experts
-        theirs = super().routing(*self._next(logits), weights, router).experts
+        (heard,) = self._next(logits)
+        theirs = super().routing(heard, weights, router).experts
         self.equal_experts += (theirs[:, :, None] == own[:, None, :]).any(-1).flatten().tolist()
         return route(logits, router, chosen=theirs)
 
     def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
         super().select(spec, cache, q, k, weights, norm)
         own = self._chosen
-        super().select(spec, cache, *self._next(q, k, weights), norm)
+        q, k, weights = self._next(q, k, weights)
+        super().select(spec, cache, q, k, weights, norm)
         self._count_positions(spec, own)
 
     def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
         super().select_blocks(spec, cache, q, k, norms)
         own = self._chosen
-        super().select_blocks(spec, cache, *self._next(q, k), norms)
+        q, k = self._next(q, k)
+        super().select_blocks(spec, cache, q, k, norms)
         self._count_positions(spec, own)
 
     def _next(self, *own: Tensor) -> tuple[Tensor, ...]:
