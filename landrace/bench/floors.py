@@ -17,7 +17,7 @@ same peak. Writes, norms and activations are left out, so no program can be fast
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, assert_never
@@ -25,16 +25,13 @@ from typing import TYPE_CHECKING, Literal, assert_never
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
 from landrace.models.mixer_spec import (
-    BlockSelection,
     Gdn,
     Gqa,
     Kda,
     Lightning,
-    MeanSelection,
     Mixer,
     Mla,
     Recurrent,
-    Selection,
 )
 from landrace.models.spec import ModelSpec
 
@@ -150,26 +147,30 @@ def arithmetic_of(checkpoint: Checkpoint, weights: str) -> Arithmetic:
     return max(elements, key=lambda kind: elements[kind])
 
 
-def stored_matrix_bytes(checkpoint: Checkpoint) -> MatrixBytes:
-    """Bytes in the file of every matrix a step reads; an embedding that is not the head is left out."""
-    always = experts = 0
-    for param, block_type in _stored_matrices(checkpoint):
+def stored_matrix_bytes(checkpoint: Checkpoint, held: Mapping[str, int]) -> MatrixBytes:
+    """Bytes of every matrix a step reads: those in the file, or those `held` in memory (by name) where they are fewer.
+    An embedding that is not the head is left out."""
+
+    def least(param: Param, block_type: str) -> int:
         block = BLOCKS[block_type]
-        n_bytes = param.size // block.elements * block.bytes
+        return min(held[param.name], param.size // block.elements * block.bytes)
+
+    return _summed((param, least(param, block_type)) for param, block_type in _stored_matrices(checkpoint))
+
+
+def held_matrix_bytes(spec: ModelSpec, held: Mapping[str, int]) -> MatrixBytes:
+    """The same for weights that are held in another form than the file's."""
+    return _summed((param, held[param.name]) for param in _matrices(spec))
+
+
+def _summed(matrices: Iterable[tuple[Param, int]]) -> MatrixBytes:
+    always = experts = 0
+    for param, n_bytes in matrices:
         if param.role == "experts":
             experts += n_bytes
         else:
             always += n_bytes
     return MatrixBytes(always, experts)
-
-
-def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> MatrixBytes:
-    """The same for weights that are all held in one form, whatever the file has; `weight_bytes`: of all of them."""
-    everything = sum(param.size for param in declared(spec) if param.is_matrix or param.role == "table")
-    read = _matrices(spec)
-    experts = sum(param.size for param in read if param.role == "experts")
-    always = sum(param.size for param in read) - experts
-    return MatrixBytes(round(weight_bytes * always / everything), round(weight_bytes * experts / everything))
 
 
 def _matrices(spec: ModelSpec) -> list[Param]:
@@ -197,21 +198,8 @@ def _scored(attention: Gqa | Mla, past: float) -> float:
 
 def _read(attention: Gqa | Mla, past: float) -> float:
     """Values of the cache that a row reads."""
-    width = attention.index_dim
+    width = attention.index_dim + attention.index_gates
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
-
-
-def _index_heads(attention: Gqa | Mla) -> int:
-    """Times that a row meets each value of `index_dim`."""
-    match attention.selection:
-        case None:
-            return 0
-        case BlockSelection():
-            return attention.n_kv_heads
-        case MeanSelection():
-            return attention.n_heads // attention.n_kv_heads
-        case Selection():
-            return attention.selection.n_heads
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
@@ -232,4 +220,4 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
     met = sum(_scored(mixer, work.past + index) for index in range(work.new))
-    return 2.0 * (mixer.n_heads * channels * pairs + _index_heads(mixer) * mixer.index_dim * met)
+    return 2.0 * (mixer.n_heads * channels * pairs + mixer.index_heads * mixer.index_dim * met)

@@ -26,7 +26,7 @@ class LayerCache:
     """int8 and INT4 only: what the stored numbers are multiplied by, and for INT4 what is then added."""
     value_scales: Tensor | None = None
     index: LayerCache | None = None
-    """The keys of the layer's indexer, [n_slots, 1, head_dim], where it has one."""
+    """The keys of the layer's indexer, [n_slots, 1, head_dim], and behind them gates, where it has some."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ def latents_of(spec: Mla) -> Latents:
 
 def cache_shapes(mixer: Gqa | Mla) -> tuple[CacheShape, ...]:
     """What the cache of a layer holds, and that of its indexer."""
-    index = (IndexKeys(mixer.index_dim),) if mixer.index_dim else ()
+    index = (IndexKeys(mixer.index_dim, mixer.index_gates or None),) if mixer.index_dim else ()
     match mixer:
         case Gqa():
             return (heads_of(mixer), *index)

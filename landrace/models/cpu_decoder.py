@@ -75,6 +75,11 @@ class CpuDecoder:
         """The cache's type where nothing else is asked for."""
         return cache_dtype_beside(self._weights.block_types)
 
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """See `ServingDecoder`."""
+        return self._weights.held_bytes
+
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
         with one_torch_thread():
@@ -136,8 +141,8 @@ class CpuDecoder:
 
     def hear_choices(self, hear: Callable[[tuple[Tensor, ...]], None] | None) -> None:
         """From now on `hear` is given what each choice in every step is made of, in the order in which a pass makes
-        them: a router's logits [T, n_experts], or an indexer's queries and keys, and weights if it has any, as `Ops`
-        takes them. None: no more."""
+        them: a router's logits [T, n_experts], or queries and keys, an indexer's or the layer's, and weights if there
+        are any, as `Ops` takes them. None: no more."""
         self._hear_choices = hear
         self._pass = self._record()
 

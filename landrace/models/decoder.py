@@ -37,7 +37,7 @@ def new_layer_memory(
     zeros = partial(torch.zeros, dtype=dtype, device=device)
     mixer, index = spec.mixer, None
     if not isinstance(mixer, Recurrent) and mixer.index_dim:
-        index = LayerCache(zeros(n_slots, 1, mixer.index_dim))
+        index = LayerCache(zeros(n_slots, 1, mixer.index_dim + mixer.index_gates))
     match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
@@ -153,7 +153,12 @@ class Decoder(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take."""
-        return sum(parameter.nbytes for parameter in self.parameters())
+        return sum(self.held_bytes.values())
+
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """Memory that each weight takes, by name."""
+        return {name: parameter.nbytes for name, parameter in self.named_parameters()}
 
     def forward(self, batch: ForwardBatch, *, reduce: Reduce | None = None) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""

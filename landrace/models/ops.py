@@ -24,6 +24,7 @@ from landrace.models.params import (
     LayerNorm,
     Linear,
     Norm,
+    PlaceBias,
     RouterWeights,
     StreamWeights,
     Table,
@@ -98,6 +99,11 @@ class Ops(Protocol[X]):
         Writes the means of keys to the layer's cache. No gradient comes back."""
         ...
 
+    def select_pools(self, spec: Gqa, cache: int, q: X, k: X, norms: tuple[Norm, Norm]) -> None:
+        """As `select_blocks`, for all heads together (`PoolSelection`): q [T, n_heads * head_dim] of the selection's
+        heads, k [T, head_dim]. Normalises and turns q and the keys of pools; k is kept as it is."""
+        ...
+
     def turn_on(self, spec: Gqa, q: X) -> tuple[X, X]:
         """The queries as they meet keys of the chunk of positions before their own, and those of earlier ones."""
         ...
@@ -119,6 +125,12 @@ class Ops(Protocol[X]):
         """Chooses the positions that `attend_latents` goes over in this layer, and in those behind it that have a
         selection but not their own (`Selection`): q [T, n_heads * head_dim], k [T, head_dim], weights [T, n_heads].
         Normalises k, turns q and k, and writes k to the layer's cache. No gradient comes back through the choice."""
+        ...
+
+    def select_gated_pools(
+        self, spec: Mla, cache: int, q: X, k: X, weights: X, gates: X, norm: LayerNorm, bias: PlaceBias
+    ) -> None:
+        """The same where the selection has pools: gates [T, head_dim] are kept beside k."""
         ...
 
     def attend_latents(
@@ -155,8 +167,9 @@ class Ops(Protocol[X]):
     def delta(self, spec: Gdn | Kda, cache: int, q: X, k: X, v: X, a: X, b: X, a_log: Vector, dt_bias: Vector) -> X:
         """What each value head's state says to q, [T, n_value_heads * value_dim], once the row itself is in it: the
         gated delta rule (`kernels.reference.recurrence`) with q and k of length 1, q divided by sqrt(key_dim),
-        decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b), in float32 and order of position. A head has one a
-        and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the last part but one of the layer's."""
+        decay -e^a_log * softplus(a + dt_bias), or one with a floor (`Kda.decay_floor`), and beta sigmoid(b), in float32
+        and order of position. A head has one a and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the
+        last part but one of the layer's."""
         ...
 
     def lightning(self, spec: Lightning, cache: int, q: X, k: X, v: X) -> X:

@@ -79,6 +79,15 @@ HELD: list[tuple[str, Weights, str]] = [
         ("chosen blocks", weights, cache)
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
     ),
+    *(
+        (model, weights, cache)
+        for model in (
+            "chosen pools",
+            "Kimi delta attention with a floor, gated pools of latents, streams that mix",
+        )
+        for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
+    ),
+    ("gated pools of latents, followers", "bfloat16", "bfloat16"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]

@@ -29,7 +29,7 @@ def logits_with(decoder: Any, place: int, sequences: list[list[int]]) -> list[Te
 def assert_pefts_are_ours(
     model: Any,
     checkpoint: Checkpoint,
-    targets: list[str],
+    targets: list[str] | str,
     sequences: list[list[int]],
     extension: ModuleType,
     folder: Path,

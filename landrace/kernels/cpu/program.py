@@ -267,11 +267,13 @@ class Program:
         slopes: Tensor | None = None,
         most: int | None = None,
         onset: int | None = None,
+        together: bool | None = None,
         chunk: int | None = None,
         further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
-        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on).
+        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on); it is one
+        for all heads `together`, or one for each head of keys.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
@@ -280,7 +282,7 @@ class Program:
         q_next, q_older = further or (None, None)
         self.add(
             "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
-            most=most, onset=onset, chunk=chunk, q_next=q_next, q_older=q_older,
+            most=most, onset=onset, together=together, chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
