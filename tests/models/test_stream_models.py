@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 from cpu_models import on_cpu
+from peft_adapters import assert_pefts_are_ours, logits_with
 from safetensors.torch import load_file, save_file
 from tiny_models import packed_logits, random_ids, reference, reference_logits, worst
-from torch import Tensor
 
 from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.adapters import fresh_tensors
-from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
@@ -74,35 +74,15 @@ def opened(checkpoint: Checkpoint) -> Decoder:
     return Decoder(checkpoint.spec).load(checkpoint.tensors())
 
 
-def logits_with(decoder: Any, place: int) -> list[Tensor]:
-    batch = replace(ForwardBatch.packed(SEQUENCES), adapters=(AdapterRows(place, None),))
-    with torch.no_grad():
-        return list(decoder(batch).split([len(ids) for ids in SEQUENCES]))
-
-
 @pytest.mark.parametrize("kind", TARGETS)
 def test_adapters_on_every_projection(kind: str, shared: Path, extension: ModuleType, tmp_path: Path) -> None:
     """peft's are ours on both backends, and what we write of them is peft's again."""
     model, checkpoint = saved(kind, shared, tmp_path / "model")
     # Not on the tower's.
     targets = rf".*language_model.*\.({'|'.join(TARGETS[kind])})" if kind == "glm5_next" else TARGETS[kind]
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False)
-    tuned = peft.get_peft_model(model, config)
-    tuned.save_pretrained(tmp_path / "adapter")
-    theirs = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
-    spec, tensors, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
-    decoder = opened(checkpoint)
-    for one in (decoder, on_cpu(extension, decoder, "float32")):
-        assert worst(logits_with(one, one.add_adapter(spec, tensors)), theirs) < 1e-3 * theirs[0].abs().max()
-    assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
-    write_adapter(tmp_path / "again", spec, tensors, checkpoint.adapter_sources[0], "base", {})
-    _, again, _ = read_adapter(tmp_path / "again", *checkpoint.adapter_sources)
-    assert again.keys() == tensors.keys() and all(torch.equal(again[name], tensors[name]) for name in tensors)
-    if kind == "glm5_next":
-        return  # The files' names of what decays are not those of transformers' modules.
-    before, after = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", "again"))
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    # The files' names of what decays are not those of transformers' modules.
+    same = kind != "glm5_next"
+    assert_pefts_are_ours(model, checkpoint, targets, SEQUENCES, extension, tmp_path, same_file=same)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -263,7 +243,7 @@ def test_hy4_as_its_vendor_publishes_it(shared: Path, tmp_path: Path, monkeypatc
     tuned = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     expected = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
     read, found, _ = read_adapter(tmp_path / "adapter", *published.adapter_sources)
-    assert worst(logits_with(decoder, decoder.add_adapter(read, found)), expected) < 1e-4
+    assert worst(logits_with(decoder, decoder.add_adapter(read, found), SEQUENCES), expected) < 1e-4
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
