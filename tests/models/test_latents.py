@@ -268,7 +268,12 @@ def test_indexers_are_not_tuned() -> None:
         pass
 
 
-@pytest.mark.parametrize("name", [name for name, one in PUBLISHED.items() if "kv_lora_rank" in language_model_of(one)])
+def all_layers_are_latent(published: Published) -> bool:
+    config = language_model_of(published)
+    return "kv_lora_rank" in config and "linear_attn_config" not in config
+
+
+@pytest.mark.parametrize("name", [name for name, one in PUBLISHED.items() if all_layers_are_latent(one)])
 def test_published_models(name: str) -> None:
     published = PUBLISHED[name]
     model = read_config(published.config)
