@@ -272,8 +272,8 @@ class Program:
         further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
-        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on); it is one for
-        all heads `together`, or one for each head of keys.
+        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on); it is one
+        for all heads `together`, or one for each head of keys.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
