@@ -24,15 +24,8 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import (
-    Gdn,
-    Gqa,
-    Kda,
-    Lightning,
-    Mixer,
-    Mla,
-    Recurrent,
-)
+from landrace.models.mixer_spec import Attention, Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
+from landrace.models.pooled_spec import Pooled
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -109,7 +102,7 @@ class ModelCost:
     def cache_bytes(self, past: float) -> float:
         """What the next token of a sequence reads of its cache: of windows no more than they show."""
         attentions = [layer.mixer for layer in self.spec.layers if not isinstance(layer.mixer, Recurrent)]
-        share = sum(_read(one, past) for one in attentions) / max(1, sum(one.kept_values for one in attentions))
+        share = sum(_read(one, past) for one in attentions) / max(1.0, sum(one.kept_values for one in attentions))
         return self.cache_bytes_per_token * share + sum(layer.state_bytes for layer in self.spec.layers)
 
     def _experts_read(self, work: StepWork) -> float:
@@ -196,10 +189,31 @@ def _scored(attention: Gqa | Mla, past: float) -> float:
     return past + 1 if must else 0.0
 
 
-def _read(attention: Gqa | Mla, past: float) -> float:
+def _read(attention: Attention, past: float) -> float:
     """Values of the cache that a row reads."""
+    if isinstance(attention, Pooled):
+        own = min(past, attention.window - 1)
+        return attention.head_dim * (own + _pooled_seen(attention, past)) + _pooled_scored(attention, past)
     width = attention.index_dim + attention.index_gates
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
+
+
+def _pooled_seen(attention: Pooled, past: float) -> float:
+    """Pooled rows that a row attends to."""
+    pooling = attention.pooling
+    if pooling is None:
+        return 0.0
+    there = (past + 1) // pooling.ratio
+    return there if pooling.selection is None else min(there, pooling.selection.top_k)
+
+
+def _pooled_scored(attention: Pooled, past: float) -> float:
+    """Values of pooled rows that an indexer meets: all, where it must choose."""
+    pooling = attention.pooling
+    if pooling is None or pooling.selection is None:
+        return 0.0
+    there = (past + 1) // pooling.ratio
+    return there * pooling.selection.head_dim if there > pooling.selection.top_k else 0.0
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
@@ -212,6 +226,12 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
             channels = 2 * mixer.head_dim
         case Mla():
             channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
+        case Pooled():
+            pasts = [work.past + index for index in range(work.new)]
+            pairs = sum(min(past + 1, mixer.window) + _pooled_seen(mixer, past) for past in pasts)
+            heads = 0 if mixer.pooling is None or mixer.pooling.selection is None else mixer.pooling.selection.n_heads
+            met = heads * sum(_pooled_scored(mixer, past) for past in pasts)
+            return 2.0 * (2 * mixer.n_heads * mixer.head_dim * pairs + met)
         case Gdn() | Kda():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
         case Lightning():

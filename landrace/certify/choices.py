@@ -27,6 +27,7 @@ from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, MeanSelection, Mla
 from landrace.models.params import LayerNorm, Norm, PlaceBias, RouterWeights
+from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.reference_ops import ReferenceOps
 from landrace.models.spec import LayerSpec, ModelSpec
 
@@ -43,9 +44,12 @@ def chooses(spec: ModelSpec) -> bool:
 
 
 def _n_choices(layer: LayerSpec) -> int:
-    mixer = layer.mixer
-    selects = mixer.indexer if isinstance(mixer, Mla) else isinstance(mixer, Gqa) and mixer.selection
-    return bool(selects) + isinstance(layer.ffn, Moe)
+    match layer.mixer:
+        case Mla(indexer=selection) | Gqa(selection=selection) | Pooled(pooling=Pooling(selection=selection)):
+            selects = selection is not None
+        case _:
+            selects = False
+    return selects + isinstance(layer.ffn, Moe)
 
 
 class _HearingOps(ReferenceOps):
@@ -84,6 +88,20 @@ class _HearingOps(ReferenceOps):
     ) -> None:
         self.heard.append((q, k, weights, gates))
         super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
+
+    def select_pooled(
+        self,
+        spec: Pooled,
+        cache: int,
+        q: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        gates: Tensor,
+        bias: PlaceBias,
+        norm: Norm,
+    ) -> None:
+        self.heard.append((q, weights, values, gates))
+        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
@@ -149,6 +167,24 @@ class _FollowingOps(ReferenceOps):
         super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
         self._count_positions(spec, own)
 
+    def select_pooled(
+        self,
+        spec: Pooled,
+        cache: int,
+        q: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        gates: Tensor,
+        bias: PlaceBias,
+        norm: Norm,
+    ) -> None:
+        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
+        own = self._chosen
+        q, weights, values, gates = self._next(q, weights, values, gates)
+        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
+        _, seen = self._pooled_plan(spec)
+        self._count(seen, own)
+
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -173,9 +209,11 @@ class _FollowingOps(ReferenceOps):
 
     def _count_positions(self, spec: Gqa | Mla, own: tuple[Tensor, ...]) -> None:
         """Of rows that do not attend to all they see."""
-        groups = self._attention_plan(spec.cache).groups
-        for group, theirs, mine in zip(groups, self._chosen, own, strict=True):
-            choosing = (group.mask(spec.mask) & ~theirs).any(-1, keepdim=True)
+        self._count([group.mask(spec.mask) for group in self._attention_plan(spec.cache).groups], own)
+
+    def _count(self, seen: Sequence[Tensor], own: Sequence[Tensor]) -> None:
+        for all_of_them, theirs, mine in zip(seen, self._chosen, own, strict=True):
+            choosing = (all_of_them & ~theirs).any(-1, keepdim=True)
             self.equal_positions += mine[theirs & choosing].tolist()
 
 

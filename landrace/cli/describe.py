@@ -14,6 +14,7 @@ from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, PoolSelection
+from landrace.models.pooled_spec import Pooled
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -85,8 +86,21 @@ def _mixer(mixer: Mixer) -> str:
             return f"Kimi delta attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
         case Lightning():
             return f"lightning attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
+        case Pooled():
+            return _pooled(mixer)
         case _:
             return _attention(mixer)
+
+
+def _pooled(mixer: Pooled) -> str:
+    window = f"{mixer.n_heads} heads of {mixer.head_dim}, 1 for keys that are values, over {mixer.window} tokens"
+    if (pooling := mixer.pooling) is None:
+        return window
+    rows = f"{window} and a row for every {pooling.ratio} tokens"
+    chosen = pooling.selection
+    if chosen is None:
+        return rows
+    return f"{rows}, of {chosen.top_k} rows chosen by {chosen.n_heads} heads of {chosen.head_dim}"
 
 
 def _attention(mixer: Gqa | Mla) -> str:

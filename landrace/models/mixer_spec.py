@@ -12,6 +12,7 @@ from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.key_means import MEAN_OF
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
+from landrace.models.pooled_spec import Pooled
 
 
 @dataclass(frozen=True)
@@ -465,4 +466,6 @@ class Lightning:
 
 Recurrent = Gdn | Kda | Lightning
 """What keeps a state of a sequence and nothing for each position."""
-Mixer = Gqa | Mla | Recurrent
+Attention = Gqa | Mla | Pooled
+"""What keeps something for each position."""
+Mixer = Attention | Recurrent

@@ -95,7 +95,7 @@ class LayerNorm(Norm):
 
 
 class Vector(Weights):
-    """One number for each of `size` things, kept in float32."""
+    """One number for each of so many things, kept in float32."""
 
     role = "vector"
 

@@ -34,11 +34,11 @@ from landrace.models.params import (
     Table,
     Vector,
 )
+from landrace.models.pooled_recorder import PooledRecorder
 from landrace.models.rope import further_ropes
-from landrace.models.selection_recorder import SelectionRecorder
 
 
-class Recorder(SelectionRecorder):
+class Recorder(PooledRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(
@@ -217,6 +217,11 @@ class Recorder(SelectionRecorder):
         )
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
+        return out
+
+    def by_head(self, x: int, weight: HeadLinear) -> int:
+        out = self._buffer(_leaf(weight), weight.n_heads * self._weights.stacks[f"{weight.name}.weight"][0].n_out)
+        self._by_head(x, weight, out, 1.0)
         return out
 
     def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:

@@ -43,7 +43,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
-from landrace.models.reference_selection import ReferenceSelection
+from landrace.models.reference_pooled import ReferencePooled
 from landrace.models.reference_states import ReferenceStates
 from landrace.models.rope import further_ropes
 
@@ -52,7 +52,7 @@ Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 to what the forward pass returns."""
 
 
-class ReferenceOps(ReferenceSelection):
+class ReferenceOps(ReferencePooled):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     def __init__(
@@ -207,6 +207,9 @@ class ReferenceOps(ReferenceSelection):
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
         return attention(q, k, v, plan, **facts).flatten(1)
+
+    def by_head(self, x: Tensor, weight: HeadLinear) -> Tensor:
+        return self._head_linear(x.view(x.shape[0], weight.n_heads, -1), weight).flatten(1)
 
     def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
         if spec.gate == "channel":

@@ -35,7 +35,7 @@ class SelectionRecorder(StreamRecorder):
         """The tables that a step must bring, in order."""
         self._cache_groups = list(cache_groups)
         self._n_kept = 0
-        """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
+        """Layers, indexers and pools that keep something for positions, so far: the program numbers these alone."""
 
     def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
         own = spec.selection

@@ -13,6 +13,7 @@ from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import BlockSelection, Kda, Lightning, PoolSelection, RopeSpec, Selection
+from landrace.models.pooled_spec import PooledSelection, Pooling
 from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(
@@ -101,6 +102,12 @@ MODELS: dict[str, dict[str, object]] = {
     "gated pools of latents, followers": {
         "latents": {"rope": None, "rope_dim": 0, "q_rank": 12, "selection": Selection(16, 8, 16, pool=8)},
         "followers": (1,),
+    },
+    "pooled rows": {"window": 5, "pooled": (None, Pooling(2, True, PooledSelection(11, 16, 6)), Pooling(2, False))},
+    "pooled rows of more than the window": {
+        "window": 4,
+        "pooled": (Pooling(7, False), Pooling(3, True, PooledSelection(16, 8, 4))),
+        "residual": Hyper(HyperConnections(3, 1e-2, iterations=4)),
     },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},

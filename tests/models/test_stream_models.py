@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 from cpu_models import on_cpu
+from peft_adapters import assert_pefts_are_ours, logits_with
 from safetensors.torch import load_file, save_file
 from tiny_models import packed_logits, random_ids, reference, reference_logits, worst
-from torch import Tensor
 
 from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.adapters import fresh_tensors
-from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
@@ -33,6 +33,7 @@ pytest.importorskip("transformers")
 
 TARGETS = {
     "hy_v4": ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "gate_proj"],
+    "deepseek_v4": ["q_a_proj", "q_b_proj", "kv_proj", "gate_proj", "o_b_proj", "weights_proj"],
     "qwen4_exp_text": [
         *("in_proj_qkv", "out_proj", "input_mix_weight_down", "input_mix_weight_up", "block_inject_weight"),
         *("q_proj", "index_qk_proj"),
@@ -64,18 +65,13 @@ def with_changes(kwargs: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
 
 def saved(kind: str, shared: Path, folder: Path) -> tuple[Any, Checkpoint]:
     model = made(kind, shared)
-    model.save_pretrained(folder)
+    # Where the hub's names are not those of transformers' modules, adapters take the latter.
+    model.save_pretrained(folder, save_original_format=kind != "deepseek_v4")
     return model, open_checkpoint(folder)
 
 
 def opened(checkpoint: Checkpoint) -> Decoder:
     return Decoder(checkpoint.spec).load(checkpoint.tensors())
-
-
-def logits_with(decoder: Any, place: int) -> list[Tensor]:
-    batch = replace(ForwardBatch.packed(SEQUENCES), adapters=(AdapterRows(place, None),))
-    with torch.no_grad():
-        return list(decoder(batch).split([len(ids) for ids in SEQUENCES]))
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -84,23 +80,9 @@ def test_adapters_on_every_projection(kind: str, shared: Path, extension: Module
     model, checkpoint = saved(kind, shared, tmp_path / "model")
     # Not on the tower's.
     targets = rf".*language_model.*\.({'|'.join(TARGETS[kind])})" if kind == "glm5_next" else TARGETS[kind]
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False)
-    tuned = peft.get_peft_model(model, config)
-    tuned.save_pretrained(tmp_path / "adapter")
-    theirs = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
-    spec, tensors, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
-    decoder = opened(checkpoint)
-    for one in (decoder, on_cpu(extension, decoder, "float32")):
-        assert worst(logits_with(one, one.add_adapter(spec, tensors)), theirs) < 1e-3 * theirs[0].abs().max()
-    assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
-    write_adapter(tmp_path / "again", spec, tensors, checkpoint.adapter_sources[0], "base", {})
-    _, again, _ = read_adapter(tmp_path / "again", *checkpoint.adapter_sources)
-    assert again.keys() == tensors.keys() and all(torch.equal(again[name], tensors[name]) for name in tensors)
-    if kind == "glm5_next":
-        return  # The files' names of what decays are not those of transformers' modules.
-    before, after = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", "again"))
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    # The files' names of what decays are not those of transformers' modules.
+    same = kind != "glm5_next"
+    assert_pefts_are_ours(model, checkpoint, targets, SEQUENCES, extension, tmp_path, same_file=same)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -133,7 +115,7 @@ def test_gradients_are_those_of_transformers(kind: str, shared: Path, tmp_path: 
             parameter.grad, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item(), msg=lambda m, n=name: n + m
         )
     streams = {name for name in seen if "_hc." in name or "hc_head" in name}
-    assert len(streams) >= {"hy_v4": 9, "qwen4_exp_text": 11, "glm5_next": 6}[kind], streams
+    assert len(streams) >= {"hy_v4": 9, "qwen4_exp_text": 11, "glm5_next": 6, "deepseek_v4": 9}[kind], streams
 
 
 def with_residual(spec: ModelSpec, change: Callable[[Any], Streams]) -> ModelSpec:
@@ -261,7 +243,7 @@ def test_hy4_as_its_vendor_publishes_it(shared: Path, tmp_path: Path, monkeypatc
     tuned = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     expected = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
     read, found, _ = read_adapter(tmp_path / "adapter", *published.adapter_sources)
-    assert worst(logits_with(decoder, decoder.add_adapter(read, found)), expected) < 1e-4
+    assert worst(logits_with(decoder, decoder.add_adapter(read, found), SEQUENCES), expected) < 1e-4
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {

@@ -91,6 +91,13 @@ inline IndexShape index_shape(const Fields& fields) {
     return shape;
 }
 
+/// The field width. Throws std::invalid_argument where it is no shape.
+inline InputShape input_shape(const Fields& fields) {
+    const InputShape shape{static_cast<int>(fields.integer("width"))};
+    if (shape.width < 1) throw std::invalid_argument("there is nothing to pool from");
+    return shape;
+}
+
 /// The fields n_heads, rank and rope_dim. Throws std::invalid_argument where they are no shape.
 inline LatentShape latent_shape(const Fields& fields) {
     const LatentShape shape{

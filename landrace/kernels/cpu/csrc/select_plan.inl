@@ -21,7 +21,8 @@ constexpr int kRowsChoosing = 16;
 /// Positions that a row attends to by choice, at most.
 constexpr int kMostChosen = 1 << 24;
 
-/// The rows of a step that must choose, and `n_lists` scores of each with every `keys_per_score` keys.
+/// The rows of a step that must choose among positions, or entries of `every` positions each, and `n_lists` scores of each with
+/// every `keys_per_score` keys.
 class SelectPlan final : public State {
 public:
     struct Row {
@@ -37,9 +38,10 @@ public:
         std::vector<Piece> pieces;
     };
 
-    SelectPlan(const Choice& choice, int n_lists, int keys_per_score) : choice_(choice), n_lists_(n_lists), keys_per_score_(keys_per_score) {}
-    bool serves(const Choice& choice, int n_lists, int keys_per_score) const {
-        return choice == choice_ && n_lists == n_lists_ && keys_per_score == keys_per_score_;
+    SelectPlan(const Choice& choice, int n_lists, int keys_per_score, int every = 1)
+        : choice_(choice), n_lists_(n_lists), keys_per_score_(keys_per_score), every_(every) {}
+    bool serves(const Choice& choice, int n_lists, int keys_per_score, int every = 1) const {
+        return choice == choice_ && n_lists == n_lists_ && keys_per_score == keys_per_score_ && every == every_;
     }
 
     void prepare(const Step& step, int threads) override {
@@ -48,7 +50,7 @@ public:
         longest_ = 0;
         for (int s = 0; s < step.n_sequences; ++s)
             for (auto row = static_cast<int>(step.starts[s]); row < static_cast<int>(step.starts[s + 1]); ++row)
-                if (choice_.has(step.positions[row])) add({row, s, static_cast<int>(step.positions[row]) + 1});
+                if (const int64_t n_keys = (step.positions[row] + 1) / every_; choice_.has(n_keys - 1)) add({row, s, static_cast<int>(n_keys)});
         // A vector may begin at any score of a list.
         const size_t n_scores = kRowsChoosing * static_cast<size_t>(n_lists_) * longest_ + kLanes, n_ranks = static_cast<size_t>(threads) * longest_;
         if (scores_.size() < n_scores) scores_.resize(n_scores);
@@ -74,7 +76,7 @@ private:
     }
 
     Choice choice_;
-    int n_lists_, keys_per_score_;
+    int n_lists_, keys_per_score_, every_;
     size_t longest_ = 0;
     std::vector<Row> rows_;
     std::vector<Block> blocks_;

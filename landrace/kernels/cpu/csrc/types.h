@@ -160,6 +160,13 @@ struct IndexShape {
     bool operator==(const IndexShape& other) const { return head_dim == other.head_dim && n_gates == other.n_gates; }
 };
 
+/// What rows are pooled from: so many float32 values of each position.
+struct InputShape {
+    int width;
+
+    bool operator==(const InputShape& other) const { return width == other.width; }
+};
+
 /// Bytes of one element of a cache; i4 has two in a byte.
 constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type >= CacheType::i8 ? 1 : 2; }
 
@@ -178,6 +185,8 @@ constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 
 ///
 /// An indexer's keys lie as those of one key-value head, a tile's right behind the last one's; with gates, channels [width, 16],
 /// and int8 gates are multiplied by `value_scales`.
+///
+/// What rows are pooled from lies slot by slot, always in float32.
 struct LayerCache {
     CacheType type;
     uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]
@@ -200,6 +209,7 @@ struct LayerCache {
     /// Index of a slot's tile among those of all heads.
     int64_t tile_of(const HeadShape& shape, int64_t slot, int kv_head) const { return slot / kTile * shape.n_kv_heads + kv_head; }
     uint8_t* latent(const LatentShape& shape, int64_t slot) const { return tiles + slot * shape.padded_dim() * element_bytes(type); }
+    float* inputs(const InputShape& shape, int64_t slot) const { return reinterpret_cast<float*>(tiles) + slot * shape.width; }
     uint8_t* index_tile(const IndexShape& shape, int64_t tile) const { return tiles + tile * element_bytes(type) * kTile * shape.width(); }
 };
 

@@ -1,7 +1,8 @@
 // Which positions each row attends to: those whose keys an indexer scores highest. A score is the sum over the indexer's heads
 // of weight * relu(q k); of equal scores the earlier position counts.
 //
-// The key of a row is normalised, rotated and kept in a cache of the indexer's own. Heads are added up in order.
+// The key of a row is normalised, rotated and kept in a cache of the indexer's own. Heads are added up in order. Without keys
+// of its own, `every` positions have one together, which another operation keeps.
 #pragma once
 
 #include <algorithm>
@@ -21,29 +22,33 @@ class Select final : public Operation {
 public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), integer_field("n_heads"), integer_field("head_dim"), integer_field("most"), buffer_field("q"),
-        buffer_field("k"), buffer_field("weights"), vector_field("norm"), vector_field("norm_bias"), number_field("eps"),
+        optional(buffer_field("k")), buffer_field("weights"), optional(vector_field("norm")), optional(vector_field("norm_bias")), optional(number_field("eps")),
         optional(integer_field("rotary")), optional(integer_field("rotary_half")), number_field("scale"), optional(integer_field("group")),
+        optional(integer_field("every")),
     };
 
     Select(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), n_heads_(static_cast<int>(fields.integer("n_heads"))), shape_(index_shape(fields)),
-          most_(static_cast<int>(fields.integer("most"))), q_(fields.buffer("q")), k_(fields.buffer("k")), weights_(fields.buffer("weights")),
+          most_(static_cast<int>(fields.integer("most"))), q_(fields.buffer("q")), k_(fields.has("k") ? fields.buffer("k") : -1), weights_(fields.buffer("weights")),
           norm_(fields.vector("norm")), norm_bias_(fields.vector("norm_bias")), eps_(fields.number("eps")),
           rotary_(static_cast<size_t>(fields.integer("rotary"))), half_(static_cast<int>(fields.integer("rotary_half"))),
-          scale_(fields.number("scale")), group_(static_cast<size_t>(fields.integer("group"))), own_rows_(workspace.state<ThreadRows>()) {
+          scale_(fields.number("scale")), group_(static_cast<size_t>(fields.integer("group"))),
+          every_(std::max(1, static_cast<int>(fields.integer("every")))), own_rows_(workspace.state<ThreadRows>()) {
         if (most_ < 1) throw std::invalid_argument("a row attends to at least one position, not " + std::to_string(most_));
         if (n_heads_ < 1) throw std::invalid_argument("there are no heads");
         workspace.expect(q_, n_heads_ * shape_.head_dim);
-        workspace.expect(k_, shape_.head_dim);
         workspace.expect(weights_, n_heads_);
-        if (norm_.size != shape_.head_dim || norm_bias_.size != shape_.head_dim)
+        if ((k_ < 0) != (every_ > 1)) throw std::invalid_argument("positions have keys of their own, and entries another operation's");
+        if (k_ >= 0) workspace.expect(k_, shape_.head_dim);
+        if (k_ >= 0 && (norm_.size != shape_.head_dim || norm_bias_.size != shape_.head_dim))
             throw std::invalid_argument("the norm of a key needs a weight and a bias for each of its channels");
         if (half_ < 0 || 2 * half_ > shape_.head_dim)
             throw std::invalid_argument(std::to_string(shape_.head_dim) + " channels cannot turn in " + std::to_string(half_) + " pairs");
         own_rows_.widen(n_heads_ * shape_.head_dim);
-        workspace.write_layer(layer_, shape_, static_cast<int>(fields.integer("group")));
+        if (k_ >= 0) workspace.write_layer(layer_, shape_, static_cast<int>(group_));
+        else group_ = static_cast<size_t>(workspace.read_layer(layer_, shape_));
         const Choice choice{most_, most_};
-        plan_ = &workspace.state<SelectPlan>(choice, 1, 1);
+        plan_ = &workspace.state<SelectPlan>(choice, 1, 1, every_);
         selected_ = &workspace.state<Selected>(choice, 1);
         selected_->is_written = true;
     }
@@ -55,8 +60,8 @@ public:
 
     void run(const Context& c, int thread) override {
         c.share(thread, c.step.n_rows, [&](int row) {
-            keep(c, row);
-            if (selected_->has_lists(c.step.positions[row])) turn_queries(c, row, own_rows_.of(thread));
+            if (k_ >= 0) keep(c, row);
+            if (selected_->has_lists((c.step.positions[row] + 1) / every_ - 1)) turn_queries(c, row, own_rows_.of(thread));
         });
         for (const SelectPlan::Block& block : plan_->blocks()) {
             c.share(thread, static_cast<int>(block.pieces.size()), [&](int index) {
@@ -108,6 +113,7 @@ private:
     int half_;
     float scale_;
     size_t group_;
+    int every_;
     ThreadRows& own_rows_;
     SelectPlan* plan_;
     Selected* selected_;
