@@ -1,7 +1,7 @@
-"""`GraphDecoder`: a decoder that serves on a CUDA device, whose decode steps are graphs.
+"""`GraphDecoder`: a decoder that serves on a CUDA device, with Triton kernels and decode steps as graphs.
 
-A layer is about 45 launches in PyTorch, and the host needs longer to send them than the device to run them. A step of
-one row a sequence is recorded once for so many rows and so long tables, and then sent as one.
+The host needs longer to send the launches of a layer than the device to run them. A step of one row a sequence is
+recorded once for so many rows and so many keys, and then sent as one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from landrace.kernels.capability import has_triton
+from landrace.kernels.gpu.paged import SPAN
 from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
-from landrace.models.decode_step import DecodeStep, repeatable
+from landrace.models.decode_step import DecodeStep, groups_read, repeatable
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.reference_ops import ReferenceOps
 
 _TIMES = 3
 """Sizes are recorded when they are met so often: recording takes as long as a hundred steps."""
@@ -34,9 +37,11 @@ Sizes = tuple[int, tuple[tuple[Paged, int], ...]]
 class _Recorded:
     """A step's graph, the tensors that it reads and the logits that it writes."""
 
-    def __init__(self, decoder: Decoder, layers: tuple[LayerMemory, ...], sizes: Sizes) -> None:
+    def __init__(
+        self, decoder: Decoder, layers: tuple[LayerMemory, ...], sizes: Sizes, operations: type[ReferenceOps]
+    ) -> None:
         n_rows, n_keys = sizes
-        self._step = DecodeStep(decoder, layers, n_rows, dict(n_keys))
+        self._step = DecodeStep(decoder, layers, n_rows, dict(n_keys), operations)
         self._graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
@@ -56,8 +61,8 @@ class _Recorded:
 
 
 class GraphDecoder:
-    """See `ServingDecoder`. Steps that are no graphs are the decoder's own: prompts, drafts, adapters, models with
-    experts or states."""
+    """See `ServingDecoder`. No graphs are steps of prompts, drafts and adapters, and those of models that select
+    positions or have states."""
 
     differentiable = True
     cache_tile = 1
@@ -66,7 +71,9 @@ class GraphDecoder:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.spec = decoder.spec
-        self._repeatable = repeatable(decoder.spec)
+        self._operations = _operations(decoder)
+        self._repeatable = repeatable(decoder.spec, self._operations)
+        self._tabled = groups_read(decoder.spec, self._operations, in_place=False)
         self._recorded: dict[int, dict[Sizes, _Recorded]] = {}
         """By cache, for as long as it lives."""
         self._met: Counter[Sizes] = Counter()
@@ -103,20 +110,24 @@ class GraphDecoder:
 
     def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`. Never a graph."""
-        return self._decoder.with_hidden(batch)
+        return self._decoder.with_hidden(batch, self._operations)
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """See `ServingDecoder`."""
         sizes = self._sizes(batch)
         if sizes is None or batch.cache is None:
-            return self._decoder(batch)  # type: ignore[no-any-return]
+            return self._directly(batch)
         recorded = self._of_cache(batch.cache.layers)
         if sizes not in recorded:
             self._met[sizes] += 1
             if self._met[sizes] < _TIMES:
-                return self._decoder(batch)  # type: ignore[no-any-return]
-            recorded[sizes] = _Recorded(self._decoder, batch.cache.layers, sizes)
+                return self._directly(batch)
+            recorded[sizes] = _Recorded(self._decoder, batch.cache.layers, sizes, self._operations)
         return recorded[sizes](batch)
+
+    def _directly(self, batch: ForwardBatch) -> Tensor:
+        decoder = self._decoder
+        return decoder.compute(self._operations(batch, decoder.adapters, decoder.product_dtype, None))
 
     def _sizes(self, batch: ForwardBatch) -> Sizes | None:
         """How large the step is when padded; None: it is no graph."""
@@ -126,6 +137,9 @@ class GraphDecoder:
         padded, n_keys = _next_size(n_rows, 1), []
         for kept, view in batch.cache.groups.items():
             lengths = [slots.numel() for slots in view.sequence_slots]
+            if kept not in self._tabled:
+                n_keys.append((kept, _next_size(max(lengths), SPAN)))
+                continue
             n_keys.append((kept, longest := _next_size(max(lengths), 128)))
             if padded * longest > max(_FREE_KEYS, _WASTE * sum(lengths)):
                 return None
@@ -137,6 +151,16 @@ class GraphDecoder:
             self._recorded[id(first)] = {}
             weakref.finalize(first, self._recorded.pop, id(first), None)
         return self._recorded[id(first)]
+
+
+def _operations(decoder: Decoder) -> type[ReferenceOps]:
+    """What computes on the decoder's device."""
+    if not has_triton(decoder.device):
+        return ReferenceOps
+    from landrace.models.gpu_ops import GpuOps
+
+    GpuOps.prepare(decoder)
+    return GpuOps
 
 
 def _next_size(n: int, least: int) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation, Gate
+from landrace.kernels.gpu.paged import PagedPlan
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
@@ -32,7 +33,7 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -57,6 +58,9 @@ to what the forward pass returns."""
 class ReferenceOps(ReferenceStreams):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
+    any_experts: ClassVar[bool] = False
+    """Whether experts are computed without asking the host who goes to which."""
+
     def __init__(
         self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
     ) -> None:
@@ -71,8 +75,16 @@ class ReferenceOps(ReferenceStreams):
         self._chosen: tuple[Tensor, ...] = ()
         """By group of the attention plan: what the last indexer has chosen."""
 
+    @staticmethod
+    def in_place(mixer: Mixer) -> bool:
+        """Whether attention reads the layer's cache where it lies, by a `PagedPlan`."""
+        return False
+
     def take_plans(
-        self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
+        self,
+        attention_plans: Mapping[Paged, AttentionPlan],
+        paged_plans: Mapping[Paged, PagedPlan],
+        rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]],
     ) -> None:
         """Where they are known already, they are not made of the batch."""
         self._attention_plans.update((kept, plan) for kept, plan in attention_plans.items())
@@ -290,7 +302,7 @@ class ReferenceOps(ReferenceStreams):
         return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
-        return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
+        return self.routing(self._product(x.float(), weights.weight, weights.bias), weights, router)
 
     def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
         """Where a router's logits [T, n_experts] send the tokens."""
@@ -328,7 +340,7 @@ class ReferenceOps(ReferenceStreams):
         bias = weight.bias if isinstance(weight, Linear) else None
 
         def logits(rows: Tensor) -> Tensor:
-            y = linear(rows.to(self._product_dtype), weight.weight, bias).float()
+            y = self._logits(rows.to(self._product_dtype), weight.weight, bias)
             return y if divisor == 1.0 else y / divisor
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
@@ -379,9 +391,16 @@ class ReferenceOps(ReferenceStreams):
         ]
         return ExpertProjection(weight.weight, weight.bias, adapters, partial(self.hear, weight.name))
 
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear(x, weight, bias)
+
+    def _logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product in float32."""
+        return linear(x, weight, bias).float()
+
     def _linear(self, x: Tensor, weight: Linear) -> Tensor:
         self.hear(weight.name, x)
-        y = linear(x, weight.weight, weight.bias)
+        y = self._product(x, weight.weight, weight.bias)
         for rows, adapter in self._adapters:
             pair = adapter.pairs.get(weight.name)
             if pair is None:

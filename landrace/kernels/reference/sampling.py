@@ -20,11 +20,13 @@ def choose_tokens(
     if not rows:
         return tokens
     x = _take(logits, rows)
-    finite = x.amax(-1).isfinite().tolist()
-    greedy = [i for i, rule in enumerate(rules) if finite[i] and rule.temperature == 0]
-    if greedy:
-        for i, token in zip(greedy, _take(x, greedy).argmax(-1).tolist(), strict=True):
-            tokens[i] = token
+    told = [x.amax(-1).isfinite().long()]
+    if any(rule.temperature == 0 for rule in rules):
+        told.append(x.argmax(-1))
+    finite, *best = torch.stack(told).tolist()  # at once: a device is waited for
+    for i, rule in enumerate(rules):
+        if finite[i] and rule.temperature == 0:
+            tokens[i] = best[0][i]
     drawn = [i for i, rule in enumerate(rules) if finite[i] and rule.temperature > 0]
     if drawn:
         filtered = filter_logits(_take(x, drawn), [rules[i] for i in drawn])
