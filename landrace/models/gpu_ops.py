@@ -53,17 +53,16 @@ class GpuOps(ReferenceOps):
         self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
     ) -> None:
         super().__init__(batch, adapters, product_dtype, reduce)
-        self._given_plans: Mapping[Paged, PagedPlan] = {}
-        self._own_plans: dict[tuple[Paged, HeadSizes], PagedPlan] = {}
+        self._paged_plans: dict[tuple[Paged, HeadSizes], PagedPlan] = {}
 
     def take_plans(
         self,
         attention_plans: Mapping[Paged, AttentionPlan],
-        paged_plans: Mapping[Paged, PagedPlan],
+        paged_plans: Mapping[tuple[Paged, HeadSizes], PagedPlan],
         rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]],
     ) -> None:
         super().take_plans(attention_plans, paged_plans, rotary)
-        self._given_plans = paged_plans
+        self._paged_plans.update((key, plan) for key, plan in paged_plans.items())
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -123,8 +122,7 @@ class GpuOps(ReferenceOps):
         if self._batch.cache is None or not self.in_place(spec):
             return super().attend(spec, q, past, sinks, further)
         own = None if sinks is None else sinks.weight
-        sizes = HeadSizes(spec.n_heads // spec.n_kv_heads, spec.head_dim, q.dtype)
-        plan = self._paged_plan(spec.cache, sizes)
+        plan = self._paged_plan(spec.cache, HeadSizes(spec.n_heads // spec.n_kv_heads, spec.head_dim, q.dtype))
         return attention(q, *past, plan, scale=spec.score_factor, mask=spec.mask, sinks=own).flatten(1)
 
     def experts(
@@ -158,14 +156,12 @@ class GpuOps(ReferenceOps):
         return product(x, weight, bias, dtype=torch.float32)
 
     def _paged_plan(self, kept: Paged, sizes: HeadSizes) -> PagedPlan:
-        if kept in self._given_plans:
-            return self._given_plans[kept]
-        if (kept, sizes) not in self._own_plans:
+        if (kept, sizes) not in self._paged_plans:
             assert self._batch.cache is not None
             view, device = self._batch.cache.groups[kept], self._batch.token_ids.device
             plan = plan_paged(self._batch.starts, view.sequence_slots, view.first_positions, sizes, device)
-            self._own_plans[kept, sizes] = plan
-        return self._own_plans[kept, sizes]
+            self._paged_plans[kept, sizes] = plan
+        return self._paged_plans[kept, sizes]
 
 
 def _lay_side_by_side(weights: Sequence[Linear]) -> None:

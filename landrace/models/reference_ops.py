@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landrace.kernels.activation import Activation, Gate
-from landrace.kernels.gpu.paged import PagedPlan
+from landrace.kernels.gpu.paged import HeadSizes, PagedPlan
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
@@ -83,7 +83,7 @@ class ReferenceOps(ReferenceStreams):
     def take_plans(
         self,
         attention_plans: Mapping[Paged, AttentionPlan],
-        paged_plans: Mapping[Paged, PagedPlan],
+        paged_plans: Mapping[tuple[Paged, HeadSizes], PagedPlan],
         rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]],
     ) -> None:
         """Where they are known already, they are not made of the batch."""

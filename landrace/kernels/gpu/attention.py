@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from landrace.kernels.gpu.overlap import begin, overlap
 from landrace.kernels.gpu.paged import SPAN, HeadSizes, PagedPlan
 from landrace.kernels.gpu.tickets import MOST, counters, is_last
 from landrace.kernels.mask import Chunked, Mask, Sliding
@@ -71,36 +72,33 @@ def _span(
 
 @triton.jit
 def _attend(
-    q, keys, values, out, part_m, part_total, part_acc, tickets, sinks, tiles, starts, past, scale, n_spans, part_rows,
+    q, keys, values, out, part_m, part_total, part_acc, tickets, sinks, tiles, scale, n_spans, part_rows,
     MASK: tl.constexpr, REACH: tl.constexpr, HAS_SINKS: tl.constexpr, SHARED: tl.constexpr, SHARING: tl.constexpr,
     KV_HEADS: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
-    SPAN_: tl.constexpr, AHEAD: tl.constexpr,
+    SPAN_: tl.constexpr, AHEAD: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows for the heads that share one head of keys: row r is token r // SHARING, head r % SHARING."""
+    begin(OVERLAPS)
     tile, head = tl.program_id(0), tl.program_id(1)
-    s, first_row = tl.load(tiles + 2 * tile), tl.load(tiles + 2 * tile + 1)
-    row_start = tl.load(starts + s)
-    n_rows = tl.load(starts + s + 1) - row_start
-    slots = tl.load(past + 3 * s).to(tl.pointer_type(tl.int64))
-    first = tl.load(past + 3 * s + 2).to(tl.int32)
-    n_keys = first + tl.load(past + 3 * s + 1).to(tl.int32)
+    slots = tl.load(tiles + 5 * tile).to(tl.pointer_type(tl.int64))
+    first, row = tl.load(tiles + 5 * tile + 1).to(tl.int32), tl.load(tiles + 5 * tile + 2)
+    first_position = tl.load(tiles + 5 * tile + 3).to(tl.int32)
+    n_rows = tl.load(tiles + 5 * tile + 4).to(tl.int32)
     r, d = tl.arange(0, ROWS), tl.arange(0, SIZE)
-    TOGETHER: tl.constexpr = ROWS // SHARING
-    token = first_row + r // SHARING
-    real = (r < TOGETHER * SHARING) & (token < n_rows)
-    position = n_keys - n_rows + token
-    place = ((row_start.to(tl.int64) + token) * KV_HEADS + head) * SHARING * D + r % SHARING * D
+    real = r // SHARING < n_rows
+    position = first_position + r // SHARING
+    place = ((row + r // SHARING) * KV_HEADS + head) * SHARING * D + r % SHARING * D
     place = place[:, None] + d[None, :]
     there = real[:, None] & (d < D)[None, :]
     query = tl.load(q + place, mask=there, other=0.0)
-    end = tl.minimum(n_keys, n_keys - n_rows + first_row + TOGETHER)
+    end = first_position + n_rows
     oldest = first
     if MASK == "sliding":
-        oldest = tl.maximum(first, n_keys - n_rows + first_row - REACH + 1)
+        oldest = tl.maximum(first, first_position - REACH + 1)
     if MASK == "chunked":
-        oldest = tl.maximum(first, (n_keys - n_rows + first_row) // REACH * REACH)
+        oldest = tl.maximum(first, first_position // REACH * REACH)
     first_span = oldest // SPAN_
-    seen = tl.cdiv(end, SPAN_) - first_span
+    seen = tl.where(n_rows > 0, tl.cdiv(end, SPAN_) - first_span, 0)
     m = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, SIZE], tl.float32)
@@ -181,9 +179,9 @@ def attention(
         kind, reach = "chunked", mask.chunk
     _attend[(n_tiles, kv_heads, plan.n_spans if shared else 1)](
         q, keys, values, out, m, total, acc, counters(q.device), out if sinks is None else sinks,
-        plan.tiles, plan.starts, plan.past, scale * _LOG2E.value, plan.n_spans, plan.most_rows * sharing,
+        plan.tiles, scale * _LOG2E.value, plan.n_spans, plan.most_rows * sharing,
         MASK=kind, REACH=reach, HAS_SINKS=sinks is not None, SHARED=shared, SHARING=sharing,
         KV_HEADS=kv_heads, D=d, SIZE=size, ROWS=rows, TILE=sizes.tile, SPAN_=SPAN, AHEAD=4,
-        num_warps=8 if rows > 64 or size > 128 else 4, num_stages=stages,
+        num_warps=8 if rows > 64 or size > 128 else 4, num_stages=stages, **overlap(q.device),
     )  # fmt: skip
     return out

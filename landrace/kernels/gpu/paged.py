@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-SPAN = 512
+SPAN = 256
+"""Positions."""
 _ROWS = 64
 """Rows of a tile at least, which are those of so many heads as share keys: with fewer the compiler takes another matrix
 instruction."""
@@ -17,23 +18,6 @@ MOST_SHARING = 16
 """Heads that share keys at most."""
 WIDEST = 256
 """Channels of a head at most."""
-
-
-@dataclass(frozen=True)
-class PagedPlan:
-    """Where the rows of a step find their past. S sequences, whose rows lie end to end."""
-
-    tiles: Tensor
-    """[n, 2] int32: a sequence, and the first of its rows that are computed together."""
-    starts: Tensor
-    """[S + 1] int32: where its rows begin."""
-    past: Tensor
-    """[S, 3] int64: the address of its slots (int64), how many there are, and the position of the first. Whoever makes
-    the plan keeps the slots."""
-    n_spans: int
-    """How many spans a row sees at most."""
-    most_rows: int
-    """Rows that a sequence has at most."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +35,51 @@ class HeadSizes:
             return 16  # no matrix instruction, and few registers
         return _ROWS if most_rows * self.sharing <= _ROWS or self.channels > 128 else 2 * _ROWS
 
+    def together(self, most_rows: int) -> int:
+        """How many rows of a sequence a tile has."""
+        return self.rows(most_rows) // self.sharing
+
     @property
     def tile(self) -> int:
         """Positions of a tile."""
         return 32 if self.dtype == torch.float32 else 64
 
 
-def spans_seen(lengths: Sequence[int], firsts: Sequence[int]) -> int:
-    """The most spans that the positions from each of `firsts` on lie in, which are so many."""
-    return max((first + n - 1) // SPAN - first // SPAN + 1 for n, first in zip(lengths, firsts, strict=True))
+@dataclass(frozen=True)
+class PagedPlan:
+    """Where the rows of a step find their past."""
+
+    tiles: Tensor
+    """[n, 5] int64: rows of one sequence that are computed together. The address of the sequence's slots (int64), the
+    position of the first of those, the packed row and the position of the first row, and how many rows there are; 0:
+    the tile is nobody's. Whoever makes the plan keeps the slots."""
+    n_spans: int
+    """How many spans a row sees at most. 1: the spans of a row are not shared out, however many."""
+    most_rows: int
+    """Rows that a sequence has at most."""
 
 
-def past_of(sequence_slots: Sequence[Tensor], firsts: Sequence[int]) -> Tensor:
-    """[S, 3] int64 in main memory: `PagedPlan.past`."""
-    told = [(slots.data_ptr(), slots.numel(), first) for slots, first in zip(sequence_slots, firsts, strict=True)]
-    return torch.tensor(told, dtype=torch.int64)
+Tile = tuple[int, int, int, int, int]
+
+
+def tiles_of(
+    starts: Sequence[int], sequence_slots: Sequence[Tensor], firsts: Sequence[int], together: int
+) -> list[Tile]:
+    """`PagedPlan.tiles` of sequences with rows from starts[s] to starts[s + 1] and the slots of their positions from
+    firsts[s] on."""
+    tiles = []
+    for (start, end), slots, first in zip(pairwise(starts), sequence_slots, firsts, strict=True):
+        address, shift = slots.data_ptr(), first + slots.numel() - end
+        for row in range(start, end, together):
+            tiles.append((address, first, row, row + shift, min(together, end - row)))
+    tiles.reverse()  # last rows see most, and what takes long begins first
+    return tiles
+
+
+def spans_seen(sequence_slots: Sequence[Tensor], firsts: Sequence[int]) -> int:
+    """The most spans that the positions of a sequence lie in."""
+    ends = (first + slots.numel() for slots, first in zip(sequence_slots, firsts, strict=True))
+    return max((end - 1) // SPAN - first // SPAN + 1 for end, first in zip(ends, firsts, strict=True))
 
 
 def plan_paged(
@@ -75,25 +89,7 @@ def plan_paged(
     sizes: HeadSizes,
     device: torch.device,
 ) -> PagedPlan:
-    """Of sequences with rows from starts[s] to starts[s + 1] and the slots of their positions from firsts[s] on."""
-    n_rows = [end - start for start, end in pairwise(starts)]
-    together = sizes.rows(max(n_rows)) // sizes.sharing
-    tiles = [(s, first) for s, n in enumerate(n_rows) for first in range(0, n, together)]
-    tiles.reverse()  # last rows see most, and what takes long begins first
-    lengths = [slots.numel() for slots in sequence_slots]
-    return PagedPlan(
-        torch.tensor(tiles, dtype=torch.int32).to(device),
-        torch.tensor(starts, dtype=torch.int32).to(device),
-        past_of(sequence_slots, firsts).to(device),
-        spans_seen(lengths, firsts),
-        max(n_rows),
-    )
-
-
-def plan_rows(past: Tensor, n_keys: int, *, whole: bool) -> PagedPlan:
-    """Of sequences with one row each, and at most so many keys. `past`: as of a `PagedPlan`, read when attention is
-    computed. `whole`: all of them begin at position 0."""
-    n = past.shape[0]
-    rows = torch.arange(n + 1, dtype=torch.int32, device=past.device)
-    tiles = torch.stack((rows[:n], torch.zeros_like(rows[:n])), 1)
-    return PagedPlan(tiles, rows, past, -(-n_keys // SPAN) + (not whole), 1)
+    """Of one step: see `tiles_of`."""
+    most_rows = max(end - start for start, end in pairwise(starts))
+    tiles = tiles_of(starts, sequence_slots, firsts, sizes.together(most_rows))
+    return PagedPlan(torch.tensor(tiles).to(device), spans_seen(sequence_slots, firsts), most_rows)

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.gpu.gates import gated
+from landrace.kernels.gpu.overlap import begin, fetch, overlap
 from landrace.kernels.gpu.tickets import MOST, counters, is_last
 
 _OUT = 64
 """Outputs of a tile at least: with fewer the compiler takes another matrix instruction."""
 _PROGRAMS = 192
 """About so many keep a GPU's memory busy."""
+_FEW = 96
+"""With fewer, processors of a large GPU have nothing to do."""
 _LEAST_PART = 256
 """Inputs of a part."""
 
@@ -53,6 +56,7 @@ def _product(
     x, w, beside, bias, bias_beside, into, y, parts, tickets, n_rows, n_out, k, stride, factor, limit, alpha,
     KIND: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INTO: tl.constexpr, PARTS: tl.constexpr, SHARED: tl.constexpr,
     EVEN: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr,
+    LINES: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """One tile. SHARED: a program computes one part, and the last one adds them."""
     GATED: tl.constexpr = KIND != "none"
@@ -71,6 +75,14 @@ def _product(
     last = True
     if SHARED:
         own = tl.program_id(1)
+        # What this program multiplies with can come before the rows do.
+        lines = tl.minimum(own * steps // PARTS * STEP + tl.arange(0, LINES) * STEP, k - 1)
+        place = tl.minimum(outs, outs_left - 1)[:, None] * k + lines[None, :]
+        fetch(w + place, OVERLAPS)
+        if GATED:
+            fetch(beside + place, OVERLAPS)
+    begin(OVERLAPS)
+    if SHARED:
         acc, other = _part(
             x, w, beside, rows, outs, rows_left, outs_left, k, stride,
             own * steps // PARTS * STEP, (own + 1) * steps // PARTS * STEP, GATED, EVEN, ROWS, OUT, STEP,
@@ -141,11 +153,14 @@ def parts_of(n_out: int, k: int) -> int:
 
 def _schedule(n_rows: int, n_out: int, parts: int, two: bool, wide: bool) -> _Schedule:
     """`two`: of two matrices at once. `wide`: in float32."""
-    rows = 16 if n_rows <= 16 else 64 if n_rows <= 64 or wide else 128
-    row_tiles = triton.cdiv(n_rows, rows)
-    out = 2 * _OUT if rows == 128 and not two and row_tiles * triton.cdiv(n_out, 2 * _OUT) >= 132 else _OUT
-    tiles = row_tiles * triton.cdiv(n_out, out)
-    shared = parts > 1 and tiles < 132
+
+    def tiles(rows: int, out: int) -> int:
+        return triton.cdiv(n_rows, rows) * triton.cdiv(n_out, out)
+
+    rows = 16 if n_rows <= 16 else 64 if n_rows <= 64 or wide or tiles(128, _OUT) < _FEW else 128
+    fits = not two or parts == 1  # in registers
+    out = 2 * _OUT if rows == 128 and fits and tiles(rows, 2 * _OUT) >= _FEW else _OUT
+    shared = parts > 1 and tiles(rows, out) < _FEW
     if wide:
         return _Schedule(rows, out, shared, 8 if rows == 64 else 4, 2)
     return _Schedule(rows, out, shared, 8 if rows == 128 else 4, 4 if rows == 128 or two else 6)
@@ -188,7 +203,8 @@ def product(
         n_rows, n_out, k, x.stride(0), factor, activation.limit, activation.alpha,
         KIND="none" if beside is None else activation.kind, HAS_BIAS=bias is not None, HAS_INTO=into is not None,
         PARTS=parts, SHARED=plan.shared, EVEN=k % step == 0, ROWS=plan.rows, OUT=plan.out, STEP=step,
-        num_warps=plan.warps, num_stages=plan.stages,
+        LINES=triton.next_power_of_2(triton.cdiv(triton.cdiv(k, step), parts)),
+        num_warps=plan.warps, num_stages=plan.stages, **overlap(x.device),
     )  # fmt: skip
     return y
 
