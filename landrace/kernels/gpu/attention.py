@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from landrace.kernels.gpu.overlap import begin, overlap
 from landrace.kernels.gpu.paged import SPAN, HeadSizes, PagedPlan
 from landrace.kernels.gpu.tickets import MOST, counters, is_last
 from landrace.kernels.mask import Chunked, Mask, Sliding
@@ -75,10 +74,9 @@ def _attend(
     q, keys, values, out, part_m, part_total, part_acc, tickets, sinks, tiles, scale, n_spans, part_rows,
     MASK: tl.constexpr, REACH: tl.constexpr, HAS_SINKS: tl.constexpr, SHARED: tl.constexpr, SHARING: tl.constexpr,
     KV_HEADS: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
-    SPAN_: tl.constexpr, AHEAD: tl.constexpr, OVERLAPS: tl.constexpr,
+    SPAN_: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows for the heads that share one head of keys: row r is token r // SHARING, head r % SHARING."""
-    begin(OVERLAPS)
     tile, head = tl.program_id(0), tl.program_id(1)
     slots = tl.load(tiles + 5 * tile).to(tl.pointer_type(tl.int64))
     first, row = tl.load(tiles + 5 * tile + 1).to(tl.int32), tl.load(tiles + 5 * tile + 2)
@@ -182,6 +180,6 @@ def attention(
         plan.tiles, scale * _LOG2E.value, plan.n_spans, plan.most_rows * sharing,
         MASK=kind, REACH=reach, HAS_SINKS=sinks is not None, SHARED=shared, SHARING=sharing,
         KV_HEADS=kv_heads, D=d, SIZE=size, ROWS=rows, TILE=sizes.tile, SPAN_=SPAN, AHEAD=4,
-        num_warps=8 if rows > 64 or size > 128 else 4, num_stages=stages, **overlap(q.device),
+        num_warps=8 if rows > 64 or size > 128 else 4, num_stages=stages,
     )  # fmt: skip
     return out

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.gpu.gates import gated
-from landrace.kernels.gpu.overlap import begin, overlap
 
 _OUT = 64
 """Outputs of a tile: with fewer the compiler takes another matrix instruction."""
@@ -30,9 +29,8 @@ class Projection:
 
 
 @triton.jit(do_not_specialize=["n"])
-def _order(experts, order, starts, counts, n, CHUNK: tl.constexpr, OVERLAPS: tl.constexpr):
+def _order(experts, order, starts, counts, n, CHUNK: tl.constexpr):
     """Program e counts the choices of experts before e, and lists its own in order."""
-    begin(OVERLAPS)
     expert = tl.program_id(0)
     start = tl.zeros([], tl.int32)
     for first in range(0, n, CHUNK):
@@ -54,10 +52,8 @@ def _grouped(
     x, w, beside, bias, bias_beside, worth, y, order, starts, counts, n_out, k, stride, tiles, limit, alpha,
     KIND: tl.constexpr, HAS_BIAS: tl.constexpr, WORTH_FIRST: tl.constexpr, WORTH_LAST: tl.constexpr,
     CHOICES: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """A tile of one expert's rows. A choice reads row choice // CHOICES of x."""
-    begin(OVERLAPS)
     GATED: tl.constexpr = KIND != "none"
     expert, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     count = tl.load(counts + expert)
@@ -100,10 +96,7 @@ def _grouped(
 
 
 @triton.jit
-def _add_choices(
-    into, y, out, factor, n, HAS_INTO: tl.constexpr, CHOICES: tl.constexpr, SIZE: tl.constexpr, OVERLAPS: tl.constexpr
-):
-    begin(OVERLAPS)
+def _add_choices(into, y, out, factor, n, HAS_INTO: tl.constexpr, CHOICES: tl.constexpr, SIZE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
     total = tl.zeros([SIZE], tl.float32)
@@ -143,7 +136,7 @@ def experts(
     n = n_rows * top_k
     order = torch.empty(n, dtype=torch.int32, device=x.device)
     starts, counts = torch.empty(2, n_experts, dtype=torch.int32, device=x.device)
-    _order[(n_experts,)](chosen, order, starts, counts, n, CHUNK=1024, num_warps=4, **overlap(x.device))
+    _order[(n_experts,)](chosen, order, starts, counts, n, CHUNK=1024, num_warps=4)
     middle = torch.empty(n, hidden, dtype=x.dtype, device=x.device)
     results = torch.empty(n, d, dtype=torch.float32, device=x.device)
     wide = x.dtype == torch.float32
@@ -151,14 +144,7 @@ def experts(
     usual = n // n_experts  # rows of an expert
     rows = 16 if usual <= 16 else 64
     tiles = triton.cdiv(n_rows, rows)
-    sizes = {
-        "ROWS": rows,
-        "OUT": _OUT,
-        "STEP": step,
-        "num_warps": 4,
-        "num_stages": 2 if wide else 4,
-        **overlap(x.device),
-    }
+    sizes = {"ROWS": rows, "OUT": _OUT, "STEP": step, "num_warps": 4, "num_stages": 2 if wide else 4}
     _grouped[(n_experts * tiles, triton.cdiv(hidden, _OUT))](
         x, gate.weight, up.weight, _bias(gate), _bias(up), worth, middle, order, starts, counts,
         hidden, d, x.stride(0), tiles, activation.limit, activation.alpha,
@@ -173,15 +159,7 @@ def experts(
     )  # fmt: skip
     size = min(1024, triton.next_power_of_2(d))
     _add_choices[(n_rows, triton.cdiv(d, size))](
-        out if into is None else into,
-        results,
-        out,
-        factor,
-        d,
-        HAS_INTO=into is not None,
-        CHOICES=top_k,
-        SIZE=size,
-        **overlap(x.device),
+        out if into is None else into, results, out, factor, d, HAS_INTO=into is not None, CHOICES=top_k, SIZE=size
     )
     return out
 

@@ -7,8 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from landrace.kernels.gpu.overlap import begin, overlap
-
 _TOGETHER = 8
 """Heads of a program."""
 
@@ -17,10 +15,9 @@ _TOGETHER = 8
 def _turn_and_keep(
     q, k, v, q_out, keys, values, slots, cos, sin, q_weight, k_weight, eps, q_stride, k_stride, v_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr,
-    NORM: tl.constexpr, WEIGHTED: tl.constexpr, TOGETHER: tl.constexpr, OVERLAPS: tl.constexpr,
+    NORM: tl.constexpr, WEIGHTED: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """A row's next heads: of q, then of k, then of v."""
-    begin(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     Q_PROGRAMS: tl.constexpr = (HEADS + TOGETHER - 1) // TOGETHER
     KV_PROGRAMS: tl.constexpr = (KV_HEADS + TOGETHER - 1) // TOGETHER
@@ -109,6 +106,6 @@ def turn_and_keep(
         q, k, v, out, keys, values, slots, cos, sin, q_weight, k_weight, eps, q.stride(0), k.stride(0), v.stride(0),
         HEADS=heads, KV_HEADS=kv_heads, D=d, SIZE=triton.next_power_of_2(d),
         HALF=0 if tables is None else cos.shape[1], NORM=normed, WEIGHTED=weights is not None, TOGETHER=_TOGETHER,
-        num_warps=4, **overlap(q.device),
+        num_warps=4,
     )  # fmt: skip
     return out

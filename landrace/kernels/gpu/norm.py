@@ -7,12 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from landrace.kernels.gpu.overlap import begin, overlap
-
 
 @triton.jit
-def _norm(x, weight, y, eps, n, stride, SIZE: tl.constexpr, OVERLAPS: tl.constexpr):
-    begin(OVERLAPS)
+def _norm(x, weight, y, eps, n, stride, SIZE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, SIZE)
     there = at < n
@@ -29,7 +26,5 @@ def norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     if n_rows:
         assert x.stride(1) == 1
         size = triton.next_power_of_2(n)
-        _norm[(n_rows,)](
-            x, weight, y, eps, n, x.stride(0), SIZE=size, num_warps=min(16, max(1, size // 512)), **overlap(x.device)
-        )
+        _norm[(n_rows,)](x, weight, y, eps, n, x.stride(0), SIZE=size, num_warps=min(16, max(1, size // 512)))
     return y

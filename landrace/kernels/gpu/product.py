@@ -17,7 +17,6 @@ from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.gpu.gates import gated
-from landrace.kernels.gpu.overlap import begin, fetch, overlap
 from landrace.kernels.gpu.tickets import MOST, counters, is_last
 
 _OUT = 64
@@ -56,7 +55,6 @@ def _product(
     x, w, beside, bias, bias_beside, into, y, parts, tickets, n_rows, n_out, k, stride, factor, limit, alpha,
     KIND: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INTO: tl.constexpr, PARTS: tl.constexpr, SHARED: tl.constexpr,
     EVEN: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, STEP: tl.constexpr,
-    LINES: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """One tile. SHARED: a program computes one part, and the last one adds them."""
     GATED: tl.constexpr = KIND != "none"
@@ -75,14 +73,6 @@ def _product(
     last = True
     if SHARED:
         own = tl.program_id(1)
-        # What this program multiplies with can come before the rows do.
-        lines = tl.minimum(own * steps // PARTS * STEP + tl.arange(0, LINES) * STEP, k - 1)
-        place = tl.minimum(outs, outs_left - 1)[:, None] * k + lines[None, :]
-        fetch(w + place, OVERLAPS)
-        if GATED:
-            fetch(beside + place, OVERLAPS)
-    begin(OVERLAPS)
-    if SHARED:
         acc, other = _part(
             x, w, beside, rows, outs, rows_left, outs_left, k, stride,
             own * steps // PARTS * STEP, (own + 1) * steps // PARTS * STEP, GATED, EVEN, ROWS, OUT, STEP,
@@ -203,8 +193,7 @@ def product(
         n_rows, n_out, k, x.stride(0), factor, activation.limit, activation.alpha,
         KIND="none" if beside is None else activation.kind, HAS_BIAS=bias is not None, HAS_INTO=into is not None,
         PARTS=parts, SHARED=plan.shared, EVEN=k % step == 0, ROWS=plan.rows, OUT=plan.out, STEP=step,
-        LINES=triton.next_power_of_2(triton.cdiv(triton.cdiv(k, step), parts)),
-        num_warps=plan.warps, num_stages=plan.stages, **overlap(x.device),
+        num_warps=plan.warps, num_stages=plan.stages,
     )  # fmt: skip
     return y
 
