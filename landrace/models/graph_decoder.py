@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,6 +48,15 @@ class _Recorded:
         return self._logits[: len(batch.logit_rows)].clone()  # the next step writes there
 
 
+class _OfCache:
+    """The steps that were recorded on one cache. They share a pool and go together: a pool cannot be used again when all
+    graphs in it are gone."""
+
+    def __init__(self) -> None:
+        self.pool: tuple[int, int] = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self.recorded: dict[StepSizes, _Recorded] = {}
+
+
 class GraphDecoder:
     """See `ServingDecoder`. No graphs are steps with adapters and those of models that select positions or have states,
     nor prompts where there are latents or no Triton."""
@@ -62,7 +70,7 @@ class GraphDecoder:
         self.spec = decoder.spec
         self._operations = _operations(decoder)
         self._repeatable = repeatable(decoder.spec, self._operations)
-        self._recorded: dict[int, dict[StepSizes, _Recorded]] = {}
+        self._recorded: dict[int, _OfCache] = {}
         """By cache, for as long as it lives."""
         self._met: Counter[StepSizes] = Counter()
 
@@ -106,28 +114,24 @@ class GraphDecoder:
         if sizes is None or batch.cache is None:
             return self._directly(batch)
         layers = batch.cache.layers
-        recorded = self._of_cache(layers)
-        if sizes not in recorded:
+        own = self._of_cache(layers)
+        if sizes not in own.recorded:
             self._met[sizes] += 1
             if self._met[sizes] < _TIMES:
                 return self._directly(batch)
             step = RepeatedStep(self._decoder, layers, sizes, self._operations)
             step.fill(batch)
-            recorded[sizes] = _Recorded(step, layers, self._pool)
-        return recorded[sizes](batch)
-
-    @cached_property
-    def _pool(self) -> tuple[int, int]:
-        return torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call, no-any-return]
+            own.recorded[sizes] = _Recorded(step, layers, own.pool)
+        return own.recorded[sizes](batch)
 
     def _directly(self, batch: ForwardBatch) -> Tensor:
         decoder = self._decoder
         return decoder.compute(self._operations(batch, decoder.adapters, decoder.product_dtype, None))
 
-    def _of_cache(self, layers: tuple[LayerMemory, ...]) -> dict[StepSizes, _Recorded]:
+    def _of_cache(self, layers: tuple[LayerMemory, ...]) -> _OfCache:
         first = layers[0]
         if id(first) not in self._recorded:
-            self._recorded[id(first)] = {}
+            self._recorded[id(first)] = _OfCache()
             weakref.finalize(first, self._recorded.pop, id(first), None)
         return self._recorded[id(first)]
 

@@ -74,7 +74,7 @@ def test_gated_product(make: Maker, activation: Activation) -> None:
     from landrace.kernels.gpu.product import product
 
     for n_rows, n_in, n_out in ((1, 96, 40), (5, 1040, 70)):
-        x, gate, up = make(n_rows, n_in), make(n_out, n_in), make(n_out, n_in)
+        x, gate, up = make(n_rows, n_in) / n_in**0.5, make(n_out, n_in), make(n_out, n_in)
         biases = make.wide(n_out), make.wide(n_out)
         found = product(x, gate, biases[0], beside=(up, biases[1]), activation=activation)
         wide = [x.double() @ one.double().T + bias for one, bias in zip((gate, up), biases, strict=True)]
