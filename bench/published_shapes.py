@@ -272,8 +272,8 @@ def in_sections(config: Mapping[str, Any]) -> dict[str, Any]:
 
 SHAPES = {
     "qwen3-0.6b": Shape("Qwen3-0.6B-random", "qwen3", QWEN3, (WHOLE, *QUANTISED)),
-    "qwen3-30b-a3b": Shape("Qwen3-30B-A3B-4-layers-random", "qwen3moe", QWEN3_MOE, ("Q4_K_M",)),
-    "gpt-oss-20b": Shape("gpt-oss-20b-4-layers-random", "gpt-oss", GPT_OSS, ("Q4_K_M",)),
+    "qwen3-30b-a3b": Shape("Qwen3-30B-A3B-4-layers-random", "qwen3moe", QWEN3_MOE, (WHOLE, "Q4_K_M")),
+    "gpt-oss-20b": Shape("gpt-oss-20b-4-layers-random", "gpt-oss", GPT_OSS, (WHOLE, "Q4_K_M")),
     "deepseek-v2-lite": Shape("DeepSeek-V2-Lite-4-layers-random", "deepseek2", DEEPSEEK_LITE, ("Q4_K_M",), of_latents),
     "qwen3-next": Shape("Qwen3-Next-80B-A3B-4-layers-random", "qwen3next", QWEN3_NEXT, ("Q4_K_M",), of_states),
     "qwen3.5-0.8b": Shape("Qwen3.5-0.8B-random", "qwen35", QWEN3_5, ("Q4_K_M",), in_sections),

@@ -24,7 +24,18 @@ from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
+from landrace.models.mixer_spec import (
+    BlockSelection,
+    Gdn,
+    Gqa,
+    Kda,
+    Lightning,
+    MeanSelection,
+    Mixer,
+    Mla,
+    Recurrent,
+    Selection,
+)
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -39,6 +50,8 @@ STORED_FLOATS: Mapping[str, Arithmetic] = {
     "F16": "bfloat16",
     "BF16": "bfloat16",
     "F8_F32": "float32",
+    "E5M2_F32": "float32",
+    "NF4_F32": "float32",
 }
 
 
@@ -172,12 +185,13 @@ def _stored_matrices(checkpoint: Checkpoint) -> list[tuple[Param, str]]:
 def _seen(attention: Gqa | Mla, past: float) -> float:
     """Positions before its own that a row attends to."""
     seen = past - max(0.0, attention.mask.first_seen(past))
-    return seen if attention.selection is None else min(seen, attention.selection.most - 1)
+    chosen = attention.selection
+    return seen if chosen is None or past < chosen.onset else min(seen, chosen.most - 1)
 
 
 def _scored(attention: Gqa | Mla, past: float) -> float:
     """Positions that an indexer meets: all, where it must choose."""
-    must = attention.index_dim and attention.selection is not None and past >= attention.selection.most
+    must = attention.index_dim and attention.selection is not None and past >= attention.selection.onset
     return past + 1 if must else 0.0
 
 
@@ -185,6 +199,19 @@ def _read(attention: Gqa | Mla, past: float) -> float:
     """Values of the cache that a row reads."""
     width = attention.index_dim
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
+
+
+def _index_heads(attention: Gqa | Mla) -> int:
+    """Times that a row meets each value of `index_dim`."""
+    match attention.selection:
+        case None:
+            return 0
+        case BlockSelection():
+            return attention.n_kv_heads
+        case MeanSelection():
+            return attention.n_heads // attention.n_kv_heads
+        case Selection():
+            return attention.selection.n_heads
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
@@ -204,6 +231,5 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
         case _:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
-    index_heads = mixer.n_kv_heads if isinstance(mixer, Gqa) else mixer.selection.n_heads if mixer.selection else 0
     met = sum(_scored(mixer, work.past + index) for index in range(work.new))
-    return 2.0 * (mixer.n_heads * channels * pairs + index_heads * mixer.index_dim * met)
+    return 2.0 * (mixer.n_heads * channels * pairs + _index_heads(mixer) * mixer.index_dim * met)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landrace.certify.certificate import Scores
 from landrace.certify.engine_path import Adapter, engine_of
+from landrace.certify.scores import Scores
 from landrace.engine import EngineOptions, SamplingParams
 from landrace.model import Model
 from landrace.models.serving import ServingDecoder

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from landrace.certify.scores import Scores
 from landrace.errors import LandraceError
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The most that two paths may differ, in natural-log probability, and the least share of equal argmax tokens and of
-    equal choices of experts."""
+    """The most that two paths may differ, in natural-log probability, and the least share of equal argmax tokens, near
+    ties beside them, and of equal choices of experts and of positions."""
 
     largest: float
     mean: float
@@ -33,11 +34,18 @@ BOUNDS = {
 
 
 @dataclass(frozen=True)
-class Scores:
-    """One path's view of a sequence: for every scored token its log-probability, and the likeliest token there."""
+class EqualChoices:
+    """Where the reference followed a path's choices: the share of them that it would have made itself; None where there
+    was nothing to choose."""
 
-    logprobs: list[float]
-    argmax: list[int]
+    experts: float | None = None
+    positions: float | None = None
+
+    def reach(self, least: float) -> bool:
+        return all(share is None or share >= least for share in (self.experts, self.positions))
+
+
+NOT_FOLLOWED = EqualChoices()
 
 
 @dataclass(frozen=True)
@@ -50,21 +58,27 @@ class PathResult:
     mean: float
     equal_argmax: float
     bound: Bound
-    equal_experts: float | None = None
-    """Where the reference followed the path's routers: the share of their choices that it would have made itself."""
+    near_ties: float = 0.0
+    """The share of places where the path finds another token likeliest, and the reference finds it less likely than its
+    own by no more than two paths may differ on average: rounding decides, as at a router's tie."""
+    equal_choices: EqualChoices = NOT_FOLLOWED
 
     @property
     def passed(self) -> bool:
         return (
             self.largest <= self.bound.largest
             and self.mean <= self.bound.mean
-            and self.equal_argmax >= self.bound.equal_argmax
-            and (self.equal_experts is None or self.equal_experts >= self.bound.equal_argmax)
+            and self.equal_argmax + self.near_ties >= self.bound.equal_argmax
+            and self.equal_choices.reach(self.bound.equal_argmax)
         )
 
 
 def compare_scores(
-    name: str, reference: Sequence[Scores], other: Sequence[Scores], bound: Bound, equal_experts: float | None = None
+    name: str,
+    reference: Sequence[Scores],
+    other: Sequence[Scores],
+    bound: Bound,
+    equal_choices: EqualChoices = NOT_FOLLOWED,
 ) -> PathResult:
     """Compares sequence by sequence; a path may have scored only the end of each.
 
@@ -72,16 +86,20 @@ def compare_scores(
     """
     differences: list[float] = []
     equal: list[bool] = []
+    near: list[bool] = []
     for whole, part in zip(reference, other, strict=True):
-        n = len(part.logprobs)
-        differences += [abs(a - b) for a, b in zip(whole.logprobs[-n:], part.logprobs, strict=True)] if n else []
-        equal += [a == b for a, b in zip(whole.argmax[-n:], part.argmax, strict=True)] if n else []
+        start = len(whole.logprobs) - len(part.logprobs)
+        differences += [abs(a - b) for a, b in zip(whole.logprobs[start:], part.logprobs, strict=True)]
+        equal += [a == b for a, b in zip(whole.argmax[start:], part.argmax, strict=True)]
+        near += [
+            gaps.get(b, math.inf) <= bound.mean for gaps, b in zip(whole.behind[start:], part.argmax, strict=False)
+        ]
     if not differences:
         raise LandraceError(f"The path {name!r} scored no token.")
     # max() may step over a NaN; as the largest difference it fails every bound.
     largest = math.nan if any(map(math.isnan, differences)) else max(differences)
-    mean, agreeing = statistics.fmean(differences), statistics.fmean(equal)
-    return PathResult(name, len(differences), largest, mean, agreeing, bound, equal_experts)
+    mean, agreeing, tied = statistics.fmean(differences), statistics.fmean(equal), sum(near) / len(equal)
+    return PathResult(name, len(differences), largest, mean, agreeing, bound, tied, equal_choices)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,19 @@ from typing import Any
 import torch
 
 from landrace.certify.answers import answers
-from landrace.certify.certificate import BOUNDS, Certificate, PathResult, Scores, compare_scores
+from landrace.certify.certificate import (
+    BOUNDS,
+    NOT_FOLLOWED,
+    Certificate,
+    EqualChoices,
+    PathResult,
+    compare_scores,
+)
+from landrace.certify.choices import adapted, chooses, follow, hear_served, hear_trainer
 from landrace.certify.conversations import CONVERSATIONS, PROMPTS
 from landrace.certify.engine_path import Adapter, engine_of
 from landrace.certify.prompts import compare_prompts
-from landrace.certify.routing import adapted, follow, has_routers, hear_served, hear_trainer
+from landrace.certify.scores import Scores, scores_of
 from landrace.certify.transformers_path import transformers_scores, why_no_witness
 from landrace.checkpoints import Checkpoint
 from landrace.checkpoints.adapter import adapter_sha256, read_adapter
@@ -70,7 +78,7 @@ def certify(
     on_path(REFERENCE)
     decoder = model.decoder
     reference = _trainer_scores(decoder, sequences, loaded)
-    routed = has_routers(decoder.spec)
+    choosing = chooses(decoder.spec)
     paths: list[PathResult] = []
     skipped: list[str] = []
 
@@ -79,9 +87,9 @@ def certify(
         kind: str,
         scores: Sequence[Scores],
         against: Sequence[Scores] = reference,
-        equal_experts: float | None = None,
+        equal_choices: EqualChoices = NOT_FOLLOWED,
     ) -> None:
-        paths.append(compare_scores(path, against, scores, BOUNDS[kind], equal_experts))
+        paths.append(compare_scores(path, against, scores, BOUNDS[kind], equal_choices))
 
     for path, options in ENGINE_WAYS.items():
         on_path(path)
@@ -92,8 +100,8 @@ def certify(
     extension = native()
     if decoder.device.type != "cpu":
         held = resolve_dtype("auto", decoder.device)
-        if routed:
-            skipped.append("as served: near ties of routers are followed on the C++ kernels only")
+        if choosing:
+            skipped.append("as served: near ties of choices are followed on the C++ kernels only")
         elif held == torch.float32:
             skipped.append("as served: this machine serves in float32, as the engine above")
         else:
@@ -108,16 +116,16 @@ def certify(
         served = Model(name, model.checkpoint, cpu_decoder(model.checkpoint, extension), model.tokenizer)
         kind = _arithmetic(model.checkpoint)
 
-        def followed(texts: Sequences) -> tuple[list[Scores], float | None]:
-            """The trainer's scores; in a model with experts, with those that are served."""
-            if not routed:
-                return _trainer_scores(decoder, texts, loaded), None
+        def followed(texts: Sequences) -> tuple[list[Scores], EqualChoices]:
+            """The trainer's scores; in a model that chooses, with the choices that are served."""
+            if not choosing:
+                return _trainer_scores(decoder, texts, loaded), NOT_FOLLOWED
             return follow(decoder, texts, loaded, hear_served(served, texts, loaded))
 
         on_path(SERVED)
         one_batch = EngineOptions(max_step_tokens=2048, prefix_cache=False)
         batched = _engine_scores(served, sequences, loaded, one_batch)
-        compare(SERVED, kind, batched, *(followed(sequences) if routed else (reference, None)))
+        compare(SERVED, kind, batched, *(followed(sequences) if choosing else (reference, NOT_FOLLOWED)))
         for path, options in SERVED_WAYS.items():
             on_path(path)
             compare(path, "same bits", _engine_scores(served, sequences, loaded, options), batched)
@@ -128,7 +136,7 @@ def certify(
         on_path(path := "trainer, bfloat16 products")
         rounding = Decoder(decoder.spec, product_dtype=torch.bfloat16)
         rounding.load(decoder.named_tensors(), device=decoder.device)
-        if routed:
+        if choosing:
             scores, heard = hear_trainer(rounding, sequences, loaded)
             compare(path, "bfloat16", scores, *follow(decoder, sequences, loaded, heard))
         else:
@@ -178,8 +186,10 @@ def _trainer_scores(decoder: Decoder, sequences: Sequences, adapter: Adapter | N
         logprobs = token_logprobs(decoder, sequences, adapters=rows)
         with torch.no_grad():
             packed = (ForwardBatch.packed([list(ids)], device=decoder.device, adapters=rows) for ids in sequences)
-            likeliest = [decoder(batch).argmax(-1)[:-1].tolist() for batch in packed]
-    return [Scores(a.tolist(), b) for a, b in zip(logprobs, likeliest, strict=True)]
+            return [
+                scores_of(decoder(batch), ids, known.tolist())
+                for batch, ids, known in zip(packed, sequences, logprobs, strict=True)
+            ]
 
 
 def _arithmetic(checkpoint: Checkpoint) -> str:

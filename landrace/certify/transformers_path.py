@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
-from landrace.certify.certificate import Scores
+from landrace.certify.scores import Scores, scores_of
 from landrace.checkpoints import write_checkpoint
 from landrace.model import Model
 from landrace.models.decoder import Decoder
 from landrace.models.families import language_model, read_config
+
+TURNS_HALVES = ("hy_v4",)
+"""Types whose heads transformers turns otherwise than the weights were trained for."""
 
 
 def why_no_witness(model: Model[Decoder], adapter: Path | None) -> str | None:
@@ -28,6 +31,8 @@ def why_no_witness(model: Model[Decoder], adapter: Path | None) -> str | None:
     config = language_model(model.checkpoint.config)
     if _auto_class(config["model_type"]) is None:
         return f"it has no language model of the type {config['model_type']}"
+    if config["model_type"] in TURNS_HALVES and any(one.is_turned for one in model.checkpoint.hub_sources.values()):
+        return "it turns the halves of this type's heads, and published weights turn in pairs"
     if adapter is not None and config["model_type"] != model.checkpoint.config["model_type"]:
         return f"only the {config['model_type']} in it computes logits, and the adapter is for the whole"
     return None
@@ -41,13 +46,7 @@ def transformers_scores(
     with tempfile.TemporaryDirectory(prefix="landrace-certify-") as folder:
         witness = _load(model, Path(folder) / "model", adapter)
     witness.eval()
-    results = []
-    for ids in sequences:
-        logits = witness(input_ids=torch.tensor([ids])).logits[0, :-1].float()
-        targets = torch.tensor(ids[1:])[:, None]
-        logprobs = logits.log_softmax(-1).gather(1, targets)[:, 0]
-        results.append(Scores(logprobs.tolist(), logits.argmax(-1).tolist()))
-    return results
+    return [scores_of(witness(input_ids=torch.tensor([ids])).logits[0], ids) for ids in sequences]
 
 
 def _load(model: Model[Decoder], folder: Path, adapter: Path | None) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,15 +110,20 @@ def write_adapter(
         for name, module in modules.items()
         if any(part in pairs for part in module.parts)
     }
-    ranks = {_without_body(name): pair.rank for name, pair in stored.items() if pair.rank != spec.rank}
+    mixture = any(module.all_experts for module in modules.values())
+    parameters = {name: _parameter(name, modules[name]) for name in stored if mixture and modules[name].in_feed_forward}
+    ranks = {
+        _without_body(parameters.get(name, name)): pair.rank for name, pair in stored.items() if pair.rank != spec.rank
+    }
     config = PeftConfig(
         rank=spec.rank,
         alpha=spec.alpha,
         rslora=spec.rslora,
         rank_pattern=ranks,
         alpha_pattern={name: _alpha_at(spec.alpha, spec.rank, rank, spec.rslora) for name, rank in ranks.items()},
-        targets=tuple({_leaf(name) for name in stored if not modules[name].all_experts}),
-        parameters=tuple({_in_layer(name) for name in stored if modules[name].all_experts}),
+        # Beside experts a leaf alone may be another module's too: attention has a gate_proj in some.
+        targets=tuple({_in_layer(name) if mixture else _leaf(name) for name in stored.keys() - parameters.keys()}),
+        parameters=tuple(set(map(_in_layer, parameters.values()))),
         selective=False,
     )
     files = (CONFIG_NAME, TENSORS_NAME, METADATA_NAME)
@@ -151,6 +156,11 @@ def adapter_sha256(folder: Path) -> str:
 
 def _of_all_experts(canonical: str) -> str:
     return re.sub(r"(?<=\.experts\.)\d+\.", "", canonical)
+
+
+def _parameter(name: str, module: HubModule) -> str:
+    """What the weight of a module is called."""
+    return name if module.all_experts else f"{name}.weight"
 
 
 def _leaf(module: str) -> str:
@@ -204,26 +214,33 @@ def _read_pairs(
     places: Mapping[str, str],
 ) -> dict[str, _Pair]:
     """By module, all at the scale of `config`."""
+    told = _told(config, modules)
     halves: dict[str, dict[int, Tensor]] = {}
     for (place, which), info in infos.items():
         name = _module_at(place, places)
-        if not (modules[name].all_experts or config.is_target(name)):
+        if name not in told:
             raise CheckpointError(f"The adapter has weights for '{name}', which its target_modules do not name.")
         require_weights(info)
         if len(info.shape) != 2:
             raise CheckpointError(f"The adapter's '{info.name}' has the shape {list(info.shape)}, not a matrix's.")
         halves.setdefault(name, {})[which] = info.load().float()
-    if absent := sorted(set(_expected(config, modules)) - halves.keys()):
+    all_there = config.targets is not None and not config.selective
+    expected = {name for name, by in told.items() if all_there or by == _parameter(name, modules[name])}
+    if absent := sorted(expected - halves.keys()):
         raise CheckpointError(f"The adapter targets '{absent[0]}', but has no weights for it.")
-    return {name: _pair(name, modules[name], half, config) for name, half in halves.items()}
+    return {name: _pair(name, told[name], modules[name], half, config) for name, half in halves.items()}
 
 
-def _expected(config: PeftConfig, modules: Mapping[str, HubModule]) -> Iterator[str]:
-    """The modules that must have weights."""
-    told = config.targets is not None and not config.selective
+def _told(config: PeftConfig, modules: Mapping[str, HubModule]) -> dict[str, str]:
+    """The modules that the configuration knows, and by which name: their parameter's or their own."""
+    found = {}
     for name, module in modules.items():
-        if config.is_target_parameter(name) if module.all_experts else told and config.is_target(name):
-            yield name
+        parameter = _parameter(name, module)
+        if config.is_target_parameter(parameter):
+            found[name] = parameter
+        elif not module.all_experts and config.is_target(name):
+            found[name] = name
+    return found
 
 
 def _parse_key(key: str) -> tuple[str, int]:
@@ -243,16 +260,16 @@ def _module_at(place: str, places: Mapping[str, str]) -> str:
     )
 
 
-def _pair(name: str, module: HubModule, half: Mapping[int, Tensor], config: PeftConfig) -> _Pair:
+def _pair(name: str, told: str, module: HubModule, half: Mapping[int, Tensor], config: PeftConfig) -> _Pair:
     if half.keys() != {0, 1}:
         raise CheckpointError(f"The adapter has only one of lora_A and lora_B for '{name}'.")
-    a, b, rank = half[0], half[1], config.rank_of(name)
+    a, b, rank = half[0], half[1], config.rank_of(told)
     experts = a.shape[0] // rank if module.all_experts else 1
     if not experts * rank == a.shape[0] == b.shape[1]:
         raise CheckpointError(f"The adapter's '{name}' has A {list(a.shape)} and B {list(b.shape)}, not rank {rank}.")
     if module.all_experts:
         a, b = unfold(a, b, rank, module.swapped)
-    factor = config.scale_of(name) / config.scale
+    factor = config.scale_of(told) / config.scale
     return _Pair(a, b if math.isclose(factor, 1.0, rel_tol=1e-12) else b * factor)
 
 

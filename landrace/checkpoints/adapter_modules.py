@@ -9,6 +9,9 @@ adapts in a form of its own (`target_parameters`):
   [experts, in, out] and its module says nothing, A and B change places.
 - Each parameter that is adapted wraps its holder once more, in the order of the parameters; what is inside is called
   base_layer. So `experts.lora_A` is that of the last one, `experts.base_layer.lora_A` that of the one before.
+
+Beside experts, peft takes a module called gate_proj, up_proj or down_proj for theirs, wherever it is. So there the
+projections of other feed-forwards are told as parameters too, which changes nothing but the configuration.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from landrace.models.families.weights import Source
 from landrace.models.lora_spec import PROJECTIONS
 
 EXPERTS = ".experts."
+FEED_FORWARD = (".gate_proj", ".up_proj", ".down_proj")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class HubModule:
     """The canonical projections that it holds, by name without `.weight`; an expert's by number, as
     `layers.N.mlp.experts.E.up_proj`."""
     all_experts: bool = False
+
+    @property
+    def in_feed_forward(self) -> bool:
+        return all(name.endswith(FEED_FORWARD) for name in self.parts)
 
     @property
     def swapped(self) -> bool:

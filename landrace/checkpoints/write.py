@@ -124,7 +124,7 @@ class _Shards:
         shape = source.stored_shape(tuple(tensor.shape), self._rows.get(source.tensors[0]))
         for stored in source.tensors:
             if stored not in self._begun:
-                self._begun[stored] = torch.empty(shape, dtype=tensor.dtype)
+                self._begun[stored] = torch.zeros(shape, dtype=tensor.dtype)
         source.put(self._begun, tensor)
         self._dtypes.add(tensor.dtype)
         for stored in source.tensors:

@@ -36,26 +36,39 @@ def certify(
     else:
         table = Table(box=None, pad_edge=False)
         table.add_column(f"against {certificate.reference}", no_wrap=True)
-        experts = any(path.equal_experts is not None for path in certificate.paths)
-        for column in ("tokens", "largest", "mean", "equal argmax", *["equal experts"] * experts, ""):
+        chosen = [
+            kind
+            for kind in ("experts", "positions")
+            if any(getattr(path.equal_choices, kind) is not None for path in certificate.paths)
+        ]
+        for column in (
+            "tokens",
+            "largest",
+            "mean",
+            "equal argmax",
+            "near ties",
+            *(f"equal {kind}" for kind in chosen),
+            "",
+        ):
             table.add_column(column, justify="right", no_wrap=True)
         for path in certificate.paths:
             verdict = styled(("pass", "green") if path.passed else ("FAIL", "red"))
-            share = "" if path.equal_experts is None else f"{path.equal_experts:.2%}"
+            of_choices = (getattr(path.equal_choices, kind) for kind in chosen)
             table.add_row(
                 path.name,
                 str(path.tokens),
                 f"{path.largest:.1e}",
                 f"{path.mean:.1e}",
                 f"{path.equal_argmax:.2%}",
-                *[share] * experts,
+                f"{path.near_ties:.2%}" if path.near_ties else "",
+                *("" if share is None else f"{share:.2%}" for share in of_choices),
                 verdict,
             )
         out.print(table)
         out.print("Differences are of natural-log probabilities. Bounds:", style="dim")
-        choices = "equal argmax and experts" if experts else "equal argmax"
+        equal = "equal " + " and ".join(["argmax (near ties too)", *chosen])
         for kind, bound in BOUNDS.items():
-            limits = f"largest {bound.largest:g}, mean {bound.mean:g}, {choices} {bound.equal_argmax:.1%}"
+            limits = f"largest {bound.largest:g}, mean {bound.mean:g}, {equal} {bound.equal_argmax:.1%}"
             out.print(f"  {kind}: {limits}", style="dim")
         if certificate.prompts is not None:
             _print_prompts(certificate.prompts)

@@ -107,7 +107,10 @@ def _heads(mixer: Gqa | Mla) -> str:
         case Gqa():
             heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
             blocks = mixer.selection
-            return heads if blocks is None else f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens"
+            if blocks is None:
+                return heads
+            late = f" from {blocks.onset} tokens on" if blocks.onset > blocks.most else ""
+            return f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens{late}"
         case Mla():
             width = mixer.nope_dim + mixer.rope_dim
             latents = f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"

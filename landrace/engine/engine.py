@@ -23,12 +23,12 @@ from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.overflow import begun, continued
+from landrace.engine.refusals import check_request
 from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
-from landrace.engine.sampling_params import shown
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
-from landrace.errors import LandraceError, OptionError, PromptTooLongError, RequestError, StepError
+from landrace.errors import LandraceError, OptionError, RequestError, StepError
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
@@ -149,7 +149,11 @@ class Engine:
 
     def _add(self, request: Request) -> None:
         arrived = time.perf_counter()
-        self._check(request)
+        if request.id in self._live:
+            raise RequestError(f"A request called {request.id!r} is already running.", field="id")
+        if request.adapter is not None and request.adapter not in self._adapters:
+            raise RequestError(f"There is no adapter called {request.adapter!r}.", field="adapter")
+        check_request(request, self.decoder.spec.vocab_size, self.max_length, self.options)
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
         params = request.params
         progress = begun(request, root_hash(adapter), self.options, self.max_length)
@@ -258,41 +262,6 @@ class Engine:
             self._pending.clear()
             raise
         return [Completion.of(request, outputs) for request, outputs in zip(requests, parts, strict=True)]
-
-    def _check(self, request: Request) -> None:
-        """Raises RequestError for anything that is known to be wrong before the first step."""
-        params, n_prompt, vocab = request.params, len(request.prompt_ids), self.decoder.spec.vocab_size
-        if request.id in self._live:
-            raise RequestError(f"A request called {request.id!r} is already running.", field="id")
-        if request.adapter is not None and request.adapter not in self._adapters:
-            raise RequestError(f"There is no adapter called {request.adapter!r}.", field="adapter")
-        if n_prompt == 0:
-            raise RequestError("The prompt is empty.", field="prompt")
-        goes_on = self.options.shifts and params.prompt_logprobs_from is None
-        if n_prompt + min(params.max_tokens, 1) > self.max_length and not goes_on:
-            cure = " or raise cache_tokens" if self.max_length == self.options.cache_room else ""
-            raise PromptTooLongError(
-                f"The maximum context length is {self.max_length} tokens, answer included; the prompt has {n_prompt}.",
-                field="prompt",
-                hint=f"Shorten the prompt{cure}.",
-            )
-        for field, ids in (
-            ("prompt", request.prompt_ids),
-            ("stop_token_ids", params.stop_token_ids),
-            ("logit_bias", tuple(params.logit_bias)),
-        ):
-            wrong = next((t for t in ids if not isinstance(t, int) or not 0 <= t < vocab), None)
-            if wrong is not None:
-                raise RequestError(
-                    f"{field} names the token {shown(wrong)}; the model has 0 to {vocab - 1}.", field=field
-                )
-        if params.logprobs is not None and params.logprobs > vocab:
-            raise RequestError(f"logprobs is {params.logprobs}; the model has {vocab} tokens.", field="logprobs")
-        if params.prompt_logprobs_from is not None and params.prompt_logprobs_from >= n_prompt:
-            raise RequestError(
-                f"prompt_logprobs_from is {params.prompt_logprobs_from}, but the prompt has {n_prompt} tokens.",
-                field="prompt_logprobs_from",
-            )
 
     def _compute(self, lives: Sequence[Live], outputs: list[StepOutput]) -> None:
         slots = {name: adapter.slot for name, adapter in self._adapters.items()}

@@ -38,6 +38,15 @@ class LayerCache:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
+def kept_as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in the floating type of a cache. In float16 what is finite stays finite and what is not becomes NaN, as the C++
+    kernels keep it."""
+    if dtype != torch.float16:
+        return x.to(dtype)
+    greatest = torch.finfo(dtype).max
+    return torch.where(x.isfinite(), x.clamp(-greatest, greatest), torch.nan).to(dtype)
+
+
 @dataclass(frozen=True)
 class GroupView:
     """Where a step's rows go in the layers of one cache group, and where each sequence's past lies there.

@@ -67,7 +67,7 @@ class CpuDecoder:
         self.isa = isa or native.instruction_sets()[-1]
         self._pool = native.ThreadPool(threads)
         self._adapters: dict[int, PackedAdapter] = {}
-        self._hear_routers: Callable[[Tensor], None] | None = None
+        self._hear_choices: Callable[[tuple[Tensor, ...]], None] | None = None
         self.weight_bytes = 0
 
     @property
@@ -134,10 +134,11 @@ class CpuDecoder:
         """See `ServingDecoder`."""
         return sampling.choose_tokens(self._native, self._pool, self.isa, logits, rows, rules, uniforms, self.threads)
 
-    def hear_routers(self, hear: Callable[[Tensor], None] | None) -> None:
-        """From now on `hear` is given the logits [T, n_experts] of every router in every step, in the order of the
-        layers. None: no more."""
-        self._hear_routers = hear
+    def hear_choices(self, hear: Callable[[tuple[Tensor, ...]], None] | None) -> None:
+        """From now on `hear` is given what each choice in every step is made of, in the order in which a pass makes
+        them: a router's logits [T, n_experts], or an indexer's queries and keys, and weights if it has any, as `Ops`
+        takes them. None: no more."""
+        self._hear_choices = hear
         self._pass = self._record()
 
     def profile(self, batch: ForwardBatch) -> list[tuple[str, float]]:
@@ -168,7 +169,7 @@ class CpuDecoder:
         layers = self.spec.layers
         groups = _paged(layers)
         program = Program(self._native, self._pool, self.isa)
-        recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_routers)
+        recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_choices)
         self._tree.compute(recorder)
         return Recorded(program, recorder, slice(len(layers)), groups)
 
@@ -211,7 +212,7 @@ def new_cpu_cache(
         )
     if not keeps(spec, dtype):
         raise OptionError(
-            "This model's cache holds latents or the keys of an indexer, which are kept in int8 at the least.",
+            "This model's cache holds latents or what positions are chosen by, which is kept in int8 at the least.",
             hint="Choose int8.",
         )
     slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}

@@ -123,10 +123,13 @@ class Decoder(nn.Module):
     ) -> tuple[LayerMemory, ...]:
         """Zeroed memory, so that no row ever holds what was there before: see `ServingDecoder`.
 
-        `dtype` is float32 (None: the same) or bfloat16; OptionError for another.
+        `dtype` is float32 (None: the same), bfloat16 or float16; OptionError for another.
         """
-        if dtype not in (None, torch.float32, torch.bfloat16):
-            raise OptionError(f"The reference kernels keep no cache in {dtype}.", hint="Choose float32 or bfloat16.")
+        if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise OptionError(
+                "The reference kernels, which compute here, keep no cache in 8 or 4 bits: the C++ kernels alone do.",
+                hint="Choose float16, bfloat16 or float32, or the C++ kernels (--kernels cpu).",
+            )
         slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(

@@ -97,6 +97,8 @@ class GpuOps(ReferenceOps):
             return super().keep(spec, cache, q, k, v, norms, eps)
         kept = self._batch.cache.layers[cache]
         assert isinstance(kept, LayerCache) and kept.values is not None
+        if kept.keys.dtype == torch.float16:  # keeps what is finite finite
+            return super().keep(spec, cache, q, k, v, norms, eps)
         turned = turn_and_keep(
             q,
             k,
@@ -138,11 +140,21 @@ class GpuOps(ReferenceOps):
     ) -> Tensor:
         if self._adapters:
             return super().experts(into, x, routing, gate, up, down, spec, factor)
-        own = (Projection(one.weight, one.bias) for one in (gate, up, down))
+        own = [Projection(one.weight, one.bias) for one in (gate, up, down)]
         chosen, worth = routing.experts.contiguous(), routing.weights.contiguous()
         x = x.to(self._product_dtype)
-        facts = {"activation": spec.activation, "weight_on_input": spec.weight_on_input, "factor": factor}
-        return experts(into, x, chosen, worth, *own, **facts)
+        return experts(
+            into,
+            x,
+            chosen,
+            worth,
+            own[0],
+            own[1],
+            own[2],
+            activation=spec.activation,
+            weight_on_input=spec.weight_on_input,
+            factor=factor,
+        )
 
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         if norm is None or norm.groups > 1:

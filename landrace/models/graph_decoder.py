@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class _Recorded:
     """A step's graph, the tensors that it reads and the logits that it writes. `pool`: memory that graphs share, of
     which one runs at a time."""
 
-    def __init__(self, step: RepeatedStep, layers: tuple[LayerMemory, ...], pool: tuple[int, int]) -> None:
+    def __init__(self, step: RepeatedStep, layers: tuple[LayerMemory, ...], pool: Any) -> None:
         self._step = step
         self._graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -49,11 +50,11 @@ class _Recorded:
 
 
 class _OfCache:
-    """The steps that were recorded on one cache. They share a pool and go together: a pool cannot be used again when all
-    graphs in it are gone."""
+    """The steps that were recorded on one cache. They share a pool and go together: a pool cannot be used again when
+    all graphs in it are gone."""
 
     def __init__(self) -> None:
-        self.pool: tuple[int, int] = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self.pool = torch.cuda.graph_pool_handle()
         self.recorded: dict[StepSizes, _Recorded] = {}
 
 

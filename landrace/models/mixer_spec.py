@@ -8,6 +8,7 @@ from math import log, prod
 from typing import ClassVar, Literal
 
 from landrace.kernels.head_form import QkNorm, Temperature
+from landrace.kernels.key_means import MEAN_OF
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
 
@@ -90,6 +91,43 @@ class BlockSelection:
         """Positions that a row attends to at most."""
         return self.block * self.top_k
 
+    @property
+    def onset(self) -> int:
+        """The position of the first row that must choose."""
+        return self.most
+
+
+@dataclass(frozen=True)
+class MeanSelection:
+    """Which blocks of `block` positions a row attends to, for each head of keys apart, by the layer's own keys: `top_k`
+    blocks with the greatest weights, of equal ones the earlier (InfLLM-v2; Zhao et al., 2025). A row that sees fewer
+    than `dense_length` positions, its own among them, attends to all, as one does that sees no more blocks.
+
+    A window is 32 keys, and the next begins 16 on; a coarse one is 128, and the next begins 64 on. Only those count
+    whose last key the row sees. A window's weight is exp of the layer's scaled product of the query and the keys' mean,
+    divided by the sum of exp over coarse windows, summed over the heads that share keys; a block's is that of the
+    heaviest window that reaches into it.
+    """
+
+    block: int
+    top_k: int
+    """Blocks in all, with those that are chosen in any case."""
+    n_first: int
+    """Blocks of the sequence's beginning that are among them in any case."""
+    n_local: int
+    """Of the row's own and the nearest before it."""
+    dense_length: int
+
+    @property
+    def most(self) -> int:
+        """Positions that a row attends to at most."""
+        return self.block * self.top_k
+
+    @property
+    def onset(self) -> int:
+        """The position of the first row that must choose."""
+        return max(self.most, self.dense_length - 1)
+
 
 @dataclass(frozen=True)
 class Gqa:
@@ -116,7 +154,7 @@ class Gqa:
     temperature: Temperature | None = None
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
-    selection: BlockSelection | None = None
+    selection: BlockSelection | MeanSelection | None = None
     """Of the positions that the mask shows; None: all of them."""
 
     state_bytes: ClassVar[int] = 0
@@ -138,8 +176,15 @@ class Gqa:
 
     @property
     def index_dim(self) -> int:
-        """Channels of the indexer's keys; 0: there is none."""
-        return 0 if self.selection is None else self.selection.head_dim
+        """Values beside keys and values of a position, by which positions are chosen: an indexer's key, or a position's
+        share of the mean of sixteen keys; 0: there are none."""
+        match self.selection:
+            case None:
+                return 0
+            case BlockSelection():
+                return self.selection.head_dim
+            case MeanSelection():
+                return self.n_kv_heads * self.head_dim // MEAN_OF
 
     @property
     def kept_values(self) -> int:
@@ -168,6 +213,11 @@ class Selection:
     def most(self) -> int:
         """Positions that a row attends to at most."""
         return self.top_k
+
+    @property
+    def onset(self) -> int:
+        """The position of the first row that must choose."""
+        return self.most
 
     @property
     def scale(self) -> float:

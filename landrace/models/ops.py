@@ -93,6 +93,11 @@ class Ops(Protocol[X]):
         k [T, head_dim]. Normalises and turns both, and writes k to the layer's cache. No gradient comes back."""
         ...
 
+    def select_by_means(self, spec: Gqa, cache: int, q: X, past: Any) -> None:
+        """Chooses the positions that `attend` goes over in this layer (`MeanSelection`), by what `keep` returned.
+        Writes the means of keys to the layer's cache. No gradient comes back."""
+        ...
+
     def turn_on(self, spec: Gqa, q: X) -> tuple[X, X]:
         """The queries as they meet keys of the chunk of positions before their own, and those of earlier ones."""
         ...

@@ -16,13 +16,13 @@ from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
 from landrace.kernels.cpu.cache import IndexKeys
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
-from landrace.kernels.cpu.selection import select, select_blocks
+from landrace.kernels.cpu.selection import select, select_blocks, select_by_means
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
+from landrace.models.mixer_spec import BlockSelection, Gdn, Gqa, Kda, Lightning, MeanSelection, Mla, RopeSpec
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -50,7 +50,7 @@ class Recorder(StreamRecorder):
         weights: PackedWeights,
         adapters: Mapping[int, PackedAdapter],
         cache_groups: Sequence[Paged],
-        hear_routers: Callable[[Tensor], None] | None = None,
+        hear_choices: Callable[[tuple[Tensor, ...]], None] | None = None,
     ) -> None:
         self.ropes: list[RopeSpec] = []
         """The tables that a step must bring, in order."""
@@ -64,7 +64,7 @@ class Recorder(StreamRecorder):
         super().__init__(program, weights)
         self._adapters = adapters
         self._cache_groups = list(cache_groups)
-        self._hear_routers = hear_routers
+        self._hear_choices = hear_choices
 
     def embed(self, table: Table, factor: float) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -160,8 +160,9 @@ class Recorder(StreamRecorder):
 
     def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
         own = spec.selection
-        assert own is not None
+        assert isinstance(own, BlockSelection)
         q_norm, k_norm = norms
+        self._hear(q, k)
         select_blocks(
             self._program,
             self._next_layer(),
@@ -178,6 +179,14 @@ class Recorder(StreamRecorder):
             group=self._cache_groups.index(spec.cache),
             **self._turning(spec.rope),
         )
+
+    def select_by_means(self, spec: Gqa, cache: int, q: int, past: int) -> None:
+        own = spec.selection
+        assert isinstance(own, MeanSelection)
+        sizes = {"block": own.block, "n_blocks": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
+        group = self._cache_groups.index(spec.cache)
+        layer = self._next_layer()
+        select_by_means(self._program, layer, past, heads_of(spec), q=q, onset=own.onset, group=group, **sizes)
 
     def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
         assert spec.rope is not None
@@ -199,6 +208,7 @@ class Recorder(StreamRecorder):
             sinks=None if sinks is None else self._vector(sinks),
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
             most=None if spec.selection is None else spec.selection.most,
+            onset=None if spec.selection is None else spec.selection.onset,
             chunk=None if spec.chunks is None else spec.chunks.size,
             further=further,
         )
@@ -226,6 +236,7 @@ class Recorder(StreamRecorder):
     def select(self, spec: Mla, cache: int, q: int, k: int, weights: int, norm: LayerNorm) -> None:
         own = spec.indexer
         assert own is not None
+        self._hear(q, k, weights)
         select(
             self._program,
             self._next_layer(),
@@ -311,8 +322,7 @@ class Recorder(StreamRecorder):
     def route(self, x: int, weights: RouterWeights, router: Router) -> mixture.Routing:
         logits = self._part(weights, "router")
         self._program.product("router", x, [logits])
-        if (hear := self._hear_routers) is not None:
-            self._program.call("hear", lambda step: hear(self._program.read(logits.out, step.token_ids.numel())))
+        self._hear(logits.out)
         vectors = (self._weights.vectors.get(f"{weights.name}.{leaf}") for leaf in ("choice_bias", "table"))
         choice_bias, table = vectors
         return mixture.route(self._program, logits.out, router, choice_bias=choice_bias, table=table)
@@ -419,6 +429,12 @@ class Recorder(StreamRecorder):
     def _next_layer(self) -> int:
         layer, self._n_kept = self._n_kept, self._n_kept + 1
         return layer
+
+    def _hear(self, *buffers: int) -> None:
+        """For whoever listens, what a choice is made of."""
+        if (hear := self._hear_choices) is not None:
+            read = self._program.read
+            self._program.call("hear", lambda step: hear(tuple(read(x, step.token_ids.numel()) for x in buffers)))
 
     def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
         """The table that a step must bring, and how many pairs of channels turn by it."""

@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import Activation, Gate
+from landrace.kernels.activation import Activation
 from landrace.kernels.gpu.paged import HeadSizes, PagedPlan
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.layer_cache import LayerCache, kept_as
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
 from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
-from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates, normed, temperature
+from landrace.kernels.reference.key_means import keep_means, kept_means, packed_means, select_by_means
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
@@ -33,7 +34,7 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, RopeSpec
+from landrace.models.mixer_spec import BlockSelection, Gdn, Gqa, Kda, Lightning, MeanSelection, Mixer, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -109,9 +110,6 @@ class ReferenceOps(ReferenceStreams):
             return rms_norm(x, norm.weight, norm.eps)
         return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
 
-    def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:
-        return factor * rms_norm(x, norm.weight, norm.eps)
-
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
         return [self._linear(x, weight) for weight in weights]
@@ -125,9 +123,6 @@ class ReferenceOps(ReferenceStreams):
     ) -> Tensor:
         branch = self._linear(x, weight)
         return _added(into, branch if gate is None else branch * gate.sigmoid(), factor)
-
-    def add_norm(self, into: Tensor, x: Tensor, norm: Norm, factor: float) -> Tensor:
-        return torch.add(into, rms_norm(x, norm.weight, norm.eps), alpha=factor)
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
@@ -155,15 +150,15 @@ class ReferenceOps(ReferenceStreams):
             assert isinstance(kept, LayerCache) and kept.values is not None
             keys, values = kept.keys, kept.values
             write_slots = view.groups[spec.cache].write_slots
-            keys.index_copy_(0, write_slots, k.to(keys.dtype))
-            values.index_copy_(0, write_slots, v.to(values.dtype))
+            keys.index_copy_(0, write_slots, kept_as(k, keys.dtype))
+            values.index_copy_(0, write_slots, kept_as(v, values.dtype))
             k, v = keys, values
         return q, (k, v)
 
     @torch.no_grad()
     def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
         own = spec.selection
-        assert own is not None
+        assert isinstance(own, BlockSelection)
         q, k = (
             rms_norm(x.view(x.shape[0], -1, own.head_dim), norm.weight, norm.eps)
             for x, norm in zip((q, k), norms, strict=True)
@@ -172,6 +167,21 @@ class ReferenceOps(ReferenceStreams):
         sizes = {"block": own.block, "top_k": own.top_k, "n_local": own.n_local}
         plan = self._attention_plan(spec.cache)
         self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
+
+    @torch.no_grad()
+    def select_by_means(self, spec: Gqa, cache: int, q: Tensor, past: tuple[Tensor, Tensor]) -> None:
+        own, view = spec.selection, self._batch.cache
+        assert isinstance(own, MeanSelection)
+        plan, keys = self._attention_plan(spec.cache), past[0]
+        if view is None:
+            means = packed_means(keys, plan)
+        else:
+            layer = view.layers[cache]
+            assert isinstance(layer, LayerCache) and layer.index is not None
+            keep_means(keys, layer.index.keys, self._batch.starts, view.groups[spec.cache].sequence_slots)
+            means = kept_means(layer.index.keys, plan, spec.n_kv_heads)
+        sizes = {"block": own.block, "top_k": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
+        self._chosen = select_by_means(q.float(), means, plan, scale=spec.score_factor, onset=own.onset, **sizes)
 
     def turn_on(self, spec: Gqa, q: Tensor) -> tuple[Tensor, Tensor]:
         assert spec.rope is not None
@@ -249,11 +259,6 @@ class ReferenceOps(ReferenceStreams):
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
         return attention(q, k, v, plan, **facts).flatten(1)
 
-    def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
-        if spec.gate == "channel":
-            return x * gate.sigmoid()
-        return gated_heads(x.view(x.shape[0], spec.n_heads, -1), gate).flatten(1)
-
     def conv(
         self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
     ) -> list[Tensor]:
@@ -297,9 +302,6 @@ class ReferenceOps(ReferenceStreams):
             return Rows(queries, keys, values, -rates.expand(q.shape[0], -1, -1), None)
 
         return self._states.recur(cache, q, [k, v], rows_of).flatten(1).to(v.dtype)
-
-    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
-        return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
 
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
         return self.routing(self._product(x.float(), weights.weight, weights.bias), weights, router)
@@ -366,7 +368,7 @@ class ReferenceOps(ReferenceStreams):
     def _written(self, memory: Tensor, spec: Gqa | Mla, rows: Tensor) -> Tensor:
         """The memory, with the step's rows in it."""
         assert self._batch.cache is not None
-        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, rows.to(memory.dtype))
+        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, kept_as(rows, memory.dtype))
 
     def _attention_plan(self, kept: Paged) -> AttentionPlan:
         batch, device = self._batch, self._batch.token_ids.device

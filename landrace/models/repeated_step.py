@@ -122,15 +122,18 @@ class RepeatedStep:
         self._firsts = {kept: torch.zeros(n_rows, dtype=torch.long, device=device) for kept in tabled}
         most_rows = 1 if sizes.single else n_rows
         self._paged: dict[tuple[Paged, HeadSizes], PagedPlan] = {}
-        for kept, own in _cut(decoder.spec, operations, decoder.product_dtype):
-            n_tiles = min(n_rows, n_rows // own.together(most_rows) + _SEQUENCES)
+        for read, cut in _cut(decoder.spec, operations, decoder.product_dtype):
+            n_tiles = min(n_rows, n_rows // cut.together(most_rows) + _SEQUENCES)
             tiles = torch.zeros(n_tiles, 5, dtype=torch.long, device=device)
-            self._paged[kept, own] = PagedPlan(tiles, n_keys[kept], most_rows)
+            self._paged[read, cut] = PagedPlan(tiles, n_keys[read], most_rows)
 
     def fill(self, batch: ForwardBatch) -> None:
         """Takes the numbers of a batch of these sizes (`sizes_of`)."""
         assert batch.cache is not None and batch.logit_rows is not None
-        own = [(self._ids, batch.token_ids, 0), (self._positions, batch.positions, 0)]
+        own: list[tuple[Tensor, Tensor, Tensor | int]] = [
+            (self._ids, batch.token_ids, 0),
+            (self._positions, batch.positions, 0),
+        ]
         own += [(self._wanted, batch.logit_rows, 0)]
         own += [(self._writes[kept], view.write_slots, self._spare[kept]) for kept, view in batch.cache.groups.items()]
         for (kept, sizes), plan in self._paged.items():

@@ -73,7 +73,9 @@ def _of_folder(checkpoint: Checkpoint) -> GgufModel:
     for name, own in parts.items():
         param, source = next(iter(own.items()))
         shape = source.stored_shape(params[param].shape, rows.get(name))
-        tensors[name] = GgufTensor(shape, partial(_assembled, name, shape, own, params))
+        # llama.cpp's convolutions have no axis of length 1 between the others.
+        written = (shape[0], *(size for size in shape[1:-1] if size > 1), *shape[1:][-1:])
+        tensors[name] = GgufTensor(written, partial(_assembled, name, shape, own, params))
     return GgufModel(metadata, tensors, sources)
 
 

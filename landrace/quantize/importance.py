@@ -41,7 +41,7 @@ class Importance:
         for name, source in sources.items():
             if name not in self.of_inputs or source.transposed:
                 continue
-            counts = self.of_inputs[name]
+            counts = source.put_columns(self.of_inputs[name])
             every = (counts,) if source.stacked is None else counts
             found |= dict(zip(source.tensors, every, strict=True))
         return found

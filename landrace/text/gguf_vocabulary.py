@@ -6,7 +6,8 @@ Not every tokenizer can be written. What was written is read again, and must cut
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ PROBES = (
     "http://example.org/path?x=1&y=2#z  a_b-c.d@e.f ABC'Def 'tis\n-\n--\n\t-",
 )
 """What tells the known ways to cut text from one another."""
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def gguf_vocabulary(folder: Path, size: int) -> dict[str, Any]:
@@ -37,29 +39,57 @@ def gguf_vocabulary(folder: Path, size: int) -> dict[str, Any]:
     UnsupportedError for a tokenizer that GGUF files cannot say or that is not written here.
     """
     tokenizer, config = load_tokenizer(folder), FolderConfig.read(folder)
-    added = tokenizer.backend.get_added_tokens_decoder()
-    tokens, kinds = [], []
-    for index in range(size):
-        token = tokenizer.token_text(index)
-        tokens.append(f"[PAD{index}]" if token is None else token)
-        special = Kind.CONTROL if index in tokenizer.special_ids else Kind.USER_DEFINED
-        kinds.append(int(Kind.UNUSED if token is None else special if index in added else Kind.NORMAL))
     model = json.loads(tokenizer.backend.to_str())["model"]
-    if model["type"] != "BPE" or tokenizer.conventions.spelling is not Spelling.BYTE_LEVEL:
-        raise _unsupported("it is no byte-level BPE")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    if model["type"] != "BPE":
+        raise _unsupported("it is no BPE")
+    texts = [tokenizer.token_text(index) for index in range(size)]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    if tokenizer.conventions.spelling is Spelling.BYTE_LEVEL:
+        own: dict[str, Any] = {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": _cut_of(tokenizer, bool(model.get("ignore_merges"))),
+            "tokenizer.ggml.merges": [" ".join(merge) for merge in merges],
+        }
+    else:
+        own = {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.pre": "default",
+            "tokenizer.ggml.scores": _scores(texts, merges),
+            "tokenizer.ggml.add_space_prefix": tokenizer.conventions.adds_space,
+        }
     found: dict[str, Any] = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": _cut_of(tokenizer, bool(model.get("ignore_merges"))),
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.merges": merges,
+        **own,
+        "tokenizer.ggml.tokens": [f"[PAD{index}]" if text is None else text for index, text in enumerate(texts)],
+        "tokenizer.ggml.token_type": _kinds(tokenizer, model, texts),
         "tokenizer.ggml.add_bos_token": bool(tokenizer.conventions.prefix_ids),
         **_named_ids(tokenizer, config.named_tokens),
         **_templates(config.templates),
     }
     _check(tokenizer, found)
     return found
+
+
+def _kinds(tokenizer: Tokenizer, model: Mapping[str, Any], texts: Sequence[str | None]) -> list[int]:
+    added, unknown, in_bytes = tokenizer.backend.get_added_tokens_decoder(), model["unk_token"], model["byte_fallback"]
+
+    def kind(index: int, text: str | None) -> Kind:
+        if text is None:
+            return Kind.UNUSED
+        if text == unknown:
+            return Kind.UNKNOWN
+        if index in added:
+            return Kind.CONTROL if index in tokenizer.special_ids else Kind.USER_DEFINED
+        return Kind.BYTE if in_bytes and _BYTE.fullmatch(text) else Kind.NORMAL
+
+    return [int(kind(index, text)) for index, text in enumerate(texts)]
+
+
+def _scores(texts: Sequence[str | None], merges: Sequence[Sequence[str]]) -> list[float]:
+    """SentencePiece joins the two neighbours whose whole has the greatest score: those that are joined first."""
+    ranks: dict[str | None, int] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault("".join(merge), rank)
+    return [-float(ranks.get(text, len(merges))) for text in texts]
 
 
 def _unsupported(reason: str) -> UnsupportedError:

@@ -118,19 +118,29 @@ class TemplateProcess:
     def _end(self) -> int:
         """Ends the process; its exit status, negative for a signal."""
         process, self._process = self._process, None
-        return 0 if process is None else _kill(process)
+        return 0 if process is None else _status(process)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> int:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-    # One that has ended by itself keeps the status that says why.
+def _status(process: subprocess.Popen[bytes]) -> int:
+    """Ends the process. One that has ended by itself keeps the status that says why."""
+    _close(process)
     try:
         return process.wait(timeout=0.2)
     except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+        return _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> int:
+    """At once: a finalizer runs in the middle of anything, and an interrupt that comes while it waits is lost."""
+    _close(process)
+    process.kill()
+    return process.wait()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _cause(status: int) -> str:

@@ -22,7 +22,7 @@ from landrace.kernels.machine_limits import MachineLimits
 from landrace.kernels.mask import Sliding
 from landrace.kernels.router import Router
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import Gqa
+from landrace.models.mixer_spec import Gqa, MeanSelection
 from landrace.models.spec import LayerSpec, ModelSpec
 
 WHOLE = LayerSpec(Gqa(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), Dense(6))
@@ -45,6 +45,20 @@ def test_a_window_limits_operations_and_bytes() -> None:
     assert cost.operations(work) == 1440 + 80 + 4 * 4 * (6 + 7 + 8) + 4 * 4 * (4 + 4 + 4)
     # One layer reads all five tokens, the other the three that the first new token still sees.
     assert cost.bytes(work) == 500 + 16 * 5 + 16 * 3
+
+
+def test_what_is_chosen_by_means_of_keys_limits_operations() -> None:
+    wide = replace(WHOLE, mixer=replace(WHOLE.mixer, head_dim=16))
+    chosen = replace(wide, mixer=replace(wide.mixer, selection=MeanSelection(16, 8, 1, 2, dense_length=200)))
+
+    def saved(past: int) -> float:
+        dense, sparse = (replace(COST, spec=replace(SPEC, layers=(layer,))) for layer in (wide, chosen))
+        work = StepWork(streams=1, new=1, past=past)
+        return dense.operations(work) - sparse.operations(work)
+
+    assert saved(198) == 0
+    # 128 positions of 300, 2 x 2 x 16 channels; and the means of 300, in shares of one value that two heads meet.
+    assert saved(299) == 2 * (64 * (300 - 128) - 2 * 300)
 
 
 def test_bytes_count_matrices_once_and_every_stream_s_cache() -> None:

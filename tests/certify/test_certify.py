@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from landrace.certify import BOUNDS, Certificate, PathResult, PromptResult, certify
-from landrace.certify.certificate import Scores, compare_scores
+from landrace.certify.certificate import compare_scores
+from landrace.certify.scores import Scores, scores_of
 from landrace.cli.main import app
 from landrace.errors import LandraceError
 
@@ -68,6 +70,19 @@ def test_differences_are_measured_from_the_end() -> None:
     assert result.mean == pytest.approx(0.5 / 3)
     assert result.equal_argmax == pytest.approx(2 / 3)
     assert not result.passed
+
+
+def test_another_token_that_is_as_likely_is_a_near_tie() -> None:
+    """As likely as what the path's own arithmetic moves on average, and no less."""
+    logits = torch.tensor([[0.0, -0.05, -0.2, -3.0], [0.0, -0.05, -0.2, -3.0], [9.0, 0.0, 0.0, 0.0]])
+    reference = scores_of(logits, [0, 1, 1])
+    told = Scores(reference.logprobs, [1, 2])
+    result = compare_scores("other tokens", [reference], [told], BOUNDS["bfloat16"])
+    assert (result.equal_argmax, result.near_ties) == (0.0, 0.5) and not result.passed
+    for argmax, passed in (([0, 1], True), ([0, 2], False), ([3, 0], False)):
+        result = compare_scores("one", [reference], [Scores(told.logprobs, argmax)], BOUNDS["bfloat16"])
+        assert result.equal_argmax == 0.5 and result.passed == passed
+        assert not compare_scores("one", [reference], [Scores(told.logprobs, argmax)], BOUNDS["float32"]).passed
 
 
 def test_nan_never_passes() -> None:

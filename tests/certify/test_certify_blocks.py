@@ -1,23 +1,24 @@
-"""Certificates of models with latent attention and with states: every type, answers included, and adapters on them."""
+"""Certificates of models with latent attention, with states and with layers for pictures: answers included, and
+adapters on them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("transformers")
 
-from short_certificates import SHORT, failures
+import test_minicpm
+from byte_vocabulary import byte_vocabulary
+from short_certificates import SHORT, failures, random_adapter
 from tiny_models import WITH_LATENTS, WITH_STATES
 
 from landrace.certify import BOUNDS, certify
-from landrace.checkpoints import open_checkpoint
-from landrace.checkpoints.adapter import write_adapter
-from landrace.models.adapters import fresh_tensors
-from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 
 MakeModel = Callable[..., Path]
@@ -25,14 +26,36 @@ MIXERS = tuple(name for name in PROJECTIONS if name not in ("gate_proj", "up_pro
 """The projections of attention and of recurrent layers: experts have tests of their own."""
 
 
-@pytest.mark.parametrize("kind", [*WITH_LATENTS, *WITH_STATES])
+@pytest.mark.parametrize("kind", [*WITH_LATENTS, "glm4_moe_lite", *WITH_STATES])
 def test_every_type_agrees(kind: str, tiny_model: MakeModel, extension: object) -> None:
     certificate = certify(str(tiny_model(kind)), conversations=SHORT)
     assert certificate.passed, failures(certificate)
     paths = {path.name: path for path in certificate.paths}
     assert {"engine, answers", "as served, answers", "transformers, float32"} <= paths.keys()
     assert paths["as served, answers"].tokens == 2 * 16
-    assert paths["as served, one batch"].equal_experts in (None, 1.0)
+    assert paths["as served, one batch"].equal_choices.experts in (None, 1.0)
+
+
+def test_blocks_chosen_by_means_of_keys(tmp_path: Path, extension: object) -> None:
+    """MiniCPM4 in a text longer than its dense length, which transformers is no witness of."""
+    embedding = torch.randn(2, 270, 48, generator=torch.Generator().manual_seed(0)) * 0.1
+    tensors = {name: tensor * 0.5 if tensor.dim() == 2 else tensor for name, tensor in test_minicpm.tensors().items()}
+    tensors |= {"model.embed_tokens.weight": embedding[0].clone(), "lm_head.weight": embedding[1].clone()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {**test_minicpm.CONFIG, "vocab_size": 270, "bos_token_id": 256, "eos_token_id": 257}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    byte_vocabulary().save(str(tmp_path / "tokenizer.json"))
+    long = "The boiler was replaced on Monday, and the old one was taken away. " * 5
+    certificate = certify(str(tmp_path), conversations=[[{"role": "user", "content": long}]])
+    assert certificate.passed, failures(certificate)
+    assert next(path.tokens for path in certificate.paths) > test_minicpm.DENSE + 100
+
+
+def test_layers_that_text_passes_by(tiny_model: MakeModel, extension: object) -> None:
+    """Llama 3.2 Vision, whose embedding has rows for pictures past the vocabulary."""
+    certificate = certify(str(tiny_model("mllama")), conversations=SHORT)
+    assert certificate.passed, failures(certificate)
+    assert "transformers, float32" in {path.name for path in certificate.paths}
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v3", "qwen3_next", "kimi_linear", "minimax"])
@@ -47,13 +70,7 @@ def test_what_is_served_in_bfloat16_agrees(kind: str, tiny_model: MakeModel, ext
 def test_an_adapter_on_every_mixer_agrees(kind: str, tiny_model: MakeModel, tmp_path: Path, extension: object) -> None:
     pytest.importorskip("peft")
     folder = tiny_model(kind)
-    checkpoint, spec = open_checkpoint(folder), LoraSpec(2, 4.0, targets=MIXERS)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.randn(tensor.shape, generator=generator) * 0.1
-        for name, tensor in fresh_tensors(Decoder(checkpoint.spec).adaptable(spec.targets), spec).items()
-    }
-    write_adapter(tmp_path / "adapter", spec, tensors, checkpoint.adapter_sources[0], kind, {})
-    certificate = certify(str(folder), tmp_path / "adapter", conversations=SHORT)
+    adapter = random_adapter(folder, tmp_path / "adapter", LoraSpec(2, 4.0, targets=MIXERS), 0.1)
+    certificate = certify(str(folder), adapter, conversations=SHORT)
     assert certificate.passed, failures(certificate)
     assert "transformers, float32" in {path.name for path in certificate.paths}

@@ -13,15 +13,13 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("transformers")
 
 from matrix import mostly_long
-from short_certificates import SHORT, failures
+from short_certificates import SHORT, failures, random_adapter
 from tiny_models import WITH_EXPERTS
 
 from landrace.certify import BOUNDS, certify
 from landrace.certify.certificate import compare_scores
-from landrace.certify.routing import follow, hear_trainer
+from landrace.certify.choices import follow, hear_trainer
 from landrace.checkpoints import open_checkpoint
-from landrace.checkpoints.adapter import write_adapter
-from landrace.models.adapters import fresh_tensors
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 
@@ -35,7 +33,7 @@ def test_every_type_with_experts_agrees(kind: str, tiny_model: MakeModel, extens
     paths = {path.name: path for path in certificate.paths}
     assert {"engine, answers", "as served, answers", "transformers, float32"} <= paths.keys()
     assert paths["as served, answers"].tokens == 2 * 16
-    assert paths["as served, one batch"].equal_experts == 1.0
+    assert paths["as served, one batch"].equal_choices.experts == 1.0
     assert all("bfloat16" in reason for reason in certificate.skipped)
 
 
@@ -45,23 +43,18 @@ def test_what_is_served_in_bfloat16_agrees(kind: str, tiny_model: MakeModel, ext
     assert certificate.passed, failures(certificate)
     served = next(path for path in certificate.paths if path.name == "as served, one batch")
     assert served.bound == BOUNDS["bfloat16"]
-    assert served.equal_experts is not None and served.equal_experts > 0.98
+    experts = served.equal_choices.experts
+    assert experts is not None and experts > 0.98
     # On the same experts, rounding moves a probability by some hundredths at most; another expert by far more.
     assert served.largest < 0.1
 
 
-@pytest.mark.parametrize("kind", ["gpt_oss", "qwen3_vl_moe"])
+@pytest.mark.parametrize("kind", ["gpt_oss", "qwen3_vl_moe", "qwen3_moe", "deepseek_v2"])
 def test_an_adapter_on_experts_agrees(kind: str, tiny_model: MakeModel, tmp_path: Path, extension: object) -> None:
     pytest.importorskip("peft")
     folder = tiny_model(kind)
-    checkpoint, spec = open_checkpoint(folder), LoraSpec(2, 4.0)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.randn(tensor.shape, generator=generator) * 0.2
-        for name, tensor in fresh_tensors(Decoder(checkpoint.spec).adaptable(spec.targets), spec).items()
-    }
-    write_adapter(tmp_path / "adapter", spec, tensors, checkpoint.adapter_sources[0], kind, {})
-    certificate = certify(str(folder), tmp_path / "adapter", conversations=SHORT)
+    adapter = random_adapter(folder, tmp_path / "adapter", LoraSpec(2, 4.0), 0.2)
+    certificate = certify(str(folder), adapter, conversations=SHORT)
     assert certificate.passed, failures(certificate)
     assert "transformers, float32" in {path.name for path in certificate.paths}
 
@@ -74,10 +67,10 @@ def test_a_choice_past_a_tie_is_told_from_rounding(tiny_model: MakeModel) -> Non
     sequences = [tuple(torch.randint(0, 256, (200,), generator=generator).tolist()) for _ in range(4)]
     own, _ = hear_trainer(exact, sequences, None)
     scores, heard = hear_trainer(rounding, sequences, None)
-    followed, equal_experts = follow(exact, sequences, None, heard)
+    followed, equal = follow(exact, sequences, None, heard)
     apart = compare_scores("apart", own, scores, BOUNDS["bfloat16"])
-    together = compare_scores("together", followed, scores, BOUNDS["bfloat16"], equal_experts)
-    assert 0.98 < equal_experts < 1
+    together = compare_scores("together", followed, scores, BOUNDS["bfloat16"], equal)
+    assert equal.experts is not None and 0.98 < equal.experts < 1
     assert together.passed and together.largest < 0.1 < apart.largest
 
 
@@ -86,12 +79,12 @@ def test_a_router_that_chooses_wrongly_fails(tiny_model: MakeModel) -> None:
     decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
     sequences = [tuple(range(3, 60))]
     scores, heard = hear_trainer(decoder, sequences, None)
-    same, equal_experts = follow(decoder, sequences, None, heard)
-    assert equal_experts == 1 and compare_scores("right", same, scores, BOUNDS["float32"], equal_experts).passed
-    wrong = [[heard[0][0].roll(1, dims=-1), *heard[0][1:]]]
-    followed, equal_experts = follow(decoder, sequences, None, wrong)
-    assert equal_experts < 0.95
-    assert not compare_scores("wrong", followed, followed, BOUNDS["bfloat16"], equal_experts).passed
+    same, equal = follow(decoder, sequences, None, heard)
+    assert equal.experts == 1 and compare_scores("right", same, scores, BOUNDS["float32"], equal).passed
+    wrong = [[(heard[0][0][0].roll(1, dims=-1),), *heard[0][1:]]]
+    followed, equal = follow(decoder, sequences, None, wrong)
+    assert equal.experts is not None and equal.experts < 0.95
+    assert not compare_scores("wrong", followed, followed, BOUNDS["bfloat16"], equal).passed
 
 
 def test_the_language_model_inside_a_wrapper_s_wrapper(tiny_model: MakeModel) -> None:

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("form", ["fp8 in blocks", "awq", "nf4, nested", "gpt-oss"])
+@pytest.mark.parametrize("form", ["fp8 in blocks", "awq", "int-quantized", "modelopt nvfp4", "nf4, nested", "gpt-oss"])
 def test_a_quantised_model_agrees_along_every_path(form: str, folder: Path) -> None:
     if form == "gpt-oss":
         write_gpt_oss(folder)
@@ -43,7 +43,7 @@ def test_a_quantised_model_agrees_along_every_path(form: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("form", "unpacked"), [("gptq", False), ("fp8 in blocks", False), ("int8 of bitsandbytes", True)]
+    ("form", "unpacked"), [("gptq", False), ("int8 of bitsandbytes", False), ("fp4", True), ("hqq", True)]
 )
 def test_what_is_unpacked_is_said(form: str, unpacked: bool, folder: Path) -> None:
     write_model(folder, "dense", *FORMS[form])

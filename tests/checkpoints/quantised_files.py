@@ -114,14 +114,20 @@ def repeated(entries: Tensor, weight: Tensor, down: int, across: int) -> Tensor:
     return out
 
 
-def fp8(down: int | None, across: int | None, leaf: str, scales: torch.dtype = torch.float32) -> Writer:
+def fp8(
+    down: int | None,
+    across: int | None,
+    leaf: str,
+    scales: torch.dtype = torch.float32,
+    numbers: torch.dtype = torch.float8_e4m3fn,
+) -> Writer:
     """Blocks of this size; None: all of an axis."""
 
     def write(weight: Tensor) -> Written:
         rows, columns = down or weight.shape[0], across or weight.shape[1]
         scale = (largest(weight, rows, columns) / 400).to(scales)
         spread = repeated(scale, weight, rows, columns)
-        stored = (weight / spread).to(torch.float8_e4m3fn)
+        stored = (weight / spread).to(numbers)
         shaped = scale.reshape(()) if down is None and across is None else scale
         return {"weight": stored, leaf: shaped}, stored.float() * spread
 
@@ -177,8 +183,27 @@ def packed(bits: int, size: int | None, symmetric: bool = True, reorder: bool = 
     return write
 
 
+def pack_planes(numbers: Tensor, bits: int) -> Tensor:
+    """The same in planes of bits: those of 32 numbers together, the lowest first."""
+    planes = [width for width in (8, 4, 2, 1) if bits & width]
+    words = []
+    for at in range(0, numbers.shape[1], 32):
+        left = numbers[:, at : at + 32].int()
+        for width in planes:
+            words.append(pack(left & (1 << width) - 1, width))
+            left = left >> width
+    return torch.cat(words, dim=1)
+
+
 def gptq(
-    bits: int, size: int | None, *, less: int, symmetric: bool = False, reorder: bool = False, listed: bool = False
+    bits: int,
+    size: int | None,
+    *,
+    less: int,
+    symmetric: bool = False,
+    reorder: bool = False,
+    listed: bool = False,
+    pack: Callable[[Tensor, int], Tensor] = pack,
 ) -> Writer:
     """`reorder`: groups in any order. `listed`: in order, and written nevertheless."""
 
@@ -193,11 +218,52 @@ def gptq(
     return write
 
 
-def awq(weight: Tensor) -> Written:
-    number, scale, zero, values = integers(weight, 4, in_order(weight, GROUP), torch.float16, False)
-    order = [8 * word + output for word in range(weight.shape[0] // 8) for output in (0, 2, 4, 6, 1, 3, 5, 7)]
-    parts = {"qweight": pack(number.T[:, order], 4), "qzeros": pack(zero.T[:, order], 4), "scales": scale.T.half()}
-    return parts, values
+def awq(bits: int) -> Writer:
+    def write(weight: Tensor) -> Written:
+        number, scale, zero, values = integers(weight, bits, in_order(weight, GROUP), torch.float16, False)
+        order = list(range(weight.shape[0]))
+        if bits == 4:
+            order = [8 * word + output for word in range(weight.shape[0] // 8) for output in (0, 2, 4, 6, 1, 3, 5, 7)]
+        codes = {"qweight": pack(number.T[:, order], bits), "qzeros": pack(zero.T[:, order], bits)}
+        return codes | {"scales": scale.T.half()}, values
+
+    return write
+
+
+def hqq(bits: int, size: int, axis: int, words_as: torch.dtype | None = None) -> Writer:
+    """`words_as`: the type whose bytes are said to be the words."""
+
+    def write(weight: Tensor) -> Written:
+        table = weight.reshape(-1, size) if axis else weight.reshape(size, -1)
+        low, high = table.amin(axis, keepdim=True), table.amax(axis, keepdim=True)
+        scale = ((high - low) / (2**bits - 1)).half()
+        zero = (-low / scale.float()).half()
+        number = (table / scale.float() + zero.float()).round().clamp(0, 2**bits - 1)
+        per_word = 10 if bits == 3 else 8 // bits
+        n_words = -(-len(number) // per_word)
+        rows = torch.zeros(n_words * per_word, table.shape[1], dtype=torch.int32)
+        rows[: len(number)] = number.int()
+        stretches = [rows[i * n_words : (i + 1) * n_words] << bits * (per_word - 1 - i) for i in range(per_word)]
+        words = sum(stretches[1:], stretches[0]).to(torch.int32 if bits == 3 else torch.uint8)
+        parts = {
+            "W_q": words if words_as is None else words.view(words_as),
+            "scale": scale,
+            "zero": zero,
+            "packing": letters("3bit_32" if bits == 3 else f"{bits}bit_u8"),
+            "shape": torch.tensor(weight.shape),
+        }
+        parts |= {
+            name: torch.tensor(value, dtype=torch.int32) for name, value in (("axis", axis), ("group_size", size))
+        }
+        flags = {"channel_wise": 1, "quant_scale": 0, "quant_zero": 0, "encoded_state_dict": 1}
+        parts |= {name: torch.tensor(value, dtype=torch.uint8) for name, value in flags.items()}
+        return parts, ((number - zero.float()) * scale.float()).reshape(weight.shape)
+
+    return write
+
+
+def letters(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def nearest(values: Tensor, table: list[float]) -> Tensor:
@@ -296,6 +362,12 @@ AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "producer": {"name": "modelopt"}}
 
+HQQ = {
+    "quant_method": "hqq",
+    "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": GROUP, "axis": 1}, "offload_meta": False},
+    "skip_modules": ["lm_head"],
+}
+
 FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
     "fp8 in blocks": (BLOCKS, fp8(32, 32, "weight_scale_inv")),
     "fp8 in blocks, powers of two": (
@@ -303,6 +375,10 @@ FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
         fp8(32, 32, "weight_scale_inv", torch.float8_e8m0fnu),
     ),
     "fp8 in blocks of another width": (FP8 | {"weight_block_size": [32, 48]}, fp8(32, 48, "weight_scale_inv")),
+    "fp8 of 5 bits and 2": (
+        BLOCKS | {"fmt": "e5m2"},
+        fp8(32, 32, "weight_scale_inv", numbers=torch.float8_e5m2),
+    ),
     "fp8 by tensor": (FP8, fp8(None, None, "weight_scale_inv")),
     "fbgemm": ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, fp8(1, None, "weight_scale")),
     "float-quantized": (compressed("float-quantized", num_bits=8, type="float"), fp8(1, None, "weight_scale")),
@@ -340,10 +416,20 @@ FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
     "gptq, 8 bits": (GPTQ | {"bits": 8}, gptq(8, GROUP, less=1)),
     "gptq, 3 bits": (GPTQ | {"bits": 3}, gptq(3, GROUP, less=1)),
     "gptq, 2 bits": (GPTQ | {"bits": 2}, gptq(2, GROUP, less=1)),
+    "gptq, 5 bits in planes": (
+        GPTQ | {"bits": 5, "checkpoint_format": "gptq_p", "format": "gptq_p", "method": "gptq"},
+        gptq(5, GROUP, less=0, pack=pack_planes),
+    ),
     "auto-round": (AUTO | {"packing_format": "auto_round:auto_gptq"}, gptq(4, GROUP, less=1)),
     "auto-round, own": (AUTO | {"packing_format": "auto_round"}, gptq(4, GROUP, less=0)),
-    "auto-round, awq": (AUTO | {"packing_format": "auto_round:auto_awq"}, awq),
-    "awq": (AWQ, awq),
+    "auto-round, awq": (AUTO | {"packing_format": "auto_round:auto_awq"}, awq(4)),
+    "awq": (AWQ, awq(4)),
+    "awq, 3 bits": (AWQ | {"bits": 3, "format": "gemm", "method": "awq", "sym": False, "meta": {}}, awq(3)),
+    "hqq": (HQQ, hqq(4, GROUP, 1)),
+    "hqq by columns": (HQQ, hqq(2, GROUP, 0)),
+    "hqq, 3 bits as floats": (HQQ, hqq(3, GROUP, 1, torch.float16)),
+    "hqq, 1 bit": (HQQ, hqq(1, 16, 1)),
+    "hqq, 8 bits": (HQQ, hqq(8, 64, 0)),
     "nf4": (BNB, bits_and_bytes("nf4", NF4, False)),
     "nf4, nested": (BNB | {"bnb_4bit_use_double_quant": True}, bits_and_bytes("nf4", NF4, True)),
     "fp4": (BNB | {"bnb_4bit_quant_type": "fp4"}, bits_and_bytes("fp4", [*FP4, *(-one for one in FP4)], False)),

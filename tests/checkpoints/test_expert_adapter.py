@@ -44,36 +44,21 @@ def adapter_for(decoder: Decoder, spec: LoraSpec) -> dict[str, torch.Tensor]:
     return {name: torch.randn_like(t) * 0.2 for name, t in fresh_tensors(decoder.adaptable(spec.targets), spec).items()}
 
 
-def test_what_is_written_is_read_again_and_names_every_expert(tmp_path: Path) -> None:
-    _, checkpoint = saved(tmp_path / "model")
-    spec = LoraSpec(3, 6.0)
-    tensors = adapter_for(Decoder(checkpoint.spec), spec)
-    write_adapter(tmp_path / "a", spec, tensors, checkpoint.adapter_sources[0], "base", {})
-    names = set(peft.utils.save_and_load.load_peft_weights(str(tmp_path / "a")))
-    assert "base_model.model.model.layers.1.mlp.experts.5.down_proj.lora_B.weight" in names
-    assert "base_model.model.model.layers.0.mlp.down_proj.lora_B.weight" in names
-    again, ours, _ = read_adapter(tmp_path / "a", *checkpoint.adapter_sources)
-    assert again.scale == spec.scale and set(again.targets) == {name.split(".")[-2] for name in tensors}
-    assert ours.keys() == tensors.keys()
-    assert all(torch.equal(ours[name], tensors[name]) for name in tensors)
-
-
-def test_logits_in_peft_are_ours(tmp_path: Path) -> None:
-    """Where every layer has experts: peft mistakes a dense layer's projections for those of experts."""
+def test_modules_for_each_expert(tmp_path: Path) -> None:
+    """As transformers 4 had them, where every layer has experts and all their projections are adapted: peft reads that
+    still, and so do we."""
     model, checkpoint = saved(tmp_path / "model", transformers.Qwen3MoeConfig(**SIZES, **EXPERTS))
     spec = LoraSpec(3, 6.0)
     decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
     tensors = adapter_for(decoder, spec)
-    write_adapter(tmp_path / "a", spec, tensors, checkpoint.adapter_sources[0], "base", {})
-    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "a").eval()
-    place = decoder.add_adapter(spec, tensors)
-    batch = ForwardBatch.packed([IDS])
-    with torch.no_grad():
-        expected = theirs(torch.tensor([IDS])).logits[0]
-        plain = decoder(batch)
-        ours = decoder(ForwardBatch.packed([IDS], adapters=(AdapterRows(place, None),)))
-    assert (plain - ours).abs().max() > 0.1
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    write_adapter(tmp_path / "a", spec, tensors, checkpoint.hub_sources, "base", {})
+    names = set(peft.utils.save_and_load.load_peft_weights(str(tmp_path / "a")))
+    assert "base_model.model.model.layers.1.mlp.experts.5.down_proj.lora_B.weight" in names
+    again, ours, _ = read_adapter(tmp_path / "a", *checkpoint.adapter_sources)
+    assert again.scale == spec.scale and set(again.targets) == {name.split(".")[-2] for name in tensors}
+    assert ours.keys() == tensors.keys()
+    assert all(torch.equal(ours[name], tensors[name]) for name in tensors)
+    assert_same_logits(peft.PeftModel.from_pretrained(model, tmp_path / "a").eval(), decoder, spec, tensors)
 
 
 def test_experts_that_an_adapter_leaves_out_get_zeros(tmp_path: Path) -> None:
@@ -82,7 +67,7 @@ def test_experts_that_an_adapter_leaves_out_get_zeros(tmp_path: Path) -> None:
     tensors = adapter_for(Decoder(checkpoint.spec), spec)
     tensors["layers.2.mlp.experts.up_proj.lora_B"][4] = 0
     tensors["layers.2.mlp.experts.up_proj.lora_A"][4] = 0
-    write_adapter(tmp_path / "a", spec, tensors, checkpoint.adapter_sources[0], "base", {})
+    write_adapter(tmp_path / "a", spec, tensors, checkpoint.hub_sources, "base", {})
     weights = peft.utils.save_and_load.load_peft_weights(str(tmp_path / "a"))
     save_file(
         {name: tensor for name, tensor in weights.items() if "layers.2.mlp.experts.4" not in name},

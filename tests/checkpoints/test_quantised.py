@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from quantised_files import FORMS, is_quantised, joint_mxfp4, write_model
+from quantised_files import FORMS, is_quantised, joint_mxfp4, letters, write_model
 from safetensors.torch import load_file, save_file
 
 from landrace.checkpoints.checkpoint import open_checkpoint
@@ -56,14 +56,23 @@ def cpu_logits(folder: Path) -> torch.Tensor:
 KEPT = {
     **dict.fromkeys(("fp8 in blocks", "fp8 in blocks, powers of two", "fp8 by tensor", "fbgemm"), "F8_F32"),
     **dict.fromkeys(("float-quantized", "modelopt fp8"), "F8_F32"),
+    "fp8 of 5 bits and 2": "E5M2_F32",
     **dict.fromkeys(("pack-quantized", "pack-quantized by channel", "pack-quantized, zero points"), "I4_BF16"),
+    "pack-quantized, 3 bits": "I4_BF16",
     **dict.fromkeys(
         ("gptq", "gptq, symmetric", "gptq, second version", "gptq, one group", "gptq, groups listed"), "I4_F16"
     ),
+    **dict.fromkeys(("gptq, 2 bits", "gptq, 3 bits", "awq, 3 bits"), "I4_F16"),
     **dict.fromkeys(("auto-round", "auto-round, own", "auto-round, awq", "awq"), "I4_F16"),
+    **dict.fromkeys(("int-quantized", "naive-quantized", "pack-quantized, 8 bits"), "I8_F32"),
+    **dict.fromkeys(("gptq, 8 bits", "gptq, 5 bits in planes", "int8 of bitsandbytes"), "I8_F32"),
+    **dict.fromkeys(("nf4", "nf4, nested"), "NF4_F32"),
+    **dict.fromkeys(("nvfp4-pack-quantized", "modelopt nvfp4"), "NVFP4_F32"),
     "mxfp4-pack-quantized": "MXFP4",
 }
 """The block types that forms are kept in; others are unpacked to float32."""
+ROUNDING = ("I4", "I8", "MXFP4", "NVFP4")
+"""How those begin whose products round the inputs."""
 
 
 @pytest.mark.parametrize("kind", ["dense", "experts"])
@@ -74,7 +83,7 @@ def test_a_form_means_what_its_formula_says(form: str, kind: str, tmp_path: Path
     torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
     kept = KEPT.get(form, "F32")
     assert open_checkpoint(tmp_path).stored()["layers.0.self_attn.q_proj.weight"].block_type == kept
-    if kept.startswith(("I4", "MX")):
+    if kept.startswith(ROUNDING):
         assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
     else:
         torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
@@ -91,7 +100,7 @@ def test_other_mixers_as_published(form: str, kind: str, tmp_path: Path) -> None
     """Whose matrices are stored by head, interleaved or several in one."""
     expected = logits(write_model(tmp_path, kind, *FORMS[form]))
     torch.testing.assert_close(our_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
-    if KEPT.get(form, "F32").startswith("I4"):
+    if KEPT.get(form, "F32").startswith(ROUNDING):
         assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
     else:
         torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
@@ -118,7 +127,7 @@ def test_gpt_oss_as_published(tmp_path: Path) -> None:
     assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
 
 
-OPTIONAL = ("weight_format", "g_idx")
+OPTIONAL = ("weight_format", "g_idx", "encoded_state_dict")
 """Parts that may be left out; `test_groups_that_do_not_exist` damages the second."""
 
 
@@ -130,7 +139,7 @@ def test_damage_is_one_clear_error(form: str, tmp_path: Path) -> None:
     whole = load_file(file)
     module = "model.layers.1.mlp.up_proj."
     for name in [name for name in whole if name.startswith(module) and not name.endswith(OPTIONAL)]:
-        for damaged in damages(whole[name]):
+        for damaged in damages(whole[name], of_scales=not name.endswith("W_q")):
             left = {other: tensor for other, tensor in whole.items() if other != name}
             save_file(left if damaged is None else {**left, name: damaged}, file)
             with pytest.raises((CheckpointError, UnsupportedError)):
@@ -141,12 +150,18 @@ def test_damage_is_one_clear_error(form: str, tmp_path: Path) -> None:
         our_logits(tmp_path)
 
 
-def damages(tensor: torch.Tensor) -> Iterator[torch.Tensor | None]:
+def damages(tensor: torch.Tensor, of_scales: bool) -> Iterator[torch.Tensor | None]:
     yield None
     if tensor.dim() and len(tensor) > 1:
         yield tensor[:-1].clone()
     yield tensor.reshape(-1).view(torch.uint8).to(torch.float64)
-    if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e8m0fnu):
+    if of_scales and tensor.dtype in (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e8m0fnu,
+    ):
         bits = tensor.clone().reshape(-1)
         bits[0] = float("nan")
         yield bits.view(tensor.shape)
@@ -158,7 +173,7 @@ REFUSED: dict[str, tuple[str, Any]] = {
     "a cache with scales": ("pack-quantized", {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}),
     "a cache in fp8": ("modelopt nvfp4", {"kv_cache_quant_algo": "FP8"}),
     "another kernel's order": ("awq", {"version": "gemv"}),
-    "another width": ("awq", {"bits": 3}),
+    "another width": ("awq", {"bits": 9}),
     "Marlin's order": ("gptq", {"is_marlin_format": True}),
     "an unknown version": ("gptq", {"checkpoint_format": "gptq_v3"}),
     "sparse weights": ("int-quantized", {"sparsity_config": {"format": "sparse-24-bitmask"}}),
@@ -216,6 +231,33 @@ def test_expressions_that_could_take_for_ever_are_refused(pattern: str) -> None:
 )
 def test_expressions_of_published_files(pattern: str, module: str, expected: bool) -> None:
     assert matches(module, f"re:{pattern}") is expected
+
+
+HOSTILE: dict[str, tuple[str, torch.Tensor, type[Exception]]] = {
+    "a packing that is none": ("packing", letters("4bit_u9"), UnsupportedError),
+    "a long packing": ("packing", letters("4bit_u8" * 100), CheckpointError),
+    "bytes that are no letters": ("packing", torch.full((7,), 255, dtype=torch.uint8), UnsupportedError),
+    "another axis": ("axis", torch.tensor(2), CheckpointError),
+    "no group": ("group_size", torch.tensor(0), CheckpointError),
+    "a group of none": ("group_size", torch.tensor(-32), CheckpointError),
+    "a group that does not fit": ("group_size", torch.tensor(37), CheckpointError),
+    "a negative shape": ("shape", torch.tensor([-96, -64]), CheckpointError),
+    "a vast shape": ("shape", torch.tensor([1 << 62, 1 << 62]), CheckpointError),
+    "another shape": ("shape", torch.tensor([64, 96]), CheckpointError),
+    "quantised scales": ("quant_scale", torch.tensor(1), UnsupportedError),
+    "quantised zero points": ("quant_zero", torch.tensor(1), UnsupportedError),
+    "one scale for all": ("channel_wise", torch.tensor(0), CheckpointError),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_settings_of_hqq_beside_the_weights(case: str, tmp_path: Path) -> None:
+    leaf, value, error = HOSTILE[case]
+    write_model(tmp_path, "dense", *FORMS["hqq"])
+    whole = load_file(tmp_path / "model.safetensors")
+    save_file({**whole, f"model.layers.1.mlp.up_proj.{leaf}": value}, tmp_path / "model.safetensors")
+    with pytest.raises(error, match=r"up_proj"):
+        our_logits(tmp_path)
 
 
 @pytest.mark.parametrize("settings", ["int4", ["fp8"], 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,19 @@ import torch
 
 pytest.importorskip("transformers")
 
-from quantised_files import AUTO, AWQ, BNB, GPTQ, GROUP, compressed, write_model
+from quantised_files import (
+    AUTO,
+    AWQ,
+    BNB,
+    GPTQ,
+    GROUP,
+    HQQ,
+    compressed,
+    in_order,
+    integers,
+    shuffled,
+    write_model,
+)
 from test_quantised import logits, our_logits, write_gpt_oss
 from torch import Tensor, nn
 
@@ -154,6 +167,95 @@ def test_awq(tmp_path: Path) -> None:
 
     model = write_model(tmp_path, "dense", AWQ, write)
     torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(
+    ("form", "bits"),
+    [("gptq", 2), ("gptq", 3), ("gptq", 4), ("gptq", 8), ("gptq_v2", 3), ("gptq_v2", 4), ("gptq_p", 3), ("gptq_p", 7)],
+)
+def test_gptq(form: str, bits: int, ordered: bool, tmp_path: Path) -> None:
+    pytest.importorskip("gptqmodel")
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.quantization import FORMAT, QuantizeConfig
+    from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+
+    config = QuantizeConfig(
+        bits=bits, group_size=GROUP, desc_act=ordered, sym=False, format=FORMAT(form), offload_to_disk=False
+    )
+
+    def write(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        rows, columns = weight.shape
+        groups = (shuffled if ordered else in_order)(weight, GROUP)
+        _, scale, zero, values = integers(weight, bits, groups, torch.float16, False)
+        linear = nn.Linear(columns, rows, bias=False)
+        linear.weight = nn.Parameter(values)
+        layer = TorchLinear(
+            bits, GROUP, False, ordered, columns, rows, bias=False, pack_dtype=torch.int32, format=FORMAT(form),
+            enable_wf_unsqueeze=True,
+        )  # fmt: skip
+        layer.pack_block(linear, scale, zero.float(), groups.int())
+        stored = {name: getattr(layer, name).clone() for name in ("qweight", "qzeros", "scales", "g_idx")}
+        layer.scales = layer.scales.float()
+        values = layer.dequantize_weight().T.contiguous().clone()
+        if form == "gptq":
+            convert_gptq_v2_to_v1_format_module(layer, config)
+            stored["qzeros"] = layer.qzeros.clone()
+        return stored, values
+
+    model = write_model(tmp_path, "dense", as_json(config.to_dict()), write)
+    torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_awq_of_gptqmodel(bits: int, tmp_path: Path) -> None:
+    pytest.importorskip("gptqmodel")
+    from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
+    from gptqmodel.quantization import FORMAT, METHOD, QuantizeConfig
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    config = QuantizeConfig(
+        bits=bits, group_size=GROUP, sym=False, quant_method=METHOD.AWQ, format=FORMAT.GEMM, offload_to_disk=False
+    )
+
+    def write(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        rows, columns = weight.shape
+        _, scale, zero, values = integers(weight, bits, in_order(weight, GROUP), torch.float16, False)
+        linear = nn.Linear(columns, rows, bias=False)
+        linear.weight = nn.Parameter(values)
+        layer = AwqTorchLinear(bits, GROUP, False, False, columns, rows)
+        layer.pack(linear, scale.half(), zero.half())
+        stored = {name: getattr(layer, name) for name in ("qweight", "qzeros", "scales")}
+        values = dequantize_gemm(stored["qweight"], stored["qzeros"], stored["scales"].float(), bits, GROUP)
+        return stored, values.T.contiguous()
+
+    model = write_model(tmp_path, "dense", as_json(config.to_dict()), write)
+    torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("as_floats", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_hqq(bits: int, axis: int, as_floats: bool, tmp_path: Path) -> None:
+    pytest.importorskip("hqq.core.quantize")
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    config = BaseQuantizeConfig(nbits=bits, group_size=GROUP, axis=axis, view_as_float=as_floats)
+
+    def write(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        linear.weight = nn.Parameter(weight.clone())
+        layer = HQQLinear(linear, config, compute_dtype=torch.float32, device="cpu", del_orig=False)
+        stored = {name: part for name, part in layer.state_dict().items() if part is not None}
+        return stored, layer.dequantize().clone()
+
+    model = write_model(tmp_path, "dense", HQQ | {"quant_config": as_json(config)}, write)
+    torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+
+
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return found
 
 
 def test_transformers_unpacks_gpt_oss_to_the_same(tmp_path: Path) -> None:

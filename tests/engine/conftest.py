@@ -67,6 +67,7 @@ def make_spec(
     residual: Residual = PLAIN,
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
+    head_dim: int = 8,
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
@@ -74,7 +75,7 @@ def make_spec(
     them has chosen; `deltas`: layers that are a recurrent `delta` instead; `mtp`: with a layer for further tokens,
     whose attention sees all."""
     masks = masks if window is None else (FULL, Sliding(window))
-    rope = rope or RopeSpec(theta=10000.0, rotary_dim=8)
+    rope = rope or RopeSpec(theta=10000.0, rotary_dim=8 if latents else head_dim)
 
     def mixer(index: int) -> Mixer:
         return delta if index in deltas else attention_of(index, masks[index % len(masks)])
@@ -85,7 +86,8 @@ def make_spec(
             mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
             follows = index in followers and mla.selection is not None
             return replace(mla, selection=replace(mla.selection, own=False)) if follows else mla
-        return Gqa(n_heads=4, n_kv_heads=2, head_dim=8, scale=8**-0.5, rope=rope, mask=mask, **attention)
+        sizes = {"n_heads": 4, "n_kv_heads": 2, "head_dim": head_dim}
+        return Gqa(**sizes, scale=head_dim**-0.5, rope=rope, mask=mask, **attention)
 
     layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(

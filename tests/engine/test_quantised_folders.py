@@ -28,6 +28,11 @@ CASES = [
     ("experts", "mxfp4-pack-quantized", "float16"),
     ("states", "gptq", "float16"),
     ("latents", "awq", "float16"),
+    ("dense", "int-quantized", "float16"),
+    ("experts", "gptq, 8 bits", "float16"),
+    ("dense", "modelopt nvfp4", "float16"),
+    ("experts", "nf4, nested", "float16"),
+    ("dense", "fp8 of 5 bits and 2", "float16"),
 ]
 
 

@@ -4,17 +4,16 @@ against."""
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 
 import torch
 from cpu_steps import Kernels, assert_near
+from cut_sequences import Step, angles, run_steps, slots_of
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
-from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import INT4, GroupView, LayerCache
+from landrace.kernels.layer_cache import INT4, LayerCache
 from landrace.kernels.mask import FULL, Mask
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.heads import alibi_slopes, normed, temperature
@@ -25,10 +24,6 @@ CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 HEAD_CACHES = (*CACHES, INT4)
 """Latents are not kept in INT4."""
 EPS = 1e-3
-TILE = 16
-
-Step = list[tuple[int, int, int]]
-"""(sequence, first position, end) of each sequence in a step."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +54,12 @@ class Case:
         )
         return q, k, v
 
-    def slots(self) -> tuple[list[Tensor], int]:
-        """Shuffled blocks of sixteen for each sequence, among others that nobody has; and how many slots there are."""
-        n_tiles = [-(-n // TILE) for n in self.lengths]
-        tiles = torch.randperm(sum(n_tiles) + 5, generator=torch.Generator().manual_seed(9)).split([*n_tiles, 5])
-        own = [
-            (t[:, None] * TILE + torch.arange(TILE)).flatten()[:n] for t, n in zip(tiles, self.lengths, strict=False)
-        ]
-        return own, (sum(n_tiles) + 5) * TILE
-
     @property
     def half(self) -> int:
         return self.heads.head_dim // 2 if self.rotary_half is None else self.rotary_half
 
     def angles(self) -> tuple[Tensor, Tensor]:
-        angles = torch.rand(max(self.lengths), self.half, generator=torch.Generator().manual_seed(4)) * 6
-        return angles.cos(), angles.sin()
+        return angles(max(self.lengths), self.half)
 
     def norm_weights(self) -> tuple[Tensor | None, Tensor | None]:
         """Of q and k."""
@@ -175,8 +160,6 @@ def serve(
     """Computes all steps with NaN in every slot and row that nobody has written."""
     heads = case.heads
     q, k, v = inputs or case.inputs()
-    slots, n_slots = case.slots()
-    cos, sin = case.angles()
     program = kernels.program(isa)
     sizes = (heads.n_heads, heads.n_kv_heads, heads.n_kv_heads, heads.n_heads)
     buffers = [program.buffer(n * heads.head_dim) for n in sizes]
@@ -189,81 +172,18 @@ def serve(
     )  # fmt: skip
     packed_sinks = None if sinks is None else kernels.vector(sinks)
     program.attention(0, heads, q_at, out_at, mask=case.mask, sinks=packed_sinks, slopes=case.slopes())
-    cache = poisoned_cache(kernels, heads, n_slots, case.dtype)
+    cache = poisoned_cache(kernels, heads, slots_of(case.lengths)[1], case.dtype)
     program.bind_cache([cache])
-    out = [torch.full(x.shape, math.nan) for x in q]
-    turned = [torch.full(x.shape, math.nan) for x in q]
-    most = max(sum(end - first for _, first, end in step) for step in schedule) + 9
-    for step in schedule:
-        starts = [0]
-        for _, first, end in step:
-            starts.append(starts[-1] + end - first)
-        n_rows = starts[-1]
-        for buffer, heads_of in zip(buffers, sizes, strict=True):
-            program.write(buffer, torch.full((most, heads_of * heads.head_dim), math.nan))
-        for buffer, whole in ((q_at, q), (k_at, k), (v_at, v)):
-            program.write(buffer, torch.cat([whole[s][first:end].flatten(1) for s, first, end in step]))
-        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
-        # What no row sees any more has no slots.
-        firsts = [max(0, case.mask.first_seen(first)) // TILE * TILE for _, first, _ in step]
-        program.run(
-            StepInput(
-                token_ids=torch.zeros(n_rows, dtype=torch.long),
-                positions=positions,
-                starts=starts,
-                groups=[
-                    GroupView(
-                        torch.cat([slots[s][first:end] for s, first, end in step]),
-                        [slots[s][oldest : max(end, 1)] for (s, _, end), oldest in zip(step, firsts, strict=True)],
-                        firsts,
-                    )
-                ],
-                logit_rows=torch.empty(0, dtype=torch.long),
-                rotary=[Rotary(cos, sin, positions)] if case.half else [],
-            ),
-            threads,
-        )
-        rows, q_rows = (program.read(buffer, most).view(most, heads.n_heads, -1) for buffer in (out_at, q_at))
-        assert rows[n_rows:].isnan().all()
-        for (s, first, end), start in zip(step, starts, strict=False):
-            out[s][first:end] = rows[start : start + end - first]
-            turned[s][first:end] = q_rows[start : start + end - first]
+    found = run_steps(program, threads, case, schedule, {q_at: q, k_at: k, v_at: v}, (out_at, q_at))
+    out, turned = ([rows.unflatten(1, (heads.n_heads, -1)) for rows in each] for each in found)
     return Result(out, turned, cache)
-
-
-def at_once(case: Case) -> list[Step]:
-    return [[(s, 0, n) for s, n in enumerate(case.lengths)]]
-
-
-def one_by_one(case: Case, prefill: int) -> list[Step]:
-    """All sequences side by side: `prefill` tokens, then one at a time."""
-    steps = [[(s, 0, min(prefill, n)) for s, n in enumerate(case.lengths)]]
-    for position in range(prefill, max(case.lengths)):
-        steps.append([(s, position, position + 1) for s, n in enumerate(case.lengths) if position < n])
-    return steps
-
-
-def at_random(case: Case, seed: int, most: int) -> list[Step]:
-    """Steps of some sequences in any order, cut anywhere; some have no rows in a step."""
-    draw = random.Random(seed)
-    done = [0] * len(case.lengths)
-    steps: list[Step] = []
-    while any(at < n for at, n in zip(done, case.lengths, strict=True)):
-        step: Step = []
-        for s in draw.sample(range(len(done)), draw.randint(1, len(done))):
-            end = min(case.lengths[s], done[s] + draw.choice((0, 1, 1, 2, 5, most)))
-            step.append((s, done[s], end))
-            done[s] = end
-        if any(first < end for _, first, end in step):
-            steps.append(step)
-    return steps
 
 
 def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[Step]) -> Result:
     """Queries, cache and outputs against the reference kernels."""
     result = serve(kernels, isa, threads, case, schedule)
     q, k, v = case.inputs()
-    slots, _ = case.slots()
+    slots, _ = slots_of(case.lengths)
     keys, values = flat(result.cache, case.heads)
     q_norm, k_norm = case.norm_weights()
     for s in range(len(q)):

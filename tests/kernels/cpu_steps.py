@@ -15,7 +15,9 @@ from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, Weig
 from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
 
 FLOATS = ("F32", "F16", "BF16")
-QUANTISED = tuple(kind for kind in KINDS if kind not in (*FLOATS, "F8_F32"))
+CODES = ("F8_F32", "E5M2_F32", "NF4_F32")
+"""Floats of fewer bits, with scales."""
+QUANTISED = tuple(kind for kind in KINDS if kind not in (*FLOATS, *CODES))
 """The kinds whose products round the rows to 8 bits."""
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
@@ -38,9 +40,14 @@ def stored_matrix(block_type: str, n_out: int, n_in: int, seed: int = 0) -> Tens
         raw[::7, 0] = torch.arange(len(raw[::7]), dtype=torch.uint8) % 3
     elif block_type == "I4_BF16":
         raw[:, :2] = (torch.randn(len(raw), 1, generator=generator) * 0.02).bfloat16().view(torch.uint8)
-    elif block_type == "F8_F32":
-        raw[raw & 127 == 127] = 5  # the two codes for NaN
-        raw[:, :4] = (torch.randn(len(raw), 1, generator=generator) * 0.002).view(torch.uint8)
+    elif block_type.endswith("_F32"):
+        if block_type == "E5M2_F32":
+            raw[raw & 124 == 124] = 5  # infinities and codes for NaN
+        elif block_type != "I8_F32":
+            raw[raw & 127 == 127] = 5  # the two codes for NaN
+        n_scales = len(raw) if block_type != "NVFP4_F32" else n_out  # which has one for all of a row
+        scales = torch.randn(n_scales, 1, generator=generator).repeat_interleave(len(raw) // n_scales, dim=0)
+        raw[:, :4] = (scales * 0.002).view(torch.uint8)
     for at in HALVES.get(block_type, ()):
         scales = torch.randn(len(raw), 1, generator=generator) * 0.02
         scales[torch.rand(len(raw), 1, generator=generator) < 0.05] = 0.0

@@ -9,20 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import (
-    CACHES,
-    CPU,
-    HEAD_CACHES,
-    Case,
-    at_once,
-    at_random,
-    check,
-    flat,
-    int4_step,
-    one_by_one,
-    serve,
-)
+from attention_cases import CACHES, CPU, HEAD_CACHES, Case, check, flat, int4_step, serve
 from cpu_steps import Kernels, assert_near, assert_same
+from cut_sequences import at_once, at_random, one_by_one, slots_of
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads
@@ -60,7 +49,7 @@ def test_long_contexts_and_masks(kernels: Kernels, isa: str, mask: Mask, dtype: 
 def test_how_the_cache_rounds(kernels: Kernels, isa: str, head_dim: int) -> None:
     """float16 and bfloat16 to nearest, ties to even; int8 by the scale of each token and head; float32 as it is."""
     exact = Case(Heads(2, 2, head_dim), (37, 3), norm=QkNorm("before_rope"))
-    slots = torch.cat(exact.slots()[0])
+    slots = torch.cat(slots_of(exact.lengths)[0])
     full, half, brain, byte = (
         serve(kernels, isa, 1, replace(exact, dtype=dtype), at_once(exact)).cache for dtype in CACHES
     )  # fmt: skip
@@ -79,7 +68,7 @@ def test_how_the_cache_rounds(kernels: Kernels, isa: str, head_dim: int) -> None
 def test_how_the_cache_rounds_to_four_bits(kernels: Kernels, isa: str, head_dim: int) -> None:
     """A scale and a minimum in float16 for every 32 channels; the nearest of sixteen codes; none is left out."""
     exact = Case(Heads(2, 2, head_dim), (37, 3), norm=QkNorm("before_rope"))
-    slots = torch.cat(exact.slots()[0])
+    slots = torch.cat(slots_of(exact.lengths)[0])
     full, four = (
         serve(kernels, isa, 1, replace(exact, dtype=dtype), at_once(exact)).cache for dtype in (torch.float32, INT4)
     )
@@ -214,7 +203,7 @@ def test_extreme_sizes(kernels: Kernels, dtype: torch.dtype, spread: float) -> N
     assert result.isfinite().all()
     served = serve(kernels, "plain", 1, case, at_once(case))
     keys, values = flat(served.cache, case.heads)
-    plan = plan_attention([0, 20, 27], case.slots()[0], CPU)
+    plan = plan_attention([0, 20, 27], slots_of(case.lengths)[0], CPU)
     expected = attention(torch.cat(served.q).double(), keys, values, plan, scale=1.0, mask=FULL)
     assert_near(result, expected, 2e-4 * max(spread, 1e-38), 1.0)
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import CACHES, Case, at_once, at_random, check, one_by_one, serve
+from attention_cases import CACHES, Case, check, serve
 from cpu_steps import Kernels, assert_near, plain_step, poison
+from cut_sequences import at_once, at_random, one_by_one
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, TILE
+import torch.nn.functional as F
+from attention_cases import CACHES, CPU
 from cpu_steps import Kernels, assert_near, assert_same, expected_product, plain_step, rows_of, stored_matrix
+from cut_sequences import TILE, Step, angles, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Latents, new_layer_cache
 from landrace.kernels.cpu.latent import attend_latents, head_product, keep_latents
-from landrace.kernels.cpu.program import Rotary, StepInput
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.mask import FULL, Chunked, Mask, Sliding
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.rotary import rotate
 
 EPS, SCALE, NOPE = 1e-3, 0.2, 3
-Step = list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,7 @@ class Case:
         return 1 + 0.3 * torch.randn(self.shape.rank, generator=torch.Generator().manual_seed(6))
 
     def angles(self) -> tuple[Tensor, Tensor]:
-        angles = torch.rand(max(self.lengths), self.half, generator=torch.Generator().manual_seed(4)) * 6
-        return angles.cos(), angles.sin()
-
-    def slots(self) -> tuple[list[Tensor], int]:
-        n_tiles = [-(-n // TILE) for n in self.lengths]
-        tiles = torch.randperm(sum(n_tiles) + 2, generator=torch.Generator().manual_seed(9)).split([*n_tiles, 2])
-        own = [
-            (t[:, None] * TILE + torch.arange(TILE)).flatten()[:n] for t, n in zip(tiles, self.lengths, strict=False)
-        ]
-        return own, (sum(n_tiles) + 2) * TILE
+        return angles(max(self.lengths), self.half)
 
 
 def serve(
@@ -67,8 +57,6 @@ def serve(
     """Computes all steps with NaN in every slot that nobody has written."""
     shape = case.shape
     q, latents, absorbed = case.inputs()
-    slots, n_slots = case.slots()
-    cos, sin = case.angles()
     program = kernels.program(isa)
     q_at, latents_at = program.buffer(q[0].shape[1]), program.buffer(shape.key_dim)
     queries_at, out_at = program.buffer(shape.n_heads * shape.key_dim), program.buffer(shape.n_heads * shape.rank)
@@ -77,45 +65,20 @@ def serve(
         rotary=0 if case.half else None, rotary_half=case.half, scale=SCALE,
     )  # fmt: skip
     attend_latents(program, 0, shape, queries_at, out_at, mask=case.mask)
-    cache = new_layer_cache(kernels.extension, shape, n_slots, case.dtype)
+    cache = new_layer_cache(kernels.extension, shape, slots_of(case.lengths)[1], case.dtype)
     for tensor in (cache.keys, cache.key_scales, cache.value_scales):
         if tensor is not None:
             tensor.fill_(math.nan if tensor.is_floating_point() else 99)
     program.bind_cache([cache])
-    out = [torch.full((n, shape.n_heads, shape.rank), math.nan) for n in case.lengths]
-    for step in schedule:
-        starts = [0]
-        for _, first, end in step:
-            starts.append(starts[-1] + end - first)
-        program.write(q_at, torch.cat([q[s][first:end] for s, first, end in step]))
-        program.write(latents_at, torch.cat([latents[s][first:end] for s, first, end in step]))
-        # The absorbed channels are another operation's; what turns comes behind them.
-        queries = torch.full((starts[-1], shape.n_heads, shape.key_dim), math.nan)
-        rows = torch.cat([absorbed[s][first:end] for s, first, end in step])
-        queries[:, :, : shape.rank] = rows.view(-1, shape.n_heads, shape.rank) * SCALE
-        program.write(queries_at, queries.flatten(1))
-        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
-        program.run(
-            StepInput(
-                token_ids=torch.zeros(starts[-1], dtype=torch.long),
-                positions=positions,
-                starts=starts,
-                groups=[
-                    GroupView(
-                        torch.cat([slots[s][first:end] for s, first, end in step]),
-                        [slots[s][:end] for s, _, end in step],
-                        (0,) * len(step),
-                    )
-                ],
-                logit_rows=torch.empty(0, dtype=torch.long),
-                rotary=[Rotary(cos, sin, positions)] if case.half else [],
-            ),
-            threads,
-        )
-        result = program.read(out_at, starts[-1]).view(-1, shape.n_heads, shape.rank)
-        for (s, first, end), start in zip(step, starts, strict=False):
-            out[s][first:end] = result[start : start + end - first]
-    return out, cache
+    inputs = {q_at: q, latents_at: latents, queries_at: as_queries(case, absorbed)}
+    (out,) = run_steps(program, threads, case, schedule, inputs, [out_at])
+    return [rows.unflatten(1, (shape.n_heads, -1)) for rows in out], cache
+
+
+def as_queries(case: Case, absorbed: list[Tensor]) -> list[Tensor]:
+    """Their first channels are another operation's; NaN in the place of those that turn."""
+    heads = [rows.view(-1, case.shape.n_heads, case.shape.rank) * SCALE for rows in absorbed]
+    return [F.pad(rows, (0, case.shape.rope_dim), value=math.nan) for rows in heads]
 
 
 def kept(case: Case, cache: LayerCache) -> Tensor:
@@ -131,7 +94,7 @@ def kept(case: Case, cache: LayerCache) -> Tensor:
 
 def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[Step]) -> None:
     """Cache and outputs against the reference kernels."""
-    shape, slots = case.shape, case.slots()[0]
+    shape, slots = case.shape, slots_of(case.lengths)[0]
     out, cache = serve(kernels, isa, threads, case, schedule)
     q, latents, absorbed = case.inputs()
     cos, sin = (x.double() for x in case.angles())
@@ -154,24 +117,6 @@ def check(kernels: Kernels, isa: str, threads: int, case: Case, schedule: list[S
         torch.cat(queries), keys[:, None], keys[:, None, : shape.rank], plan, scale=SCALE, mask=case.mask
     )
     assert_near(torch.cat(out), expected, 3e-5, 1.0)
-
-
-def at_once(case: Case) -> list[Step]:
-    return [[(s, 0, n) for s, n in enumerate(case.lengths)]]
-
-
-def at_random(case: Case, seed: int, most: int) -> list[Step]:
-    draw = random.Random(seed)
-    done = [0] * len(case.lengths)
-    steps: list[Step] = []
-    while unfinished := [s for s, n in enumerate(case.lengths) if done[s] < n]:
-        step: Step = []
-        for s in draw.sample(unfinished, draw.randint(1, len(unfinished))):
-            end = min(case.lengths[s], done[s] + draw.choice((1, 1, 2, 5, most)))
-            step.append((s, done[s], end))
-            done[s] = end
-        steps.append(step)
-    return steps
 
 
 SHAPES = [

@@ -328,6 +328,7 @@ def test_sums_of_the_greatest_bytes_do_not_overflow(kernels: Kernels, kind: str)
     scales = {
         "Q4_0": (0, 2), "Q5_0": (0, 2), "Q8_0": (0, 2), "Q4_1": (0, 4), "Q5_1": (0, 4), "Q6_K": (192, 210),
         "IQ4_NL": (0, 2), "IQ4_XS": (0, 8), "MXFP4": (0, 1), "I4_F16": (0, 3), "I4_BF16": (0, 3),
+        "I8_F32": (0, 5), "NVFP4_F32": (0, 6),
     }  # fmt: skip
     first, end = scales.get(kind, (0, 16))
     x = torch.ones(6, 256)
@@ -352,8 +353,11 @@ def test_scales_that_are_no_numbers(kernels: Kernels, isa: str) -> None:
         n_out, n_in = 20, 256
         stored = stored_matrix(kind, n_out, n_in)
         at = stored[5].view(-1)
-        offset = 208 if kind == "Q6_K" else 0
-        at[offset : offset + 2] = torch.tensor([math.nan]).half().view(torch.uint8)
+        if kind.endswith("_F32"):
+            at[:4] = torch.tensor([math.nan]).view(torch.uint8)
+        else:
+            offset = 208 if kind == "Q6_K" else 0
+            at[offset : offset + 2] = torch.tensor([math.nan]).half().view(torch.uint8)
         x = rows_of(3, n_in)
         result = OneProduct(kernels, isa, stored, kind, n_in)(x)
         assert result[:, 5].isnan().all(), kind

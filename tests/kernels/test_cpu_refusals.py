@@ -14,6 +14,7 @@ from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Epilogue, Part, Rotary, StepInput
+from landrace.kernels.cpu.recurrent import delta, short_conv
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache
@@ -323,6 +324,25 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
 def test_bad_records_are_refused(parts: SimpleNamespace, name: str) -> None:
     with pytest.raises((ValueError, IndexError)):
         RECORDS[name](parts)
+
+
+def test_what_is_refused_leaves_nothing_behind(parts: SimpleNamespace) -> None:
+    """No part of a state, no logits: the program records and runs as if it had never been asked."""
+    program, x = parts.program, parts.program.buffer(8)
+    taps, few, heads = (parts.kernels.vector(torch.ones(n)) for n in (16, 3, 2))
+    with pytest.raises(ValueError, match="a tap for each"):
+        short_conv(program, [x, x], [taps, few], 2)
+    sizes = {"n_heads": 2, "n_value_heads": 2, "key_dim": 4, "value_dim": 4}
+    b = program.buffer(2)
+    with pytest.raises(ValueError, match="a decay of its own"):
+        delta(program, **sizes, q=x, k=x, v=x, a=b, b=b, a_log=heads, dt_bias=few, out=x)
+    logits = Part(parts.square, program.logits)
+    with pytest.raises(ValueError, match="stored once"):
+        program.product("", parts.wide, [logits, logits], rows=program.logit_rows)
+    program.bind_states([])
+    program.product("", parts.wide, [logits], rows=program.logit_rows)
+    program.write(parts.wide, torch.ones(1, 32))
+    assert program.run(plain_step(1, logit_rows=ids(0)), 1).shape == (1, 32)
 
 
 def test_tokens_past_the_table_are_refused(parts: SimpleNamespace) -> None:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from attention_cases import CACHES
+from attention_cases import CACHES, CPU
 from cpu_steps import Kernels, assert_near, assert_same
-from test_cpu_latents import CPU, EPS, SCALE, TILE, Case, Step, at_once, at_random
+from cut_sequences import TILE, Step, at_once, at_random, run_steps, slots_of
+from test_cpu_latents import EPS, SCALE, Case, as_queries
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import IndexKeys, Latents, new_layer_cache
 from landrace.kernels.cpu.latent import attend_latents, keep_latents
-from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.cpu.selection import select
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import layer_norm
 from landrace.kernels.reference.rotary import rotate
@@ -56,8 +56,6 @@ def serve(
     shape = case.shape
     *own, absorbed = case.inputs()
     inputs = (*own, *case.index_inputs())
-    slots, n_slots = case.slots()
-    cos, sin = case.angles()
     program = kernels.program(isa)
     places = [program.buffer(rows[0].shape[1]) for rows in inputs]
     q_at, latents_at, index_q, index_k, index_weights = places
@@ -81,43 +79,19 @@ def serve(
         weights=index_weights, norm=norm, norm_bias=bias, eps=INDEX_EPS, scale=FACTOR, **turned,
     )  # type: ignore[arg-type]  # fmt: skip
     attend_latents(program, 0, shape, queries_at, out_at, most=None if dense else case.most)
+    n_slots = slots_of(case.lengths)[1]
     caches = [new_layer_cache(kernels.extension, one, n_slots, case.dtype) for one in (shape, IndexKeys(case.width))]
     for tensor in (tensor for cache in caches for tensor in cache.tensors):
         tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
     program.bind_cache(caches)
-    out = [torch.full((n, shape.n_heads, shape.rank), math.nan) for n in case.lengths]
-    for step in schedule:
-        starts = [0]
-        for _, first, end in step:
-            starts.append(starts[-1] + end - first)
-        for place, rows in zip(places, inputs, strict=True):
-            program.write(place, torch.cat([rows[s][first:end] for s, first, end in step]))
-        queries = torch.full((starts[-1], shape.n_heads, shape.key_dim), math.nan)
-        rows = torch.cat([absorbed[s][first:end] for s, first, end in step])
-        queries[:, :, : shape.rank] = rows.view(-1, shape.n_heads, shape.rank) * SCALE
-        program.write(queries_at, queries.flatten(1))
-        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
-        written = torch.cat([slots[s][first:end] for s, first, end in step])
-        program.run(
-            StepInput(
-                token_ids=torch.zeros(starts[-1], dtype=torch.long),
-                positions=positions,
-                starts=starts,
-                groups=[GroupView(written, [slots[s][:end] for s, _, end in step], (0,) * len(step))],
-                logit_rows=torch.empty(0, dtype=torch.long),
-                rotary=[Rotary(cos, sin, positions)] if case.half else [],
-            ),
-            threads,
-        )
-        result = program.read(out_at, starts[-1]).view(-1, shape.n_heads, shape.rank)
-        for (s, first, end), start in zip(step, starts, strict=False):
-            out[s][first:end] = result[start : start + end - first]
-    return out, caches
+    written = {**dict(zip(places, inputs, strict=True)), queries_at: as_queries(case, absorbed)}
+    (out,) = run_steps(program, threads, case, schedule, written, [out_at])
+    return [rows.unflatten(1, (shape.n_heads, -1)) for rows in out], caches
 
 
 def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: list[Step]) -> None:
     """Outputs against the reference kernels on what the caches hold."""
-    shape, slots = case.shape, case.slots()[0]
+    shape, slots = case.shape, slots_of(case.lengths)[0]
     out, (latents, index) = serve(kernels, isa, threads, case, schedule)
     cos, sin = (x.double() for x in case.angles())
     padded = -(-shape.rank // TILE) * TILE

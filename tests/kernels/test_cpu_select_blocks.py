@@ -9,15 +9,14 @@ from functools import partial
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, EPS, Case, Step, flat, poisoned_cache
+from attention_cases import CACHES, CPU, EPS, Case, flat, poisoned_cache
 from cpu_steps import Kernels, assert_near, assert_same
-from test_cpu_latents import at_once, at_random
+from cut_sequences import Step, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, IndexKeys, new_layer_cache
-from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.cpu.selection import select_blocks
-from landrace.kernels.layer_cache import INT4, GroupView, LayerCache
+from landrace.kernels.layer_cache import INT4, LayerCache
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.rotary import rotate
@@ -53,9 +52,7 @@ def serve(
     """Computes all steps with NaN in every slot that nobody has written. `dense`: attention over all positions."""
     heads = case.heads
     inputs = [[x.flatten(1) for x in each] for each in (*case.inputs(), *case.index_inputs())]
-    slots, n_slots = case.slots()
-    cos, sin = case.angles()
-    program = kernels.program(isa)
+    program, n_slots = kernels.program(isa), slots_of(case.lengths)[1]
     places = [program.buffer(rows[0].shape[1]) for rows in inputs]
     out_at = program.buffer(heads.n_heads * heads.head_dim)
     q, k, v, index_q, index_k = places
@@ -78,35 +75,13 @@ def serve(
     for tensor in caches[1].tensors:
         tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
     program.bind_cache(caches)
-    out = [torch.full((n, heads.n_heads, heads.head_dim), math.nan) for n in case.lengths]
-    for step in schedule:
-        starts = [0]
-        for _, first, end in step:
-            starts.append(starts[-1] + end - first)
-        for place, rows in zip(places, inputs, strict=True):
-            program.write(place, torch.cat([rows[s][first:end] for s, first, end in step]))
-        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
-        written = torch.cat([slots[s][first:end] for s, first, end in step])
-        program.run(
-            StepInput(
-                token_ids=torch.zeros(starts[-1], dtype=torch.long),
-                positions=positions,
-                starts=starts,
-                groups=[GroupView(written, [slots[s][:end] for s, _, end in step], (0,) * len(step))],
-                logit_rows=torch.empty(0, dtype=torch.long),
-                rotary=[Rotary(cos, sin, positions)],
-            ),
-            threads,
-        )
-        result = program.read(out_at, starts[-1]).view(-1, heads.n_heads, heads.head_dim)
-        for (s, first, end), start in zip(step, starts, strict=False):
-            out[s][first:end] = result[start : start + end - first]
-    return out, caches
+    (out,) = run_steps(program, threads, case, schedule, dict(zip(places, inputs, strict=True)), [out_at])
+    return [rows.unflatten(1, (heads.n_heads, -1)) for rows in out], caches
 
 
 def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: list[Step]) -> None:
     """Outputs against the reference kernels on what the caches hold."""
-    slots = case.slots()[0]
+    slots = slots_of(case.lengths)[0]
     out, (cache, index) = serve(kernels, isa, threads, case, schedule)
     keys, values = flat(cache, case.heads)
     index_keys = index.keys.double().transpose(2, 3).flatten(0, 2)
@@ -150,15 +125,15 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name: str, dtype: torch.dtype) -> None:
     case = replace(CASES[name], dtype=dtype)
-    check(kernels, isa, 1, case, at_once(case))  # type: ignore[arg-type]
-    check(kernels, isa, 2, case, at_random(case, 3, most=150))  # type: ignore[arg-type]
+    check(kernels, isa, 1, case, at_once(case))
+    check(kernels, isa, 2, case, at_random(case, 3, most=150))
 
 
 @pytest.mark.parametrize("dtype", CACHES)
 def test_where_all_fit_it_is_dense_attention_to_the_bit(kernels: Kernels, isa: str, dtype: torch.dtype) -> None:
     case = replace(CASES["long"], dtype=dtype)
-    chosen, _ = serve(kernels, isa, 3, case, at_once(case))  # type: ignore[arg-type]
-    dense, _ = serve(kernels, isa, 3, case, at_once(case), dense=True)  # type: ignore[arg-type]
+    chosen, _ = serve(kernels, isa, 3, case, at_once(case))
+    dense, _ = serve(kernels, isa, 3, case, at_once(case), dense=True)
     most = case.block * case.n_blocks
     assert torch.equal(chosen[1], dense[1]) and torch.equal(chosen[0][:most], dense[0][:most])
     assert all(not torch.equal(*rows) for rows in zip(chosen[0][most:], dense[0][most:], strict=True))
@@ -169,10 +144,10 @@ def test_where_all_fit_it_is_dense_attention_to_the_bit(kernels: Kernels, isa: s
 def test_however_a_sequence_is_cut(kernels: Kernels, name: str, dtype: torch.dtype) -> None:
     """At once, alone and in random steps: the same to the bit, on any threads and instructions."""
     case = replace(CASES[name], dtype=dtype)
-    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]  # type: ignore[arg-type]
+    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]
 
     def compute(isa: str, threads: int) -> Tensor:
-        out, caches = serve(kernels, isa, threads, case, at_once(case))  # type: ignore[arg-type]
+        out, caches = serve(kernels, isa, threads, case, at_once(case))
         whole = torch.cat(out)
         assert whole.isfinite().all()
         for schedule in schedules:
@@ -187,12 +162,12 @@ def test_however_a_sequence_is_cut(kernels: Kernels, name: str, dtype: torch.dty
 def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels) -> None:
     """A block with a NaN in the indexer's keys is chosen first, and no other sequence and no row before it feels it."""
     case = CASES["whole tiles"]
-    clean, _ = serve(kernels, "plain", 1, case, at_once(case))  # type: ignore[arg-type]
+    clean, _ = serve(kernels, "plain", 1, case, at_once(case))
     q, k = case.index_inputs()
     k[0][20, 3] = math.nan
     spoiled = replace(case)
     object.__setattr__(spoiled, "index_inputs", lambda: (q, k))
-    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 30))  # type: ignore[arg-type]
+    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 30))
     assert all(torch.equal(out[s], clean[s]) for s in (1, 2, 3))
     assert torch.equal(out[0][:20], clean[0][:20]) and out[0].isfinite().all()
 
@@ -207,7 +182,7 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
             "n_heads": 2, "block": 4, "n_blocks": 3, "n_local": 1, "q": q, "k": k, "q_norm": ones, "k_norm": ones,
             "eps": EPS, "rotary": 0, "rotary_half": 4, "layer": 0, "keys": IndexKeys(16),
         }  # fmt: skip
-        return select_blocks(program, **{**fields, **changes})  # type: ignore[arg-type]
+        return select_blocks(program, **{**fields, **changes})
 
     return {
         "no blocks": lambda: choose(n_blocks=0),

@@ -261,13 +261,6 @@ def test_yarn_reaches_further_than_the_embeddings() -> None:
     assert spec.max_length == 131072
 
 
-def test_sparse_attention_bounds_the_length() -> None:
-    sparse = read(MINICPM4_05B, sparse_config={"dense_len": 8192, "topk": 64})
-    assert (sparse.max_length, sparse.length_limit) == (8192, 8192)
-    longer = read(MINICPM4_05B, max_position_embeddings=131072, sparse_config={"dense_len": 65536})
-    assert (longer.max_length, longer.length_limit) == (32768, 65536)
-
-
 def test_draft_layers_are_ignorable() -> None:
     outer = {"model_type": "glm_ocr", "text_config": {"num_hidden_layers": 16, "num_nextn_predict_layers": 1}}
     patterns = read_config(outer).ignorable

@@ -1,4 +1,5 @@
-"""The table of docs/families.md: every type's parity with transformers on both backends, its cache, adapters and GGUF.
+"""The table of docs/families.md: every type's parity with transformers on both backends, its gradients, its cache in
+pieces, its adapters and GGUF.
 
     python tests/models/test_family_table.py SHARED_FOLDER
 
@@ -16,13 +17,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cpu_models import on_cpu
+import torch
+from cpu_models import at_once, at_random, on_cpu, stepped
+from gradients import gradient_difference
 from test_parity import SHARED, TOLERANCE
 from tiny_models import load, packed_logits, random_ids, reference, reference_logits, save, worst
 
 from landrace.kernels.cpu import native
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.models.cache_spec import Paged
+from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import TEXT_HALVES
 from landrace.models.families.gguf_architectures import ARCHITECTURES
@@ -31,11 +35,15 @@ from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
-HEAD = "| `model_type` | largest difference | cache | adapters | GGUF |"
+HEAD = "| `model_type` | logits | gradients | cache | in pieces | adapters | GGUF |"
+N_FIGURES = 2
+"""Cells that are measured; the others are exact."""
+GRADIENTS = 1e-3
+"""Of the greatest gradient of a tensor. transformers' chunked delta rule in float32 is that far from the plain one."""
 
 
-def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tuple[list[str], float]:
-    """The cells of a type but its difference, and the difference."""
+def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tuple[list[float], list[str]]:
+    """The largest differences of a logit and of a gradient, and the other cells of a type."""
     of_text = entry["auto_class"] == "AutoModelForCausalLM"
     model = reference(model_type, entry["kwargs"], None if of_text else entry["model_class"])
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +52,15 @@ def row(model_type: str, entry: Mapping[str, Any], extension: ModuleType) -> tup
     theirs = reference_logits(model, sequences)
     served = on_cpu(extension, decoder, "float32")
     difference = max(worst(packed_logits(one, sequences), theirs) for one in (decoder, served))  # type: ignore[arg-type]
-    return [f"`{model_type}`", _cache(family.spec), _adapters(decoder), _gguf(model_type)], difference
+    gradients = gradient_difference(family, decoder, model, sequences)
+    cells = [_cache(family.spec), _in_pieces(served, sequences), _adapters(decoder), _gguf(model_type)]
+    return [difference, gradients], cells
+
+
+def _in_pieces(served: CpuDecoder, sequences: list[list[int]]) -> str:
+    whole = stepped(served, sequences, at_once(sequences))
+    pieces = [stepped(served, sequences, at_random(sequences, seed)) for seed in range(2)]
+    return "the same bits" if all(map(torch.equal, 2 * whole, [*pieces[0], *pieces[1]])) else "other bits"
 
 
 def _cache(spec: ModelSpec) -> str:
@@ -70,10 +86,10 @@ def _gguf(model_type: str) -> str:
 
 
 def table(entries: Mapping[str, Any], extension: ModuleType) -> str:
-    lines = [HEAD, "| --- | --- | --- | --- | --- |"]
+    lines = [HEAD, "| --- | --- | --- | --- | --- | --- | --- |"]
     for model_type in SHARED:
-        (name, *rest), difference = row(model_type, entries[model_type], extension)
-        lines.append("| " + " | ".join([name, f"{difference:.0e}", *rest]) + " |")
+        figures, cells = row(model_type, entries[model_type], extension)
+        lines.append("| " + " | ".join([f"`{model_type}`", *(f"{one:.0e}" for one in figures), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -81,7 +97,8 @@ def stored() -> dict[str, list[str]]:
     """The page's rows: the cells after the type."""
     rows = PAGE.read_text().partition(HEAD)[2].strip().splitlines()[1:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows if line.startswith("| `")]
-    return {name.strip("`"): rest for name, *rest in cells if name.strip("`") in SHARED and len(rest) == 4}
+    width = HEAD.count("|") - 2
+    return {name.strip("`"): rest for name, *rest in cells if name.strip("`") in SHARED and len(rest) == width}
 
 
 def test_the_page_lists_every_type() -> None:
@@ -91,11 +108,12 @@ def test_the_page_lists_every_type() -> None:
 @pytest.mark.parametrize("model_type", SHARED)
 def test_the_row_is_what_the_run_finds(model_type: str, shared: Path, extension: ModuleType) -> None:
     entry = json.loads((shared / "families" / "tiny_configs.json").read_text())[model_type]
-    (_, *rest), difference = row(model_type, entry, extension)
-    told, *cells = stored()[model_type]
-    assert cells == rest
+    figures, cells = row(model_type, entry, extension)
+    told = stored()[model_type]
+    assert told[N_FIGURES:] == cells
     # Another processor rounds otherwise, but not by much.
-    assert difference < min(TOLERANCE, 10 * float(told))
+    for one, limit, figure in zip(figures, (TOLERANCE, GRADIENTS), map(float, told), strict=False):
+        assert one < min(limit, 10 * figure)
 
 
 if __name__ == "__main__":

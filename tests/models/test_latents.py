@@ -128,7 +128,7 @@ def test_rows_of_heads_there_and_back() -> None:
     for shape in ((9, 3), (8, 3)):
         with pytest.raises(CheckpointError):
             values.shape({"kv": shape})
-    apart = Source("k", by_head=True, transposed=True)
+    apart = Source("k", by_head=2, transposed=True)
     assert torch.equal(apart.take({"k": stored["kv"].view(2, 5, 3)}), stored["kv"].view(2, 5, 3).mT.reshape(6, 5))
 
 

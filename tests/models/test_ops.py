@@ -17,7 +17,7 @@ from landrace.models.declared import count, declared, params_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.layer import Layer
-from landrace.models.mixer_spec import BlockSelection, Selection
+from landrace.models.mixer_spec import BlockSelection, MeanSelection, Selection
 from landrace.models.params import Weights
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 
@@ -87,6 +87,7 @@ SPECS = {
     "n-grams": with_ngrams(),
     "latents, chosen": latent_spec(q_rank=6, selection=Selection(3, 8, 5)),
     "chosen blocks": tiny_spec(gate="head", selection=BlockSelection(8, 4, 2)),
+    "blocks chosen by means": tiny_spec(head_dim=16, selection=MeanSelection(32, 5, 1, 2, 200)),
     "latents, chosen before": chosen_before(latent_spec(q_rank=6, selection=Selection(3, 8, 5))),
     "l2, alibi": tiny_spec(qk_norm=QkNorm("after_rope", kind="l2"), alibi=True),
     "experts": with_ffn(tiny_spec(), Moe(8, 24, Router(2))),

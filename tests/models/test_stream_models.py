@@ -19,9 +19,11 @@ from torch import Tensor
 from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
+from landrace.models.lora_spec import LoraSpec
 from landrace.models.spec import GatedStreams, Hyper, ModelSpec, Streams
 from landrace.models.stored import held_as
 
@@ -158,9 +160,12 @@ def test_what_weights_streams_is_not_quantised(shared: Path, extension: ModuleTy
     assert 1e-4 < difference.abs().median() < 0.03 * torch.cat(exact).std()
 
 
-def test_hy4_as_its_vendor_names_it(shared: Path, tmp_path: Path) -> None:
-    """transformers writes other names than the hub's files have."""
-    _, checkpoint = saved("hy_v4", shared, tmp_path)
+def test_hy4_as_its_vendor_publishes_it(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under other names than transformers writes, and with heads whose pairs turn and not their halves."""
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import apply_rotary_pos_emb_interleave
+    from transformers.models.hy_v4 import modeling_hy_v4
+
+    model, checkpoint = saved("hy_v4", shared, tmp_path)
     changes = {".hc_pre.hc_head.": ".hc_head.", "mlp.linear_gate": "mlp.gate_proj"}
     changes |= {f".hc_pre.hc_{one}_layer.": f".hc_{one}_layer.hc_pre." for one in ("attn", "mlp")}
     changes |= {"shared_experts.linear_gate": "shared_experts.gate_proj"}
@@ -170,12 +175,25 @@ def test_hy4_as_its_vendor_names_it(shared: Path, tmp_path: Path) -> None:
             name = name.replace(written, published)
         renamed[name] = tensor
     assert "model.layers.0.hc_attn_layer.hc_pre.hc_fn" in renamed and "model.hc_head.hc_head_scale" in renamed
-    theirs = dict(checkpoint.tensors())
     (tmp_path / "published").mkdir()
     (tmp_path / "config.json").rename(tmp_path / "published" / "config.json")
     save_file(renamed, tmp_path / "published" / "model.safetensors")
-    ours = dict(open_checkpoint(tmp_path / "published").tensors())
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    published = open_checkpoint(tmp_path / "published")
+    decoder = opened(published)
+    halves, ours = packed_logits(opened(checkpoint), SEQUENCES), packed_logits(decoder, SEQUENCES)
+    monkeypatch.setattr(modeling_hy_v4, "apply_rotary_pos_emb", apply_rotary_pos_emb_interleave)
+    theirs = reference_logits(model, SEQUENCES)
+    assert worst(ours, theirs) < 1e-4 < 1e-2 < worst(halves, theirs)
+    # An adapter's rows lie as those of the file, also under transformers' names.
+    spec = LoraSpec(2, 4.0, ("q_b_proj", "kv_a_proj", "o_proj", "up_proj"))
+    fresh = fresh_tensors(decoder.adaptable(spec.targets), spec)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(t.shape, generator=generator) * 0.1 for name, t in fresh.items()}
+    write_adapter(tmp_path / "adapter", spec, tensors, published.adapter_sources[0], "base", {})
+    tuned = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    expected = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
+    read, found, _ = read_adapter(tmp_path / "adapter", *published.adapter_sources)
+    assert worst(logits_with(decoder, decoder.add_adapter(read, found)), expected) < 1e-4
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from quantise_models import LLAMA, QWEN3_MOE, TEXT, WriteModel
+from quantise_models import (
+    DEEPSEEK_V3,
+    DELTA,
+    DELTA_EXPERTS,
+    LLAMA,
+    QWEN3_MOE,
+    SECTIONS,
+    TEXT,
+    WriteModel,
+    in_pieces,
+)
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -21,6 +31,7 @@ from landrace.kernels.reference.encoding import encode
 from landrace.model import open_model
 from landrace.models.batch import ForwardBatch
 from landrace.quantize import quantize as module
+from landrace.quantize.gguf import gguf_model
 from landrace.quantize.importance import importance_of
 from landrace.quantize.quantize import quantize
 
@@ -75,6 +86,21 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "qwen3_moe": QWEN3_MOE,
 }  # fmt: skip
+V3_YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}  # fmt: skip
+OTHER_MIXERS: dict[str, dict[str, Any]] = {
+    "deepseek_v3": DEEPSEEK_V3,
+    "deepseek_v3, yarn": DEEPSEEK_V3 | {"rope_scaling": V3_YARN},
+    # llama.cpp knows a V2-Lite by its layers.
+    "deepseek_v2, lite": {key: value for key, value in DEEPSEEK_V3.items() if "group" not in key}
+    | {"model_type": "deepseek_v2", "topk_method": "greedy", "norm_topk_prob": False, "q_lora_rank": None}
+    | {"num_hidden_layers": 27},
+    "qwen3_next": DELTA | DELTA_EXPERTS | {"model_type": "qwen3_next"},
+    "qwen3_5_text": DELTA | SECTIONS | {"model_type": "qwen3_5_text"},
+    "qwen3_5_moe_text": DELTA | DELTA_EXPERTS | SECTIONS | {"model_type": "qwen3_5_moe_text"},
+}
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -94,6 +120,41 @@ def test_folders_in_llama_cpp(case: str, write_model: WriteModel, tmp_path: Path
     text = "The keys in 2026 aren't\n the"
     own = open_model(str(out)).tokenizer.encode(text)
     assert model.tokenize(text.encode(), add_bos=False) == own
+
+
+@pytest.mark.parametrize("case", OTHER_MIXERS)
+def test_latents_and_states_in_llama_cpp(case: str, write_model: WriteModel, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    folder, out = write_model(OTHER_MIXERS[case]), tmp_path / "tiny.gguf"
+    quantize(str(folder), "f32", out)
+    expected = logits(folder)
+    torch.testing.assert_close(logits(out), expected, atol=1e-5, rtol=1e-5)
+    model = llama_cpp.Llama(str(out), n_ctx=64, logits_all=True, n_threads=1, verbose=False, type_k=0, type_v=0)
+    model.eval(IDS)
+    theirs = torch.tensor(model.scores[: len(IDS)].copy())
+    assert (theirs - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("case", ["deepseek_v3", "qwen3_5_text"])
+def test_latents_and_states_in_fewer_bits(case: str, write_model: WriteModel, text: Path, tmp_path: Path) -> None:
+    folder, out = write_model(OTHER_MIXERS[case]), tmp_path / "tiny.gguf"
+    quantize(str(folder), "q4_k_m", out, importance=text, text=text)
+    expected, got = logits(folder), logits(out)
+    assert 1e-4 < (got - expected).abs().mean() < 0.5 * expected.std()
+
+
+def test_importance_follows_the_order_of_heads(write_model: WriteModel, text: Path, tmp_path: Path) -> None:
+    """llama.cpp has another one than the hub."""
+    folder, out = write_model(OTHER_MIXERS["qwen3_5_text"]), tmp_path / "tiny.gguf"
+    quantize(str(folder), "f32", out)
+    ids = open_model(str(folder)).tokenizer.encode(TEXT)[:256]
+    ours, theirs = (open_checkpoint(path) for path in (folder, out))
+    hub = importance_of(open_model(str(folder), dtype="float32").decoder, [ids])
+    file = importance_of(open_model(str(out), dtype="float32").decoder, [ids]).by_tensor(theirs.sources)
+    written = hub.by_tensor(gguf_model(ours).sources)
+    assert written.keys() == file.keys() and "blk.0.ssm_out.weight" in file
+    for name, counts in file.items():
+        torch.testing.assert_close(written[name], counts, atol=1e-4, rtol=1e-3)
 
 
 def test_gguf_of_a_gguf(llama: Path, text: Path, tmp_path: Path) -> None:
@@ -284,6 +345,25 @@ def test_weights_that_no_block_holds(form: str, write_model: WriteModel, tmp_pat
     with pytest.raises(CheckpointError, match=r"up_?(proj)?\.weight"):
         quantize(str(folder), form, tmp_path / ("a.gguf" if form == "q4_k_m" else "a"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["tokenizer.model", "tokenizer.json"])
+def test_a_vocabulary_of_pieces(form: str, write_model: WriteModel, tmp_path: Path) -> None:
+    """As SentencePiece writes it, or as tokenizers does; llama.cpp cuts as we do."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    folder, out = tmp_path / "pieces", tmp_path / "tiny.gguf"
+    in_pieces(write_model(LLAMA | {"vocab_size": 400, "eos_token_id": 2}), folder, form)
+    quantize(str(folder), "f32", out)
+    ours, again = open_model(str(folder)), open_model(str(out))
+    theirs = llama_cpp.Llama(str(out), n_ctx=64, logits_all=True, n_threads=1, verbose=False, type_k=0, type_v=0)
+    for text in (TEXT, "The keys\n\tare   in 2026 😀", "  two", "the<s>the</s> keys", "ﬁ ½ x1y22"):
+        ids = ours.tokenizer.encode(text)
+        assert again.tokenizer.encode(text) == ids and again.tokenizer.decode(ids) == ours.tokenizer.decode(ids)
+        assert theirs.tokenize(text.encode(), add_bos=True, special=True) == ids
+    assert again.tokenizer.eos_ids == ours.tokenizer.eos_ids
+    theirs.eval(IDS)
+    expected = logits(folder)
+    assert (torch.tensor(theirs.scores[: len(IDS)]) - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
 def test_a_tokenizer_that_gguf_has_no_name_for(llama: Path, tmp_path: Path) -> None:

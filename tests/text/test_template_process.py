@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,21 @@ def test_an_interrupt_leaves_no_half_read_answer(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(KeyboardInterrupt):
             template.render([{**USER, "content": "first"}])
     assert template.render([{**USER, "content": "second"}]) == "second"
+
+
+def test_what_nobody_holds_is_ended_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a test run lets go of many at once. xdist sends a worker that takes long over it a Ctrl-C, which a
+    finalizer loses."""
+    template = ChatTemplate("{{ messages[0].content }}")
+    template.render([USER])
+    process = template._process._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # it cannot end by itself
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    del template
+    gc.collect()
+    assert process.returncode == -signal.SIGKILL and slept == []
 
 
 def test_a_template_that_is_not_valid_says_where() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from landrace.checkpoints.quantised import auto_round, awq, bitsandbytes, compressed, fp4, fp8, gptq
+from landrace.checkpoints.quantised import auto_round, awq, bitsandbytes, compressed, fp4, fp8, gptq, hqq
 from landrace.checkpoints.quantised.parts import Parts
 from landrace.checkpoints.quantised.settings import settings_of, without_settings
 from landrace.checkpoints.tensor_info import Readable, TensorInfo
@@ -42,6 +42,7 @@ FORMS: Mapping[str, Form] = {
     "awq": Form(awq.read_awq),
     "auto-round": Form(auto_round.read_auto_round),
     "intel/auto-round": Form(auto_round.read_auto_round),
+    "hqq": Form(hqq.read_hqq),
     "bitsandbytes": Form(bitsandbytes.read_bitsandbytes),
 }
 

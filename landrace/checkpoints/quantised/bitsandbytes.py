@@ -17,8 +17,10 @@ from torch import Tensor
 
 from landrace.checkpoints.bounded import parse_json
 from landrace.checkpoints.quantised.parts import Parts, finite, matrix_rows, require
+from landrace.checkpoints.quantised.scaled import BLOCK, INTEGERS_OF_8_BITS
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError
+from landrace.kernels.reference.code_blocks import NF4, i8_blocks, nf4_blocks
 from landrace.models.families.config import Config, shown
 
 STATE = ".quant_state.bitsandbytes__"
@@ -46,11 +48,19 @@ def _put_8_bits(parts: Parts, name: str, largest: TensorInfo) -> None:
     require(weight, weight.shape, "I8")
     require(largest, weight.shape[:1], "F32")
 
-    def rows(first: int, end: int) -> Tensor:
-        numbers = matrix_rows(weight, first, end).float()
-        return numbers * finite(largest.part((first, end)))[:, None] * (1 / _LARGEST)
+    def scales(first: int, end: int) -> Tensor:
+        return finite(largest.part((first, end)))[:, None] * (1 / _LARGEST)
 
-    parts.put(name, "F32", weight.shape, rows)
+    def rows(first: int, end: int) -> Tensor:
+        return matrix_rows(weight, first, end).float() * scales(first, end)
+
+    def blocks(first: int, end: int) -> Tensor:
+        by = scales(first, end).expand(-1, weight.shape[1] // BLOCK)
+        numbers = matrix_rows(weight, first, end).view(torch.uint8) ^ 128
+        return i8_blocks(numbers, by, torch.full(by.shape, 128, dtype=torch.uint8))
+
+    in_blocks = weight.shape[1] % BLOCK == 0
+    parts.put(name, INTEGERS_OF_8_BITS if in_blocks else "F32", weight.shape, blocks if in_blocks else rows)
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,10 @@ def _put_4_bits(parts: Parts, name: str, state: TensorInfo) -> None:
     nested = _nested(parts, name, values, n_blocks)
     require(absmax, (n_blocks,), "U8" if nested else "F32")
     blocks = _Blocks(size, absmax, nested)
-    parts.put(name, "F32", (n_out, n_in), partial(_rows, packed, table, blocks, n_in))
+    if size % BLOCK == 0 and n_in % BLOCK == 0 and torch.equal(table.load(), torch.tensor(NF4)):
+        parts.put(name, "NF4_F32", (n_out, n_in), partial(_nf4_rows, packed, blocks, n_in))
+    else:
+        parts.put(name, "F32", (n_out, n_in), partial(_rows, packed, table, blocks, n_in))
 
 
 def _nested(
@@ -117,15 +130,28 @@ def _nested(
 
 
 def _rows(packed: TensorInfo, table: TensorInfo, blocks: _Blocks, n_in: int, first: int, end: int) -> Tensor:
-    """Blocks go on from row to row, so rows are a stretch of all values."""
+    codes, scales = _codes(packed, n_in, first, end), _scales(blocks, n_in, first, end, 1)
+    return finite(table)[codes.int()] * scales
+
+
+def _nf4_rows(packed: TensorInfo, blocks: _Blocks, n_in: int, first: int, end: int) -> Tensor:
+    return nf4_blocks(_codes(packed, n_in, first, end), _scales(blocks, n_in, first, end, BLOCK))
+
+
+def _codes(packed: TensorInfo, n_in: int, first: int, end: int) -> Tensor:
+    """Those of rows [first, end), which are a stretch of all values."""
     start, stop = first * n_in, end * n_in
     whole = TensorInfo(packed.name, "U8", (packed.nbytes,), packed.nbytes, packed.path, packed.offset)
     halves = whole.part((start // 2, -(-stop // 2))).load()
-    codes = torch.stack((halves >> 4, halves & 15), dim=1).flatten()[start % 2 :][: stop - start]
-    of = torch.arange(start, stop) // blocks.size
+    return torch.stack((halves >> 4, halves & 15), dim=1).flatten()[start % 2 :][: stop - start].view(-1, n_in)
+
+
+def _scales(blocks: _Blocks, n_in: int, first: int, end: int, step: int) -> Tensor:
+    """Of every `step`th value of rows [first, end): blocks go on from row to row."""
+    start, stop = first * n_in, end * n_in
+    of = torch.arange(start, stop, step) // blocks.size
     first_block, end_block = start // blocks.size, -(-stop // blocks.size)
-    scales = blocks.scales(first_block, end_block)
-    return (finite(table)[codes.int()] * scales[of - first_block]).view(-1, n_in)
+    return blocks.scales(first_block, end_block)[of - first_block].view(end - first, -1)
 
 
 def _is_size(value: Any) -> bool:

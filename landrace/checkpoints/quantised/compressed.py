@@ -13,19 +13,16 @@ from torch import Tensor
 
 from landrace.checkpoints.quantised.fp4 import put_fp4
 from landrace.checkpoints.quantised.parts import Parts, group_numbers, matrix_rows, require, unpack_bits, words_for
-from landrace.checkpoints.quantised.scaled import FLOATS, entry_rows, grid_of, put_scaled
+from landrace.checkpoints.quantised.scaled import FLOATS, entry_rows, grid_of, integer_block, integer_blocks, put_scaled
 from landrace.checkpoints.quantised.settings import matches, refuse_cache_scales
-from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
+from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.kernels.reference.code_blocks import i4_blocks
 from landrace.models.families.config import Config, shown
 
 FORMATS = (
     "dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
 )  # fmt: skip
-BITS_OF_BLOCKS = 4
-"""Integers that the kernels' own blocks hold; others are unpacked."""
 IGNORABLE = (r".*\.(input|output)_(global_)?scale", r".*\.(input|output)_zero_point")
 """How activations were rounded: here they are not."""
 
@@ -131,13 +128,14 @@ def _put_integers(parts: Parts, name: str, packed: TensorInfo, scale: TensorInfo
         numbers -= grid.spread(zero_rows, first, end, groups()) if zeros is not None else offset
         return numbers.mul_(grid.spread(scales, first, end, groups()))
 
-    def blocks(first: int, end: int) -> Tensor:
-        of = grid.of_blocks(scales, first, end).to(PLAIN[scale.dtype])
-        if zeros is None:
-            return i4_blocks(stored(first, end), of, torch.full_like(of, offset, dtype=torch.uint8))
-        return i4_blocks(stored(first, end), of, grid.of_blocks(zero_rows, first, end).to(torch.uint8))
+    kind = integer_block(bits, scale.dtype)
 
-    if bits == BITS_OF_BLOCKS and order is None and grid.in_blocks and scale.dtype in ("F16", "BF16"):
-        parts.put(name, f"I4_{scale.dtype}", shape, blocks)
+    def blocks(first: int, end: int) -> Tensor:
+        of = grid.of_blocks(scales, first, end)
+        points = torch.full_like(of, offset) if zeros is None else grid.of_blocks(zero_rows, first, end)
+        return integer_blocks(kind, stored(first, end), of, points.to(torch.uint8))
+
+    if order is None and grid.in_blocks:
+        parts.put(name, kind, shape, blocks)
     else:
         parts.put(name, "F32", shape, rows)

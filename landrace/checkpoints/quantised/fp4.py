@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from landrace.checkpoints.quantised.parts import Parts, finite, matrix_rows, require
-from landrace.checkpoints.quantised.scaled import FP8, entry_rows, grid_of, put_scaled
+from landrace.checkpoints.quantised.scaled import BLOCK, FP8, put_scaled
 from landrace.checkpoints.quantised.settings import refuse_cache_scales
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError
+from landrace.kernels.reference.code_blocks import E2M1, nvfp4_blocks
 from landrace.models.families.config import Config
 
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-MX_GROUP = 32
 NV_GROUP = 16
 _NAN = 255
 """The power of two that stands for NaN."""
@@ -74,28 +73,39 @@ def put_fp4(
         _put_mx(parts, name, shape, packed, scale)
         return
     require(scale, (*shape[:-1], shape[-1] // NV_GROUP), "F8_E4M3")
-    grid = grid_of(scale.name, shape, scale.shape, (1, NV_GROUP))
-    scales = entry_rows(scale, grid)
+
+    def whole() -> Tensor:
+        one = torch.ones(()) if factor is None else _number(factor)
+        one = one if divisor is None else one / _number(divisor)
+        if not one.isfinite():
+            raise CheckpointError(f"'{name}' is quantised with a scale for all that is 1 / 0.")
+        return one
+
+    def scales(first: int, end: int) -> Tensor:
+        found = matrix_rows(scale, first, end)
+        if found.float().isnan().any():
+            raise CheckpointError(f"'{scale.name}' holds scales that are NaN.")
+        return found
 
     def rows(first: int, end: int) -> Tensor:
-        whole = grid.spread(scales, first, end)
-        if factor is not None:
-            whole = whole * _number(factor)
-        if divisor is not None:
-            whole = whole / _number(divisor)
-        return _values(_codes(matrix_rows(packed, first, end))) * whole
+        by = scales(first, end).float() * whole()
+        return _values(_codes(matrix_rows(packed, first, end))) * by.repeat_interleave(NV_GROUP, dim=1)
 
-    parts.put(name, "F32", shape, rows)
+    def blocks(first: int, end: int) -> Tensor:
+        return nvfp4_blocks(_codes(matrix_rows(packed, first, end)), scales(first, end), whole())
+
+    in_blocks = shape[-1] % BLOCK == 0
+    parts.put(name, "NVFP4_F32" if in_blocks else "F32", shape, blocks if in_blocks else rows)
 
 
 def _put_mx(parts: Parts, name: str, shape: tuple[int, ...], packed: TensorInfo, scale: TensorInfo) -> None:
     """Its blocks are ggml's MXFP4 with the values in another order: what ggml has in a byte are 16 values apart."""
-    require(scale, (*shape[:-1], shape[-1] // MX_GROUP), "U8", "F8_E8M0")
-    if shape[-1] % MX_GROUP:
-        raise CheckpointError(f"'{name}' has rows of {shape[-1]} values, which are not whole groups of {MX_GROUP}.")
+    require(scale, (*shape[:-1], shape[-1] // BLOCK), "U8", "F8_E8M0")
+    if shape[-1] % BLOCK:
+        raise CheckpointError(f"'{name}' has rows of {shape[-1]} values, which are not whole groups of {BLOCK}.")
 
     def rows(first: int, end: int) -> Tensor:
-        codes = _codes(matrix_rows(packed, first, end)).view(end - first, -1, MX_GROUP)
+        codes = _codes(matrix_rows(packed, first, end)).view(end - first, -1, BLOCK)
         exponents = matrix_rows(scale, first, end).view(torch.uint8)
         if (exponents == _NAN).any():
             raise CheckpointError(f"'{scale.name}' holds scales that are NaN.")
@@ -110,8 +120,7 @@ def _codes(packed: Tensor) -> Tensor:
 
 
 def _values(codes: Tensor) -> Tensor:
-    table = torch.tensor(E2M1)
-    return torch.cat((table, -table))[codes.int()]
+    return torch.tensor(E2M1)[codes.int()]
 
 
 def _number(info: TensorInfo) -> Tensor:

@@ -2,7 +2,8 @@
 
 `qweight` int32 [n_in * bits / 32, n_out], `scales` [groups, n_out], `qzeros` int32 [groups, n_out * bits / 32] and, for
 activation order, `g_idx` [n_in]. A value is scale * (number - zero point); the first version of the format stores zero
-points less 1 (GPTQModel's documentation of `checkpoint_format`).
+points less 1, the planar one as they are, and its words hold planes of bits (GPTQModel's documentation of
+`checkpoint_format`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,29 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from landrace.checkpoints.quantised.parts import Parts, finite, group_numbers, require, unpack_bits, words_for
-from landrace.checkpoints.quantised.scaled import BLOCK
-from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
+from landrace.checkpoints.quantised.parts import (
+    Parts,
+    Unpack,
+    finite,
+    group_numbers,
+    require,
+    unpack_bits,
+    unpack_planes,
+    words_for,
+)
+from landrace.checkpoints.quantised.scaled import BLOCK, integer_block, integer_blocks
+from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError
-from landrace.kernels.reference.code_blocks import i4_blocks
 from landrace.models.families.config import Config
 
+_LESS = {"gptq": 1, "gptq_v2": 0, "gptq_p": 0}
+"""By how much zero points are stored less than they are."""
+PLANE = 32
+"""Numbers whose planes lie together."""
 MAX_BITS = 8
 """Bits may differ from module to module; the shapes tell."""
 NO_EFFECT = (
-    r"quant_method|bits|group_size|act_order|sym|true_sequential|damp.*|static_groups|dataset|tokenizer|batch_size|"
+    r"quant_method|method|bits|group_size|act_order|sym|true_sequential|damp.*|static_groups|dataset|tokenizer|batch_size|"
     r"block_name_to_quantize|module_name_preceding_first_block|modules_in_block_to_quantize|model_seqlen|use_.*|"
     r"max_input_length|cache_.*|disable_exllama|exllama_config|model_file_base_name|model_name_or_path|lm_head|meta|"
     r"pad_token_id|backend|quantizer|dynamic|pack_dtype|hessian|mse|failsafe|offload.*|is_marlin_format|v2|"
@@ -36,25 +49,30 @@ NO_EFFECT = (
 
 def read_gptq(settings: Config, parts: Parts) -> None:
     """Reads every module with a `qweight`."""
-    settings.require("checkpoint_format", "gptq", "gptq_v2")
+    for key in ("checkpoint_format", "format"):
+        settings.require(key, *_LESS)
     settings.require("is_marlin_format", False)
-    second = settings.get("checkpoint_format") == "gptq_v2"
+    version = settings.get("checkpoint_format") or "gptq"
     ordered = bool(settings.get("desc_act"))
     size = settings.get("group_size")
     settings.finish(NO_EFFECT)
-    put_by_inputs(parts, size if type(size) is int else None, 0 if second else 1, needs_order=ordered)
+    unpack = unpack_planes if version == "gptq_p" else unpack_bits
+    put_by_inputs(parts, size if type(size) is int else None, _LESS[version], needs_order=ordered, unpack=unpack)
 
 
-def put_by_inputs(parts: Parts, group_size: int | None, less: int, *, needs_order: bool = False) -> None:
+def put_by_inputs(
+    parts: Parts, group_size: int | None, less: int, *, needs_order: bool = False, unpack: Unpack = unpack_bits
+) -> None:
     """Makes a matrix of every module with a `qweight`, whose zero points are stored less `less`. `needs_order`: its
-    groups are in an order of their own."""
+    groups are in an order of their own. `unpack`: how numbers lie in words."""
     for module in parts.named(".qweight"):
         if needs_order and f"{module}.g_idx" not in parts.left:
             raise CheckpointError(f"config.json says desc_act, but the checkpoint has no '{module}.g_idx'.")
-        packed = _packed(parts, module, group_size)
+        packed = _packed(parts, module, group_size, unpack)
         shape, name = (packed.n_out, packed.n_in), f"{module}.weight"
         if packed.in_blocks:
-            parts.put(name, f"I4_{packed.scales.dtype}", shape, partial(_blocks, packed, less))
+            kind = integer_block(packed.bits, packed.scales.dtype)
+            parts.put(name, kind, shape, partial(_blocks, kind, packed, less))
         else:
             parts.put(name, "F32", shape, partial(_rows, packed, less))
 
@@ -69,19 +87,20 @@ class _Packed:
     scales: TensorInfo
     zeros: TensorInfo
     order: TensorInfo | None
+    unpack: Unpack
 
     @property
     def in_blocks(self) -> bool:
-        """Whether the kernels have blocks that hold it: 4 bits, and every 32 inputs with a scale of 16 bits."""
+        """Whether every 32 inputs have a scale of their own."""
         whole = self.n_in % BLOCK == 0 and (self.group_size % BLOCK == 0 or self.group_size == self.n_in)
-        return self.bits == 4 and whole and self.order is None and self.scales.dtype != "F32"
+        return whole and self.order is None
 
     def numbers(self, first: int, end: int) -> Tensor:
         """uint8 [end - first, n_in]."""
-        return unpack_bits(self.weight.load()[:, first:end].T, self.bits, self.n_in)
+        return self.unpack(self.weight.load()[:, first:end].T, self.bits, self.n_in)
 
 
-def _packed(parts: Parts, module: str, group_size: int | None) -> _Packed:
+def _packed(parts: Parts, module: str, group_size: int | None, unpack: Unpack) -> _Packed:
     """CheckpointError where the tensors are missing or do not fit one another."""
     weight, scales, zeros = (parts.take(f"{module}.{leaf}", module) for leaf in ("qweight", "scales", "qzeros"))
     order = parts.take_if(f"{module}.g_idx")
@@ -97,6 +116,8 @@ def _packed(parts: Parts, module: str, group_size: int | None) -> _Packed:
     require(weight, (words_for(bits, n_in), n_out), "I32")
     require(zeros, (n_groups, words_for(bits, n_out)), "I32")
     require(scales, scales.shape, "F32", "F16", "BF16")
+    if unpack is unpack_planes and (n_in % PLANE or n_out % PLANE):
+        raise CheckpointError(f"'{weight.name}' has {n_in} inputs and {n_out} outputs, which are not whole planes.")
     given = group_size if group_size is not None and group_size > 0 else n_in
     if -(-n_in // given) != n_groups:
         given = n_in // n_groups
@@ -104,13 +125,13 @@ def _packed(parts: Parts, module: str, group_size: int | None) -> _Packed:
             raise CheckpointError(f"'{scales.name}' has {n_groups} groups, which do not fit {n_in} inputs.")
     if order is not None and torch.equal(group_numbers(order, n_in, n_groups), torch.arange(n_in) // given):
         order = None  # many writers list the groups though they are in order
-    return _Packed(bits, n_out, n_in, given, weight, scales, zeros, order)
+    return _Packed(bits, n_out, n_in, given, weight, scales, zeros, order, unpack)
 
 
-def _blocks(packed: _Packed, less: int, first: int, end: int) -> Tensor:
+def _blocks(kind: str, packed: _Packed, less: int, first: int, end: int) -> Tensor:
     groups = torch.arange(0, packed.n_in, BLOCK) // packed.group_size
-    scales = finite(packed.scales).to(PLAIN[packed.scales.dtype])[:, first:end].T[:, groups]
-    return i4_blocks(packed.numbers(first, end), scales, _zeros(packed, less)[:, first:end].T[:, groups])
+    scales, zeros = (one[:, first:end].T[:, groups] for one in (finite(packed.scales), _zeros(packed, less)))
+    return integer_blocks(kind, packed.numbers(first, end), scales, zeros)
 
 
 def _rows(packed: _Packed, less: int, first: int, end: int) -> Tensor:
@@ -130,4 +151,4 @@ def _zeros(packed: _Packed, less: int) -> Tensor:
         # Whole words, so that what the writer's subtraction borrowed from a neighbour is given back.
         words = (words.long() + less * sum(1 << at for at in range(0, 32, bits))).to(torch.int32)
         less = 0
-    return (unpack_bits(words, bits, packed.n_out) + less) & (1 << bits) - 1
+    return (packed.unpack(words, bits, packed.n_out) + less) & (1 << bits) - 1

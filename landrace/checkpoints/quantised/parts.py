@@ -14,6 +14,8 @@ from landrace.errors import CheckpointError
 Shape = tuple[int, ...]
 Rows = Callable[[int, int], Tensor]
 """Values of rows [first, end) of a matrix, [rows, columns]; all axes but the last count as rows."""
+Unpack = Callable[[Tensor, int, int], Tensor]
+"""Rows of words, bits, and how many numbers a row has: see `unpack_bits`."""
 
 
 class Parts:
@@ -111,6 +113,18 @@ def unpack_bits(words: Tensor, bits: int, count: int) -> Tensor:
     low = stored[:, at // 8].int()
     high = stored[:, (at // 8 + 1).clamp(max=stored.shape[1] - 1)].int()
     return ((low | high << 8) >> (at % 8).int() & (1 << bits) - 1).to(torch.uint8)
+
+
+def unpack_planes(words: Tensor, bits: int, count: int) -> Tensor:
+    """The same where every 32 numbers are cut into planes of 8, 4, 2 or 1 of their bits, the lowest first, and each
+    plane has words of its own. `count` is a multiple of 32."""
+    blocks = words.contiguous().view(len(words), -1, bits)
+    numbers, at = torch.zeros(len(words), count, dtype=torch.uint8), 0
+    for width in (8, 4, 2, 1):
+        if bits & width:
+            numbers |= unpack_bits(blocks[:, :, at : at + width].flatten(1), width, count) << at
+            at += width
+    return numbers
 
 
 def words_for(bits: int, count: int) -> int:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from landrace.checkpoints.quantised.parts import Parts, Rows, Shape, finite, matrix_rows, require
-from landrace.checkpoints.tensor_info import TensorInfo
+from landrace.checkpoints.tensor_info import PLAIN, TensorInfo
 from landrace.errors import CheckpointError
-from landrace.kernels.reference.code_blocks import f8_f32_blocks
+from landrace.kernels.reference.code_blocks import f8_blocks, i4_blocks, i8_blocks
 
-FP8 = ("F8_E4M3", "F8_E5M2")
+FP8 = {"F8_E4M3": "F8_F32", "F8_E5M2": "E5M2_F32"}
+"""The kernels' blocks for 8-bit floats."""
+INTEGERS_OF_8_BITS = "I8_F32"
 FLOATS = ("F32", "F16", "BF16", "F8_E8M0")
 BLOCK = 32
 """Values that share a scale in the blocks of the kernels."""
@@ -104,6 +106,19 @@ def entry_rows(info: TensorInfo, grid: Grid) -> Rows:
     return lambda first, end: finite(flat.part((first, end)))
 
 
+def integer_block(bits: int, scale: str) -> str:
+    """The kernels' block type for integers without sign of up to 8 bits, with scales that are stored like this."""
+    return f"I4_{scale}" if bits <= 4 and scale in ("F16", "BF16") else INTEGERS_OF_8_BITS
+
+
+def integer_blocks(kind: str, numbers: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """Such blocks, uint8 [rows, bytes per row]: uint8 [rows, columns], and for every 32 columns a float32 scale and a
+    uint8 zero point [rows, columns / 32]."""
+    if kind == INTEGERS_OF_8_BITS:
+        return i8_blocks(numbers, scales, zeros)
+    return i4_blocks(numbers, scales.to(PLAIN[kind.removeprefix("I4_")]), zeros)
+
+
 def put_scaled(
     parts: Parts, name: str, scale: TensorInfo, block: Sequence[int] | None = None, zeros: TensorInfo | None = None
 ) -> None:
@@ -115,9 +130,6 @@ def put_scaled(
         raise CheckpointError(f"'{scale.name}' is stored as {scale.dtype}, not as {' or '.join(FLOATS)}.")
     grid = grid_of(scale.name, weight.shape, scale.shape, block)
     scales = entry_rows(scale, grid)
-    if weight.dtype == "F8_E4M3" and zeros is None and grid.in_blocks:
-        parts.put(name, "F8_F32", weight.shape, partial(_f8_rows, weight, grid, scales))
-        return
     if zeros is not None:
         require(zeros, scale.shape, "I8")
     offsets = entry_rows(zeros, grid) if zeros is not None else None
@@ -128,11 +140,22 @@ def put_scaled(
             numbers -= grid.spread(offsets, first, end)
         return numbers.mul_(grid.spread(scales, first, end))
 
-    parts.put(name, "F32", weight.shape, rows)
+    if not grid.in_blocks or (zeros is not None and weight.dtype != "I8"):
+        parts.put(name, "F32", weight.shape, rows)
+    elif weight.dtype == "I8":
+        parts.put(name, INTEGERS_OF_8_BITS, weight.shape, partial(_i8_rows, weight, grid, scales, offsets))
+    else:
+        parts.put(name, FP8[weight.dtype], weight.shape, partial(_f8_rows, weight, grid, scales))
 
 
 def _f8_rows(weight: TensorInfo, grid: Grid, scales: Rows, first: int, end: int) -> Tensor:
     numbers = matrix_rows(weight, first, end)
-    if numbers.float().isnan().any():
-        raise CheckpointError(f"'{weight.name}' holds numbers that are NaN.")
-    return f8_f32_blocks(numbers, grid.of_blocks(scales, first, end))
+    if not numbers.float().isfinite().all():
+        raise CheckpointError(f"'{weight.name}' holds numbers that are NaN or infinite.")
+    return f8_blocks(numbers, grid.of_blocks(scales, first, end))
+
+
+def _i8_rows(weight: TensorInfo, grid: Grid, scales: Rows, offsets: Rows | None, first: int, end: int) -> Tensor:
+    numbers, by = matrix_rows(weight, first, end), grid.of_blocks(scales, first, end)
+    zeros = torch.zeros_like(by) if offsets is None else grid.of_blocks(offsets, first, end)
+    return i8_blocks(numbers.view(torch.uint8) ^ 128, by, (zeros + 128).to(torch.uint8))

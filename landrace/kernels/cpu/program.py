@@ -143,6 +143,10 @@ class Program:
         """
         turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half}
         self._add_turning(operation, channels, turning, layer=layer, **vars(shape), group=group, **fields)
+        self.keep_layer(shape, group)
+
+    def keep_layer(self, shape: CacheShape, group: int) -> None:
+        """Says that the operation before writes a layer's cache."""
         self._shapes.append(shape)
         self._groups.append(group)
 
@@ -262,11 +266,12 @@ class Program:
         sinks: PackedVector | None = None,
         slopes: Tensor | None = None,
         most: int | None = None,
+        onset: int | None = None,
         chunk: int | None = None,
         further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
-        last `selection.select_blocks` of so many positions has chosen.
+        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on).
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
@@ -275,7 +280,7 @@ class Program:
         q_next, q_older = further or (None, None)
         self.add(
             "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
-            most=most, chunk=chunk, q_next=q_next, q_older=q_older,
+            most=most, onset=onset, chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from landrace.kernels.cpu.cache import IndexKeys
+from landrace.kernels.cpu.cache import Heads, IndexKeys
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
+from landrace.kernels.key_means import MEAN_OF
 
 
 def select(
@@ -66,3 +67,29 @@ def select_blocks(
         n_heads=n_heads, block=block, n_blocks=n_blocks, n_local=n_local, q=q, k=k, q_norm=q_norm, k_norm=k_norm,
         eps=eps,
     )  # fmt: skip
+
+
+def select_by_means(
+    program: Program,
+    layer: int,
+    keys: int,
+    heads: Heads,
+    *,
+    block: int,
+    n_blocks: int,
+    n_first: int,
+    n_local: int,
+    onset: int,
+    q: int,
+    group: int = 0,
+) -> None:
+    """Chooses, for each row from the position `onset` on and each head of keys apart, `n_blocks` blocks of `block`
+    positions by the means of the keys in the cache of the layer `keys` (`kernels.reference.key_means`),
+    and writes those means to a cache that counts as a layer: of every sixteen positions one, each position a share of
+    it. q [n_heads * head_dim]: as `Program.rope` leaves them.
+    """
+    program.add(
+        "select_by_means", layer=layer, keys=keys, **vars(heads), block=block, n_blocks=n_blocks, n_first=n_first,
+        n_local=n_local, onset=onset, q=q, group=group,
+    )  # fmt: skip
+    program.keep_layer(IndexKeys(heads.n_kv_heads * heads.head_dim // MEAN_OF), group)

@@ -13,8 +13,9 @@ from torch import Tensor
 from landrace.kernels.reference.blocks import BLOCKS
 
 KINDS = (
-    *("F32", "F16", "BF16", "F8_F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"),
-    *("IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16"),
+    *("F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32"),
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16", "I8_F32", "NVFP4_F32"),
 )
 """The block types that the kernels multiply with: a test compares them with the extension's own list."""
 _ALIGNMENT = 64

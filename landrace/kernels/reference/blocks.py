@@ -60,6 +60,10 @@ BLOCKS: Mapping[str, BlockType] = MappingProxyType(
         "MXFP4": BlockType(39, 32, 17),
         "NVFP4": BlockType(40, 64, 36),
         "F8_F32": BlockType(None, 32, 36),
+        "E5M2_F32": BlockType(None, 32, 36),
+        "NF4_F32": BlockType(None, 32, 20),
+        "NVFP4_F32": BlockType(None, 32, 22),
+        "I8_F32": BlockType(None, 32, 37),
         "I4_F16": BlockType(None, 32, 19),
         "I4_BF16": BlockType(None, 32, 19),
     }
@@ -217,7 +221,11 @@ _UNPACK: Mapping[str, Callable[[Tensor, Tensor], None]] = MappingProxyType(
         "TQ2_0": small_blocks.unpack_tq2_0,
         "MXFP4": small_blocks.unpack_mxfp4,
         "NVFP4": small_blocks.unpack_nvfp4,
-        "F8_F32": code_blocks.unpack_f8_f32,
+        "F8_F32": code_blocks.unpack_f8(torch.float8_e4m3fn),
+        "E5M2_F32": code_blocks.unpack_f8(torch.float8_e5m2),
+        "NF4_F32": code_blocks.unpack_nf4,
+        "NVFP4_F32": code_blocks.unpack_nvfp4,
+        "I8_F32": code_blocks.unpack_i8,
         "I4_F16": code_blocks.unpack_i4(torch.float16),
         "I4_BF16": code_blocks.unpack_i4(torch.bfloat16),
     }

@@ -29,6 +29,7 @@ from landrace.models.families import (
     kimi_linear,
     llama,
     llama4,
+    minicpm,
     minicpm3,
     minimax,
     minimax_m3,
@@ -42,11 +43,12 @@ from landrace.models.families import (
 )
 from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
+from landrace.models.families.names import Naming
 from landrace.models.families.weights import Shape, Source
 from landrace.models.spec import ModelSpec
 
 _FILES = (
-    *(llama, mllama, qwen, glm, hunyuan, baichuan),
+    *(llama, minicpm, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
     *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4),
 )
@@ -115,8 +117,7 @@ def read_config(
     layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
     best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))
     naming, sources = namings[best], layouts[best]
-    bodies = [replace(naming, prefixes=(pair,)) for naming in namings for pair in naming.prefixes]
-    adapter_sources = [_adapted(sources, layouts), *(naming.sources(spec, shapes) for naming in bodies)]
+    adapter_sources = _adapted(namings, naming, spec, shapes, stored or {})
     ignorable = [*BUFFERS, *(pattern for half in halves for pattern in half.towers)]
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
@@ -128,7 +129,7 @@ def read_config(
         guessing += [re.escape(body + naming.layer.format(n)) + ".*" for n in range(first, first + count)]
     ignorable += [re.escape(body + naming.layer.format(n)) + ".*" for n in passed_by]
     ignorable += [*guessing, *family.ignorable]
-    return FamilyModel(spec, shapes, sources, tuple(adapter_sources), tuple(ignorable), tuple(guessing))
+    return FamilyModel(spec, shapes, sources, adapter_sources, tuple(ignorable), tuple(guessing))
 
 
 def _with_mtp(spec: ModelSpec) -> ModelSpec:
@@ -161,11 +162,19 @@ def _misfits(sources: Mapping[str, Source], shapes: Mapping[str, Shape], stored:
     return sum(not _fits(source, shapes[name], stored) for name, source in sources.items())
 
 
-def _adapted(sources: dict[str, Source], layouts: Sequence[dict[str, Source]]) -> dict[str, Source]:
-    """An adapter's modules are the file's. But where the experts of a layer share tensors, modules are those of
-    transformers, whose names are a family's last."""
-    experts = [source for name, source in sources.items() if ".experts." in name]
-    return layouts[-1] if any(source.stacked is None for source in experts) else sources
+def _adapted(
+    namings: Sequence[Naming], own: Naming, spec: ModelSpec, shapes: Mapping[str, Shape], stored: Mapping[str, Shape]
+) -> tuple[dict[str, Source], ...]:
+    """How an adapter's modules may be named beside a file whose naming is `own`; their rows lie as the file's in any
+    case.
+
+    What is written is named as the file is. But where there are experts, as transformers, whose names are a family's
+    last: what is on one expert alone, peft reads for some types, and only with all of a layer's projections.
+    """
+    known = [replace(one, interleaved=own.interleaved, index_interleaved=own.index_interleaved) for one in namings]
+    written = known[-1] if any(".experts." in name for name in shapes) else own
+    bodies = (replace(one, prefixes=(pair,)) for one in known for pair in one.prefixes)
+    return (written.sources(spec, shapes, stored), *(body.sources(spec, shapes) for body in bodies))
 
 
 def _fits(source: Source, shape: Shape, stored: Mapping[str, Shape]) -> bool:

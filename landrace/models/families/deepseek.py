@@ -48,7 +48,7 @@ NAMINGS = with_experts(
     DEEPSEEK_EXPERTS,
     base=replace(NAMES, interleaved=True),
 )
-KIMI_NAMINGS = (*NAMINGS, *(replace(naming, layer="blocks.{}.") for naming in NAMINGS))
+KIMI_NAMINGS = (NAMINGS[0], *(replace(naming, layer="blocks.{}.") for naming in NAMINGS), NAMINGS[1])
 """transformers writes the layers of Kimi-K2.5's text half under the name of its tower's."""
 ALIASES = {
     "num_local_experts": "n_routed_experts",

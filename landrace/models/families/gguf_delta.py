@@ -15,6 +15,7 @@ from landrace.errors import CheckpointError
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Form
+from landrace.models.mixer_spec import Gdn
 
 RECURRENT = "attention.recurrent_layers"
 RENAMED: Mapping[str, str] = {
@@ -70,6 +71,17 @@ def delta_facts(keys: Config, names: Collection[str], config: dict[str, Any]) ->
         "full_attention_interval": keys.optional_size("full_attention_interval", MAX_LAYERS) or 4,
         "num_hidden_layers": config["num_hidden_layers"] - drafts,
         "num_nextn_predict_layers": drafts,
+    }
+
+
+def written_delta(mixer: Gdn) -> dict[str, Any]:
+    """The widths of a delta net, the other way round."""
+    return {
+        "ssm.conv_kernel": mixer.conv_width,
+        "ssm.state_size": mixer.key_dim,
+        "ssm.group_count": mixer.n_heads,
+        "ssm.time_step_rank": mixer.n_value_heads,
+        "ssm.inner_size": mixer.n_value_heads * mixer.value_dim,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from landrace.errors import CheckpointError
 from landrace.models.families.config import Config
 from landrace.models.families.names import Naming
+from landrace.models.mixer_spec import Mla
 
 WIDTHS = ("key_length", "value_length", "key_length_mla", "value_length_mla", "q_lora_rank", "kv_lora_rank")
 
@@ -31,6 +32,20 @@ def latent_widths(own: Mapping[str, Any]) -> dict[str, Any]:
         "qk_nope_head_dim": key - turned,
         "qk_rope_head_dim": turned,
         "v_head_dim": found["value_length_mla"] or found["value_length"],
+    }
+
+
+def written_latents(mixer: Mla) -> dict[str, Any]:
+    """The same of newer files, the other way round."""
+    return {
+        "attention.head_count": mixer.n_heads,
+        "attention.head_count_kv": 1,
+        "attention.key_length": mixer.kv_rank + mixer.rope_dim,
+        "attention.value_length": mixer.kv_rank,
+        "attention.key_length_mla": mixer.nope_dim + mixer.rope_dim,
+        "attention.value_length_mla": mixer.v_dim,
+        "attention.q_lora_rank": mixer.q_rank,
+        "attention.kv_lora_rank": mixer.kv_rank,
     }
 
 

@@ -9,15 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from landrace.errors import LandraceError, UnsupportedError
+from landrace.kernels.router import Router
 from landrace.models.families import read_config, stated_config
 from landrace.models.families.gguf import config_from_gguf, gguf_sources
-from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
+from landrace.models.families.gguf_architectures import ARCHITECTURES, SIGMOID, SOFTMAX, Architecture
+from landrace.models.families.gguf_delta import written_delta
+from landrace.models.families.gguf_latent import written_latents
 from landrace.models.families.gguf_rope import llama3_factors
 from landrace.models.families.weights import Source
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import Gqa, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.spec import ModelSpec
 
+_NAMES = {one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])} | dict.fromkeys(
+    ("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"
+)
+"""Model types to architectures, the first of several."""
 Factors = dict[str, Sequence[float]]
 """Small tensors that belong to the metadata, by name."""
 
@@ -28,8 +35,8 @@ def gguf_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], Factors, dict[st
     UnsupportedError where llama.cpp has no such model, or its metadata are not written here.
     """
     spec, stated = read_config(config).spec, stated_config(config)
-    name = next((name for name, one in ARCHITECTURES.items() if one.model_type == stated["model_type"]), None)
-    if name is None or not all(isinstance(layer.mixer, Gqa) for layer in spec.layers):
+    name = _NAMES.get(stated["model_type"])
+    if name is None or not all(isinstance(layer.mixer, Gqa | Mla | Gdn) for layer in spec.layers):
         raise _unsupported(stated["model_type"])
     own, factors = _metadata(spec, stated, ARCHITECTURES[name])
     metadata = {"general.architecture": name} | {f"{name}.{key}": value for key, value in own.items()}
@@ -52,8 +59,6 @@ def _unsupported(model_type: str) -> UnsupportedError:
 
 
 def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -> tuple[dict[str, Any], Factors]:
-    mixer = spec.layers[0].mixer
-    assert isinstance(mixer, Gqa)
     ffns = [layer.ffn for layer in spec.layers]
     hidden = [ffn.d_hidden for ffn in ffns if isinstance(ffn, Dense)]
     experts = next((ffn for ffn in ffns if isinstance(ffn, Moe)), None)
@@ -61,38 +66,69 @@ def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -
         "block_count": len(spec.layers),
         "context_length": spec.length_limit or spec.max_length,
         "embedding_length": spec.d_model,
-        "feed_forward_length": hidden[0] if hidden else stated["intermediate_size"],
+        "feed_forward_length": hidden[0] if hidden else stated.get("intermediate_size"),
         "vocab_size": spec.vocab_size,
-        "attention.head_count": mixer.n_heads,
-        "attention.head_count_kv": mixer.n_kv_heads,
-        "attention.key_length": mixer.head_dim,
-        "attention.value_length": mixer.head_dim,
         "attention.layer_norm_rms_epsilon": spec.norm_eps,
+        **_attention(spec),
     }
     if experts is not None:
         own |= {
             "expert_count": experts.n_experts,
             "expert_used_count": experts.router.top_k,
             "expert_feed_forward_length": experts.d_hidden,
+            **_routing(experts.router, known),
         }
-        if known.score is not None:
-            own["expert_gating_func"] = known.score
-    own |= {key: stated[name] for name, (_, key) in known.reads.items() if stated.get(name) is not None}
+    own |= {key: stated.get(name) for name, (_, key) in known.reads.items()}
     rope = next((layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None), None)
     factors: Factors = {}
     if rope is not None:
-        scaling, factors = _scaling(rope)
+        scaling, factors = _scaling(rope, stated.get("rope_parameters") or stated.get("rope_scaling") or {})
         own |= {"rope.freq_base": rope.theta, "rope.dimension_count": rope.rotary_dim, **scaling}
-    return own, factors
+    return {key: value for key, value in own.items() if value is not None}, factors
 
 
-def _scaling(rope: RopeSpec) -> tuple[dict[str, Any], Factors]:
+def _attention(spec: ModelSpec) -> dict[str, Any]:
+    """What the first layer of each kind says for all of them."""
+    own: dict[str, Any] = {}
+    for mixer in reversed([layer.mixer for layer in spec.layers]):
+        if isinstance(mixer, Mla):
+            own |= written_latents(mixer)
+        elif isinstance(mixer, Gdn):
+            own |= written_delta(mixer)
+        elif isinstance(mixer, Gqa):
+            own |= {
+                "attention.head_count": mixer.n_heads,
+                "attention.head_count_kv": mixer.n_kv_heads,
+                "attention.key_length": mixer.head_dim,
+                "attention.value_length": mixer.head_dim,
+            }
+    attending = [number for number, layer in enumerate(spec.layers) if not isinstance(layer.mixer, Gdn)]
+    if len(attending) < len(spec.layers):
+        own["full_attention_interval"] = attending[0] + 1 if attending else None
+    return own
+
+
+def _routing(router: Router, known: Architecture) -> dict[str, Any]:
+    """Files of architectures whose code fixes how experts are scored need not say it."""
+    if known.score is not None:
+        return {"expert_gating_func": known.score}
+    return {
+        "expert_gating_func": SOFTMAX if router.score == "softmax" else SIGMOID,
+        "expert_weights_norm": router.renorm,
+        "expert_group_count": router.n_groups,
+        "expert_group_used_count": router.top_groups,
+    }
+
+
+def _scaling(rope: RopeSpec, stated: Mapping[str, Any]) -> tuple[dict[str, Any], Factors]:
     original = {"rope.scaling.original_context_length": rope.original_length}
     match rope.kind:
         case "linear":
             return {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}, {}
         case "yarn":
             betas = {"rope.scaling.yarn_beta_fast": rope.beta_fast, "rope.scaling.yarn_beta_slow": rope.beta_slow}
+            if (magnitude := stated.get("mscale_all_dim")) is not None:
+                betas["rope.scaling.yarn_log_multiplier"] = 0.1 * magnitude
             return {"rope.scaling.type": "yarn", "rope.scaling.factor": rope.factor, **original, **betas}, {}
         case "llama3":
             bounds = (rope.low_freq_factor, rope.high_freq_factor, rope.original_length)
@@ -102,4 +138,5 @@ def _scaling(rope: RopeSpec) -> tuple[dict[str, Any], Factors]:
             parts = {"long": rope.long_factor, "short": rope.short_factor}
             return original | magnitude, {f"rope_factors_{which}.weight": part for which, part in parts.items()}
         case _:
-            return {}, {}
+            sections = stated.get("mrope_section")
+            return {"rope.dimension_sections": [*sections, 0] if sections else None}, {}

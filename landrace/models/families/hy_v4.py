@@ -57,7 +57,10 @@ OWN = {
     "self_attn.sinks.weight": "self_attn.sinks",
 }
 BASE = replace(NAMES, index_last=True, renamed={**NAMES.renamed, **DEEPSEEK_EXPERTS}, fused={**NAMES.fused, **JOINT})
-NAMINGS = tuple(replace(BASE, renamed={**BASE.renamed, **names}) for names in (HUB, WRITTEN, OWN))
+PUBLISHED, *AS_TRANSFORMERS = (replace(BASE, renamed={**BASE.renamed, **names}) for names in (HUB, WRITTEN, OWN))
+# Published weights turn in pairs, of heads and of indexers, as Tencent's own engines turn them (vLLM, llama.cpp).
+# transformers turns them in halves, and so what it has written.
+NAMINGS = (replace(PUBLISHED, interleaved=True, index_interleaved=True), *AS_TRANSFORMERS)
 
 
 def read_hyper_connections(config: Config) -> HyperConnections:

@@ -1,4 +1,4 @@
-"""Llama and those that differ from it in a line: SmolLM3, Seed-OSS, Granite, MiniCPM, ERNIE 4.5.
+"""Llama and those that differ from it in a line: SmolLM3, Seed-OSS, Granite, ERNIE 4.5.
 
 Yi, SmolLM2, Llama 1 to 3 and many others are of `model_type` llama.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from landrace.models.families.config import MAX_POSITIONS, Config
-from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp, up_to, with_windows
+from landrace.models.families.config import Config
+from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp, with_windows
 from landrace.models.families.family import Family
 from landrace.models.families.names import Naming
 from landrace.models.spec import ModelSpec, Plain
@@ -33,7 +33,6 @@ GRANITE = {
     **SHAPE, "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0,
     "attention_multiplier": 1.0,
 }  # fmt: skip
-MINICPM = {**SHAPE, "tie_word_embeddings": True, "scale_emb": 1, "scale_depth": 1, "dim_model_base": 1}
 ERNIE = {
     **SHAPE, "vocab_size": 103424, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 18,
     "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
@@ -78,23 +77,6 @@ def read_granite(config: Config) -> ModelSpec:
     )
 
 
-def read_minicpm(config: Config) -> ModelSpec:
-    """MiniCPM 1, 2 and 4, from the modelling code published with the weights."""
-    spec = read_decoder(
-        config,
-        read_attention(config, bias=config.flag("attention_bias")),
-        read_mlp(config),
-        embed_scale=config.number("scale_emb"),
-        residual=Plain(config.number("scale_depth") / n_layers(config) ** 0.5),
-        logit_divisor=config.size("hidden_size") / config.number("dim_model_base"),
-    )
-    sparse = config.section("sparse_config")
-    if sparse is None:
-        return spec
-    # Past dense_len the model attends to chosen blocks only, so the dense decoder is the model up to there.
-    return up_to(spec, sparse.size("dense_len", MAX_POSITIONS))
-
-
 def read_ernie(config: Config) -> ModelSpec:
     bias = config.flag("use_bias")
     return read_decoder(config, read_attention(config, bias=bias), read_mlp(config, bias))
@@ -105,6 +87,5 @@ FAMILIES: Mapping[str, Family] = {
     "smollm3": Family(read_smollm3, SMOLLM3, no_effect=("max_window_layers",)),
     "seed_oss": Family(read_seed_oss, SEED_OSS),
     "granite": Family(read_granite, GRANITE),
-    "minicpm": Family(read_minicpm, MINICPM, no_effect=("mup_denominator",)),
     "ernie4_5": Family(read_ernie, ERNIE, (Naming(interleaved=True),), fixed={"compression_ratio": 1.0}),
 }

@@ -38,7 +38,7 @@ def read_mllama(config: Config) -> ModelSpec:
 FAMILIES: Mapping[str, Family] = {
     # The embedding has rows past the vocabulary, for the picture's token.
     "mllama_text_model": Family(
-        read_mllama, MLLAMA, (Naming(spare_rows=True),), passed_by=picture_layers, fixed={"attention_bias": False}
+        read_mllama, MLLAMA, (Naming(spare_rows=8),), passed_by=picture_layers, fixed={"attention_bias": False}
     ),
 }
 TEXT_HALVES: Mapping[str, TextHalf] = {

@@ -89,8 +89,8 @@ class Naming:
     """Our norms that multiply by their stored weight all the same."""
     forms: Mapping[str, Form] = field(default_factory=dict)
     """Our parameters of a layer that are stored in another form."""
-    spare_rows: bool = False
-    """Whether the embedding may have rows past the vocabulary, which no text uses."""
+    spare_rows: int = 0
+    """Rows of the embedding past the vocabulary, which no text uses. A file that is read may have none."""
     passed_by: Collection[int] = ()
     """Numbers of the file's layers that the decoder has not, and counts none of its own by."""
     unit_head: int | None = None
@@ -121,7 +121,7 @@ class Naming:
                 of_mtp[leaf] = shape
             elif first == "embed_tokens":
                 rows = (0, spec.vocab_size) if self.spare_rows else None
-                found[name] = Source(f"{body}{self.embedding}.{leaf}", rows)
+                found[name] = Source(f"{body}{self.embedding}.{leaf}", rows, spare=self.spare_rows)
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
             elif first == "hc_head":
@@ -194,7 +194,7 @@ class Naming:
                         step=step,
                         transposed=transposed,
                         heads=heads,
-                        by_head=theirs in self.head_axis,
+                        by_head=layer.mixer.n_heads if theirs in self.head_axis else 0,
                         form=self.forms.get(name, "plain"),
                     ),
                 )
@@ -257,9 +257,10 @@ class Naming:
 
     def _rounds(self, name: str, mixer: Mixer) -> tuple[Rounds | None, Rounds | None]:
         """How the file's order of value heads differs from the parameter's, in its rows and in its columns."""
-        if not isinstance(mixer, Gdn) or not mixer.rounds or self.heads_in_rounds:
+        if not isinstance(mixer, Gdn) or mixer.rounds == self.heads_in_rounds or mixer.n_heads == mixer.n_value_heads:
             return None, None
-        rounds = Rounds(mixer.n_heads, mixer.n_value_heads // mixer.n_heads)
+        n_each = mixer.n_value_heads // mixer.n_heads
+        rounds = Rounds(mixer.n_heads, n_each) if mixer.rounds else Rounds(n_each, mixer.n_heads)
         module = name.removeprefix("self_attn.").partition(".")[0]
         return rounds if module in OF_VALUE_HEADS else None, rounds if module == "out_proj" else None
 

@@ -144,6 +144,8 @@ class Source:
     """Its columns are."""
     ones: Shape | None = None
     """The stored tensor's shape where it has axes of length 1 beside the parameter's only one, which is -1 here."""
+    spare: int = 0
+    """Rows of the stored tensor behind `rows` that nothing is read from; zeros where it is written."""
     step: int = 1
     """Of `rows`, every so many-th, beginning with the first."""
     stacked: int | None = None
@@ -158,8 +160,8 @@ class Source:
     """Adapters of the hub's kind change the stored matrix, not the transposed one: see `adapter_modules`."""
     heads: int | None = None
     """The stored rows are those of so many heads, and `rows` those of each head."""
-    by_head: bool = False
-    """The stored tensor's first axis counts heads, and the parameter is their matrices one under another."""
+    by_head: int = 0
+    """The stored tensor's first axis counts so many heads, and the parameter is their matrices one under another."""
     entry: int | None = None
     """The parameter is this entry of the stored tensor's first axis."""
     form: Form = "plain"
@@ -298,6 +300,8 @@ class Source:
         shape = list(parameter if self.stacked is None else parameter[1:])
         if self.entry is not None:
             return (self.entry + 1, *shape)
+        if self.by_head:
+            shape = [self.by_head, shape[0] // self.by_head, *shape[1:]]
         if rows is not None:
             shape[self._axis] = rows
         if self.transposed:
@@ -307,7 +311,7 @@ class Source:
     @property
     def total_rows(self) -> int | None:
         """How many rows of the stored tensor there are at least; None where `rows` does not say."""
-        return None if self.rows is None else self.rows[1] * (self.heads or 1)
+        return None if self.rows is None else self.rows[1] * (self.heads or 1) + self.spare
 
     @property
     def _axis(self) -> int:
@@ -315,7 +319,7 @@ class Source:
 
     @property
     def _in_heads(self) -> bool:
-        return self.by_head or self.heads is not None
+        return self.by_head > 0 or self.heads is not None
 
     def _part(self, tensor: Tensor) -> Tensor:
         """`part` as a view, with an axis of heads where there are any."""

@@ -14,8 +14,7 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// How the rows of a step are shared out: the same for all layers with such heads and such a mask. `most`: a row sees at most
-/// so many positions, which are its own choice; 0: all that the mask shows.
+/// How the rows of a step are shared out: the same for all layers with such heads, such a mask and such a choice.
 class AttendPlan final : public State {
 public:
     struct Task {
@@ -24,8 +23,10 @@ public:
         int partial;  // index of the first partial result; -1: the task does all chunks itself
     };
 
-    AttendPlan(const HeadShape& shape, const Mask& mask, int most) : shape_(shape), mask_(mask), most_(most) {}
-    bool serves(const HeadShape& shape, const Mask& mask, int most) const { return shape == shape_ && mask == mask_ && most == most_; }
+    AttendPlan(const HeadShape& shape, const Mask& mask, const Choice& choice) : shape_(shape), mask_(mask), choice_(choice) {}
+    bool serves(const HeadShape& shape, const Mask& mask, const Choice& choice) const {
+        return shape == shape_ && mask == mask_ && choice == choice_;
+    }
 
     const std::vector<Task>& tasks() const { return tasks_; }
     /// Tasks whose chunks were computed by others.
@@ -40,7 +41,7 @@ public:
         const int group = shape_.n_heads / shape_.n_kv_heads;
         // As many in each task: tasks of few heads would read the same keys for less.
         const int heads_together = ceil_div(group, ceil_div(group, kRowsAttending));
-        const int rows_together = most_ ? 1 : kRowsAttending / heads_together;
+        const int rows_together = choice_.most ? 1 : kRowsAttending / heads_together;
         for (int s = 0; s < step.n_sequences; ++s) {
             const int begin = static_cast<int>(step.starts[s]), end = static_cast<int>(step.starts[s + 1]);
             // Last rows first: they see the most keys, and a long task at the end would keep the others waiting.
@@ -49,7 +50,7 @@ public:
                 const int n_rows = std::min(rows_together, end - first);
                 const auto first_chunk = static_cast<int>(mask_.first_seen(step.positions[first]) / kKeysPerChunk);
                 const int64_t last = step.positions[first + n_rows - 1];
-                const auto end_chunk = static_cast<int>((most_ && last >= most_ ? most_ - 1 : last) / kKeysPerChunk) + 1;
+                const auto end_chunk = static_cast<int>((choice_.has(last) ? choice_.most - 1 : last) / kKeysPerChunk) + 1;
                 for (int kv = 0; kv < shape_.n_kv_heads; ++kv)
                     for (int h = 0; h < group; h += heads_together)
                         tasks_.push_back({s, first, n_rows, kv * group + h, std::min(heads_together, group - h), first_chunk, end_chunk, -1});
@@ -88,7 +89,7 @@ private:
 
     HeadShape shape_;
     Mask mask_;
-    int most_;
+    Choice choice_;
     std::vector<Task> tasks_, merges_;
     std::vector<Partial> partials_;
     std::vector<float> sums_;
@@ -132,13 +133,18 @@ inline void see_chosen(AttendJob& job, Selected& selected, int row, int list) {
     job.first_position = selected.count(row, list) - 1;
 }
 
-/// The choice of up to `most` positions that an operation recorded before makes; null where there is none to be made. Throws
-/// std::invalid_argument.
-inline Selected* selected_by(Workspace& workspace, int most, int n_lists, const Mask& mask) {
-    if (most == 0) return nullptr;
-    if (most < 0 || mask.kind != Mask::Kind::full) throw std::invalid_argument("positions are chosen among all");
-    Selected& selected = workspace.state<Selected>(most, n_lists);
-    if (!selected.is_written) throw std::invalid_argument("nobody chooses " + std::to_string(most) + " positions");
+/// The fields most and onset, which is `most` where it is not there.
+inline Choice choice_of(const Fields& fields) {
+    const auto most = static_cast<int>(fields.integer("most"));
+    return {most, fields.has("onset") ? static_cast<int>(fields.integer("onset")) : most};
+}
+
+/// The choice that an operation recorded before makes; null where there is none to be made. Throws std::invalid_argument.
+inline Selected* selected_by(Workspace& workspace, const Choice& choice, int n_lists, const Mask& mask) {
+    if (choice.most == 0) return nullptr;
+    if (choice.most < 0 || mask.kind != Mask::Kind::full) throw std::invalid_argument("positions are chosen among all");
+    Selected& selected = workspace.state<Selected>(choice, n_lists);
+    if (!selected.is_written) throw std::invalid_argument("nobody chooses " + std::to_string(choice.most) + " positions");
     return &selected;
 }
 

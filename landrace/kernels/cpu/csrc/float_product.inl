@@ -33,6 +33,25 @@ template <> struct FloatStep<Kind::f8_f32> : FloatStep<Kind::f32> {
         return mul(load_f8(tile + step_offset(Kind::f8_f32, step)), load(reinterpret_cast<const float*>(scales)));
     }
 };
+template <> struct FloatStep<Kind::e5m2_f32> : FloatStep<Kind::f32> {
+    static Floats weights(const uint8_t* tile, int64_t step) {
+        const uint8_t* scales = tile + step / kGroup * group_bytes(Kind::e5m2_f32);
+        return mul(load_e5m2(tile + step_offset(Kind::e5m2_f32, step)), load(reinterpret_cast<const float*>(scales)));
+    }
+};
+/// The values of 4-bit NormalFloats (Dettmers et al., 2023).
+constexpr float kNf4Values[16] = {
+    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
+    -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f,
+};
+template <> struct FloatStep<Kind::nf4_f32> : FloatStep<Kind::f32> {
+    static Floats weights(const uint8_t* tile, int64_t step) {
+        const uint8_t* scales = tile + step / kGroup * group_bytes(Kind::nf4_f32);
+        const uint8_t* codes = tile + step_offset(Kind::nf4_f32, step / 2 * 2);
+        return mul(lookup_halves(kNf4Values, codes, static_cast<int>(step % 2) * 4), load(reinterpret_cast<const float*>(scales)));
+    }
+};
 template <> struct FloatStep<Kind::bf16> {
     using Mode = FlushDenormals;
     static const uint32_t* panels(const Rows& rows) { return rows.pairs; }
@@ -116,15 +135,18 @@ template <Kind kind> void unpack_float_row(const Matrix& matrix, int row, float 
     constexpr int inputs = step_inputs(kind), size = float_bytes(kind);
     const uint8_t* tile = matrix.tile(row / kTile);
     for (int k = 0; k < matrix.n_in; ++k) {
-        const uint8_t* at = tile + step_offset(kind, k / inputs) + (row % kTile * inputs + k % inputs) * size;
+        const int step = kind == Kind::nf4_f32 ? k / 2 * 2 : k / inputs;
+        const uint8_t* at = tile + step_offset(kind, step) + (kind == Kind::nf4_f32 ? row % kTile : (row % kTile * inputs + k % inputs) * size);
         float value;
         uint16_t half;
         if constexpr (kind == Kind::f32) {
             std::memcpy(&value, at, sizeof(value));
-        } else if constexpr (kind == Kind::f8_f32) {
+        } else if constexpr (group_bytes(kind) > 0) {
             float scale;
             std::memcpy(&scale, tile + k / kGroup * group_bytes(kind) + 4 * (row % kTile), sizeof(scale));
-            value = half_to_float(f8_as_half(*at)) * scale;
+            if constexpr (kind == Kind::f8_f32) value = half_to_float(f8_as_half(*at)) * scale;
+            else if constexpr (kind == Kind::e5m2_f32) value = half_to_float(static_cast<uint16_t>(*at << 8)) * scale;
+            else value = kNf4Values[*at >> 4 * (k % 2) & 15] * scale;
         } else {
             std::memcpy(&half, at, sizeof(half));
             const uint32_t bits = static_cast<uint32_t>(half) << 16;

@@ -19,6 +19,8 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::f16: return f(std::integral_constant<Kind, Kind::f16>());
         case Kind::bf16: return f(std::integral_constant<Kind, Kind::bf16>());
         case Kind::f8_f32: return f(std::integral_constant<Kind, Kind::f8_f32>());
+        case Kind::e5m2_f32: return f(std::integral_constant<Kind, Kind::e5m2_f32>());
+        case Kind::nf4_f32: return f(std::integral_constant<Kind, Kind::nf4_f32>());
         case Kind::q4_0: return f(std::integral_constant<Kind, Kind::q4_0>());
         case Kind::q4_1: return f(std::integral_constant<Kind, Kind::q4_1>());
         case Kind::q5_0: return f(std::integral_constant<Kind, Kind::q5_0>());
@@ -32,6 +34,8 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::mxfp4: return f(std::integral_constant<Kind, Kind::mxfp4>());
         case Kind::i4_f16: return f(std::integral_constant<Kind, Kind::i4_f16>());
         case Kind::i4_bf16: return f(std::integral_constant<Kind, Kind::i4_bf16>());
+        case Kind::i8_f32: return f(std::integral_constant<Kind, Kind::i8_f32>());
+        case Kind::nvfp4_f32: return f(std::integral_constant<Kind, Kind::nvfp4_f32>());
     }
 }
 

@@ -6,9 +6,10 @@
 //   quad of bytes; a vector holds one quad of every lane. Four-bit values: vector i of four holds quad i in the low and
 //   quad i + 4 in the high nibbles. A fifth bit: one plane, bit q of a byte belongs to quad q. Two further bits: two
 //   planes of four quads. Eight-bit values are stored with 128 added.
-// - Super-blocks (Q4_K, Q5_K, Q6_K, IQ4_XS): before every eighth group, the float16 scales (and minima) of the sixteen lanes.
-// - Scales that are powers of two (MXFP4) become bfloat16. F8_F32: its float32 scales, times 256, then sixteen values for
-//   each input of the group.
+// - Super-blocks (Q4_K, Q5_K, Q6_K, IQ4_XS): before every eighth group, the float16 scales (and minima) of the sixteen lanes;
+//   NVFP4_F32: their float32 scales, times 128.
+// - Scales that are powers of two (MXFP4) become bfloat16. F8_F32 (times 256), E5M2_F32, NF4_F32: the float32 scales, then
+//   sixteen values for each input of the group, or sixteen bytes for two, the first in the low nibbles.
 #include "packing.h"
 
 #include <cstring>
@@ -34,12 +35,16 @@ Block block_of(Kind kind) {
         case Kind::q4_k: return {256, 144};
         case Kind::q5_k: return {256, 176};
         case Kind::q6_k: return {256, 210};
-        case Kind::f8_f32: return {32, 36};
+        case Kind::f8_f32:
+        case Kind::e5m2_f32: return {32, 36};
+        case Kind::nf4_f32: return {32, 20};
         case Kind::iq4_nl: return {32, 18};
         case Kind::iq4_xs: return {256, 136};
         case Kind::mxfp4: return {32, 17};
         case Kind::i4_f16:
         case Kind::i4_bf16: return {32, 19};
+        case Kind::i8_f32: return {32, 37};
+        case Kind::nvfp4_f32: return {32, 22};
     }
     return {1, 1};
 }
@@ -47,9 +52,17 @@ Block block_of(Kind kind) {
 /// The 32 values of a group, by lane, and its scales: what every quantised kind comes down to.
 struct Group {
     uint8_t values[kGroup];
-    uint8_t scale[2];    // a float of 16 bits, or one byte for super-blocks
+    uint8_t scale[4];    // a float of 16 or 32 bits, or one byte for super-blocks
     uint8_t minimum[2];  // likewise, or one byte for a zero point
 };
+
+/// A float32 scale, times a power of two.
+void write_scale(const uint8_t* stored, float factor, uint8_t* to) {
+    float scale;
+    std::memcpy(&scale, stored, 4);
+    scale *= factor;
+    std::memcpy(to, &scale, 4);
+}
 
 void low_and_high(const uint8_t* bytes, uint8_t* values) {
     for (int i = 0; i < 16; ++i) {
@@ -150,36 +163,57 @@ Group read_group(Kind kind, const uint8_t* row, int group) {
             out.minimum[0] = at[2];
             low_and_high(at + 3, out.values);
             break;
+        case Kind::i8_f32:
+            std::memcpy(out.scale, at, 4);
+            out.minimum[0] = at[4];
+            std::memcpy(out.values, at + 5, kGroup);
+            break;
+        case Kind::nvfp4_f32:
+            out.scale[0] = at[4];
+            out.minimum[0] = at[5];
+            low_and_high(at + 6, out.values);
+            break;
         default: break;
     }
     return out;
 }
 
-/// Copies a super-block's float16 scale (and minimum) to its lane of the header.
+/// Copies a super-block's scale (and minimum) to its lane of the header.
 void write_header(Kind kind, const uint8_t* row, int group, int lane, uint8_t* header) {
     const Block block = block_of(kind);
-    const uint8_t* at = row + static_cast<size_t>(group / kSuper) * block.bytes;
+    const uint8_t* at = row + static_cast<size_t>(group * kGroup / block.elements) * block.bytes;
+    if (kind == Kind::nvfp4_f32) {
+        write_scale(at, 128.0f, header + 4 * lane);  // reading its group's scale divides by 256, its values are doubled
+        return;
+    }
     std::memcpy(header + 2 * lane, at + (kind == Kind::q6_k ? 208 : 0), 2);
     if (header_bytes(kind) == 64) std::memcpy(header + 32 + 2 * lane, at + 2, 2);
 }
 
-/// A row of 8-bit floats into its lane of a tile.
-void write_f8_row(const uint8_t* row, int n_groups, int lane, uint8_t* tile) {
+/// A row of scaled floats into its lane of a tile.
+void write_float_groups(Kind kind, const uint8_t* row, int n_groups, int lane, uint8_t* tile) {
     for (int group = 0; group < n_groups; ++group) {
-        const uint8_t* block = row + static_cast<size_t>(group) * static_cast<size_t>(block_of(Kind::f8_f32).bytes);
-        float scale;
-        std::memcpy(&scale, block, 4);
-        scale *= 256.0f;  // what reading the values as float16 divides by
-        uint8_t* at = tile + static_cast<size_t>(group) * group_bytes(Kind::f8_f32);
-        std::memcpy(at + 4 * lane, &scale, 4);
-        for (int i = 0; i < kGroup; ++i) at[4 * kTile + kTile * i + lane] = block[4 + i];
+        const uint8_t* block = row + static_cast<size_t>(group) * static_cast<size_t>(block_of(kind).bytes);
+        uint8_t* at = tile + static_cast<size_t>(group) * static_cast<size_t>(group_bytes(kind));
+        write_scale(block, kind == Kind::f8_f32 ? 256.0f : 1.0f, at + 4 * lane);  // reading E4M3 as float16 divides by that
+        uint8_t* values = at + 4 * kTile + lane;
+        if (kind == Kind::nf4_f32) {
+            uint8_t codes[kGroup];
+            low_and_high(block + 4, codes);
+            for (int i = 0; i < kGroup; i += 2) values[kTile * (i / 2)] = static_cast<uint8_t>(codes[i] | codes[i + 1] << 4);
+        } else {
+            for (int i = 0; i < kGroup; ++i) values[kTile * i] = block[4 + i];
+        }
     }
 }
 
 void write_group(Kind kind, const Group& group, int lane, uint8_t* at) {
     const bool super = header_bytes(kind) > 0, minimum = kind == Kind::q4_1 || kind == Kind::q5_1;
     const bool zero_point = kind == Kind::i4_f16 || kind == Kind::i4_bf16;
-    if (super) {
+    if (kind == Kind::i8_f32) {
+        std::memcpy(at + 4 * lane, group.scale, 4);
+        at[64 + lane] = group.minimum[0];
+    } else if (super) {
         at[lane] = group.scale[0];
         at[16 + lane] = group.minimum[0];
     } else {
@@ -187,8 +221,8 @@ void write_group(Kind kind, const Group& group, int lane, uint8_t* at) {
         if (minimum) std::memcpy(at + 32 + 2 * lane, group.minimum, 2);
         if (zero_point) at[32 + lane] = group.minimum[0];
     }
-    uint8_t* values = at + (minimum ? 64 : zero_point ? 48 : 32);
-    if (kind == Kind::q8_0) {
+    uint8_t* values = at + (kind == Kind::i8_f32 ? 80 : minimum ? 64 : zero_point ? 48 : 32);
+    if (kind == Kind::q8_0 || kind == Kind::i8_f32) {
         for (int i = 0; i < kGroup; ++i) values[64 * (i / 4) + 4 * lane + i % 4] = group.values[i];
         return;
     }
@@ -217,8 +251,8 @@ void pack(const Matrix& matrix, const uint8_t* stored, uint8_t* to, int first_ti
         std::memset(start, 0, matrix.tile_bytes());
         for (int lane = 0; lane < kTile && tile * kTile + lane < matrix.n_out; ++lane) {
             const uint8_t* row = stored + static_cast<size_t>(tile * kTile + lane) * row_bytes;
-            if (matrix.kind == Kind::f8_f32) {
-                write_f8_row(row, matrix.n_groups(), lane, start);
+            if (!is_quantised(matrix.kind) && group_bytes(matrix.kind)) {
+                write_float_groups(matrix.kind, row, matrix.n_groups(), lane, start);
                 continue;
             }
             if (!is_quantised(matrix.kind)) {

@@ -46,7 +46,13 @@ const Registration& Program::registration(const std::string& operation) const {
 }
 
 void Program::add(const std::string& operation, std::string name, const Fields& fields) {
-    operations_.push_back({std::move(name), registration(operation).record(fields, workspace_)});
+    const Workspace::Mark before = workspace_.mark();
+    try {
+        operations_.push_back({std::move(name), registration(operation).record(fields, workspace_)});
+    } catch (...) {
+        workspace_.take_back(before);
+        throw;
+    }
 }
 
 void Program::prepare(const Step& step, int threads) {

@@ -183,6 +183,30 @@ template <> struct Format<Kind::i4_bf16> : WithZeroPoint {
     }
 };
 
+/// The zero points of its lanes are less by `offset`, so that there is no minimum where they are in the middle.
+template <> struct Format<Kind::i8_f32> : NoHeader {
+    static constexpr int bits = 8, offset = 128, offset_bits = 7;
+    static constexpr bool has_minimum = true, halves = false;
+    static void scales(const uint8_t* at, Floats, Floats, Floats& scale, Floats& minimum) {
+        scale = load(reinterpret_cast<const float*>(at));
+        minimum = mul(scale, sub(all(128.0f), load_u8(at + 64)));
+    }
+    static void quads(const uint8_t* at, Bytes out[8]) {
+        for (int i = 0; i < 8; ++i) out[i] = load_bytes(at + 80 + 64 * i);
+    }
+};
+/// As MXFP4, with a scale for each half of a group, as Q6_K.
+template <> struct Format<Kind::nvfp4_f32> {
+    static constexpr int bits = 5, offset = 16, offset_bits = 4;
+    static constexpr bool has_minimum = false, halves = true;
+    static void header(const uint8_t* at, Floats& d, Floats&) { d = load(reinterpret_cast<const float*>(at)); }
+    static void scales(const uint8_t* at, Floats d, Floats, Floats& scale, Floats& second) {
+        scale = mul(d, load_f8(at));
+        second = mul(d, load_f8(at + 16));
+    }
+    static void quads(const uint8_t* at, Bytes out[8]) { named(at + 32, kE2m1Values, out); }
+};
+
 /// acc + scale * (bytes of a row's group or of its remainder) * (bytes of the weights' group).
 template <class F, class Group> inline Floats add_group(Floats acc, const Bytes quads[8], Floats scale, Floats second, const Group& x) {
     const Floats by = all(x.scale);
@@ -271,6 +295,7 @@ template <Kind kind> void unpack_quantised_row(const Matrix& matrix, int row, fl
         store(minima, minimum);
         Bytes quads[8];
         F::quads(at, quads);
+        const uint8_t* start = at;
         at += group_bytes(kind);
         uint8_t bytes[64];
         for (int i = 0; i < 8; ++i) {
@@ -280,7 +305,9 @@ template <Kind kind> void unpack_quantised_row(const Matrix& matrix, int row, fl
                 if (k >= matrix.n_in) break;
                 const float q = static_cast<float>(bytes[4 * lane + j] - F::offset);
                 const float by = F::halves && i >= 4 ? minima[lane] : scales[lane];
-                const float value = F::has_minimum ? by * q + minima[lane] : by * q;
+                float value = F::has_minimum ? by * q + minima[lane] : by * q;
+                // Of its scales, not every product with 8 bits is exact.
+                if (kind == Kind::i8_f32) value = by * (q + static_cast<float>(F::offset - start[64 + lane]));
                 out[k] = value * factor;
             }
         }

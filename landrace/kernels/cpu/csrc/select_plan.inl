@@ -11,14 +11,17 @@
 #include "attend.inl"
 #include "cached_heads.inl"
 #include "operation.h"
+#include "selected.h"
 
 namespace landrace {
 namespace LANDRACE_ISA {
 
 /// Rows whose scores are kept at a time.
 constexpr int kRowsChoosing = 16;
+/// Positions that a row attends to by choice, at most.
+constexpr int kMostChosen = 1 << 24;
 
-/// The rows of a step that must choose among more than `most` positions, and `n_lists` scores of each with every key.
+/// The rows of a step that must choose, and `n_lists` scores of each with every `keys_per_score` keys.
 class SelectPlan final : public State {
 public:
     struct Row {
@@ -34,8 +37,10 @@ public:
         std::vector<Piece> pieces;
     };
 
-    SelectPlan(int most, int n_lists) : most_(most), n_lists_(n_lists) {}
-    bool serves(int most, int n_lists) const { return most == most_ && n_lists == n_lists_; }
+    SelectPlan(const Choice& choice, int n_lists, int keys_per_score) : choice_(choice), n_lists_(n_lists), keys_per_score_(keys_per_score) {}
+    bool serves(const Choice& choice, int n_lists, int keys_per_score) const {
+        return choice == choice_ && n_lists == n_lists_ && keys_per_score == keys_per_score_;
+    }
 
     void prepare(const Step& step, int threads) override {
         rows_.clear();
@@ -43,8 +48,9 @@ public:
         longest_ = 0;
         for (int s = 0; s < step.n_sequences; ++s)
             for (auto row = static_cast<int>(step.starts[s]); row < static_cast<int>(step.starts[s + 1]); ++row)
-                if (step.positions[row] >= most_) add({row, s, static_cast<int>(step.positions[row]) + 1});
-        const size_t n_scores = kRowsChoosing * static_cast<size_t>(n_lists_) * longest_, n_ranks = static_cast<size_t>(threads) * longest_;
+                if (choice_.has(step.positions[row])) add({row, s, static_cast<int>(step.positions[row]) + 1});
+        // A vector may begin at any score of a list.
+        const size_t n_scores = kRowsChoosing * static_cast<size_t>(n_lists_) * longest_ + kLanes, n_ranks = static_cast<size_t>(threads) * longest_;
         if (scores_.size() < n_scores) scores_.resize(n_scores);
         if (ranks_.size() < n_ranks) ranks_.resize(n_ranks);
     }
@@ -64,10 +70,11 @@ private:
         rows_.push_back(row);
         blocks_.back().end = index + 1;
         for (int chunk = 0; chunk < n_chunks; ++chunk) blocks_.back().pieces.push_back({index, chunk});
-        longest_ = std::max(longest_, static_cast<size_t>(n_chunks) * kKeysPerChunk);
+        longest_ = std::max(longest_, static_cast<size_t>(n_chunks) * kKeysPerChunk / static_cast<size_t>(keys_per_score_));
     }
 
-    int most_, n_lists_;
+    Choice choice_;
+    int n_lists_, keys_per_score_;
     size_t longest_ = 0;
     std::vector<Row> rows_;
     std::vector<Block> blocks_;
@@ -124,6 +131,18 @@ template <class Take> inline void choose(const float* scores, int n, int most, u
         const uint32_t rank = rank_of(scores[i]);
         if (rank > last || (rank == last && equal-- > 0)) take(i);
     }
+}
+
+/// A row attends to the positions of those `most` of its blocks that have the greatest scores, in the list of that number.
+inline void choose_positions(
+    const float* scores, const SelectPlan::Row& row, int block, int most, uint32_t* ranks, Selected& selected, int list
+) {
+    int32_t* const first = selected.of(row.row, list);
+    int32_t* out = first;
+    choose(scores, ceil_div(row.n_keys, block), most, ranks, [&](int b) {
+        for (int key = b * block; key < std::min(row.n_keys, (b + 1) * block); ++key) *out++ = key;
+    });
+    selected.count(row.row, list) = static_cast<int>(out - first);
 }
 
 }  // namespace LANDRACE_ISA

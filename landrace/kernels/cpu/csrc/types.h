@@ -15,12 +15,18 @@ constexpr int kGroup = 32;
 /// Groups of a super-block (Q4_K, Q5_K, Q6_K).
 constexpr int kSuper = 8;
 
-/// How a matrix is stored. f8_f32: 8-bit floats (E4M3) with a float32 scale for 32. i4_f16, i4_bf16: 4-bit integers with a
-/// scale of that type and a zero point for 32. The others follow ggml's block types of the same names.
-enum class Kind : int { f32, f16, bf16, f8_f32, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, i4_f16, i4_bf16 };
+/// How a matrix is stored. f8_f32, e5m2_f32: 8-bit floats (E4M3, E5M2) with a float32 scale for 32. nf4_f32: 4-bit
+/// NormalFloats with the same. i4_f16, i4_bf16, i8_f32: integers of 4 or 8 bits with a scale of that type and a zero point
+/// for 32. nvfp4_f32: 4-bit floats (E2M1) with a scale (E4M3) for 16 and a float32 one for all. The others follow ggml's
+/// block types of the same names.
+enum class Kind : int {
+    f32, f16, bf16, f8_f32, e5m2_f32, nf4_f32,
+    q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, i4_f16, i4_bf16, i8_f32, nvfp4_f32
+};
 /// What Python calls them, in order.
-constexpr const char* kKinds[] = {"F32", "F16", "BF16", "F8_F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K",
-                                  "IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16"};
+constexpr const char* kKinds[] = {"F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32",
+                                  "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K",
+                                  "IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16", "I8_F32", "NVFP4_F32"};
 
 constexpr bool is_quantised(Kind kind) { return kind >= Kind::q4_0; }
 
@@ -30,7 +36,9 @@ constexpr int group_bytes(Kind kind) {
         case Kind::f32:
         case Kind::f16:
         case Kind::bf16: break;
-        case Kind::f8_f32: return 64 + 512;
+        case Kind::f8_f32:
+        case Kind::e5m2_f32: return 64 + 512;
+        case Kind::nf4_f32: return 64 + 256;
         case Kind::q4_0:
         case Kind::iq4_nl:
         case Kind::mxfp4: return 32 + 256;
@@ -39,20 +47,23 @@ constexpr int group_bytes(Kind kind) {
         case Kind::q5_1: return 64 + 256 + 64;
         case Kind::q8_0: return 32 + 512;
         case Kind::q4_k:
-        case Kind::iq4_xs: return 32 + 256;
+        case Kind::iq4_xs:
+        case Kind::nvfp4_f32: return 32 + 256;
         case Kind::q5_k: return 32 + 256 + 64;
         case Kind::q6_k: return 32 + 256 + 128;
         case Kind::i4_f16:
         case Kind::i4_bf16: return 48 + 256;
+        case Kind::i8_f32: return 80 + 512;
     }
     return 0;
 }
 
-/// Bytes of a super-block's header: its float16 scales (and minima), one a lane.
+/// Bytes of a super-block's header: its float16 scales (and minima), or a float32 one, one a lane.
 constexpr int header_bytes(Kind kind) {
     switch (kind) {
         case Kind::q4_k:
-        case Kind::q5_k: return 64;
+        case Kind::q5_k:
+        case Kind::nvfp4_f32: return 64;
         case Kind::q6_k:
         case Kind::iq4_xs: return 32;
         default: return 0;
@@ -64,9 +75,9 @@ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 /// Inputs that one step over a tile of floats takes: two bfloat16 are multiplied at a time.
 constexpr int step_inputs(Kind kind) { return kind == Kind::bf16 ? 2 : 1; }
 /// Bytes of a float.
-constexpr int float_bytes(Kind kind) { return kind == Kind::f32 ? 4 : kind == Kind::f8_f32 ? 1 : 2; }
-/// Bytes of a tile's weights for one step.
-constexpr int step_bytes(Kind kind) { return float_bytes(kind) * step_inputs(kind) * kTile; }
+constexpr int float_bytes(Kind kind) { return kind == Kind::f32 ? 4 : kind == Kind::f8_f32 || kind == Kind::e5m2_f32 ? 1 : 2; }
+/// Bytes of a tile's weights for one step. With codes of half a byte two steps share theirs.
+constexpr int step_bytes(Kind kind) { return kind == Kind::nf4_f32 ? kTile / 2 : float_bytes(kind) * step_inputs(kind) * kTile; }
 /// Where in a tile of floats the weights of a step lie.
 constexpr int64_t step_offset(Kind kind, int64_t step) {
     const int64_t scales = group_bytes(kind) ? (step / kGroup + 1) * 4 * kTile : 0;

@@ -44,6 +44,20 @@ inline Floats load_f8(const void* p) {
     const __m256i half = _mm256_or_si256(sign, _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)), 7));
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
 }
+inline Floats load_e5m2(const void* p) {
+    const __m256i half = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p))), 8);
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+}
+inline Floats lookup_halves(const float table[16], const void* p, int shift) {
+    const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p)), count = _mm_cvtsi32_si128(shift);
+    const __m256 low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8);
+    const auto entries = [&](__m128i all8) {
+        const __m256i codes = _mm256_srl_epi32(_mm256_cvtepu8_epi32(all8), count);
+        // Three bits choose in each half of the table, the fourth one, put on top, between the halves.
+        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes), _mm256_permutevar8x32_ps(high, codes), _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
+    };
+    return {entries(bytes), entries(_mm_srli_si128(bytes, 8))};
+}
 inline Floats load_u8(const void* p) {
     const __m128i all16 = _mm_loadu_si128(static_cast<const __m128i*>(p));
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all16)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(all16, 8)))};

@@ -36,6 +36,15 @@ inline Floats load_f8(const void* p) {
     const __m256i rest = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)), 7);
     return {_mm512_cvtph_ps(_mm256_or_si256(sign, rest))};
 }
+/// E5M2: a float16 without its low byte.
+inline Floats load_e5m2(const void* p) {
+    return {_mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p))), 8))};
+}
+/// The table's entries for the four bits from `shift` on, 0 or 4, of sixteen bytes.
+inline Floats lookup_halves(const float table[16], const void* p, int shift) {
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    return {_mm512_permutexvar_ps(_mm512_srl_epi32(bytes, _mm_cvtsi32_si128(shift)), _mm512_loadu_ps(table))};
+}
 inline Floats load_u8(const void* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }

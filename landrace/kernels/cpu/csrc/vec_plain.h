@@ -49,6 +49,14 @@ inline Floats load_f8(const void* p) {
     const auto* at = static_cast<const uint8_t*>(p);
     return each([&](int i) { return half_to_float(f8_as_half(at[i])); });
 }
+inline Floats load_e5m2(const void* p) {
+    const auto* at = static_cast<const uint8_t*>(p);
+    return each([&](int i) { return half_to_float(static_cast<uint16_t>(at[i] << 8)); });
+}
+inline Floats lookup_halves(const float table[16], const void* p, int shift) {
+    const auto* at = static_cast<const uint8_t*>(p);
+    return each([&](int i) { return table[at[i] >> shift & 15]; });
+}
 inline Floats load_u8(const void* p) { return each([&](int i) { return static_cast<float>(static_cast<const uint8_t*>(p)[i]); }); }
 inline Floats load_i8(const void* p) { return each([&](int i) { return static_cast<float>(static_cast<const int8_t*>(p)[i]); }); }
 inline void load_nibbles(const void* p, Floats& low, Floats& high) {

@@ -73,6 +73,14 @@ void Workspace::bind_state(int part, float* states, int64_t n_states, int64_t n_
     n_guesses_ = n_guesses;
 }
 
+void Workspace::take_back(const Mark& mark) {
+    states_.resize(mark.states);
+    layers_.erase(layers_.begin() + static_cast<std::ptrdiff_t>(mark.layers), layers_.end());
+    n_slots_.resize(mark.groups);
+    state_sizes_.resize(mark.parts);
+    vocabulary_ = mark.vocabulary;
+}
+
 void Workspace::reserve(int at_least, int threads) {
     const int n_rows = ceil_div(std::max(at_least, 1), kPanel) * kPanel;
     if (n_rows > capacity_) {

@@ -78,6 +78,15 @@ public:
         return states_of_[static_cast<size_t>(part)] + slot * (size + n_guesses_ * guess_size);
     }
 
+    /// How much operations have declared so far.
+    struct Mark {
+        size_t states, layers, groups, parts;
+        int vocabulary;
+    };
+    Mark mark() const { return {states_.size(), layers_.size(), n_slots_.size(), state_sizes_.size(), vocabulary_}; }
+    /// Takes back what was declared since: by an operation that was refused.
+    void take_back(const Mark& mark);
+
     /// Makes room for `n_rows` rows in every buffer; what is in them stays.
     void reserve(int n_rows, int threads);
     /// Throws std::out_of_range for a row, slot, state or angle that does not exist, or when no cache is bound.

@@ -20,8 +20,8 @@ public:
 
     AttendLatents(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), latents_(latent_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
-          mask_(mask_of(fields)), most_(static_cast<int>(fields.integer("most"))), sinks_(fields.vector("sinks")),
-          selected_(selected_by(workspace, most_, 1, mask_)), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_, most_)) {
+          mask_(mask_of(fields)), choice_(choice_of(fields)), sinks_(fields.vector("sinks")),
+          selected_(selected_by(workspace, choice_, 1, mask_)), plan_(workspace.state<AttendPlan>(latents_.heads(), mask_, choice_)) {
         if (sinks_.data && sinks_.size != latents_.n_heads) throw std::invalid_argument("there is a sink for every head, or none");
         workspace.expect(q_, latents_.n_heads * latents_.key_dim());
         workspace.expect(out_, latents_.n_heads * latents_.rank);
@@ -50,7 +50,7 @@ private:
     LatentShape latents_;
     int q_, out_;
     Mask mask_;
-    int most_;
+    Choice choice_;
     Vector sinks_;
     Selected* selected_;
     AttendPlan& plan_;

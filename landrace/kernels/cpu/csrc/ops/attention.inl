@@ -1,4 +1,4 @@
-// out = softmax(q k) v over those of the sequence's cached positions that the mask shows, or that the last `select_blocks` has chosen,
+// out = softmax(q k) v over those of the sequence's cached positions that the mask shows, or that the last choice of blocks has,
 // with a sink and a slope for each head where there are any.
 #pragma once
 
@@ -14,15 +14,15 @@ public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), integer_field("n_heads"), integer_field("n_kv_heads"), integer_field("head_dim"),
         buffer_field("q"), buffer_field("out"), optional(choice_field("mask", kMasks)), optional(integer_field("extent")),
-        optional(vector_field("sinks")), optional(vector_field("slopes")), optional(integer_field("most")), optional(integer_field("chunk")),
-        optional(buffer_field("q_next")), optional(buffer_field("q_older")),
+        optional(vector_field("sinks")), optional(vector_field("slopes")), optional(integer_field("most")), optional(integer_field("onset")),
+        optional(integer_field("chunk")), optional(buffer_field("q_next")), optional(buffer_field("q_older")),
     };
 
     Attention(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), shape_(head_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
           mask_(mask_of(fields)), sinks_(fields.vector("sinks")), slopes_(fields.vector("slopes")),
-          most_(static_cast<int>(fields.integer("most"))), selected_(selected_by(workspace, most_, shape_.n_kv_heads, mask_)),
-          chunk_(static_cast<int>(fields.integer("chunk"))), plan_(workspace.state<AttendPlan>(shape_, mask_, most_)) {
+          choice_(choice_of(fields)), selected_(selected_by(workspace, choice_, shape_.n_kv_heads, mask_)),
+          chunk_(static_cast<int>(fields.integer("chunk"))), plan_(workspace.state<AttendPlan>(shape_, mask_, choice_)) {
         if (selected_ && (slopes_.data || chunk_)) throw std::invalid_argument("what is chosen has no distances and no dual chunks");
         for (const Vector& each : {sinks_, slopes_})
             if (each.data && each.size != shape_.n_heads) throw std::invalid_argument("there is a sink or a slope for every head, or none");
@@ -66,7 +66,7 @@ private:
     int q_, out_;
     Mask mask_;
     Vector sinks_, slopes_;
-    int most_;
+    Choice choice_;
     Selected* selected_;
     int chunk_, q_next_ = 0, q_older_ = 0;
     AttendPlan& plan_;

@@ -68,8 +68,9 @@ public:
             throw std::invalid_argument(std::to_string(shape_.head_dim) + " channels cannot turn in " + std::to_string(half_) + " pairs");
         own_rows_.widen(n_heads_ * shape_.head_dim);
         workspace.write_layer(layer_, shape_, static_cast<int>(fields.integer("group")));
-        plan_ = &workspace.state<SelectPlan>(most_, 1);
-        selected_ = &workspace.state<Selected>(most_, 1);
+        const Choice choice{most_, most_};
+        plan_ = &workspace.state<SelectPlan>(choice, 1, 1);
+        selected_ = &workspace.state<Selected>(choice, 1);
         selected_->is_written = true;
     }
 

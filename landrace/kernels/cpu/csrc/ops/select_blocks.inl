@@ -41,8 +41,9 @@ public:
         if (half_ < 0 || 2 * half_ > shape_.head_dim)
             throw std::invalid_argument(std::to_string(shape_.head_dim) + " channels cannot turn in " + std::to_string(half_) + " pairs");
         workspace.write_layer(layer_, shape_, static_cast<int>(fields.integer("group")));
-        plan_ = &workspace.state<SelectPlan>(block_ * n_blocks_, n_heads_);
-        selected_ = &workspace.state<Selected>(block_ * n_blocks_, n_heads_);
+        const Choice choice{block_ * n_blocks_, block_ * n_blocks_};
+        plan_ = &workspace.state<SelectPlan>(choice, n_heads_, 1);
+        selected_ = &workspace.state<Selected>(choice, n_heads_);
         selected_->is_written = true;
     }
 
@@ -66,8 +67,6 @@ public:
     }
 
 private:
-    static constexpr int kMostChosen = 1 << 24;
-
     /// Norm and rotation of a head.
     void make(const Context& c, int row, const Vector& norm, const float* x, float* out) const {
         rms_norm(x, norm.data, eps_, shape_.head_dim, out);
@@ -112,12 +111,7 @@ private:
                 if (!(scores[key] <= best) && best == best) best = scores[key];
             scores[b] = b >= n - n_local_ ? std::numeric_limits<float>::infinity() : best;
         }
-        int32_t* const first = selected_->of(row.row, head);
-        int32_t* out = first;
-        choose(scores, n, n_blocks_, plan_->ranks(thread), [&](int b) {
-            for (int key = b * block_; key < std::min(row.n_keys, (b + 1) * block_); ++key) *out++ = key;
-        });
-        selected_->count(row.row, head) = static_cast<int>(out - first);
+        choose_positions(scores, row, block_, n_blocks_, plan_->ranks(thread), *selected_, head);
     }
 
     int layer_, n_heads_;

@@ -1,0 +1,179 @@
+"""The experts and the positions that one path chooses, for the reference to follow.
+
+Where a router or an indexer is near a tie, arithmetic that rounds otherwise chooses another expert or another position.
+Neither choice is wrong, but the sums that follow are of different terms, and their difference tells nothing of the
+arithmetic. So the reference follows the choices of the path that it is compared with, and how often it would have made
+them itself is a figure of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from landrace.certify.certificate import EqualChoices
+from landrace.certify.engine_path import Adapter, engine_of
+from landrace.certify.scores import Scores, scores_of
+from landrace.engine import EngineOptions, SamplingParams
+from landrace.kernels.reference.routing import Routing, route
+from landrace.kernels.router import Router
+from landrace.model import Model
+from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.cpu_decoder import CpuDecoder
+from landrace.models.decoder import Decoder
+from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Gqa, Mla
+from landrace.models.params import LayerNorm, Norm, RouterWeights
+from landrace.models.reference_ops import ReferenceOps
+from landrace.models.spec import LayerSpec, ModelSpec
+
+Sequences = Sequence[tuple[int, ...]]
+Heard = list[tuple[Tensor, ...]]
+"""What each choice is made of, in the order in which a pass makes them, for the tokens of one sequence: a router's
+logits [T, n_experts], or an indexer's queries and keys, and weights if it has any, as `Ops` takes them."""
+
+
+def chooses(spec: ModelSpec) -> bool:
+    """Whether a model's layers choose experts or positions."""
+    return any(map(_n_choices, spec.layers))
+
+
+def _n_choices(layer: LayerSpec) -> int:
+    mixer = layer.mixer
+    selects = mixer.indexer if isinstance(mixer, Mla) else isinstance(mixer, Gqa) and mixer.selection
+    return bool(selects) + isinstance(layer.ffn, Moe)
+
+
+class _HearingOps(ReferenceOps):
+    """Keeps what choices are made of."""
+
+    def __init__(self, decoder: Decoder, batch: ForwardBatch) -> None:
+        super().__init__(batch, decoder.adapters, decoder.product_dtype, None)
+        self.heard: Heard = []
+
+    def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
+        self.heard.append((logits,))
+        return super().routing(logits, weights, router)
+
+    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
+        self.heard.append((q, k, weights))
+        super().select(spec, cache, q, k, weights, norm)
+
+    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        self.heard.append((q, k))
+        super().select_blocks(spec, cache, q, k, norms)
+
+
+class _FollowingOps(ReferenceOps):
+    """Goes to the experts that other logits choose, and weighs them by its own; attends to the positions that another
+    indexer chooses."""
+
+    def __init__(self, decoder: Decoder, batch: ForwardBatch, heard: Heard) -> None:
+        super().__init__(batch, decoder.adapters, decoder.product_dtype, None)
+        self._heard = iter(heard)
+        self.equal_experts: list[bool] = []
+        self.equal_positions: list[bool] = []
+        """Of each choice of an expert or a position, whether it would have been made here."""
+
+    def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
+        own = super().routing(logits, weights, router).experts
+        theirs = super().routing(*self._next(logits), weights, router).experts
+        self.equal_experts += (theirs[:, :, None] == own[:, None, :]).any(-1).flatten().tolist()
+        return route(logits, router, chosen=theirs)
+
+    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
+        super().select(spec, cache, q, k, weights, norm)
+        own = self._chosen
+        super().select(spec, cache, *self._next(q, k, weights), norm)
+        self._count_positions(spec, own)
+
+    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        super().select_blocks(spec, cache, q, k, norms)
+        own = self._chosen
+        super().select_blocks(spec, cache, *self._next(q, k), norms)
+        self._count_positions(spec, own)
+
+    def _next(self, *own: Tensor) -> tuple[Tensor, ...]:
+        """What was heard; one's own for the rows behind it, which that path did not compute."""
+        heard = next(self._heard)
+        return tuple(
+            one if len(one) == len(mine) else torch.cat([one, mine[len(one) :]])
+            for one, mine in zip(heard, own, strict=True)
+        )
+
+    def _count_positions(self, spec: Gqa | Mla, own: tuple[Tensor, ...]) -> None:
+        """Of rows that do not attend to all they see."""
+        groups = self._attention_plan(spec.cache).groups
+        for group, theirs, mine in zip(groups, self._chosen, own, strict=True):
+            choosing = (group.mask(spec.mask) & ~theirs).any(-1, keepdim=True)
+            self.equal_positions += mine[theirs & choosing].tolist()
+
+
+@contextmanager
+def adapted(decoder: Decoder, adapter: Adapter | None) -> Iterator[tuple[AdapterRows, ...]]:
+    """The adapter beside the decoder: what batches say of it."""
+    if adapter is None:
+        yield ()
+        return
+    place = decoder.add_adapter(*adapter)
+    try:
+        yield (AdapterRows(place, None),)
+    finally:
+        decoder.remove_adapter(place)
+
+
+@torch.no_grad()
+def hear_trainer(decoder: Decoder, sequences: Sequences, adapter: Adapter | None) -> tuple[list[Scores], list[Heard]]:
+    """The trainer's scores, and what its choices were made of."""
+    scores, heard = [], []
+    with adapted(decoder, adapter) as rows:
+        for ids in sequences:
+            ops = _HearingOps(decoder, ForwardBatch.packed([list(ids)], device=decoder.device, adapters=rows))
+            scores.append(scores_of(decoder.compute(ops), ids))
+            heard.append(ops.heard)
+    return scores, heard
+
+
+def hear_served(model: Model[CpuDecoder], sequences: Sequences, adapter: Adapter | None) -> list[Heard]:
+    """What the served model's choices for each sequence are made of. They are the same in any batch, and however it is
+    cut: that is compared elsewhere."""
+    steps: Heard = []
+    found: list[Heard] = []
+    n_choices = sum(map(_n_choices, model.decoder.spec.layers))
+    params = SamplingParams(max_tokens=0, prompt_logprobs_from=1)
+    model.decoder.hear_choices(steps.append)
+    try:
+        with engine_of(model, adapter, EngineOptions(prefix_cache=False)) as complete:
+            for ids in sequences:
+                steps.clear()
+                complete([(ids, params)])
+                parts = (zip(*steps[n::n_choices], strict=True) for n in range(n_choices))
+                found.append([tuple(map(torch.cat, each)) for each in parts])
+    finally:
+        model.decoder.hear_choices(None)
+    return found
+
+
+@torch.no_grad()
+def follow(
+    decoder: Decoder, sequences: Sequences, adapter: Adapter | None, heard: Sequence[Heard]
+) -> tuple[list[Scores], EqualChoices]:
+    """The decoder's scores with the choices that were `heard`, and the share of those that are its own."""
+    scores: list[Scores] = []
+    experts: list[bool] = []
+    positions: list[bool] = []
+    with adapted(decoder, adapter) as rows:
+        for ids, said in zip(sequences, heard, strict=True):
+            ops = _FollowingOps(decoder, ForwardBatch.packed([list(ids)], device=decoder.device, adapters=rows), said)
+            scores.append(scores_of(decoder.compute(ops), ids))
+            experts += ops.equal_experts
+            positions += ops.equal_positions
+    return scores, EqualChoices(_share(experts), _share(positions))
+
+
+def _share(equal: list[bool]) -> float | None:
+    """None where nothing was chosen."""
+    return sum(equal) / len(equal) if equal else None

@@ -1,0 +1,187 @@
+"""Blocks chosen by means of keys in C++: those of the reference kernels on what the caches hold, and the same bits
+however a sequence is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from attention_cases import CACHES, CPU, Case, Step, flat, poisoned_cache
+from cpu_steps import Kernels, assert_near, assert_same
+from test_cpu_latents import at_once, at_random
+from torch import Tensor
+
+from landrace.kernels.cpu.cache import Heads, IndexKeys, new_layer_cache
+from landrace.kernels.cpu.program import Rotary, StepInput
+from landrace.kernels.cpu.selection import select_by_means
+from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.reference.attention import attention, plan_attention
+from landrace.kernels.reference.key_means import select_by_means as reference_choice
+
+
+@dataclass(frozen=True)
+class Choosing(Case):
+    block: int = 32
+    n_blocks: int = 5
+    n_first: int = 1
+    n_local: int = 2
+    onset: int = 200
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"block": self.block, "n_first": self.n_first, "n_local": self.n_local, "onset": self.onset}
+
+
+def serve(
+    kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: list[Step], *, dense: bool = False
+) -> tuple[list[Tensor], list[LayerCache]]:
+    """Computes all steps with NaN in every slot that nobody has written. `dense`: attention over all positions."""
+    heads = case.heads
+    inputs = [[x.flatten(1) for x in each] for each in case.inputs()]
+    slots, n_slots = case.slots()
+    cos, sin = case.angles()
+    program = kernels.program(isa)
+    places = [program.buffer(rows[0].shape[1]) for rows in inputs]
+    out_at = program.buffer(heads.n_heads * heads.head_dim)
+    program.rope(0, heads, *places, rotary=0, rotary_half=case.half, scale=case.scale)
+    select_by_means(program, 1, 0, heads, n_blocks=case.n_blocks, q=places[0], **case.sizes)
+    most = None if dense else case.block * case.n_blocks
+    program.attention(0, heads, places[0], out_at, most=most, onset=case.onset)
+    means = IndexKeys(heads.n_kv_heads * heads.head_dim // 16)
+    index = new_layer_cache(kernels.extension, means, n_slots, case.dtype)
+    for tensor in index.tensors:
+        tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+    caches = [poisoned_cache(kernels, heads, n_slots, case.dtype), index]
+    program.bind_cache(caches)
+    out = [torch.full((n, heads.n_heads, heads.head_dim), math.nan) for n in case.lengths]
+    for step in schedule:
+        starts = [0]
+        for _, first, end in step:
+            starts.append(starts[-1] + end - first)
+        for place, rows in zip(places, inputs, strict=True):
+            program.write(place, torch.cat([rows[s][first:end] for s, first, end in step]))
+        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
+        written = torch.cat([slots[s][first:end] for s, first, end in step])
+        program.run(
+            StepInput(
+                token_ids=torch.zeros(starts[-1], dtype=torch.long),
+                positions=positions,
+                starts=starts,
+                groups=[GroupView(written, [slots[s][:end] for s, _, end in step], (0,) * len(step))],
+                logit_rows=torch.empty(0, dtype=torch.long),
+                rotary=[Rotary(cos, sin, positions)],
+            ),
+            threads,
+        )
+        result = program.read(out_at, starts[-1]).view(-1, heads.n_heads, heads.head_dim)
+        for (s, first, end), start in zip(step, starts, strict=False):
+            out[s][first:end] = result[start : start + end - first]
+    return out, caches
+
+
+def kept(index: LayerCache, slots: Tensor, n_kv_heads: int) -> Tensor:
+    """The means of a sequence as its cache holds them, [1, n_kv_heads, M, d]."""
+    values = index.keys.double()
+    if index.key_scales is not None:
+        values = values * index.key_scales.unsqueeze(2)
+    means = values[slots[: len(slots) // 16 * 16 : 16] // 16]
+    return means.flatten(1).unflatten(1, (n_kv_heads, -1)).transpose(0, 1)[None]
+
+
+def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: list[Step]) -> None:
+    """Means against the keys that the cache holds, and outputs against the reference kernels on both."""
+    slots = case.slots()[0]
+    out, (cache, index) = serve(kernels, isa, threads, case, schedule)
+    keys, values = flat(cache, case.heads)
+    rounding = {torch.float32: 1e-6, torch.float16: 1 / 2000, torch.bfloat16: 1 / 250, torch.int8: 1 / 100}[case.dtype]
+    for s, n in enumerate(case.lengths):
+        means = kept(index, slots[s], case.heads.n_kv_heads)
+        theirs = keys[slots[s][: n // 16 * 16]].double().unflatten(0, (-1, 16)).mean(1).transpose(0, 1)[None]
+        assert torch.allclose(means, theirs, atol=rounding * (1 + float(theirs.abs().max())), rtol=0)
+        queries = torch.cat([case.turned(case.inputs()[0][s], None, True)])
+        plan = plan_attention([0, n], [slots[s]], CPU)
+        sizes = {**case.sizes, "top_k": case.n_blocks}
+        chosen = reference_choice(queries, [means.double()], plan, scale=1.0, **sizes)
+        assert_near(out[s], attention(queries, keys, values, plan, scale=1.0, mask=case.mask, chosen=chosen), 3e-5, 1.0)
+
+
+CASES = {
+    "small": Choosing(Heads(4, 2, 16), (370, 33, 260, 200)),
+    "many blocks, none first": Choosing(Heads(6, 3, 32), (430, 141), block=16, n_blocks=9, n_first=0, onset=144),
+    "MiniCPM's heads": Choosing(Heads(32, 2, 128), (500, 300), block=64, n_blocks=4, onset=256),
+}
+
+
+@pytest.mark.parametrize("dtype", CACHES)
+@pytest.mark.parametrize("name", CASES)
+def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name: str, dtype: torch.dtype) -> None:
+    case = replace(CASES[name], dtype=dtype)
+    check(kernels, isa, 1, case, at_once(case))  # type: ignore[arg-type]
+    check(kernels, isa, 2, case, at_random(case, 3, most=150))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", CACHES)
+def test_however_a_sequence_is_cut(kernels: Kernels, dtype: torch.dtype) -> None:
+    """At once, alone and in random steps: the same to the bit, on any threads and instructions; before the onset the
+    bits of dense attention, and after it not."""
+    case = replace(CASES["small"], dtype=dtype)
+    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]  # type: ignore[arg-type]
+
+    def compute(isa: str, threads: int) -> Tensor:
+        out, caches = serve(kernels, isa, threads, case, at_once(case))  # type: ignore[arg-type]
+        dense, _ = serve(kernels, isa, threads, case, at_once(case), dense=True)  # type: ignore[arg-type]
+        assert torch.equal(out[0][: case.onset], dense[0][: case.onset])
+        assert not torch.equal(out[0][case.onset :], dense[0][case.onset :])
+        for schedule in schedules:
+            other, others = serve(kernels, isa, threads, case, schedule)
+            assert torch.equal(torch.cat(other), torch.cat(out))
+            assert_same(others[1].keys, caches[1].keys)
+        return torch.cat(out)
+
+    kernels.same_everywhere(compute)
+
+
+def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels) -> None:
+    case = CASES["small"]
+    clean, _ = serve(kernels, "plain", 1, case, at_once(case))  # type: ignore[arg-type]
+    q, k, v = case.inputs()
+    k[0][100, 1, 3] = math.nan
+    spoiled = replace(case)
+    object.__setattr__(spoiled, "inputs", lambda: (q, k, v))
+    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 90))  # type: ignore[arg-type]
+    assert all(torch.equal(out[s], clean[s]) for s in (1, 2, 3))
+    assert torch.equal(out[0][:100], clean[0][:100])
+
+
+def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
+    def choose(heads: Heads = Heads(4, 2, 16), *, layer: int = 1, keys: int = 0, **changes: int) -> object:
+        program = kernels.program("plain")
+        q, k = program.buffer(heads.n_heads * heads.head_dim), program.buffer(heads.n_kv_heads * heads.head_dim)
+        program.rope(0, heads, q, k, k, rotary=None)
+        sizes = {"block": 32, "n_blocks": 5, "n_first": 1, "n_local": 2, "onset": 160, "q": q}
+        return select_by_means(program, layer, keys, heads, **{**sizes, **changes})
+
+    choose()
+    return {
+        "heads of parts of vectors": lambda: choose(Heads(4, 2, 12)),
+        "blocks of parts of means": lambda: choose(block=24),
+        "no blocks": lambda: choose(n_blocks=0),
+        "more positions than can be": lambda: choose(block=1 << 20, n_blocks=1 << 20),
+        "not the row's own block": lambda: choose(n_local=0),
+        "more blocks in any case than blocks": lambda: choose(n_first=4),
+        "an onset before there is a choice": lambda: choose(onset=159),
+        "an onset before there is a coarse window": lambda: choose(block=16, n_blocks=3, onset=126),
+        "another width": lambda: choose(q=1),
+        "keys that nobody writes": lambda: choose(keys=1),
+        "another layer": lambda: choose(layer=2),
+    }
+
+
+def test_refusals(kernels: Kernels) -> None:
+    for name, act in refusals(kernels).items():
+        with pytest.raises(ValueError):
+            act()
+            pytest.fail(name)
