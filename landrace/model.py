@@ -23,7 +23,7 @@ from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.layer_cache import LayerMemory
+from landrace.kernels.layer_cache import LayerMemory, bytes_kept
 from landrace.kernels.mask import FULL
 from landrace.models.cache_spec import Paged
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache
@@ -279,7 +279,8 @@ def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
         kept_in = torch.float32 if device.type == "cpu" else resolve_dtype("auto", device)  # as `GraphDecoder` has it
         layers = Decoder(spec).new_cache(slots, kept_in)
         return {str(kept_in).removeprefix("torch."): _needs(spec, layers, n_slots)}
-    matrices = (stored.block_type for stored in checkpoint.stored().values() if len(stored.shape) == 2)
+    stored = checkpoint.stored().items()
+    matrices = (one.block_type for name, one in stored if len(one.shape) == 2 and not name.endswith(".table"))
     has_keys = any(isinstance(group.spec, Paged) for group in spec.cache_groups)
     usual = cache_dtype_beside(matrices) if has_keys else torch.float32
     found: dict[str, CacheNeeds] = {}
@@ -297,10 +298,11 @@ def _needs(spec: ModelSpec, layers: Sequence[LayerMemory], n_slots: int) -> Cach
     """Of a cache for so many slots."""
     a_token = at_most = 0.0
     for group in spec.cache_groups:
-        n_bytes = sum(layers[layer].nbytes for layer in group.layers) / n_slots
+        every = group.spec.every if isinstance(group.spec, Paged) else 1
+        n_bytes = sum(bytes_kept(layers[layer], every) for layer in group.layers) / n_slots
         match group.spec:
             case Paged(mask) if mask == FULL:
-                a_token += n_bytes
+                a_token += n_bytes / every
             case Paged():
                 at_most += n_bytes * ((group.spec.reach or 0) + 1)
             case _:
@@ -315,7 +317,7 @@ def available_threads() -> int:
 
 def _reference_decoder(checkpoint: Checkpoint, weights: Weights, device: torch.device) -> Decoder:
     if weights in ("int8", "int4"):
-        tensors = ((name, held_as(name, t, weights).values()) for name, t in checkpoint.stored().items())
+        tensors = ((name, held_as(name, t, weights).floats()) for name, t in checkpoint.stored().items())
         return Decoder(checkpoint.spec).load(tensors, device=device)
     dtype = resolve_dtype("auto" if weights == "stored" else weights, device)
     return Decoder(checkpoint.spec, dtype=dtype).load(checkpoint.tensors(), device=device)

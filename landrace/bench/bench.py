@@ -163,9 +163,9 @@ def _measure(bench: Bench, row: PrefillRow | DecodeRow | FirstTokenRow) -> list[
 
 
 def _cost(checkpoint: Checkpoint, ours: Ours, weights: str) -> ModelCost:
-    """As stored, a matrix costs its bytes in the file, however the kernels lay it out; else what is held of it."""
-    stored = weights == "stored"
-    matrices = stored_matrix_bytes(checkpoint) if stored else held_matrix_bytes(checkpoint.spec, ours.weight_bytes)
+    """As stored, a matrix costs its bytes in the file, or what it takes where that is less; else what it takes."""
+    held, stored = ours.held_bytes, weights == "stored"
+    matrices = stored_matrix_bytes(checkpoint, held) if stored else held_matrix_bytes(checkpoint.spec, held)
     return ModelCost(checkpoint.spec, matrices, ours.cache_bytes_per_token, arithmetic_of(checkpoint, weights))
 
 

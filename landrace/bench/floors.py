@@ -17,25 +17,15 @@ same peak. Writes, norms and activations are left out, so no program can be fast
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.declared import Param, declared
-from landrace.models.mixer_spec import (
-    BlockSelection,
-    Gdn,
-    Gqa,
-    Kda,
-    Lightning,
-    MeanSelection,
-    Mixer,
-    Mla,
-    Recurrent,
-    Selection,
-)
+from landrace.models.mixer_spec import Attention, Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
+from landrace.models.pooled_spec import Pooled
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -112,7 +102,7 @@ class ModelCost:
     def cache_bytes(self, past: float) -> float:
         """What the next token of a sequence reads of its cache: of windows no more than they show."""
         attentions = [layer.mixer for layer in self.spec.layers if not isinstance(layer.mixer, Recurrent)]
-        share = sum(_read(one, past) for one in attentions) / max(1, sum(one.kept_values for one in attentions))
+        share = sum(_read(one, past) for one in attentions) / max(1.0, sum(one.kept_values for one in attentions))
         return self.cache_bytes_per_token * share + sum(layer.state_bytes for layer in self.spec.layers)
 
     def _experts_read(self, work: StepWork) -> float:
@@ -150,26 +140,30 @@ def arithmetic_of(checkpoint: Checkpoint, weights: str) -> Arithmetic:
     return max(elements, key=lambda kind: elements[kind])
 
 
-def stored_matrix_bytes(checkpoint: Checkpoint) -> MatrixBytes:
-    """Bytes in the file of every matrix a step reads; an embedding that is not the head is left out."""
-    always = experts = 0
-    for param, block_type in _stored_matrices(checkpoint):
+def stored_matrix_bytes(checkpoint: Checkpoint, held: Mapping[str, int]) -> MatrixBytes:
+    """Bytes of every matrix a step reads: those in the file, or those `held` in memory (by name) where they are fewer.
+    An embedding that is not the head is left out."""
+
+    def least(param: Param, block_type: str) -> int:
         block = BLOCKS[block_type]
-        n_bytes = param.size // block.elements * block.bytes
+        return min(held[param.name], param.size // block.elements * block.bytes)
+
+    return _summed((param, least(param, block_type)) for param, block_type in _stored_matrices(checkpoint))
+
+
+def held_matrix_bytes(spec: ModelSpec, held: Mapping[str, int]) -> MatrixBytes:
+    """The same for weights that are held in another form than the file's."""
+    return _summed((param, held[param.name]) for param in _matrices(spec))
+
+
+def _summed(matrices: Iterable[tuple[Param, int]]) -> MatrixBytes:
+    always = experts = 0
+    for param, n_bytes in matrices:
         if param.role == "experts":
             experts += n_bytes
         else:
             always += n_bytes
     return MatrixBytes(always, experts)
-
-
-def held_matrix_bytes(spec: ModelSpec, weight_bytes: int) -> MatrixBytes:
-    """The same for weights that are all held in one form, whatever the file has; `weight_bytes`: of all of them."""
-    everything = sum(param.size for param in declared(spec) if param.is_matrix or param.role == "table")
-    read = _matrices(spec)
-    experts = sum(param.size for param in read if param.role == "experts")
-    always = sum(param.size for param in read) - experts
-    return MatrixBytes(round(weight_bytes * always / everything), round(weight_bytes * experts / everything))
 
 
 def _matrices(spec: ModelSpec) -> list[Param]:
@@ -195,23 +189,31 @@ def _scored(attention: Gqa | Mla, past: float) -> float:
     return past + 1 if must else 0.0
 
 
-def _read(attention: Gqa | Mla, past: float) -> float:
+def _read(attention: Attention, past: float) -> float:
     """Values of the cache that a row reads."""
-    width = attention.index_dim
+    if isinstance(attention, Pooled):
+        own = min(past, attention.window - 1)
+        return attention.head_dim * (own + _pooled_seen(attention, past)) + _pooled_scored(attention, past)
+    width = attention.index_dim + attention.index_gates
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
 
 
-def _index_heads(attention: Gqa | Mla) -> int:
-    """Times that a row meets each value of `index_dim`."""
-    match attention.selection:
-        case None:
-            return 0
-        case BlockSelection():
-            return attention.n_kv_heads
-        case MeanSelection():
-            return attention.n_heads // attention.n_kv_heads
-        case Selection():
-            return attention.selection.n_heads
+def _pooled_seen(attention: Pooled, past: float) -> float:
+    """Pooled rows that a row attends to."""
+    pooling = attention.pooling
+    if pooling is None:
+        return 0.0
+    there = (past + 1) // pooling.ratio
+    return there if pooling.selection is None else min(there, pooling.selection.top_k)
+
+
+def _pooled_scored(attention: Pooled, past: float) -> float:
+    """Values of pooled rows that an indexer meets: all, where it must choose."""
+    pooling = attention.pooling
+    if pooling is None or pooling.selection is None:
+        return 0.0
+    there = (past + 1) // pooling.ratio
+    return there * pooling.selection.head_dim if there > pooling.selection.top_k else 0.0
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
@@ -224,6 +226,12 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
             channels = 2 * mixer.head_dim
         case Mla():
             channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
+        case Pooled():
+            pasts = [work.past + index for index in range(work.new)]
+            pairs = sum(min(past + 1, mixer.window) + _pooled_seen(mixer, past) for past in pasts)
+            heads = 0 if mixer.pooling is None or mixer.pooling.selection is None else mixer.pooling.selection.n_heads
+            met = heads * sum(_pooled_scored(mixer, past) for past in pasts)
+            return 2.0 * (2 * mixer.n_heads * mixer.head_dim * pairs + met)
         case Gdn() | Kda():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new
         case Lightning():
@@ -232,4 +240,4 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
             assert_never(mixer)
     pairs = sum(_seen(mixer, work.past + index) + 1 for index in range(work.new))
     met = sum(_scored(mixer, work.past + index) for index in range(work.new))
-    return 2.0 * (mixer.n_heads * channels * pairs + _index_heads(mixer) * mixer.index_dim * met)
+    return 2.0 * (mixer.n_heads * channels * pairs + mixer.index_heads * mixer.index_dim * met)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -42,6 +42,11 @@ class Ours:
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
         return self._engine.decoder.weight_bytes
+
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """Bytes of each weight in memory, by name."""
+        return self._engine.decoder.held_bytes
 
     @property
     def cache_bytes_per_token(self) -> float:

@@ -25,15 +25,17 @@ from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, Mla
-from landrace.models.params import LayerNorm, Norm, RouterWeights
+from landrace.models.mixer_spec import Gqa, MeanSelection, Mla
+from landrace.models.params import LayerNorm, Norm, PlaceBias, RouterWeights
+from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.reference_ops import ReferenceOps
 from landrace.models.spec import LayerSpec, ModelSpec
 
 Sequences = Sequence[tuple[int, ...]]
 Heard = list[tuple[Tensor, ...]]
 """What each choice is made of, in the order in which a pass makes them, for the tokens of one sequence: a router's
-logits [T, n_experts], or an indexer's queries and keys, and weights if it has any, as `Ops` takes them."""
+logits [T, n_experts], or queries and keys, an indexer's or the layer's, and weights if there are any, as `Ops` takes
+them."""
 
 
 def chooses(spec: ModelSpec) -> bool:
@@ -42,9 +44,12 @@ def chooses(spec: ModelSpec) -> bool:
 
 
 def _n_choices(layer: LayerSpec) -> int:
-    mixer = layer.mixer
-    selects = mixer.indexer if isinstance(mixer, Mla) else isinstance(mixer, Gqa) and mixer.selection
-    return bool(selects) + isinstance(layer.ffn, Moe)
+    match layer.mixer:
+        case Mla(indexer=selection) | Gqa(selection=selection) | Pooled(pooling=Pooling(selection=selection)):
+            selects = selection is not None
+        case _:
+            selects = False
+    return selects + isinstance(layer.ffn, Moe)
 
 
 class _HearingOps(ReferenceOps):
@@ -66,10 +71,49 @@ class _HearingOps(ReferenceOps):
         self.heard.append((q, k))
         super().select_blocks(spec, cache, q, k, norms)
 
+    def select_pools(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        self.heard.append((q, k))
+        super().select_pools(spec, cache, q, k, norms)
+
+    def select_gated_pools(
+        self,
+        spec: Mla,
+        cache: int,
+        q: Tensor,
+        k: Tensor,
+        weights: Tensor,
+        gates: Tensor,
+        norm: LayerNorm,
+        bias: PlaceBias,
+    ) -> None:
+        self.heard.append((q, k, weights, gates))
+        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
+
+    def select_pooled(
+        self,
+        spec: Pooled,
+        cache: int,
+        q: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        gates: Tensor,
+        bias: PlaceBias,
+        norm: Norm,
+    ) -> None:
+        self.heard.append((q, weights, values, gates))
+        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
+
+    def keep(
+        self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if isinstance(spec.selection, MeanSelection):
+            self.heard.append((q, k))
+        return super().keep(spec, cache, q, k, v, norms, eps)
+
 
 class _FollowingOps(ReferenceOps):
-    """Goes to the experts that other logits choose, and weighs them by its own; attends to the positions that another
-    indexer chooses."""
+    """Goes to the experts that other logits choose, and weighs them by its own; attends to the positions that other
+    queries and keys choose."""
 
     def __init__(self, decoder: Decoder, batch: ForwardBatch, heard: Heard) -> None:
         super().__init__(batch, decoder.adapters, decoder.product_dtype, None)
@@ -80,20 +124,79 @@ class _FollowingOps(ReferenceOps):
 
     def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
         own = super().routing(logits, weights, router).experts
-        theirs = super().routing(*self._next(logits), weights, router).experts
+        (said,) = self._next(logits)
+        theirs = super().routing(said, weights, router).experts
         self.equal_experts += (theirs[:, :, None] == own[:, None, :]).any(-1).flatten().tolist()
         return route(logits, router, chosen=theirs)
 
     def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
         super().select(spec, cache, q, k, weights, norm)
         own = self._chosen
-        super().select(spec, cache, *self._next(q, k, weights), norm)
+        q, k, weights = self._next(q, k, weights)
+        super().select(spec, cache, q, k, weights, norm)
         self._count_positions(spec, own)
 
     def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
         super().select_blocks(spec, cache, q, k, norms)
         own = self._chosen
-        super().select_blocks(spec, cache, *self._next(q, k), norms)
+        q, k = self._next(q, k)
+        super().select_blocks(spec, cache, q, k, norms)
+        self._count_positions(spec, own)
+
+    def select_pools(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
+        super().select_pools(spec, cache, q, k, norms)
+        own = self._chosen
+        q, k = self._next(q, k)
+        super().select_pools(spec, cache, q, k, norms)
+        self._count_positions(spec, own)
+
+    def select_gated_pools(
+        self,
+        spec: Mla,
+        cache: int,
+        q: Tensor,
+        k: Tensor,
+        weights: Tensor,
+        gates: Tensor,
+        norm: LayerNorm,
+        bias: PlaceBias,
+    ) -> None:
+        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
+        own = self._chosen
+        q, k, weights, gates = self._next(q, k, weights, gates)
+        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
+        self._count_positions(spec, own)
+
+    def select_pooled(
+        self,
+        spec: Pooled,
+        cache: int,
+        q: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        gates: Tensor,
+        bias: PlaceBias,
+        norm: Norm,
+    ) -> None:
+        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
+        own = self._chosen
+        q, weights, values, gates = self._next(q, weights, values, gates)
+        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
+        _, seen = self._pooled_plan(spec)
+        self._count(seen, own)
+
+    def keep(
+        self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if isinstance(spec.selection, MeanSelection):
+            their_q, their_k = self._next(q, k)
+            self._theirs = super().keep(spec, cache, their_q, their_k, v, norms, eps)
+        return super().keep(spec, cache, q, k, v, norms, eps)
+
+    def select_by_means(self, spec: Gqa, cache: int, q: Tensor, past: tuple[Tensor, Tensor]) -> None:
+        super().select_by_means(spec, cache, q, past)
+        own = self._chosen
+        super().select_by_means(spec, cache, *self._theirs)
         self._count_positions(spec, own)
 
     def _next(self, *own: Tensor) -> tuple[Tensor, ...]:
@@ -106,9 +209,11 @@ class _FollowingOps(ReferenceOps):
 
     def _count_positions(self, spec: Gqa | Mla, own: tuple[Tensor, ...]) -> None:
         """Of rows that do not attend to all they see."""
-        groups = self._attention_plan(spec.cache).groups
-        for group, theirs, mine in zip(groups, self._chosen, own, strict=True):
-            choosing = (group.mask(spec.mask) & ~theirs).any(-1, keepdim=True)
+        self._count([group.mask(spec.mask) for group in self._attention_plan(spec.cache).groups], own)
+
+    def _count(self, seen: Sequence[Tensor], own: Sequence[Tensor]) -> None:
+        for all_of_them, theirs, mine in zip(seen, self._chosen, own, strict=True):
+            choosing = (all_of_them & ~theirs).any(-1, keepdim=True)
             self.equal_positions += mine[theirs & choosing].tolist()
 
 

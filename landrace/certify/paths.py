@@ -32,6 +32,7 @@ from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import native
 from landrace.model import Model, cpu_decoder, open_model, resolve_dtype
 from landrace.models.batch import ForwardBatch
+from landrace.models.cache_spec import Paged
 from landrace.models.decoder import Decoder
 from landrace.models.graph_decoder import GraphDecoder
 from landrace.models.serving import ServingDecoder
@@ -212,9 +213,11 @@ def _engine_scores(
             (ids, SamplingParams(max_tokens=0, logprobs=1, prompt_logprobs_from=start))
             for ids, start in zip(sequences, starts, strict=True)
         )
+    kept = [group.spec for group in model.decoder.spec.cache_groups]
+    block = options.block_size * max(one.every if isinstance(one, Paged) else 1 for one in kept)
     for completion in completions:
         # Rows from the middle on are scored; what lies whole blocks before them can come from the cache.
-        reusable = completion.prompt_tokens // 2 > options.block_size
+        reusable = completion.prompt_tokens // 2 > block
         if options.prefix_cache and reusable and not completion.cached_prompt_tokens:
             raise LandraceError("The engine found no cached prefix where one was left for it.")
     return [

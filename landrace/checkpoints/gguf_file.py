@@ -17,6 +17,7 @@ from landrace.checkpoints.gguf_parts import part_names
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS
+from landrace.models.stored import WHOLE
 
 MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 1 << 28
@@ -40,7 +41,10 @@ _SMALLEST_VALUE = {kind: struct.calcsize("<" + layout) for kind, layout in SCALA
 _SMALLEST_PAIR = 8 + 4 + 1
 _SMALLEST_INFO = 8 + 4 + 8 + 4 + 8
 _TYPE_BY_ID = {block.ggml_id: name for name, block in BLOCKS.items() if block.ggml_id is not None}
-_UNSUPPORTED_IDS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
+WHOLE_IDS = {"I32": 26, "I64": 27}
+"""Of whole numbers."""
+_TYPE_BY_ID |= {ggml_id: name for name, ggml_id in WHOLE_IDS.items()}
+_UNSUPPORTED_IDS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 28: "F64"}
 
 
 @dataclass(frozen=True)
@@ -178,8 +182,7 @@ class _Reader:
                 raise self._broken(f"the tensor '{name}' is repeated")
             if offset % alignment:
                 raise self._broken(f"the tensor '{name}' starts at {offset}, which is not a multiple of {alignment}")
-            block = BLOCKS[kind]
-            nbytes = math.prod(shape) // block.elements * block.bytes
+            nbytes = stored_bytes(shape, kind)
             if data_start + offset + nbytes > self._size:
                 raise self._broken(f"the tensor '{name}' reaches past the end of the file")
             tensors[name] = TensorInfo(name, kind, shape, nbytes, self._path, data_start + offset)
@@ -195,7 +198,7 @@ class _Reader:
         if 0 in shape:
             raise self._broken(f"the tensor '{name}' has an empty dimension")
         kind = self._tensor_type(name, self._number("I"))
-        if shape[-1] % BLOCKS[kind].elements:
+        if kind in BLOCKS and shape[-1] % BLOCKS[kind].elements:
             raise self._broken(f"the tensor '{name}' has rows of {shape[-1]} values, not whole {kind} blocks")
         return name, kind, shape, self._number("Q")
 
@@ -241,3 +244,10 @@ class _Reader:
 
     def _broken(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self._path} is damaged: {reason}.", hint="Fetch the file again.")
+
+
+def stored_bytes(shape: tuple[int, ...], kind: str) -> int:
+    """What a tensor takes in the file."""
+    if kind in WHOLE:
+        return math.prod(shape) * WHOLE[kind].itemsize
+    return math.prod(shape) // BLOCKS[kind].elements * BLOCKS[kind].bytes

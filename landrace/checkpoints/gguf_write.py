@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from landrace.checkpoints.gguf_file import ARRAY, BOOL, DEFAULT_ALIGNMENT, MAGIC, SCALAR_FORMATS, STRING
+from landrace.checkpoints.gguf_file import (
+    ARRAY,
+    BOOL,
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    SCALAR_FORMATS,
+    STRING,
+    WHOLE_IDS,
+    stored_bytes,
+)
 from landrace.errors import OptionError
 from landrace.kernels.reference.blocks import BLOCKS, quantize
+from landrace.models.stored import WHOLE
 
 Shape = tuple[int, ...]
 
@@ -44,21 +53,17 @@ def write_encoded_gguf(
     offset = 0
     for name, (shape, kind) in shapes.items():
         header.append(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
-        header.append(struct.pack("<IQ", BLOCKS[kind].ggml_id, offset))
-        offset += _n_bytes(shape, kind) + -_n_bytes(shape, kind) % DEFAULT_ALIGNMENT
+        ggml_id = WHOLE_IDS[kind] if kind in WHOLE_IDS else BLOCKS[kind].ggml_id
+        header.append(struct.pack("<IQ", ggml_id, offset))
+        offset += stored_bytes(shape, kind) + -stored_bytes(shape, kind) % DEFAULT_ALIGNMENT
     with path.open("wb") as file:
         file.write(b"".join(header))
         for (name, (shape, kind)), raw in zip(shapes.items(), encoded, strict=True):
-            if raw.numel() != _n_bytes(shape, kind):
+            if raw.numel() != stored_bytes(shape, kind):
                 raise OptionError(f"'{name}' has {raw.numel()} bytes, but {kind} {list(shape)} takes another number.")
             _pad(file)
             file.write(raw.contiguous().view(-1).numpy().data)
         _pad(file)
-
-
-def _n_bytes(shape: Shape, kind: str) -> int:
-    block = BLOCKS[kind]
-    return prod(shape) // block.elements * block.bytes
 
 
 def _pad(file: BinaryIO) -> None:
@@ -67,6 +72,8 @@ def _pad(file: BinaryIO) -> None:
 
 def _encode(name: str, tensor: Tensor, kind: str) -> tuple[Shape, Tensor]:
     """(shape of the values, their bytes)."""
+    if kind in WHOLE:
+        return tuple(tensor.shape), tensor.detach().cpu().to(WHOLE[kind]).contiguous().view(torch.uint8)
     if kind not in BLOCKS or BLOCKS[kind].ggml_id is None:
         raise OptionError(
             f"'{name}' cannot be written as {kind}.", hint="Use one of ggml's types, such as F16 or Q8_0."

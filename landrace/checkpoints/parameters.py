@@ -12,8 +12,9 @@ from torch import Tensor
 
 from landrace.checkpoints.tensor_info import PLAIN, Readable, require_weights
 from landrace.errors import UnsupportedError
+from landrace.kernels.reference.blocks import BLOCKS
 from landrace.models.families.weights import Source
-from landrace.models.stored import StoredTensor
+from landrace.models.stored import WHOLE, StoredTensor
 
 Infos = Mapping[str, Readable]
 
@@ -26,7 +27,7 @@ def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, 
     mixed: dict[str, _Mixed] = {}
     found = {}
     for name, source in sources.items():
-        block_type = _block_type(source, infos)
+        block_type = _block_type(source, infos, whole=name.endswith(".table"))
         shape = source.shape({one: infos[one].shape for one in source.tensors})
         if source.by_head and source.transposed:
             tensor = _of_transposed_heads(infos[source.tensor], shape)
@@ -39,9 +40,10 @@ def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, 
     return found
 
 
-def _block_type(source: Source, infos: Infos) -> str:
+def _block_type(source: Source, infos: Infos, whole: bool) -> str:
+    """`whole`: the parameter is of whole numbers."""
     for one in source.tensors:
-        require_weights(infos[one])
+        require_weights(infos[one], tuple(WHOLE) if whole else tuple(BLOCKS))
     kinds = sorted({infos[one].dtype for one in source.tensors})
     if len(kinds) > 1:
         raise UnsupportedError(f"The tensors '{source.tensor}' are stored in different types: {', '.join(kinds)}.")

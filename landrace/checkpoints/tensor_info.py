@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -139,12 +139,12 @@ class DecodedTensor:
         out.copy_(self.rows(self.first, self.first + count).reshape(-1))
 
 
-def require_weights(tensor: Readable) -> None:
-    """UnsupportedError when `dtype` is not one that weights can be read from."""
-    if tensor.dtype not in BLOCKS:
+def require_weights(tensor: Readable, kinds: Sequence[str] = tuple(BLOCKS)) -> None:
+    """UnsupportedError when `dtype` is none of those that weights can be read from."""
+    if tensor.dtype not in kinds:
         raise UnsupportedError(
             f"The tensor '{tensor.name}' is stored as {tensor.dtype}, which is not supported.",
-            hint=f"Supported are {', '.join(BLOCKS)}.",
+            hint=f"Supported are {', '.join(kinds)}.",
         )
 
 

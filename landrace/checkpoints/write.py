@@ -157,8 +157,9 @@ class _Shards:
         write_json(self._folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
     def dtype_name(self) -> str:
-        """The widest of the dtypes written: readers that convert to it lose nothing."""
-        widest = max(self._dtypes, key=lambda dtype: (dtype.itemsize, str(dtype)))
+        """The widest of the floating-point dtypes written: readers that convert to it lose nothing."""
+        floats = [dtype for dtype in self._dtypes if dtype.is_floating_point]
+        widest = max(floats, key=lambda dtype: (dtype.itemsize, str(dtype)))
         return str(widest).removeprefix("torch.")
 
     def _flush(self) -> None:

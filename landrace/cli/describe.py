@@ -13,7 +13,8 @@ from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, PoolSelection
+from landrace.models.pooled_spec import Pooled
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -85,8 +86,21 @@ def _mixer(mixer: Mixer) -> str:
             return f"Kimi delta attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
         case Lightning():
             return f"lightning attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
+        case Pooled():
+            return _pooled(mixer)
         case _:
             return _attention(mixer)
+
+
+def _pooled(mixer: Pooled) -> str:
+    window = f"{mixer.n_heads} heads of {mixer.head_dim}, 1 for keys that are values, over {mixer.window} tokens"
+    if (pooling := mixer.pooling) is None:
+        return window
+    rows = f"{window} and a row for every {pooling.ratio} tokens"
+    chosen = pooling.selection
+    if chosen is None:
+        return rows
+    return f"{rows}, of {chosen.top_k} rows chosen by {chosen.n_heads} heads of {chosen.head_dim}"
 
 
 def _attention(mixer: Gqa | Mla) -> str:
@@ -106,11 +120,14 @@ def _heads(mixer: Gqa | Mla) -> str:
     match mixer:
         case Gqa():
             heads = f"{mixer.n_heads} heads of {mixer.head_dim}, {mixer.n_kv_heads} for keys and values"
-            blocks = mixer.selection
-            if blocks is None:
-                return heads
-            late = f" from {blocks.onset} tokens on" if blocks.onset > blocks.most else ""
-            return f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens{late}"
+            match mixer.selection:
+                case None:
+                    return heads
+                case PoolSelection(pool=size, top_k=count):
+                    return f"{heads}, over {count} chosen blocks of {size} tokens"
+                case blocks:
+                    late = f", from token {blocks.onset + 1} on" if blocks.onset > blocks.most else ""
+                    return f"{heads}, over {blocks.top_k} chosen blocks of {blocks.block} tokens{late}"
         case Mla():
             width = mixer.nope_dim + mixer.rope_dim
             latents = f"{mixer.n_heads} heads of {width} over latents of {mixer.kv_rank} and {mixer.rope_dim}"
@@ -118,7 +135,8 @@ def _heads(mixer: Gqa | Mla) -> str:
             if chosen is None:
                 return latents
             by = f"{chosen.n_heads} heads of {chosen.head_dim}" if chosen.own else "the layer before"
-            return f"{latents}, of {chosen.top_k} tokens chosen by {by}"
+            pools = "" if chosen.pool == 1 else f" in pools of {chosen.pool}"
+            return f"{latents}, of {chosen.top_k} tokens{pools} chosen by {by}"
         case _:
             assert_never(mixer)
 

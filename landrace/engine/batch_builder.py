@@ -57,8 +57,8 @@ def build_batch(
         positions += range(first, end)
         starts.append(row + end)
         ends.append(end)
-        for own, table in zip(places_of, progress.tables, strict=True):
-            own += memory.places(table, first, progress.held - progress.guessed, end)
+        for group, (own, table) in enumerate(zip(places_of, progress.tables, strict=True)):
+            own += memory.places(table, first, progress.held - progress.guessed, end, group)
         if (adapter := progress.request.adapter) is not None:
             rows_of_slot.setdefault(adapter_slots[adapter], []).extend(range(starts[-2], starts[-1]))
         scored, n_sampled = _predictions(progress)

@@ -133,7 +133,8 @@ class MtpDrafts:
         ends = [part.first + len(part.tokens) for part in parts]
         positions = [range(part.first, end) for part, end in zip(parts, ends, strict=True)]
         slots = [
-            memory.places(table, one.start, one.stop, one.stop) for table, one in zip(tables, positions, strict=True)
+            memory.places(table, one.start, one.stop, one.stop, self._group)
+            for table, one in zip(tables, positions, strict=True)
         ]
         tokens = [token for part in parts for token in part.tokens]
         lists = (tokens, chain.from_iterable(positions), chain.from_iterable(slots), logit_rows)

@@ -26,7 +26,12 @@ class LayerCache:
     """int8 and INT4 only: what the stored numbers are multiplied by, and for INT4 what is then added."""
     value_scales: Tensor | None = None
     index: LayerCache | None = None
-    """The keys of the layer's indexer, [n_slots, 1, head_dim], where it has one."""
+    """The keys of the layer's indexer, [n_slots, 1, head_dim], and behind them gates, where it has some."""
+
+    @property
+    def parts(self) -> tuple[LayerCache, ...]:
+        """By operation that writes one."""
+        return (self,) if self.index is None else (self, self.index)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -48,18 +53,69 @@ def kept_as(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Rows that are pooled, and what they are pooled from until then."""
+
+    inputs: LayerCache
+    """Float32 keys [n_slots, 2 * parts * width], for the C++ kernels in tiles [n_slots / 16, 16, 2 * parts * width]:
+    what is summed, and then what weights it."""
+    rows: LayerCache
+    """Keys, which are their own values, or an indexer's."""
+
+
+@dataclass(frozen=True)
+class PooledCache:
+    """What a layer keeps that attends to pooled rows: of positions keys, which are their own values, and inputs; and
+    pooled rows."""
+
+    keys: LayerCache
+    pools: tuple[Pool, ...]
+    """The layer's own, and its indexer's where it has one."""
+
+    @property
+    def parts(self) -> tuple[LayerCache, ...]:
+        """By operation that writes one."""
+        return (self.keys, *(part for pool in self.pools for part in (pool.inputs, pool.rows)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(tensor for part in self.parts for tensor in part.tensors)
+
+    @property
+    def pooled_bytes(self) -> int:
+        """Of the pooled rows."""
+        return sum(pool.rows.nbytes for pool in self.pools)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+@dataclass(frozen=True)
 class GroupView:
     """Where a step's rows go in the layers of one cache group, and where each sequence's past lies there.
 
-    A slot is a row of a layer's flat cache: `block * block_size + offset`.
+    A slot is a row of a layer's flat cache: `block * block_size + offset`. Where the group has one entry for so many
+    positions, `every`, entries take the place of positions.
     """
 
     write_slots: Tensor
-    """[T] int64: the slot each packed row writes."""
+    """[T] int64: the slot each packed row writes, the last row of an entry's positions where there are several."""
     sequence_slots: Sequence[Tensor]
-    """One int64 tensor a sequence: the slots of its positions from its first one here to its last of this step."""
+    """One int64 tensor a sequence: the slots of its positions from its first one here to its last of this step; of
+    entries those that are there."""
     first_positions: Sequence[int]
     """By sequence: the first position whose slot is there. No row of the step sees one before it."""
+    every: int = 1
+
+    def of_entries(self, every: int) -> GroupView:
+        """The same for entries of so many positions each, which take the first slots of each sequence: where all its
+        positions have one."""
+        place_of = {slot: (s, n) for s, own in enumerate(self.sequence_slots) for n, slot in enumerate(own.tolist())}
+        places = (place_of[slot] for slot in self.write_slots.tolist())
+        writes = [int(self.sequence_slots[s][position // every]) for s, position in places]
+        seen = tuple(own[: own.numel() // every] for own in self.sequence_slots)
+        return GroupView(self.write_slots.new_tensor(writes), seen, self.first_positions, every)
 
 
 @dataclass(frozen=True)
@@ -75,7 +131,14 @@ class LayerState:
         return sum(part.nbytes for part in self.parts)
 
 
-LayerMemory = LayerCache | LayerState
+LayerMemory = LayerCache | PooledCache | LayerState
+
+
+def bytes_kept(memory: LayerMemory, every: int) -> int:
+    """Of what a layer keeps for every so many positions."""
+    if not isinstance(memory, PooledCache):
+        return memory.nbytes
+    return memory.pooled_bytes if every > 1 else memory.nbytes - memory.pooled_bytes
 
 
 @dataclass(frozen=True)

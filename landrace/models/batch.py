@@ -12,6 +12,7 @@ from landrace.kernels.layer_cache import INT4 as INT4
 from landrace.kernels.layer_cache import GroupView as GroupView
 from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.layer_cache import StateView as StateView
+from landrace.kernels.layer_cache import bytes_kept as bytes_kept
 from landrace.models.cache_spec import CacheGroup, Paged
 
 
@@ -36,10 +37,13 @@ class CacheView:
     ) -> CacheView:
         """The same slots in every group, of all positions from 0 on. `states`: each sequence's, changed in place; None:
         the first ones."""
-        view = GroupView(write_slots, sequence_slots, (0,) * len(sequence_slots))
+        firsts = (0,) * len(sequence_slots)
+        view = GroupView(write_slots, sequence_slots, firsts)
         own = torch.tensor(range(len(sequence_slots)) if states is None else states, device=write_slots.device)
         in_place = StateView(torch.stack((own, own, torch.zeros_like(own), torch.zeros_like(own)), 1))
-        return CacheView(layers, {one.spec: view for one in groups if isinstance(one.spec, Paged)}, in_place)
+        paged = [one.spec for one in groups if isinstance(one.spec, Paged)]
+        views = {spec: view if spec.every == 1 else view.of_entries(spec.every) for spec in paged}
+        return CacheView(layers, views, in_place)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ states are counted together. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from landrace.kernels.mask import Chunked, Mask, Sliding
@@ -14,6 +14,8 @@ class Paged:
     """Something for every position that a later one sees, in blocks."""
 
     mask: Mask
+    every: int = 1
+    """One entry for so many positions, which is there from the last of them on."""
 
     @property
     def reach(self) -> int | None:
@@ -44,9 +46,10 @@ class CacheGroup:
     """Their indices, in order."""
 
 
-def group_layers(specs: Iterable[Kept]) -> tuple[CacheGroup, ...]:
-    """Groups what each layer keeps; the group of the first layer comes first."""
+def group_layers(specs: Iterable[Sequence[Kept]]) -> tuple[CacheGroup, ...]:
+    """Groups what each layer keeps; the groups of the first layer come first."""
     layers: dict[Kept, list[int]] = {}
-    for layer, spec in enumerate(specs):
-        layers.setdefault(spec, []).append(layer)
+    for layer, own in enumerate(specs):
+        for spec in own:
+            layers.setdefault(spec, []).append(layer)
     return tuple(CacheGroup(spec, tuple(own)) for spec, own in layers.items())

@@ -19,11 +19,11 @@ from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Program, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state
-from landrace.kernels.layer_cache import INT4, LayerMemory
+from landrace.kernels.layer_cache import INT4, LayerMemory, Pool, PooledCache
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
-from landrace.models.cache_shapes import cache_shapes
+from landrace.models.cache_shapes import cache_shapes, keys_of, pool_shapes
 from landrace.models.cache_spec import Paged, group_layers
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
@@ -31,6 +31,7 @@ from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Recurrent
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
+from landrace.models.pooled_spec import Pooled
 from landrace.models.recorded import Recorded
 from landrace.models.recorder import Recorder
 from landrace.models.spec import LayerSpec, ModelSpec
@@ -74,6 +75,11 @@ class CpuDecoder:
     def cache_dtype(self) -> torch.dtype:
         """The cache's type where nothing else is asked for."""
         return cache_dtype_beside(self._weights.block_types)
+
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """See `ServingDecoder`."""
+        return self._weights.held_bytes
 
     def load(self, tensors: Mapping[str, StoredTensor]) -> CpuDecoder:
         """Packs every parameter. Raises CheckpointError for an unknown name, a wrong shape or one that is missing."""
@@ -136,8 +142,8 @@ class CpuDecoder:
 
     def hear_choices(self, hear: Callable[[tuple[Tensor, ...]], None] | None) -> None:
         """From now on `hear` is given what each choice in every step is made of, in the order in which a pass makes
-        them: a router's logits [T, n_experts], or an indexer's queries and keys, and weights if it has any, as `Ops`
-        takes them. None: no more."""
+        them: a router's logits [T, n_experts], or queries and keys, an indexer's or the layer's, and weights if there
+        are any, as `Ops` takes them. None: no more."""
         self._hear_choices = hear
         self._pass = self._record()
 
@@ -185,7 +191,7 @@ class CpuDecoder:
 
 def _paged(layers: Sequence[LayerSpec]) -> list[Paged]:
     """The cache groups of layers that keep something for every position."""
-    groups = group_layers(layer.mixer.cache for layer in layers)
+    groups = group_layers(layer.caches for layer in layers)
     return [group.spec for group in groups if isinstance(group.spec, Paged)]
 
 
@@ -215,16 +221,27 @@ def new_cpu_cache(
             "This model's cache holds latents or what positions are chosen by, which is kept in int8 at the least.",
             hint="Choose int8.",
         )
-    slots = {layer: n for group, n in zip(spec.cache_groups, n_slots, strict=True) for layer in group.layers}
     return tuple(
-        _memory(native, layer, slots[index], dtype, n_guesses) for index, layer in enumerate(spec.caching_layers)
+        _memory(native, layer, slots, dtype, n_guesses)
+        for layer, slots in zip(spec.caching_layers, spec.slots_by_layer(n_slots), strict=True)
     )
 
 
-def _memory(native: ModuleType, layer: LayerSpec, n_slots: int, dtype: torch.dtype, n_guesses: int) -> LayerMemory:
-    """Of a layer: for so many tokens, or for so many states and guesses beside each."""
-    if isinstance(layer.mixer, Recurrent):
-        shapes = (*layer.first_states(n_guesses), *layer.mixer.state_shapes(n_guesses))
-        return new_layer_state(native, shapes, n_slots, n_guesses)
-    kept, *index = (new_layer_cache(native, shape, n_slots, dtype) for shape in cache_shapes(layer.mixer))
+def _memory(
+    native: ModuleType, layer: LayerSpec, slots: Sequence[int], dtype: torch.dtype, n_guesses: int
+) -> LayerMemory:
+    """Of a layer: for so many tokens by group of its `caches`, or for so many states and guesses beside each."""
+    mixer = layer.mixer
+    if isinstance(mixer, Recurrent):
+        shapes = (*layer.first_states(n_guesses), *mixer.state_shapes(n_guesses))
+        return new_layer_state(native, shapes, slots[0], n_guesses)
+    if isinstance(mixer, Pooled):
+        pools = (
+            Pool(
+                new_layer_cache(native, inputs, slots[0], torch.float32), new_layer_cache(native, rows, slots[1], dtype)
+            )
+            for inputs, rows in pool_shapes(mixer)
+        )
+        return PooledCache(new_layer_cache(native, keys_of(mixer), slots[0], dtype), tuple(pools))
+    kept, *index = (new_layer_cache(native, shape, slots[0], dtype) for shape in cache_shapes(mixer))
     return replace(kept, index=index[0]) if index else kept

@@ -36,7 +36,7 @@ class Param:
     @property
     def is_matrix(self) -> bool:
         """Whether a product reads it."""
-        return self.name.endswith(".weight") and len(self.shape) >= 2 and self.role not in ("table", "kernel")
+        return self.name.endswith(".weight") and len(self.shape) >= 2 and self.role not in ("table", "kernel", "places")
 
 
 def declared(spec: ModelSpec) -> tuple[Param, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
+from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState, Pool, PooledCache
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
@@ -21,29 +21,40 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.build import stream_head
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, Recurrent
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.mtp import Mtp
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
+from landrace.models.pooled_spec import Pooled
 from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 
 
 def new_layer_memory(
-    spec: LayerSpec, n_slots: int, dtype: torch.dtype, device: torch.device, n_guesses: int
+    spec: LayerSpec, slots: Sequence[int], dtype: torch.dtype, device: torch.device, n_guesses: int
 ) -> LayerMemory:
-    """Zeroed memory for what the layer keeps of `n_slots` tokens, or for so many states and guesses beside them, in the
-    reference kernels' layout."""
+    """Zeroed memory for what the layer keeps of so many tokens, by group of its `caches`, or for so many states and
+    guesses beside them, in the reference kernels' layout."""
     zeros = partial(torch.zeros, dtype=dtype, device=device)
-    mixer, index = spec.mixer, None
-    if not isinstance(mixer, Recurrent) and mixer.index_dim:
-        index = LayerCache(zeros(n_slots, 1, mixer.index_dim))
+    mixer, index, n_slots = spec.mixer, None, slots[0]
+    if isinstance(mixer, Gqa | Mla) and mixer.index_dim:
+        index = LayerCache(zeros(n_slots, 1, mixer.index_dim + mixer.index_gates))
     match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
             return LayerCache(zeros(*shape), zeros(*shape), index=index)
         case Mla():
             return LayerCache(zeros(n_slots, 1, mixer.kv_rank + mixer.rope_dim), index=index)
+        case Pooled():
+            keys = LayerCache(zeros(n_slots, 1, mixer.head_dim))
+            pools = tuple(
+                Pool(
+                    LayerCache(torch.zeros(n_slots, mixer.input_width(width), device=device)),
+                    LayerCache(zeros(slots[1], 1, width)),
+                )
+                for width in mixer.pool_widths
+            )
+            return PooledCache(keys, pools)
         case Gdn() | Kda() | Lightning():
             shapes = (*spec.first_states(n_guesses), *mixer.state_shapes(n_guesses))
             return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes), n_guesses)
@@ -130,11 +141,10 @@ class Decoder(nn.Module):
                 "The reference kernels, which compute here, keep no cache in 8 or 4 bits: the C++ kernels alone do.",
                 hint="Choose float16, bfloat16 or float32, or the C++ kernels (--kernels cpu).",
             )
-        slots = {layer: n for group, n in zip(self.spec.cache_groups, n_slots, strict=True) for layer in group.layers}
         kind = dtype or torch.float32
         return tuple(
-            new_layer_memory(layer, slots[index], kind, self.device, n_guesses)
-            for index, layer in enumerate(self.spec.caching_layers)
+            new_layer_memory(layer, slots, kind, self.device, n_guesses)
+            for layer, slots in zip(self.spec.caching_layers, self.spec.slots_by_layer(n_slots), strict=True)
         )
 
     def adaptable(self, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -153,7 +163,12 @@ class Decoder(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take."""
-        return sum(parameter.nbytes for parameter in self.parameters())
+        return sum(self.held_bytes.values())
+
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """Memory that each weight takes, by name."""
+        return {name: parameter.nbytes for name, parameter in self.named_parameters()}
 
     def forward(self, batch: ForwardBatch, *, reduce: Reduce | None = None) -> Tensor:
         """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""

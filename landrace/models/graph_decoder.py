@@ -84,6 +84,11 @@ class GraphDecoder:
         """Memory that the weights take."""
         return self._decoder.weight_bytes
 
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """See `ServingDecoder`."""
+        return self._decoder.held_bytes
+
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
     ) -> tuple[LayerMemory, ...]:

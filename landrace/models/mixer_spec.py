@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from math import log, prod
 from typing import ClassVar, Literal
 
+from landrace.kernels.activation import Gate
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.key_means import MEAN_OF
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
+from landrace.models.pooled_spec import Pooled
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,37 @@ class MeanSelection:
 
 
 @dataclass(frozen=True)
+class PoolSelection:
+    """Which pools of `pool` positions, on a grid from position 0, a row attends to, the same for all heads: the
+    `top_k` whole ones that an indexer scores highest, of equal ones the earlier, and what it sees behind them
+    (Qwen4-Exp). Where it sees no more whole pools, all of them.
+
+    A score is the sum over the indexer's heads of relu(q.key). A pool's key is the mean of its positions' keys,
+    normalised and turned as the first position's.
+    """
+
+    n_heads: int
+    head_dim: int
+    pool: int
+    top_k: int
+
+    @property
+    def most(self) -> int:
+        """Positions that a row attends to at most."""
+        return self.pool * (self.top_k + 1) - 1
+
+    @property
+    def onset(self) -> int:
+        """The position of the first row that must choose."""
+        return self.most
+
+    @property
+    def scale(self) -> float:
+        """Factor on the scores. It keeps their order, but for what is rounded."""
+        return 1 / math.sqrt(self.head_dim)
+
+
+@dataclass(frozen=True)
 class Gqa:
     """Grouped-query attention."""
 
@@ -154,7 +187,7 @@ class Gqa:
     temperature: Temperature | None = None
     q_rank: int | None = None
     """Queries come out of a normalised projection of this width (Step-3); None: out of the layer's input."""
-    selection: BlockSelection | MeanSelection | None = None
+    selection: BlockSelection | MeanSelection | PoolSelection | None = None
     """Of the positions that the mask shows; None: all of them."""
 
     state_bytes: ClassVar[int] = 0
@@ -181,10 +214,28 @@ class Gqa:
         match self.selection:
             case None:
                 return 0
-            case BlockSelection():
+            case BlockSelection() | PoolSelection():
                 return self.selection.head_dim
             case MeanSelection():
                 return self.n_kv_heads * self.head_dim // MEAN_OF
+
+    @property
+    def index_gates(self) -> int:
+        """Gates beside the indexer's keys."""
+        return 0
+
+    @property
+    def index_heads(self) -> int:
+        """Times that a row meets each value of `index_dim`: heads of the indexer, or those that share keys."""
+        match self.selection:
+            case None:
+                return 0
+            case BlockSelection():
+                return self.n_kv_heads
+            case MeanSelection():
+                return self.n_heads // self.n_kv_heads
+            case PoolSelection():
+                return self.selection.n_heads
 
     @property
     def kept_values(self) -> int:
@@ -199,6 +250,10 @@ class Selection:
 
     A score is the sum over the indexer's heads of weight * relu(q.k), with a query and a weight of each head and one
     key for all. Of queries and keys the first channels turn, as the layer's turning ones do.
+
+    With a `pool`, whole pools of so many positions on a grid from position 0 are chosen, `top_k` positions together,
+    and what the row sees behind them (GLM-5.3). A pool's key is channel by channel a mean of its positions' keys,
+    weighted by the softmax of gates, which each position brings, plus a bias for each place. Nothing turns.
     """
 
     n_heads: int
@@ -208,11 +263,12 @@ class Selection:
     """False: the layer has no indexer, and attends to what the nearest one before it has chosen (GLM-5)."""
     norm_eps: float = 1e-6
     """Of the LayerNorm of keys."""
+    pool: int = 1
 
     @property
     def most(self) -> int:
         """Positions that a row attends to at most."""
-        return self.top_k
+        return self.top_k + self.pool - 1
 
     @property
     def onset(self) -> int:
@@ -276,9 +332,19 @@ class Mla:
         return 0 if self.indexer is None else self.indexer.head_dim
 
     @property
+    def index_gates(self) -> int:
+        """Gates beside the indexer's keys."""
+        return 0 if self.indexer is None or self.indexer.pool == 1 else self.indexer.head_dim
+
+    @property
+    def index_heads(self) -> int:
+        """Heads of the indexer; 0: there is none."""
+        return 0 if self.indexer is None else self.indexer.n_heads
+
+    @property
     def kept_values(self) -> int:
         """Values that the cache holds of a position."""
-        return self.kv_rank + self.rope_dim + self.index_dim
+        return self.kv_rank + self.rope_dim + self.index_dim + self.index_gates
 
 
 @dataclass(frozen=True)
@@ -296,8 +362,11 @@ class Gdn:
     value_dim: int
     conv_width: int
     """Rows that a convolution sees, its own among them."""
+    gate: Gate = "silu"
+    """What makes a factor of the gate of what is read."""
     rounds: bool = False
     """Value head i reads key head i % n_heads instead (llama.cpp's order of the heads)."""
+    decay_floor: ClassVar[None] = None
     rope: ClassVar[None] = None
 
     @property
@@ -331,6 +400,8 @@ class Kda:
     """Of queries, keys and values."""
     conv_width: int
     """Rows that a convolution sees, its own among them."""
+    decay_floor: float | None = None
+    """Where there is one, a decay is this times sigmoid(e^a_log * (a + dt_bias)) (GLM-5.3)."""
     rounds: ClassVar[bool] = False
     rope: ClassVar[None] = None
 
@@ -395,4 +466,6 @@ class Lightning:
 
 Recurrent = Gdn | Kda | Lightning
 """What keeps a state of a sequence and nothing for each position."""
-Mixer = Gqa | Mla | Recurrent
+Attention = Gqa | Mla | Pooled
+"""What keeps something for each position."""
+Mixer = Attention | Recurrent

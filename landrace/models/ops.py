@@ -24,11 +24,13 @@ from landrace.models.params import (
     LayerNorm,
     Linear,
     Norm,
+    PlaceBias,
     RouterWeights,
     StreamWeights,
     Table,
     Vector,
 )
+from landrace.models.pooled_spec import Pooled
 
 X = TypeVar("X")
 
@@ -98,6 +100,11 @@ class Ops(Protocol[X]):
         Writes the means of keys to the layer's cache. No gradient comes back."""
         ...
 
+    def select_pools(self, spec: Gqa, cache: int, q: X, k: X, norms: tuple[Norm, Norm]) -> None:
+        """As `select_blocks`, for all heads together (`PoolSelection`): q [T, n_heads * head_dim] of the selection's
+        heads, k [T, head_dim]. Normalises and turns q and the keys of pools; k is kept as it is."""
+        ...
+
     def turn_on(self, spec: Gqa, q: X) -> tuple[X, X]:
         """The queries as they meet keys of the chunk of positions before their own, and those of earlier ones."""
         ...
@@ -121,11 +128,51 @@ class Ops(Protocol[X]):
         Normalises k, turns q and k, and writes k to the layer's cache. No gradient comes back through the choice."""
         ...
 
+    def select_gated_pools(
+        self, spec: Mla, cache: int, q: X, k: X, weights: X, gates: X, norm: LayerNorm, bias: PlaceBias
+    ) -> None:
+        """The same where the selection has pools: gates [T, head_dim] are kept beside k."""
+        ...
+
     def attend_latents(
         self, spec: Mla, q: X, past: Any, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
     ) -> X:
         """softmax(scale * q.k) v over the positions that the mask shows, or that are chosen, head by head:
         [T, n_heads * v_dim]. `keys` and `values` make k's first channels and v of a position's latent."""
+        ...
+
+    def keep_row(self, spec: Pooled, cache: int, q: X, row: X, norm: Norm) -> tuple[X, Any]:
+        """Normalises the heads of q without a weight and `row` [T, head_dim] with one, turns the last channels of both,
+        pairs of neighbours, and writes the row to the layer's cache.
+
+        Returns the queries, and what `attend_pooled` needs to find the sequence's past.
+        """
+        ...
+
+    def pool(self, spec: Pooled, cache: int, values: X, gates: X, bias: PlaceBias, norm: Norm) -> Any:
+        """The rows that are pooled (`Pooling`) from what the layer keeps of `values` and of `gates` [T, parts * width],
+        those of a position's own row last. bias [ratio, parts * width].
+
+        Returns what `attend_pooled` needs to find them.
+        """
+        ...
+
+    def select_pooled(
+        self, spec: Pooled, cache: int, q: X, weights: X, values: X, gates: X, bias: PlaceBias, norm: Norm
+    ) -> None:
+        """Chooses the pooled rows that `attend_pooled` goes over in this layer (`PooledSelection`): q [T, n_heads *
+        head_dim], weights [T, n_heads]; the indexer's keys are pooled as in `pool`. Turns q. No gradient comes back.
+        May overwrite q and weights."""
+        ...
+
+    def attend_pooled(self, spec: Pooled, q: X, past: Any, pooled: Any, sinks: Vector) -> X:
+        """softmax(scale * q.k) k over the positions of the window and the pooled rows that are there, or chosen, head
+        by head, with the last channels of the results turned back: [T, n_heads * head_dim]. `pooled` None: there are
+        none."""
+        ...
+
+    def by_head(self, x: X, weight: HeadLinear) -> X:
+        """x[h] W[h]^T of each head of x."""
         ...
 
     def gate_heads(self, spec: Gqa | Mla, x: X, gate: X) -> X:
@@ -155,8 +202,9 @@ class Ops(Protocol[X]):
     def delta(self, spec: Gdn | Kda, cache: int, q: X, k: X, v: X, a: X, b: X, a_log: Vector, dt_bias: Vector) -> X:
         """What each value head's state says to q, [T, n_value_heads * value_dim], once the row itself is in it: the
         gated delta rule (`kernels.reference.recurrence`) with q and k of length 1, q divided by sqrt(key_dim),
-        decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b), in float32 and order of position. A head has one a
-        and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the last part but one of the layer's."""
+        decay -e^a_log * softplus(a + dt_bias), or one with a floor (`Kda.decay_floor`), and beta sigmoid(b), in float32
+        and order of position. A head has one a and dt_bias (`Gdn`), or one for each channel (`Kda`). The states are the
+        last part but one of the layer's."""
         ...
 
     def lightning(self, spec: Lightning, cache: int, q: X, k: X, v: X) -> X:

@@ -37,8 +37,12 @@ class PackedWeights:
         sizes = [size for param, tensor in found for size in _matrix_sizes(param, tensor)]
         lengths = [length for param, _ in found for length in _vector_lengths(param)]
         self._memory = WeightMemory(native, pool, total_bytes(native, sizes, lengths))
+        self.held_bytes: dict[str, int] = {}
+        """What each parameter takes."""
         for param, tensor in found:
+            before = self._memory.used_bytes
             self._pack(param, tensor)
+            self.held_bytes[param.name] = self._memory.used_bytes - before
 
     @property
     def used_bytes(self) -> int:
@@ -123,7 +127,7 @@ def _is_number_table(param: Param) -> bool:
 
 def _is_flat(param: Param) -> bool:
     """Whether no product reads it, whatever axes it has."""
-    return _is_number_table(param) or param.role == "kernel"
+    return _is_number_table(param) or param.role in ("kernel", "places")
 
 
 def _matrix_sizes(param: Param, tensor: StoredTensor) -> list[tuple[str, int, int]]:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from landrace.kernels.router import Router
 
-Role = Literal["table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router", "streams", "kernel"]
+Role = Literal[
+    "table", "linear", "heads", "absorbed", "experts", "norm", "vector", "router", "streams", "kernel", "places"
+]
 Split = Literal["out", "in", "experts"]
 
 
@@ -93,7 +95,7 @@ class LayerNorm(Norm):
 
 
 class Vector(Weights):
-    """One number for each of `size` things, kept in float32."""
+    """One number for each of so many things, kept in float32."""
 
     role = "vector"
 
@@ -111,6 +113,16 @@ class Kernel(Weights):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.weight = _parameter(channels, 1, width)
+
+
+class PlaceBias(Weights):
+    """What is added to the gates of each place of a pool of positions, [places, channels], kept in float32."""
+
+    role = "places"
+
+    def __init__(self, places: int, channels: int) -> None:
+        super().__init__()
+        self.weight = _parameter(places, channels)
 
 
 class Experts(Weights):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.cpu.program import Program, Rotary, StepInput
-from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState
+from landrace.kernels.layer_cache import LayerMemory, LayerState
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.recorder import Recorder
@@ -43,8 +43,9 @@ class Recorded:
         """The step that the program computes."""
         if cache.layers is not self._bound:
             layers = cache.layers[self._layers]
-            kept = [layer for layer in layers if isinstance(layer, LayerCache)]
-            self.program.bind_cache([part for layer in kept for part in (layer, layer.index) if part is not None])
+            self.program.bind_cache(
+                [part for layer in layers if not isinstance(layer, LayerState) for part in layer.parts]
+            )
             self.program.bind_states([layer for layer in layers if isinstance(layer, LayerState)])
             self._bound = cache.layers
         if batch.hidden is not None:

@@ -14,15 +14,13 @@ from torch import Tensor
 from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.cache import IndexKeys
 from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
-from landrace.kernels.cpu.selection import select, select_blocks, select_by_means
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import BlockSelection, Gdn, Gqa, Kda, Lightning, MeanSelection, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, MeanSelection, Mla, PoolSelection
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -30,18 +28,17 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
-    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
     Table,
     Vector,
 )
+from landrace.models.pooled_recorder import PooledRecorder
 from landrace.models.rope import further_ropes
-from landrace.models.stream_recorder import StreamRecorder
 
 
-class Recorder(StreamRecorder):
+class Recorder(PooledRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(
@@ -52,19 +49,13 @@ class Recorder(StreamRecorder):
         cache_groups: Sequence[Paged],
         hear_choices: Callable[[tuple[Tensor, ...]], None] | None = None,
     ) -> None:
-        self.ropes: list[RopeSpec] = []
-        """The tables that a step must bring, in order."""
         self.slow: list[str] = []
         """Operations that PyTorch computes in the middle of the program."""
         self.given: int | None = None
         """Where a step's hidden rows are put."""
         self.kept_hidden: int | None = None
-        self._n_kept = 0
-        """Layers and indexers that keep something for every position, so far: the program numbers these alone."""
-        super().__init__(program, weights)
+        super().__init__(program, weights, cache_groups, hear_choices)
         self._adapters = adapters
-        self._cache_groups = list(cache_groups)
-        self._hear_choices = hear_choices
 
     def embed(self, table: Table, factor: float) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -140,6 +131,8 @@ class Recorder(StreamRecorder):
         self, spec: Gqa, cache: int, q: int, k: int, v: int, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[int, int]:
         q_norm, k_norm = (None, None) if norms is None else map(self._vector, norms)
+        if isinstance(spec.selection, MeanSelection):
+            self._hear(q, k)
         layer = self._next_layer()
         self._program.rope(
             layer,
@@ -157,36 +150,6 @@ class Recorder(StreamRecorder):
             group=self._cache_groups.index(spec.cache),
         )
         return q, layer
-
-    def select_blocks(self, spec: Gqa, cache: int, q: int, k: int, norms: tuple[Norm, Norm]) -> None:
-        own = spec.selection
-        assert isinstance(own, BlockSelection)
-        q_norm, k_norm = norms
-        self._hear(q, k)
-        select_blocks(
-            self._program,
-            self._next_layer(),
-            IndexKeys(own.head_dim),
-            n_heads=spec.n_kv_heads,
-            block=own.block,
-            n_blocks=own.top_k,
-            n_local=own.n_local,
-            q=q,
-            k=k,
-            q_norm=self._vector(q_norm),
-            k_norm=self._vector(k_norm),
-            eps=k_norm.eps,
-            group=self._cache_groups.index(spec.cache),
-            **self._turning(spec.rope),
-        )
-
-    def select_by_means(self, spec: Gqa, cache: int, q: int, past: int) -> None:
-        own = spec.selection
-        assert isinstance(own, MeanSelection)
-        sizes = {"block": own.block, "n_blocks": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
-        group = self._cache_groups.index(spec.cache)
-        layer = self._next_layer()
-        select_by_means(self._program, layer, past, heads_of(spec), q=q, onset=own.onset, group=group, **sizes)
 
     def turn_on(self, spec: Gqa, q: int) -> tuple[int, int]:
         assert spec.rope is not None
@@ -209,6 +172,7 @@ class Recorder(StreamRecorder):
             slopes=alibi_slopes(spec.n_heads) if spec.alibi else None,
             most=None if spec.selection is None else spec.selection.most,
             onset=None if spec.selection is None else spec.selection.onset,
+            together=isinstance(spec.selection, PoolSelection),
             chunk=None if spec.chunks is None else spec.chunks.size,
             further=further,
         )
@@ -233,27 +197,6 @@ class Recorder(StreamRecorder):
         )
         return q, (layer, queries)
 
-    def select(self, spec: Mla, cache: int, q: int, k: int, weights: int, norm: LayerNorm) -> None:
-        own = spec.indexer
-        assert own is not None
-        self._hear(q, k, weights)
-        select(
-            self._program,
-            self._next_layer(),
-            IndexKeys(own.head_dim),
-            n_heads=own.n_heads,
-            most=own.top_k,
-            q=q,
-            k=k,
-            weights=weights,
-            norm=self._vector(norm),
-            norm_bias=self._weights.vectors[f"{norm.name}.bias"],
-            eps=norm.eps,
-            scale=own.scale,
-            group=self._cache_groups.index(spec.cache),
-            **self._turning(spec.rope),
-        )
-
     def attend_latents(
         self,
         spec: Mla,
@@ -274,6 +217,11 @@ class Recorder(StreamRecorder):
         )
         out = self._buffer("mixed values", spec.n_heads * spec.v_dim)
         self._by_head(mixed, values, out, 1.0)
+        return out
+
+    def by_head(self, x: int, weight: HeadLinear) -> int:
+        out = self._buffer(_leaf(weight), weight.n_heads * self._weights.stacks[f"{weight.name}.weight"][0].n_out)
+        self._by_head(x, weight, out, 1.0)
         return out
 
     def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:
@@ -298,6 +246,7 @@ class Recorder(StreamRecorder):
             key_dim=spec.key_dim,
             value_dim=spec.value_dim,
             rounds=spec.rounds,
+            floor=spec.decay_floor,
             q=q,
             k=k,
             v=v,
@@ -425,24 +374,6 @@ class Recorder(StreamRecorder):
 
     def _normed(self, norm: Norm | None) -> dict[str, Any]:
         return {} if norm is None else {"norm": self._vector(norm), "eps": norm.eps}
-
-    def _next_layer(self) -> int:
-        layer, self._n_kept = self._n_kept, self._n_kept + 1
-        return layer
-
-    def _hear(self, *buffers: int) -> None:
-        """For whoever listens, what a choice is made of."""
-        if (hear := self._hear_choices) is not None:
-            read = self._program.read
-            self._program.call("hear", lambda step: hear(tuple(read(x, step.token_ids.numel()) for x in buffers)))
-
-    def _turning(self, rope: RopeSpec | None) -> dict[str, Any]:
-        """The table that a step must bring, and how many pairs of channels turn by it."""
-        if rope is None:
-            return {"rotary": None}
-        if rope not in self.ropes:
-            self.ropes.append(rope)
-        return {"rotary": self.ropes.index(rope), "rotary_half": rope.rotary_dim // 2}
 
 
 def _leaf(weight: Linear | Norm) -> str:

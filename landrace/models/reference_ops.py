@@ -18,45 +18,42 @@ from landrace.kernels.activation import Activation
 from landrace.kernels.gpu.paged import HeadSizes, PagedPlan
 from landrace.kernels.layer_cache import LayerCache, kept_as
 from landrace.kernels.ngrams import NGrams
-from landrace.kernels.reference.attention import AttentionPlan, attention, plan_attention
-from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
+from landrace.kernels.reference.attention import AttentionPlan, attention
+from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates, normed, temperature
-from landrace.kernels.reference.key_means import keep_means, kept_means, packed_means, select_by_means
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.routing import Routing, route
-from landrace.kernels.reference.selection import select, select_blocks
 from landrace.kernels.reference.short_conv import spread_taps
 from landrace.kernels.router import Router
 from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import BlockSelection, Gdn, Gqa, Kda, Lightning, MeanSelection, Mixer, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
     HeadLinear,
     Kernel,
-    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
     Table,
     Vector,
 )
+from landrace.models.reference_pooled import ReferencePooled
 from landrace.models.reference_states import ReferenceStates
-from landrace.models.reference_streams import ReferenceStreams
-from landrace.models.rope import further_ropes, rotary_tables
+from landrace.models.rope import further_ropes
 
 Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From the wanted rows' normalised hidden states [R, d_model], and the function that makes float32 logits of such rows,
 to what the forward pass returns."""
 
 
-class ReferenceOps(ReferenceStreams):
+class ReferenceOps(ReferencePooled):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     any_experts: ClassVar[bool] = False
@@ -65,16 +62,11 @@ class ReferenceOps(ReferenceStreams):
     def __init__(
         self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
     ) -> None:
-        self._batch = batch
+        super().__init__(batch)
         self._adapters = [(rows.rows, adapters[rows.place]) for rows in batch.adapters]
         self._product_dtype = product_dtype
         self._reduce = reduce
-        self._attention_plans: dict[Paged | None, AttentionPlan] = {}
-        """By cache group; under None where there is no cache, for all layers."""
-        self._rotary: dict[RopeSpec, tuple[Tensor, Tensor]] = {}
         self.kept_hidden: Tensor | None = None
-        self._chosen: tuple[Tensor, ...] = ()
-        """By group of the attention plan: what the last indexer has chosen."""
 
     @staticmethod
     def in_place(mixer: Mixer) -> bool:
@@ -155,34 +147,6 @@ class ReferenceOps(ReferenceStreams):
             k, v = keys, values
         return q, (k, v)
 
-    @torch.no_grad()
-    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
-        own = spec.selection
-        assert isinstance(own, BlockSelection)
-        q, k = (
-            rms_norm(x.view(x.shape[0], -1, own.head_dim), norm.weight, norm.eps)
-            for x, norm in zip((q, k), norms, strict=True)
-        )
-        q, k = self._index_rows(spec, cache, q, k)
-        sizes = {"block": own.block, "top_k": own.top_k, "n_local": own.n_local}
-        plan = self._attention_plan(spec.cache)
-        self._chosen = select_blocks(q, k, plan, n_heads=spec.n_heads, mask=spec.mask, **sizes)
-
-    @torch.no_grad()
-    def select_by_means(self, spec: Gqa, cache: int, q: Tensor, past: tuple[Tensor, Tensor]) -> None:
-        own, view = spec.selection, self._batch.cache
-        assert isinstance(own, MeanSelection)
-        plan, keys = self._attention_plan(spec.cache), past[0]
-        if view is None:
-            means = packed_means(keys, plan)
-        else:
-            layer = view.layers[cache]
-            assert isinstance(layer, LayerCache) and layer.index is not None
-            keep_means(keys, layer.index.keys, self._batch.starts, view.groups[spec.cache].sequence_slots)
-            means = kept_means(layer.index.keys, plan, spec.n_kv_heads)
-        sizes = {"block": own.block, "top_k": own.top_k, "n_first": own.n_first, "n_local": own.n_local}
-        self._chosen = select_by_means(q.float(), means, plan, scale=spec.score_factor, onset=own.onset, **sizes)
-
     def turn_on(self, spec: Gqa, q: Tensor) -> tuple[Tensor, Tensor]:
         assert spec.rope is not None
         before, older = (rotate(q, *self._tables(rope)).to(q.dtype) for rope in further_ropes(spec.rope))
@@ -229,15 +193,6 @@ class ReferenceOps(ReferenceStreams):
             kept = self._written(layer.keys, spec, kept)
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
 
-    @torch.no_grad()
-    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
-        own = spec.indexer
-        assert own is not None
-        q = q.view(-1, own.n_heads, own.head_dim).float()
-        q, k = self._index_rows(spec, cache, q, layer_norm(k, norm.weight, norm.bias, norm.eps)[:, None])
-        plan = self._attention_plan(spec.cache)
-        self._chosen = select(q, k, weights.float() * own.scale, plan, top_k=own.top_k, mask=spec.mask)
-
     def attend_latents(
         self, spec: Mla, q: Tensor, past: Tensor, keys: AbsorbedLinear, values: HeadLinear, sinks: Vector | None
     ) -> Tensor:
@@ -258,6 +213,9 @@ class ReferenceOps(ReferenceStreams):
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
         return attention(q, k, v, plan, **facts).flatten(1)
+
+    def by_head(self, x: Tensor, weight: HeadLinear) -> Tensor:
+        return self._head_linear(x.view(x.shape[0], weight.n_heads, -1), weight).flatten(1)
 
     def conv(
         self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
@@ -289,7 +247,9 @@ class ReferenceOps(ReferenceStreams):
             return x.float().view(-1, spec.n_value_heads, x.shape[-1] // spec.n_value_heads)
 
         def rows_of(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Rows:
-            decay = -a_log.weight.exp()[:, None] * F.softplus(by_head(a) + by_head(dt_bias.weight))
+            rate, x = a_log.weight.exp()[:, None], by_head(a) + by_head(dt_bias.weight)
+            floor = spec.decay_floor
+            decay = -rate * F.softplus(x) if floor is None else floor * (rate * x).sigmoid()
             return Rows(heads(q) * spec.key_dim**-0.5, heads(k), by_head(v), decay, b.float().sigmoid())
 
         return self._states.recur(cache, q, [k, v, a, b], rows_of).flatten(1).to(v.dtype)
@@ -354,34 +314,6 @@ class ReferenceOps(ReferenceStreams):
     def _states(self) -> ReferenceStates:
         return ReferenceStates(self._batch)
 
-    def _index_rows(self, spec: Gqa | Mla, cache: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """An indexer's queries, turned, and its keys, turned: those of the step or, where there is a cache, all."""
-        if spec.rope is not None:
-            cos, sin = self._tables(spec.rope)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if self._batch.cache is None:
-            return q, k
-        layer = self._batch.cache.layers[cache]
-        assert isinstance(layer, LayerCache) and layer.index is not None
-        return q, self._written(layer.index.keys, spec, k)
-
-    def _written(self, memory: Tensor, spec: Gqa | Mla, rows: Tensor) -> Tensor:
-        """The memory, with the step's rows in it."""
-        assert self._batch.cache is not None
-        return memory.index_copy_(0, self._batch.cache.groups[spec.cache].write_slots, kept_as(rows, memory.dtype))
-
-    def _attention_plan(self, kept: Paged) -> AttentionPlan:
-        batch, device = self._batch, self._batch.token_ids.device
-        key = None if batch.cache is None else kept
-        if key not in self._attention_plans:
-            if batch.cache is None:
-                self._attention_plans[key] = plan_attention(batch.starts, None, device)
-            else:
-                view = batch.cache.groups[kept]
-                plan = plan_attention(batch.starts, view.sequence_slots, device, view.first_positions)
-                self._attention_plans[key] = plan
-        return self._attention_plans[key]
-
     def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
         return (x if norm is None else rms_norm(x, norm.weight, norm.eps)).to(self._product_dtype)
 
@@ -430,11 +362,6 @@ class ReferenceOps(ReferenceStreams):
                 low = (x if rows is None else x.index_select(0, rows)) @ a.to(x.dtype).t() * adapter.scale
                 y = _added_to(y, rows, head_linear(low, b))
         return y
-
-    def _tables(self, rope: RopeSpec) -> tuple[Tensor, Tensor]:
-        if rope not in self._rotary:
-            self._rotary[rope] = rotary_tables(rope, self._batch.positions)
-        return self._rotary[rope]
 
 
 def _added(into: Tensor | None, branch: Tensor, factor: float) -> Tensor:

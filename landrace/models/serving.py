@@ -37,6 +37,11 @@ class ServingDecoder(Protocol):
         """Memory that the weights take."""
         ...
 
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """Memory that each weight takes, by name."""
+        ...
+
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
     ) -> tuple[LayerMemory, ...]:

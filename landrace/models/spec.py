@@ -6,15 +6,17 @@ spec alone and never asks for a model's name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from landrace.errors import OptionError
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections
-from landrace.models.cache_spec import CacheGroup, State, group_layers
+from landrace.models.cache_spec import CacheGroup, Kept, State, group_layers
 from landrace.models.ffn_spec import Ffn
 from landrace.models.mixer_spec import Gdn, Mixer
+from landrace.models.pooled_spec import Pooled
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class LayerSpec:
     residual: Residual = PLAIN
     ngrams: NGramEmbedding | None = None
 
+    @property
+    def caches(self) -> tuple[Kept, ...]:
+        """What it keeps of a sequence, group by group."""
+        return self.mixer.caches if isinstance(self.mixer, Pooled) else (self.mixer.cache,)
+
     def first_states(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
         """What a recurrent layer keeps of a sequence, and of guesses, before its mixer's states."""
         return () if self.ngrams is None else self.ngrams.state_shapes(n_guesses)
@@ -131,7 +138,12 @@ class ModelSpec:
     @property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers that keep the same positions, and which those are."""
-        return group_layers(layer.mixer.cache for layer in self.caching_layers)
+        return group_layers(layer.caches for layer in self.caching_layers)
+
+    def slots_by_layer(self, n_slots: Sequence[int]) -> list[tuple[int, ...]]:
+        """Of so many slots of each cache group, those of each caching layer's `caches`."""
+        found = {group.spec: n for group, n in zip(self.cache_groups, n_slots, strict=True)}
+        return [tuple(found[kept] for kept in layer.caches) for layer in self.caching_layers]
 
     @property
     def streams(self) -> Streams | None:

@@ -23,7 +23,10 @@ Quantize = Callable[[Tensor, str], Tensor]
 
 _BLOCK_TYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 _FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_KEPT = (".bias", "router.weight", "conv.weight", "hc.weights.weight", "hc_head.weights.weight")
+WHOLE = {"I32": torch.int32, "I64": torch.int64}
+"""Whole numbers, which tables of experts by token are stored as."""
+_PLAIN = {**_FLOATS, **{dtype: name for name, dtype in WHOLE.items()}}
+_KEPT = (".bias", "router.weight", "router.table", "conv.weight", "hc.weights.weight", "hc_head.weights.weight")
 _ABSORBED = "k_b_proj.weight"
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 
@@ -33,7 +36,7 @@ class StoredTensor:
     """One parameter, not yet read."""
 
     block_type: str
-    """A key of `kernels.reference.blocks.BLOCKS`."""
+    """A key of `kernels.reference.blocks.BLOCKS`, or of `WHOLE`."""
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     """Its bytes, uint8 [rows, bytes per row]; every axis but the last counts as rows."""
@@ -42,12 +45,14 @@ class StoredTensor:
 
     def values(self) -> Tensor:
         """The values as float32."""
+        if self.block_type in WHOLE:
+            return self.floats().float()
         width = self.shape[0] // self.transposed_heads if self.transposed_heads else self.shape[-1]
         return self._formed(dequantize(self.read(), self.block_type, width))
 
     def floats(self) -> Tensor:
-        """The values: floats as they are stored, blocks as float32."""
-        for dtype, block_type in _FLOATS.items():
+        """The values: floats and whole numbers as they are stored, blocks as float32."""
+        for dtype, block_type in _PLAIN.items():
             if block_type == self.block_type:
                 return self._formed(self.read().contiguous().view(dtype))
         return self.values()
@@ -63,7 +68,7 @@ class StoredTensor:
     def of(values: Tensor) -> StoredTensor:
         """A tensor that is in memory already."""
         rows = values.detach().contiguous().reshape(-1, values.shape[-1])
-        return StoredTensor(_FLOATS[values.dtype], tuple(values.shape), lambda: rows.view(torch.uint8))
+        return StoredTensor(_PLAIN[values.dtype], tuple(values.shape), lambda: rows.view(torch.uint8))
 
 
 def held_as(name: str, tensor: StoredTensor, weights: Weights, quantize: Quantize = quantize_weights) -> StoredTensor:

@@ -11,7 +11,7 @@ from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.params import Kernel, Linear, Norm, RouterWeights, StreamWeights, Table, Vector
+from landrace.models.params import Kernel, Linear, Norm, PlaceBias, RouterWeights, StreamWeights, Table, Vector
 
 
 class StreamRecorder:
@@ -81,7 +81,7 @@ class StreamRecorder:
     def _bias(self, weight: Linear | RouterWeights | StreamWeights | Table) -> PackedVector | None:
         return self._weights.vectors.get(f"{weight.name}.bias")
 
-    def _vector(self, weight: Norm | Vector | Kernel) -> PackedVector:
+    def _vector(self, weight: Norm | Vector | Kernel | PlaceBias) -> PackedVector:
         return self._weights.vectors[f"{weight.name}.weight"]
 
     def _buffer(self, purpose: str, width: int) -> int:

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from landrace.checkpoints.checkpoint import Checkpoint
+from landrace.checkpoints.tensor_info import PLAIN
 from landrace.checkpoints.write import tokenizer_files, write_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.reference.fitting import error, fit_scale, integers, inverse_of, targets_of, weights_of
 from landrace.models.declared import Param, declared
 from landrace.models.families.weights import Source
+from landrace.models.stored import WHOLE
 
 GROUP_SIZES = (128, 64, 32)
 FEWEST_OUTPUTS = 32
@@ -98,7 +100,8 @@ def write_compressed(
 
 
 def _kind(tensor: Tensor) -> str:
-    return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[tensor.dtype]
+    kinds = {**PLAIN, **WHOLE}
+    return next(name for name, dtype in kinds.items() if dtype == tensor.dtype)
 
 
 def _widths(params: tuple[Param, ...], sources: Mapping[str, Source]) -> tuple[dict[str, int], list[str]]:

@@ -22,7 +22,7 @@ from landrace.models.families.gguf_writing import gguf_of
 from landrace.models.families.weights import Source, total_rows
 from landrace.models.mixer_spec import Gqa
 from landrace.models.spec import ModelSpec
-from landrace.models.stored import StoredTensor
+from landrace.models.stored import WHOLE, StoredTensor
 from landrace.quantize.mixes import Mix, Model, is_quantised
 from landrace.text.gguf_vocabulary import gguf_vocabulary
 
@@ -131,6 +131,8 @@ def _heads_per_kv_head(spec: ModelSpec) -> int:
 
 
 def _kind(name: str, tensor: GgufTensor, mix: Mix, model: Model) -> str:
+    if tensor.stored is not None and tensor.stored.dtype in WHOLE:
+        return tensor.stored.dtype
     return mix.type_of(name, tensor.shape, model) if is_quantised(name, tensor.shape) else "F32"
 
 

@@ -17,6 +17,7 @@ from landrace.engine import EngineOptions
 from landrace.errors import DataError, OptionError
 from landrace.evaluation.perplexity import Row, Scores, Windows, compare, cut, first_scored, joined, score
 from landrace.model import open_engine, open_model, open_tokenizer
+from landrace.models.stored import WHOLE
 from landrace.quantize.compressed import write_compressed
 from landrace.quantize.forms import find_form
 from landrace.quantize.gguf import gguf_model, write_quantised_gguf
@@ -86,7 +87,7 @@ def quantize(
         weighed, measured = weighed[: len(weighed) - kept], weighed[len(weighed) - kept :]
     model = gguf_model(checkpoint) if isinstance(target, Mix) else None
     notices = []
-    if rounded := sorted({tensor.dtype for tensor in checkpoint.tensors_read.values()} - set(PLAIN)):
+    if rounded := sorted({tensor.dtype for tensor in checkpoint.tensors_read.values()} - {*PLAIN, *WHOLE}):
         notices.append(
             f"The weights are rounded already ({', '.join(rounded)}). Rounding them again loses more than starting "
             "from the original."

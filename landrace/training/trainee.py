@@ -76,7 +76,7 @@ def _all_weights(decoder: Decoder) -> dict[str, nn.Parameter]:
         )
     if len(decoder.adapters):
         raise OptionError("Full tuning needs a decoder without adapters.", hint="Remove the adapters first.")
-    return dict(decoder.named_parameters())
+    return {name: parameter for name, parameter in decoder.named_parameters() if parameter.is_floating_point()}
 
 
 def weights_fingerprint(decoder: Decoder) -> str:

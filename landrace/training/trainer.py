@@ -104,10 +104,10 @@ def tune(
             reports = run.finish(on_step)
         except DivergedError as error:
             diverged, reports = error, run.go_back()
-        tensors = {
-            name: parameter.detach().clone() if trained.lora else parameter.detach()
-            for name, parameter in trained.parameters.items()
-        }
+        if trained.lora:
+            tensors = {name: parameter.detach().clone() for name, parameter in trained.parameters.items()}
+        else:  # With what learns nothing: tables of experts by token.
+            tensors = dict(decoder.named_tensors())
     if diverged is not None and not reports:
         free(out)
         raise diverged

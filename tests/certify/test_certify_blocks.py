@@ -48,7 +48,11 @@ def test_blocks_chosen_by_means_of_keys(tmp_path: Path, extension: object) -> No
     long = "The boiler was replaced on Monday, and the old one was taken away. " * 5
     certificate = certify(str(tmp_path), conversations=[[{"role": "user", "content": long}]])
     assert certificate.passed, failures(certificate)
-    assert next(path.tokens for path in certificate.paths) > test_minicpm.DENSE + 100
+    paths = {path.name: path for path in certificate.paths}
+    assert paths["as served, one batch"].tokens > test_minicpm.DENSE + 100
+    assert paths["as served, one batch"].equal_choices.positions == 1.0
+    if rough := paths.get("trainer, bfloat16 products"):
+        assert rough.equal_choices.positions is not None and rough.equal_choices.positions > 0.95
 
 
 def test_layers_that_text_passes_by(tiny_model: MakeModel, extension: object) -> None:

@@ -21,7 +21,8 @@ from landrace.models.decoder import Decoder
 
 MakeModel = Callable[..., Path]
 KINDS = mostly_long(
-    ("deepseek_v32", "glm_moe_dsa", "minimax_m3_vl_text", "hy_v4"), ("deepseek_v32", "minimax_m3_vl_text")
+    ("deepseek_v32", "glm_moe_dsa", "minimax_m3_vl_text", "hy_v4", "qwen4_exp_text", "glm5_next", "deepseek_v4"),
+    ("deepseek_v32", "minimax_m3_vl_text", "glm5_next", "deepseek_v4"),
 )
 
 

@@ -12,7 +12,8 @@ from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import BlockSelection, Kda, Lightning, RopeSpec, Selection
+from landrace.models.mixer_spec import BlockSelection, Kda, Lightning, PoolSelection, RopeSpec, Selection
+from landrace.models.pooled_spec import PooledSelection, Pooling
 from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(
@@ -91,6 +92,23 @@ MODELS: dict[str, dict[str, object]] = {
     "chosen latents": {"latents": {"q_rank": 12, "selection": Selection(11, 16, 9)}},
     "chosen latents, followers": {"latents": {"q_rank": 12, "selection": Selection(16, 8, 20)}, "followers": (1,)},
     "chosen blocks": {"selection": BlockSelection(8, 5, 3, n_local=2)},
+    "chosen pools": {"selection": PoolSelection(11, 8, 4, 3)},
+    "Kimi delta attention with a floor, gated pools of latents, streams that mix": {
+        "deltas": (0, 1),
+        "delta": Kda(n_heads=2, head_dim=12, conv_width=4, decay_floor=-5.0),
+        "latents": {"rope": None, "rope_dim": 0, "q_rank": 12, "selection": Selection(16, 8, 12, pool=6)},
+        "residual": Hyper(HyperConnections(2, 1e-2, iterations=4), weighted_head=False),
+    },
+    "gated pools of latents, followers": {
+        "latents": {"rope": None, "rope_dim": 0, "q_rank": 12, "selection": Selection(16, 8, 16, pool=8)},
+        "followers": (1,),
+    },
+    "pooled rows": {"window": 5, "pooled": (None, Pooling(2, True, PooledSelection(11, 16, 6)), Pooling(2, False))},
+    "pooled rows of more than the window": {
+        "window": 4,
+        "pooled": (Pooling(7, False), Pooling(3, True, PooledSelection(16, 8, 4))),
+        "residual": Hyper(HyperConnections(3, 1e-2, iterations=4)),
+    },
     "dynamic rope": {"rope": DYNAMIC},
     "longrope": {"rope": LONGROPE},
 }

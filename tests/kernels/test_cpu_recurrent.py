@@ -138,8 +138,9 @@ class Ruled:
         q, k = (inputs[name].double().view(n, h, key_dim) for name in "qk")
         q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
         values = inputs["v"].double().view(n, v, -1)
-        decay = torch.nn.functional.softplus(inputs["a"].double() + self.dt_bias).view(n, v, -1)
-        decay = -self.a_log.double().exp()[:, None] * decay
+        rates, x = self.a_log.double().exp()[:, None], (inputs["a"].double() + self.dt_bias).view(n, v, -1)
+        floor = self.shape.get("floor")
+        decay = -rates * torch.nn.functional.softplus(x) if floor is None else floor * (rates * x).sigmoid()
         beta = inputs["b"].double().sigmoid()
         state = torch.zeros(v, key_dim, values.shape[-1], dtype=torch.float64)
         out = torch.empty_like(values)
@@ -155,6 +156,7 @@ class Ruled:
 
 SHAPES: list[dict[str, Any]] = [
     {},
+    {"by_channel": True, "floor": -5.0},
     {"n_value_heads": 6, "rounds": True},
     {"n_heads": 1, "n_value_heads": 1, "key_dim": 1, "value_dim": 1},
     {"n_value_heads": 2, "key_dim": 16, "value_dim": 128},

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, Case, Step, flat, poisoned_cache
+from attention_cases import CACHES, CPU, Case, flat, poisoned_cache
 from cpu_steps import Kernels, assert_near, assert_same
-from test_cpu_latents import at_once, at_random
+from cut_sequences import Step, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, IndexKeys, new_layer_cache
-from landrace.kernels.cpu.program import Rotary, StepInput
 from landrace.kernels.cpu.selection import select_by_means
-from landrace.kernels.layer_cache import GroupView, LayerCache
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.key_means import select_by_means as reference_choice
 
@@ -41,9 +40,7 @@ def serve(
     """Computes all steps with NaN in every slot that nobody has written. `dense`: attention over all positions."""
     heads = case.heads
     inputs = [[x.flatten(1) for x in each] for each in case.inputs()]
-    slots, n_slots = case.slots()
-    cos, sin = case.angles()
-    program = kernels.program(isa)
+    program, n_slots = kernels.program(isa), slots_of(case.lengths)[1]
     places = [program.buffer(rows[0].shape[1]) for rows in inputs]
     out_at = program.buffer(heads.n_heads * heads.head_dim)
     program.rope(0, heads, *places, rotary=0, rotary_half=case.half, scale=case.scale)
@@ -56,30 +53,8 @@ def serve(
         tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
     caches = [poisoned_cache(kernels, heads, n_slots, case.dtype), index]
     program.bind_cache(caches)
-    out = [torch.full((n, heads.n_heads, heads.head_dim), math.nan) for n in case.lengths]
-    for step in schedule:
-        starts = [0]
-        for _, first, end in step:
-            starts.append(starts[-1] + end - first)
-        for place, rows in zip(places, inputs, strict=True):
-            program.write(place, torch.cat([rows[s][first:end] for s, first, end in step]))
-        positions = torch.cat([torch.arange(first, end) for _, first, end in step])
-        written = torch.cat([slots[s][first:end] for s, first, end in step])
-        program.run(
-            StepInput(
-                token_ids=torch.zeros(starts[-1], dtype=torch.long),
-                positions=positions,
-                starts=starts,
-                groups=[GroupView(written, [slots[s][:end] for s, _, end in step], (0,) * len(step))],
-                logit_rows=torch.empty(0, dtype=torch.long),
-                rotary=[Rotary(cos, sin, positions)],
-            ),
-            threads,
-        )
-        result = program.read(out_at, starts[-1]).view(-1, heads.n_heads, heads.head_dim)
-        for (s, first, end), start in zip(step, starts, strict=False):
-            out[s][first:end] = result[start : start + end - first]
-    return out, caches
+    (out,) = run_steps(program, threads, case, schedule, dict(zip(places, inputs, strict=True)), [out_at])
+    return [rows.unflatten(1, (heads.n_heads, -1)) for rows in out], caches
 
 
 def kept(index: LayerCache, slots: Tensor, n_kv_heads: int) -> Tensor:
@@ -93,7 +68,7 @@ def kept(index: LayerCache, slots: Tensor, n_kv_heads: int) -> Tensor:
 
 def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: list[Step]) -> None:
     """Means against the keys that the cache holds, and outputs against the reference kernels on both."""
-    slots = case.slots()[0]
+    slots = slots_of(case.lengths)[0]
     out, (cache, index) = serve(kernels, isa, threads, case, schedule)
     keys, values = flat(cache, case.heads)
     rounding = {torch.float32: 1e-6, torch.float16: 1 / 2000, torch.bfloat16: 1 / 250, torch.int8: 1 / 100}[case.dtype]
@@ -119,8 +94,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name: str, dtype: torch.dtype) -> None:
     case = replace(CASES[name], dtype=dtype)
-    check(kernels, isa, 1, case, at_once(case))  # type: ignore[arg-type]
-    check(kernels, isa, 2, case, at_random(case, 3, most=150))  # type: ignore[arg-type]
+    check(kernels, isa, 1, case, at_once(case))
+    check(kernels, isa, 2, case, at_random(case, 3, most=150))
 
 
 @pytest.mark.parametrize("dtype", CACHES)
@@ -128,11 +103,11 @@ def test_however_a_sequence_is_cut(kernels: Kernels, dtype: torch.dtype) -> None
     """At once, alone and in random steps: the same to the bit, on any threads and instructions; before the onset the
     bits of dense attention, and after it not."""
     case = replace(CASES["small"], dtype=dtype)
-    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]  # type: ignore[arg-type]
+    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]
 
     def compute(isa: str, threads: int) -> Tensor:
-        out, caches = serve(kernels, isa, threads, case, at_once(case))  # type: ignore[arg-type]
-        dense, _ = serve(kernels, isa, threads, case, at_once(case), dense=True)  # type: ignore[arg-type]
+        out, caches = serve(kernels, isa, threads, case, at_once(case))
+        dense, _ = serve(kernels, isa, threads, case, at_once(case), dense=True)
         assert torch.equal(out[0][: case.onset], dense[0][: case.onset])
         assert not torch.equal(out[0][case.onset :], dense[0][case.onset :])
         for schedule in schedules:
@@ -146,12 +121,12 @@ def test_however_a_sequence_is_cut(kernels: Kernels, dtype: torch.dtype) -> None
 
 def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels) -> None:
     case = CASES["small"]
-    clean, _ = serve(kernels, "plain", 1, case, at_once(case))  # type: ignore[arg-type]
+    clean, _ = serve(kernels, "plain", 1, case, at_once(case))
     q, k, v = case.inputs()
     k[0][100, 1, 3] = math.nan
     spoiled = replace(case)
     object.__setattr__(spoiled, "inputs", lambda: (q, k, v))
-    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 90))  # type: ignore[arg-type]
+    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 90))
     assert all(torch.equal(out[s], clean[s]) for s in (1, 2, 3))
     assert torch.equal(out[0][:100], clean[0][:100])
 

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import torch
 from cpu_models import on_cpu
+from peft_adapters import assert_pefts_are_ours
 from safetensors.torch import load_file, save_file
 from tiny_models import packed_logits, reference, reference_logits, worst
-from torch import Tensor
 
-from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.model import left_out_notice
-from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.batch import ForwardBatch
 from landrace.models.declared import count
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
@@ -58,30 +57,12 @@ def opened(checkpoint: Checkpoint) -> Decoder:
     return Decoder(checkpoint.spec).load(checkpoint.tensors())
 
 
-def logits_with(decoder: Any, slot: int) -> list[Tensor]:
-    batch = replace(ForwardBatch.packed(SEQUENCES), adapters=(AdapterRows(slot, None),))
-    with torch.no_grad():
-        return list(decoder(batch).split([len(ids) for ids in SEQUENCES]))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_on_every_projection(kind: str, extension: ModuleType, tmp_path: Path) -> None:
     """peft's are ours on both backends, and what we write of them is peft's again."""
     model, checkpoint = saved(kind, tmp_path / "model")
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "out_proj", *TARGETS[kind]]
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False)
-    tuned = peft.get_peft_model(model, config)
-    tuned.save_pretrained(tmp_path / "adapter")
-    theirs = [tuned(input_ids=torch.tensor([ids])).logits[0].detach() for ids in SEQUENCES]
-    spec, tensors, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
-    decoder = opened(checkpoint)
-    for one in (decoder, on_cpu(extension, decoder, "float32")):
-        assert worst(logits_with(one, one.add_adapter(spec, tensors)), theirs) < 1e-3 * theirs[0].abs().max()
-    assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
-    write_adapter(tmp_path / "again", spec, tensors, checkpoint.adapter_sources[0], "base", {})
-    before, after = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", "again"))
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_pefts_are_ours(model, checkpoint, targets, SEQUENCES, extension, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

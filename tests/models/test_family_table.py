@@ -67,8 +67,14 @@ def _cache(spec: ModelSpec) -> str:
     kinds = {Sliding: "window", Chunked: "chunks"}
     latents = "latents of " if any(isinstance(layer.mixer, Mla) for layer in spec.layers) else ""
     kept = [group.spec for group in spec.cache_groups]
-    names = (latents + kinds.get(type(one.mask), "all") if isinstance(one, Paged) else "state" for one in kept)
+    names = (
+        _kept(one, latents + kinds.get(type(one.mask), "all")) if isinstance(one, Paged) else "state" for one in kept
+    )
     return ", ".join(dict.fromkeys(names))
+
+
+def _kept(group: Paged, usual: str) -> str:
+    return usual if group.every == 1 else f"a row of {group.every}"
 
 
 def _adapters(decoder: Decoder) -> str:

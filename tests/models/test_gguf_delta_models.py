@@ -14,13 +14,12 @@ import pytest
 import torch
 from cpu_models import on_cpu
 from safetensors.torch import load_file
-from test_gguf_models import llama_cpp_logits
+from test_gguf_models import assert_as_llama_cpp, assert_goes_back
 from tiny_models import packed_logits, random_ids, reference, reference_logits, worst
 from torch import Tensor
 
 from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import open_checkpoint
-from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.checkpoints.write import write_checkpoint
 from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import AdapterRows, ForwardBatch
@@ -265,12 +264,7 @@ def test_older_and_newer_forms(quantised: bool, tmp_path: Path) -> None:
 def test_a_changed_model_goes_back_into_its_file(architecture: str, tmp_path: Path) -> None:
     _, tensors = made(architecture, tmp_path)
     write(tmp_path / "a.gguf", metadata(architecture), tensors)
-    checkpoint = open_checkpoint(tmp_path / "a.gguf")
-    changed = {name: tensor.float() * 0.5 for name, tensor in checkpoint.tensors()}
-    again = open_checkpoint(write_gguf_model(tmp_path / "b", checkpoint, changed))
-    assert again.spec == checkpoint.spec
-    for name, tensor in again.tensors():
-        torch.testing.assert_close(tensor.float(), changed[name], rtol=1e-6, atol=1e-6)
+    assert_goes_back(tmp_path / "a.gguf", tmp_path / "b")
 
 
 @pytest.mark.parametrize("architecture", KINDS)
@@ -286,10 +280,7 @@ def test_files_against_llama_cpp(architecture: str, tmp_path: Path, monkeypatch:
     write(tmp_path / "tiny.gguf", data, tensors)
     checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
     decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
-    ids = random_ids((40,))
-    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
-    assert worst(packed_logits(decoder, ids), [theirs]) < 1e-4 * theirs.abs().max().item()
+    assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder)
     if architecture == "qwen3next":
         write(tmp_path / "old.gguf", data, with_old_forms(tensors))
-        again = llama_cpp_logits(tmp_path / "old.gguf", ids[0])
-        assert worst([again], [theirs]) < 1e-4 * theirs.abs().max().item()
+        assert_as_llama_cpp(tmp_path / "old.gguf", decoder)

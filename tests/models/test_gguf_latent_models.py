@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_gguf_models import llama_cpp_logits, write
+from test_gguf_models import assert_as_llama_cpp, write
 from test_gguf_moe_models import known_names
-from tiny_models import load, packed_logits, random_ids, reference, save, worst
+from tiny_models import load, packed_logits, random_ids, reference, save
 
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
@@ -198,9 +198,7 @@ def test_files_against_llama_cpp(case: str, shared: Path, tmp_path: Path) -> Non
     layers = {"num_hidden_layers": 27} if "lite" in case else {}
     model, decoder = load(*save(model_of(case, shared, rms_norm_eps=1e-6, **layers), tmp_path / "hub"))
     write(tmp_path / "tiny.gguf", metadata(architecture, model.spec), laid_out(architecture, decoder))
-    ids = random_ids((40,))
-    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
-    assert worst(packed_logits(decoder, ids), [theirs]) < 1e-4 * theirs.abs().max().item()
+    assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder)
 
 
 BASE: Mapping[str, Any] = {

@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny_models import packed_logits, random_decoder, random_ids, worst
 
+from landrace.checkpoints.checkpoint import open_checkpoint
+from landrace.checkpoints.gguf_model import write_gguf_model
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
@@ -134,11 +136,11 @@ def write(
     writer.close()
 
 
-def llama_cpp_logits(path: Path, ids: list[int], **options: Any) -> torch.Tensor:
+def llama_cpp_logits(path: Path, ids: list[int], n_ctx: int = 64, **options: Any) -> torch.Tensor:
     llama_cpp = pytest.importorskip("llama_cpp")
     model = llama_cpp.Llama(
         str(path),
-        n_ctx=64,
+        n_ctx=n_ctx,
         n_threads=1,
         n_threads_batch=1,
         logits_all=True,
@@ -149,6 +151,24 @@ def llama_cpp_logits(path: Path, ids: list[int], **options: Any) -> torch.Tensor
     )
     model.eval(ids)
     return torch.from_numpy(np.array(model.scores[: len(ids)], dtype=np.float32))
+
+
+def assert_as_llama_cpp(path: Path, decoder: Decoder, near: float = 1e-4, **options: Any) -> torch.Tensor:
+    """Logits of some text, relative to the greatest; returns llama.cpp's."""
+    ids = random_ids((40,))
+    theirs = llama_cpp_logits(path, ids[0], **options)
+    assert worst(packed_logits(decoder, ids), [theirs]) < near * theirs.abs().max().item()
+    return theirs
+
+
+def assert_goes_back(path: Path, folder: Path) -> None:
+    """A model that has changed is written as its file was."""
+    checkpoint = open_checkpoint(path)
+    changed = {name: tensor.float() * 0.5 for name, tensor in checkpoint.tensors()}
+    again = open_checkpoint(write_gguf_model(folder, checkpoint, changed))
+    assert again.spec == checkpoint.spec
+    for name, tensor in again.tensors():
+        torch.testing.assert_close(tensor.float(), changed[name], rtol=1e-6, atol=1e-6)
 
 
 FREQUENCIES = [1 / (5e4 ** (2 * i / HEAD_DIM)) for i in range(HEAD_DIM // 2)]
@@ -200,11 +220,7 @@ def test_architectures_against_llama_cpp(case: str, tmp_path: Path) -> None:
     if factors:
         tensors["rope_freqs.weight"] = np.array(factors, dtype=np.float32)
     write(tmp_path / "tiny.gguf", data, tensors)
-    ids = random_ids((40,))
-    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
-    ours = packed_logits(decoder, ids)
-    assert theirs.std() > 0.3
-    assert worst(ours, [theirs]) < 1e-4 * theirs.abs().max().item()
+    assert assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder).std() > 0.3
 
 
 @pytest.mark.parametrize("architecture", DENSE)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_gguf_models import llama_cpp_logits, write
-from tiny_models import load, packed_logits, random_decoder, random_ids, reference, save, worst
+from test_gguf_models import assert_as_llama_cpp, write
+from tiny_models import load, random_decoder, reference, save
 
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
@@ -217,11 +217,9 @@ def test_files_against_llama_cpp(architecture: str, shared: Path, tmp_path: Path
     changes = {"nextn_predict_layers": None, "block_count": 4} if architecture == "glm4moe" else {}
     data = metadata(architecture, model.spec, **changes)
     write(tmp_path / "tiny.gguf", data, laid_out(architecture, decoder, model.spec))
-    ids = random_ids((40,))
     # It chooses blocks in flash attention alone, whose sums are of float16.
     blocks = architecture == "minimax-m3"
-    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0], flash_attn=blocks)
-    assert worst(packed_logits(decoder, ids), [theirs]) < (2e-3 if blocks else 1e-4) * theirs.abs().max().item()
+    assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder, 2e-3 if blocks else 1e-4, flash_attn=blocks)
 
 
 @pytest.mark.parametrize("layers", [32, 40])

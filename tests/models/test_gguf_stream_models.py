@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from test_gguf_latent_models import EPS, LATENT, laid_out, metadata
-from test_gguf_models import llama_cpp_logits, write
-from tiny_models import load, packed_logits, random_ids, reference, save, worst
+from test_gguf_models import assert_as_llama_cpp, write
+from tiny_models import load, reference, save
 
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.gguf_model import write_gguf_model
@@ -81,9 +81,7 @@ def test_files_against_llama_cpp(chosen: bool, shared: Path, tmp_path: Path) -> 
     # llama.cpp takes the model's epsilon for the norms of the ranks as well, where transformers takes 1e-6.
     model, decoder = hy_v4(shared, tmp_path / "hub", chosen=chosen, rms_norm_eps=1e-6)
     write(tmp_path / "tiny.gguf", hy_v4_metadata(model.spec), laid_out("hy_v4", decoder))
-    ids = random_ids((40,))
-    theirs = llama_cpp_logits(tmp_path / "tiny.gguf", ids[0])
-    assert worst(packed_logits(decoder, ids), [theirs]) < 1e-4 * theirs.abs().max().item()
+    assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder)
 
 
 BASE: Mapping[str, Any] = {

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 from cpu_models import on_cpu
+from peft_adapters import assert_pefts_are_ours
 from safetensors.torch import load_file
 from tiny_models import load, packed_logits, reference, reference_logits, save, worst
 from torch import Tensor
 
-from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.write import write_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.batch import ForwardBatch
 from landrace.models.declared import count
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
@@ -73,31 +73,13 @@ def made(kind: str, shared: Path, **changes: Any) -> Any:
     return reference(kind, {**kwargs, **changes})
 
 
-def logits_with(decoder: Any, place: int) -> list[Tensor]:
-    batch = replace(ForwardBatch.packed(SEQUENCES), adapters=(AdapterRows(place, None),))
-    with torch.no_grad():
-        return list(decoder(batch).split([len(ids) for ids in SEQUENCES]))
-
-
 @pytest.mark.parametrize("kind", TARGETS)
 def test_adapters_on_every_projection(kind: str, shared: Path, extension: ModuleType, tmp_path: Path) -> None:
     """peft's are ours on both backends, and what we write of them is peft's again."""
     model = made(kind, shared)
     model.save_pretrained(tmp_path / "model")
     checkpoint = open_checkpoint(tmp_path / "model")
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=TARGETS[kind], init_lora_weights=False)
-    tuned = peft.get_peft_model(model, config)
-    tuned.save_pretrained(tmp_path / "adapter")
-    theirs = [tuned(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach() for ids in SEQUENCES]
-    spec, tensors, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
-    decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
-    for one in (decoder, on_cpu(extension, decoder, "float32")):
-        assert worst(logits_with(one, one.add_adapter(spec, tensors)), theirs) < 1e-3 * theirs[0].abs().max()
-    assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
-    write_adapter(tmp_path / "again", spec, tensors, checkpoint.adapter_sources[0], "base", {})
-    _, again, _ = read_adapter(tmp_path / "again", *checkpoint.adapter_sources)
-    place = decoder.add_adapter(spec, again)
-    assert worst(logits_with(decoder, place), theirs) < 1e-3 * theirs[0].abs().max()
+    assert_pefts_are_ours(model, checkpoint, TARGETS[kind], SEQUENCES, extension, tmp_path, same_file=False)
 
 
 @pytest.mark.parametrize("kind", TARGETS)

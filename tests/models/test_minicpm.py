@@ -3,18 +3,25 @@ formulas written down here from the published modelling code and kernels, row by
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from byte_vocabulary import byte_vocabulary
 from cpu_models import at_random, on_cpu, stepped
+from safetensors.torch import save_file
 from tiny_models import cached_logits, load, packed_logits, random_ids, worst
 from torch import Tensor
 
+from landrace.checkpoints import open_checkpoint
+from landrace.cli.describe import describe_model
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.model import cache_needs
 from landrace.models.batch import ForwardBatch
 from landrace.models.families import read_config
 from landrace.models.mixer_spec import Gqa, MeanSelection
@@ -166,6 +173,18 @@ def test_the_published_keys() -> None:
     assert read_config({**CONFIG, **sizes, "sparse_config": {"dense_len": 8192}}).spec == spec
     always = read_config({**CONFIG, **sizes, "sparse_config": {**published, "dense_len": -1}}).spec.layers[0].mixer
     assert isinstance(always, Gqa) and always.selection is not None and always.selection.onset == 6144
+
+
+def test_a_folder_says_what_is_chosen(tmp_path: Path, extension: ModuleType) -> None:
+    """And from which token on; and counts the means in the cache."""
+    save_file(tensors(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    byte_vocabulary().save(str(tmp_path / "tokenizer.json"))
+    told = json.dumps(describe_model(str(tmp_path)))
+    assert f"over 5 chosen blocks of 32 tokens, from token {DENSE} on" in told
+    needs = cache_needs(open_checkpoint(tmp_path))
+    assert list(needs) == ["float32", "float16", "int8"]
+    assert needs["float32"].a_token == 4 * LAYERS * (2 * KV_HEADS * HEAD + KV_HEADS * HEAD // 16)
 
 
 @pytest.mark.parametrize(

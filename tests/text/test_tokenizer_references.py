@@ -19,6 +19,7 @@ from landrace.text import Tokenizer, encode_chat, load_tokenizer, tokenizer_from
 from landrace.text import sentencepiece as own_sentencepiece
 from landrace.text import tiktoken as own_tiktoken
 from landrace.text.bpe import byte_level_backend, parse_merges
+from landrace.text.gguf_vocabulary import gguf_vocabulary
 from landrace.text.pretokenizers import find_cut
 from landrace.text.tokenizer import Conventions, Spelling
 
@@ -137,6 +138,16 @@ def test_sentencepiece_models_as_the_library_reads_them(
     assert tokenizer.vocab_size == reference.vocab_size()
     assert tokenizer.bos_id == reference.bos_id()
     assert tokenizer.eos_ids == {reference.eos_id()}
+
+
+@pytest.mark.parametrize("name", ["llama2", "yi", "baichuan2", "minicpm3"])
+def test_sentencepiece_models_in_a_gguf_file(vocabularies: Path, lines: list[str], name: str) -> None:
+    """The order of merges is all that is left of the pieces' scores."""
+    tokenizer = load_tokenizer(vocabularies / name)
+    again = tokenizer_from_gguf(gguf_vocabulary(vocabularies / name, tokenizer.vocab_size))
+    for text in [*ODD_TEXTS, *lines]:
+        ids = tokenizer.encode(text)
+        assert again.encode(text) == ids and again.decode(ids) == tokenizer.decode(ids), text
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])

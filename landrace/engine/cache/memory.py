@@ -13,8 +13,8 @@ from torch import Tensor
 from landrace.engine.cache.paged import BlockTable
 from landrace.engine.cache.state import StateTable
 from landrace.errors import OptionError
-from landrace.models.batch import INT4, CacheView, GroupView, StateView
-from landrace.models.cache_spec import Paged
+from landrace.models.batch import INT4, CacheView, GroupView, StateView, bytes_kept
+from landrace.models.cache_spec import Kept, Paged
 from landrace.models.serving import ServingDecoder
 
 CACHE_DTYPES = {
@@ -32,6 +32,11 @@ CACHE_DTYPES = {
 class _SlotTable:
     slots: Tensor
     n_blocks: int
+
+
+def _every(kept: Kept) -> int:
+    """Positions of an entry."""
+    return kept.every if isinstance(kept, Paged) else 1
 
 
 class CacheMemory:
@@ -63,10 +68,10 @@ class CacheMemory:
             ) from error
         groups = decoder.spec.cache_groups
         self._each = [
-            (group.spec, sum(self.layers[layer].nbytes for layer in group.layers) / n)
+            (group.spec, sum(bytes_kept(self.layers[layer], _every(group.spec)) for layer in group.layers) / n)
             for group, n in zip(groups, n_slots, strict=True)
         ]
-        self.bytes_per_token = sum(n_bytes for kept, n_bytes in self._each if isinstance(kept, Paged))
+        self.bytes_per_token = sum(n_bytes / kept.every for kept, n_bytes in self._each if isinstance(kept, Paged))
         """Of one token in all layers."""
         self.bytes_per_state = sum(n_bytes for kept, n_bytes in self._each if not isinstance(kept, Paged))
         """Of one state in all layers."""
@@ -84,24 +89,26 @@ class CacheMemory:
 
     def bytes_of(self, tokens: int) -> int:
         """What a sequence of so many tokens holds: blocks of what its next token sees, and a state."""
-        size, total = self._block_size, 0.0
+        total = 0.0
         for spec, n_bytes in self._each:
             if isinstance(spec, Paged):
+                size = self._block_size * spec.every
                 gone = 0 if spec.reach is None else max(0, tokens - spec.reach) // size
-                total += (-(-tokens // size) - gone) * size * n_bytes
+                total += (-(-tokens // size) - gone) * self._block_size * n_bytes
             else:
                 total += n_bytes
         return round(total)
 
-    def places(self, table: BlockTable | StateTable, first: int, sure: int, end: int) -> list[int]:
-        """The slots of the positions [first, end), of which those from `sure` on are guesses; or how they go through
-        the request's state: see `StateView`."""
+    def places(self, table: BlockTable | StateTable, first: int, sure: int, end: int, group: int) -> list[int]:
+        """The slots of the positions [first, end) in a group, of which those from `sure` on are guesses; or how they go
+        through the request's state: see `StateView`."""
         if isinstance(table, StateTable):
             assert table.write is not None
             found = table.write if table.read is None else table.read
             return [found, table.write, first - table.length, max(0, end - max(first, sure))]
-        size = self._block_size
-        return [table.block_at(position // size) * size + position % size for position in range(first, end)]
+        size, every = self._block_size, _every(self._specs[group])
+        entries = (position // every for position in range(first, end))
+        return [table.block_at(entry // size) * size + entry % size for entry in entries]
 
     def view(self, tables: Sequence[Sequence[Any]], ends: Sequence[int], places: Sequence[Tensor]) -> CacheView:
         """What a step sees of the cache: `tables` by sequence and group, `ends` by sequence, `places` by group."""
@@ -110,14 +117,16 @@ class CacheMemory:
             if not isinstance(spec, Paged):
                 states = StateView(slots.view(-1, 4))
                 continue
-            groups[spec] = self.group_view([of_sequence[group] for of_sequence in tables], ends, slots)
+            groups[spec] = self.group_view([of_sequence[group] for of_sequence in tables], ends, slots, spec.every)
         return CacheView(self.layers, groups, states)
 
-    def group_view(self, tables: Sequence[BlockTable], ends: Sequence[int], slots: Tensor) -> GroupView:
+    def group_view(self, tables: Sequence[BlockTable], ends: Sequence[int], slots: Tensor, every: int = 1) -> GroupView:
         """What a step that writes to `slots` sees of one group's blocks: `tables` and `ends` by sequence."""
         firsts = tuple(table.first * self._block_size for table in tables)
-        seen = (self._slots(table)[first:end] for table, first, end in zip(tables, firsts, ends, strict=True))
-        return GroupView(slots, tuple(seen), firsts)
+        seen = (
+            self._slots(table)[first : end // every] for table, first, end in zip(tables, firsts, ends, strict=True)
+        )
+        return GroupView(slots, tuple(seen), firsts, every)
 
     def _slots(self, table: BlockTable) -> Tensor:
         """int64: the slot of each position before the table's end, of those that it holds.

@@ -33,18 +33,21 @@ class PagedGroup:
 
     Where a position sees all of its past, a newcomer gets blocks for all its tokens, so that its prompt never runs dry.
     Under a window it takes them from step to step, for what that step computes, as it gives others back.
+
+    Blocks have `block_size` entries each. Where an entry stands for several positions, a block is named as the last of
+    those that it reaches over would be.
     """
 
     def __init__(self, spec: Paged, n_blocks: int, block_size: int) -> None:
         self.spec = spec
         self.pool = BlockPool(n_blocks)
-        self._size = block_size
+        self._size = block_size * spec.every
 
     def new(self) -> BlockTable:
         return BlockTable()
 
     def usable(self, hashes: Sequence[bytes], limit: int) -> int:
-        n_blocks = limit // self._size
+        n_blocks, hashes = limit // self._size, self._names(hashes)
         if self.spec.reach is None:
             return len(self.pool.lookup(hashes[:n_blocks])) * self._size
         while n_blocks > 0:
@@ -79,6 +82,7 @@ class PagedGroup:
         return end
 
     def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int, sure: int) -> None:
+        hashes = self._names(hashes)
         for index in range(before // self._size, len(hashes)):
             self.pool.publish(table.block_at(index), hashes[index])
         unseen = self._first_seen(cached) - table.first
@@ -111,7 +115,12 @@ class PagedGroup:
 
     def _needed(self, hashes: Sequence[bytes], length: int) -> Sequence[bytes]:
         """Of the first `length` tokens' blocks, those that later tokens see."""
-        return hashes[self._first_seen(length) : length // self._size]
+        return self._names(hashes)[self._first_seen(length) : length // self._size]
+
+    def _names(self, hashes: Sequence[bytes]) -> Sequence[bytes]:
+        """Of this group's blocks."""
+        every = self.spec.every
+        return hashes if every == 1 else hashes[every - 1 :: every]
 
 
 def blocks_of(spec: Paged, options: EngineOptions) -> int:
@@ -119,9 +128,11 @@ def blocks_of(spec: Paged, options: EngineOptions) -> int:
 
     n consecutive positions touch at most (n + 2 * block_size - 2) // block_size blocks. Under a window, a request whose
     step computes c tokens holds reach + c of them, and a step computes `max_step_tokens` in all: so whoever runs always
-    finds room. A group that sees everything has room for `cache_tokens`, and no window needs more than that.
+    finds room. A group that sees everything has room for `cache_tokens`, and no window needs more than that; whoever
+    runs may have a block that it has not filled with entries of several positions.
     """
     if spec.reach is None:
-        return options.n_blocks
+        begun = 0 if spec.every == 1 else options.most_running
+        return min(options.n_blocks, -(-options.n_blocks // spec.every) + begun)
     positions = options.most_running * (spec.reach + 2 * options.block_size - 2) + options.max_step_tokens
     return min(options.n_blocks, positions // options.block_size)

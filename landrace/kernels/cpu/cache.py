@@ -66,6 +66,8 @@ class IndexKeys:
     """What an indexer keeps: a key of each position, and no value."""
 
     head_dim: int
+    n_gates: int | None = None
+    """As many as a key has channels, and kept beside it, where keys are pooled by them; None: there are none."""
 
     def check(self, native: ModuleType) -> None:
         """ValueError for a shape beyond what the kernels have room for."""
@@ -73,7 +75,17 @@ class IndexKeys:
             raise ValueError(f"An indexer's keys have 1 to {native.MAX_HEAD_DIM} channels, not {self.head_dim}.")
 
 
-CacheShape = Heads | Latents | IndexKeys
+@dataclass(frozen=True)
+class PoolInputs:
+    """What rows are pooled from: so many float32 values of each position."""
+
+    width: int
+
+    def check(self, native: ModuleType) -> None:
+        """There is room for any number."""
+
+
+CacheShape = Heads | Latents | IndexKeys | PoolInputs
 
 
 def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -87,8 +99,9 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     to whole bytes and groups of 32, and float16 scales and minima [n_slots / 16, n_kv_heads, groups, 2, 16] of both.
     Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
     16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. An indexer's keys
-    lie as those of one head. Neither is ever INT4. ValueError when the slots are no whole tiles or the type is not one
-    of the cache's.
+    lie as those of one head, [n_slots / 16, 1, head_dim + n_gates, 16], the scales of gates in `value_scales`. Neither
+    is ever INT4. What rows are pooled from is float32 [n_slots / 16, 16, width] whatever the type. ValueError when the
+    slots are no whole tiles or the type is not one of the cache's.
     """
     tile: int = native.TILE
     if n_slots % tile or n_slots < 0:
@@ -102,9 +115,12 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
     if dtype == INT4 and not isinstance(shape, Heads):
         raise ValueError("Latents and the keys of indexers are kept in 8 bits at the least.")
+    if isinstance(shape, PoolInputs):
+        return LayerCache(untouched_zeros((n_tiles, tile, shape.width), torch.float32))
     if isinstance(shape, IndexKeys):
-        key_scales, _ = _scales(dtype, (n_tiles, 1, tile))
-        return LayerCache(untouched_zeros((n_tiles, 1, shape.head_dim, tile), dtype), None, key_scales)
+        key_scales, gate_scales = _scales(dtype, (n_tiles, 1, tile))
+        keys = untouched_zeros((n_tiles, 1, shape.head_dim + (shape.n_gates or 0), tile), dtype)
+        return LayerCache(keys, None, key_scales, gate_scales if shape.n_gates else None)
     if isinstance(shape, Latents):
         width = padded(shape.rank) + padded(shape.rope_dim)
         return LayerCache(untouched_zeros((n_tiles, tile, width), dtype), None, *_scales(dtype, (n_tiles, 1, tile)))

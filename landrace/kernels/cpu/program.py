@@ -141,7 +141,7 @@ class Program:
 
         `group`: the cache group of the layer, one of `StepInput.groups`.
         """
-        turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half}
+        turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half or None}
         self._add_turning(operation, channels, turning, layer=layer, **vars(shape), group=group, **fields)
         self.keep_layer(shape, group)
 
@@ -154,6 +154,24 @@ class Program:
         """out = x with the heads of queries turned by `StepInput.rotary[rotary]`."""
         turning = {"rotary": rotary, "rotary_half": rotary_half}
         self._add_turning("turn", heads.head_dim, turning, x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim)
+
+    def turn_pairs(
+        self,
+        x: int,
+        n_heads: int,
+        head_dim: int,
+        *,
+        rotary: int,
+        rotary_half: int,
+        eps: float | None = None,
+        scale: float = 1.0,
+        back: bool = False,
+    ) -> None:
+        """x = `scale` times its heads, normalised without a weight where there is an eps, with the last channels turned
+        as neighbours, or back."""
+        turning = {"rotary": rotary, "rotary_half": rotary_half}
+        facts = {"n_heads": n_heads, "head_dim": head_dim, "eps": eps, "scale": scale, "back": back}
+        self._add_turning("turn_pairs", head_dim, turning, x=x, **facts)
 
     def _add_turning(self, operation: str, channels: int, turning: Mapping[str, Any], **fields: Any) -> None:
         """Records an operation that turns `channels` channels by one of the step's tables."""
@@ -267,11 +285,13 @@ class Program:
         slopes: Tensor | None = None,
         most: int | None = None,
         onset: int | None = None,
+        together: bool | None = None,
         chunk: int | None = None,
         further: tuple[int, int] | None = None,
     ) -> None:
         """out = softmax(q k) v over those of the sequence's cached positions that `mask` shows. `most`: over what the
-        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on).
+        last choice of `selection` of so many positions is, for rows from `onset` on (None: from `most` on); it is one
+        for all heads `together`, or one for each head of keys.
 
         sinks [n_heads]: scores that take part in each head's softmax and have no value. slopes [n_heads]: times
         (position of the key - position of the row), added to the head's scores. chunk: positions are counted anew after
@@ -280,7 +300,7 @@ class Program:
         q_next, q_older = further or (None, None)
         self.add(
             "attention", layer=layer, **vars(heads), q=q, out=out, **mask_fields(mask), sinks=sinks, slopes=slopes,
-            most=most, onset=onset, chunk=chunk, q_next=q_next, q_older=q_older,
+            most=most, onset=onset, together=together, chunk=chunk, q_next=q_next, q_older=q_older,
         )  # fmt: skip
 
     def bind_cache(self, layers: Sequence[LayerCache]) -> None:
@@ -382,7 +402,7 @@ class Program:
                 counts.append(slots.numel())
             check_tensor(group.write_slots, torch.int64, (n_rows,), "write_slots")
             numbers = (addresses, counts, firsts)
-            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr()))
+            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr(), group.every))
             kept.append(numbers)
         if len(step.rotary) != len(self._rotary_halves):
             raise ValueError(f"The program turns by {len(self._rotary_halves)} tables, not {len(step.rotary)}.")

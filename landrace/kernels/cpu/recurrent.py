@@ -34,6 +34,7 @@ def delta(
     key_dim: int,
     value_dim: int,
     rounds: bool = False,
+    floor: float | None = None,
     q: int,
     k: int,
     v: int,
@@ -44,15 +45,16 @@ def delta(
     out: int,
 ) -> None:
     """out = what the value heads' states say to q: the gated delta rule of `kernels.reference.recurrence`, with q and k
-    normalised, decay -e^a_log * softplus(a + dt_bias) and beta sigmoid(b). A head has one a and dt_bias, or one for
-    each channel of its key. Overwrites q, k, a and b.
+    normalised, decay -e^a_log * softplus(a + dt_bias), or with a floor, which is negative, floor * sigmoid(e^a_log * (a
+    + dt_bias)), and beta sigmoid(b). A head has one a and dt_bias, or one for each channel of its key. Overwrites q, k,
+    a and b.
 
     Keeps two parts of the state: [n_value_heads, key_dim, value_dim in whole vectors], and of each guess its k, v, a
     and b as they are then. `rounds`: see `Gdn`.
     """
     program.add(
         "delta", n_heads=n_heads, n_value_heads=n_value_heads, key_dim=key_dim, value_dim=value_dim, rounds=rounds,
-        q=q, k=k, v=v, a=a, b=b, a_log=a_log, dt_bias=dt_bias, out=out,
+        floor=floor, q=q, k=k, v=v, a=a, b=b, a_log=a_log, dt_bias=dt_bias, out=out,
     )  # fmt: skip
 
 

@@ -93,3 +93,41 @@ def select_by_means(
         n_local=n_local, onset=onset, q=q, group=group,
     )  # fmt: skip
     program.keep_layer(IndexKeys(heads.n_kv_heads * heads.head_dim // MEAN_OF), group)
+
+
+def select_pools(
+    program: Program,
+    layer: int,
+    keys: IndexKeys,
+    *,
+    n_heads: int,
+    pool: int,
+    n_pools: int,
+    q: int,
+    k: int,
+    norm: PackedVector,
+    eps: float,
+    weights: int | None = None,
+    gates: int | None = None,
+    gate_bias: PackedVector | None = None,
+    norm_bias: PackedVector | None = None,
+    q_norm: PackedVector | None = None,
+    rotary: int | None = None,
+    rotary_half: int = 0,
+    scale: float = 1.0,
+    group: int = 0,
+) -> None:
+    """Chooses, for each row that sees more than `n_pools` whole pools of `pool` positions and those behind them, the
+    pools with the greatest sum of scale * weight * relu(q.key) over the indexer's heads; of equal ones the earlier.
+
+    q [n_heads * head_dim], k [head_dim], weights [n_heads] or none. A pool's key is the mean of its positions' k,
+    normalised and turned as the first one's, where there are no gates; with gates [head_dim] it is, channel by channel,
+    their mean weighted by softmax(gates + gate_bias), gate_bias [pool * head_dim], and each k is normalised (LayerNorm)
+    before. q's heads are normalised by q_norm, if there is one, and turned. What is kept is written to the cache of the
+    indexer, which counts as a layer. Overwrites q and weights.
+    """
+    program.add_writer(
+        "select_pools", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+        n_heads=n_heads, pool=pool, n_pools=n_pools, q=q, k=k, weights=weights, gates=gates, gate_bias=gate_bias,
+        q_norm=q_norm, norm=norm, norm_bias=norm_bias, eps=eps, scale=scale,
+    )  # fmt: skip

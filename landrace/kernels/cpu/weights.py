@@ -18,6 +18,8 @@ KINDS = (
     *("IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16", "I8_F32", "NVFP4_F32"),
 )
 """The block types that the kernels multiply with: a test compares them with the extension's own list."""
+COMPACT_SHARE = 0.85
+"""Of its bytes, what a matrix of bfloat16 may take at most to be held in 12 bits a weight. See csrc/compact.h."""
 _ALIGNMENT = 64
 
 
@@ -32,6 +34,8 @@ class PackedMatrix:
     """The kernels' own view of it."""
     memory: Any
     """What it lies in: it must live as long."""
+    n_bytes: int
+    """What it takes of that."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,21 @@ class PackedVector:
 
 
 def matrix_bytes(native: ModuleType, block_type: str, n_out: int, n_in: int) -> int:
-    """Bytes that a packed matrix takes."""
+    """Bytes that a packed matrix takes at most."""
     _check_matrix(block_type, n_out, n_in)
-    size: int = native.matrix_bytes(block_type, n_out, n_in)
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+    return _aligned(native.matrix_bytes(block_type, n_out, n_in))
 
 
 def vector_bytes(size: int) -> int:
     """Bytes that a vector takes."""
-    return -(-size * 4 // _ALIGNMENT) * _ALIGNMENT
+    return _aligned(size * 4)
 
 
 class WeightMemory:
     """One piece of memory for all matrices and vectors of a model or an adapter.
 
-    `n_bytes` is the sum of `matrix_bytes` and `vector_bytes` of what will be put into it.
+    `n_bytes` is the sum of `matrix_bytes` and `vector_bytes` of what will be put into it. What is left over is never
+    touched, so the system need not give it.
     """
 
     def __init__(self, native: ModuleType, pool: Any, n_bytes: int) -> None:
@@ -73,7 +77,8 @@ class WeightMemory:
         return self._used
 
     def matrix(self, stored: Tensor, block_type: str, n_in: int) -> PackedMatrix:
-        """Packs stored rows, uint8 [n_out, bytes per row]. ValueError when they are not rows of `n_in` such values."""
+        """Packs stored rows, uint8 [n_out, bytes per row]; bfloat16 in 12 bits a weight where few exponents are enough.
+        ValueError when they are not rows of `n_in` such values."""
         n_out = stored.shape[0]
         _check_matrix(block_type, n_out, n_in)
         block = BLOCKS[block_type]
@@ -83,9 +88,17 @@ class WeightMemory:
                 f"{list(stored.shape)} {stored.dtype} is not rows of {n_in} values of {block_type} in main memory."
             )
         stored = stored.contiguous()
-        address = self._take(matrix_bytes(self._native, block_type, n_out, n_in))
+        n_bytes = matrix_bytes(self._native, block_type, n_out, n_in)
+        if block_type == "BF16":
+            compaction = self._native.Compaction(self._pool, n_out, n_in, stored.data_ptr())
+            compact = _aligned(compaction.bytes)
+            if compact <= COMPACT_SHARE * n_bytes:
+                handle = compaction.pack(self._pool, self._take(compact))
+                return PackedMatrix(block_type, n_out, n_in, handle, self._arena, compact)
+        address = self._take(n_bytes)
         self._native.pack_matrix(self._pool, block_type, n_out, n_in, stored.data_ptr(), address)
-        return PackedMatrix(block_type, n_out, n_in, self._native.Matrix(block_type, n_out, n_in, address), self._arena)
+        handle = self._native.Matrix(block_type, n_out, n_in, address)
+        return PackedMatrix(block_type, n_out, n_in, handle, self._arena, n_bytes)
 
     def vector(self, values: Tensor) -> PackedVector:
         """Keeps the values of a one-dimensional tensor as float32."""
@@ -113,8 +126,12 @@ def as_rows(values: Tensor) -> tuple[Tensor, str]:
 
 
 def total_bytes(native: ModuleType, matrices: Iterable[tuple[str, int, int]], vectors: Iterable[int]) -> int:
-    """Memory for matrices (block type, n_out, n_in) and vectors (size)."""
+    """Memory for matrices (block type, n_out, n_in) and vectors (size), at most."""
     return sum(matrix_bytes(native, *matrix) for matrix in matrices) + sum(map(vector_bytes, vectors))
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _check_matrix(block_type: str, n_out: int, n_in: int) -> None:

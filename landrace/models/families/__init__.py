@@ -19,8 +19,10 @@ from landrace.models.families import (
     baichuan,
     deepseek,
     deepseek_sparse,
+    deepseek_v4,
     ernie_moe,
     glm,
+    glm5_next,
     glm_moe,
     gpt_oss,
     hunyuan,
@@ -50,7 +52,7 @@ from landrace.models.spec import ModelSpec
 _FILES = (
     *(llama, minicpm, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
-    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4),
+    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4, glm5_next, deepseek_v4),
 )
 FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
 TEXT_HALVES: Mapping[str, TextHalf] = {

@@ -54,14 +54,14 @@ def read_glm_moe_dsa(config: Config) -> ModelSpec:
 
 def with_shared_choices(config: Config, attention: Mla) -> list[Mla]:
     """Some layers have no indexer and take what the nearest one before them has chosen."""
-    own = _have_indexers(config)
+    own = have_indexers(config)
     assert attention.selection is not None
     if not own[0]:
         raise CheckpointError("The first layer has no indexer, and there is none before it.")
     return [replace(attention, selection=replace(attention.selection, own=one)) for one in own]
 
 
-def _have_indexers(config: Config) -> list[bool]:
+def have_indexers(config: Config) -> list[bool]:
     """By layer: a list or a string of letters says so, or how often they come."""
     count, meanings = n_layers(config), {"full": True, "shared": False, "F": True, "S": False}
     every, first = config.size("index_topk_freq", MAX_LAYERS), config.count("index_skip_topk_offset")

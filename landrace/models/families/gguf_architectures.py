@@ -14,7 +14,7 @@ from landrace.models.families import gguf_delta, gguf_streams
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
 
-SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
+SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN, SQRT_SOFTPLUS = 1, 2, 3, 4
 """Of `expert_gating_func`."""
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
 GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
@@ -375,6 +375,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "index_head_dim": (ANY_SIZE, "attention.indexer.key_length"),
         },
         adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
+    ),
+    "deepseek4": Architecture(
+        "deepseek_v4", renamed=gguf_streams.POOLED, experts=ROUTED_EXPERTS, score=SQRT_SOFTPLUS,
+        fixed={"expert_weights_norm": True, "expert_shared_count": 1},
+        reads={
+            "q_lora_rank": (SIZE, "attention.q_lora_rank"), "o_lora_rank": (SIZE, "attention.output_lora_rank"),
+            "o_groups": (SIZE, "attention.output_group_count"), "sliding_window": (SIZE, "attention.sliding_window"),
+            "compress_rope_theta": (NUMBER, "attention.compress_rope_freq_base"),
+            "index_topk": (ANY_SIZE, "attention.indexer.top_k"),
+            "index_n_heads": (ANY_SIZE, "attention.indexer.head_count"),
+            "index_head_dim": (ANY_SIZE, "attention.indexer.key_length"),
+            "hc_mult": (SIZE, "hyper_connection.count"), "hc_eps": (NUMBER, "hyper_connection.epsilon"),
+            "hc_sinkhorn_iters": (SIZE, "hyper_connection.sinkhorn_iterations"),
+            "num_hash_layers": (COUNT, "hash_layer_count"), "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
+        },
+        adds={"routed_scaling_factor": 1.0}, more=gguf_streams.deepseek_v4_facts,
+        prepared=lambda own: {**own, "feed_forward_length": own.get("expert_feed_forward_length")},
     ),
     "step35": Architecture(
         "step3p5", renamed={"self_attn.g_proj": "attn_gate"}, flags=BIASED, experts=ROUTED_EXPERTS, score=SIGMOID,

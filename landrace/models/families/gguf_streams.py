@@ -18,6 +18,43 @@ HYPER: Mapping[str, str] = {
 }
 
 
+POOLED: Mapping[str, str] = {
+    **HYPER,
+    "self_attn.kv_proj": "attn_kv",
+    "self_attn.kv_norm": "attn_kv_a_norm",
+    "self_attn.o_a_proj": "attn_output_a",
+    "self_attn.o_b_proj": "attn_output_b",
+    "self_attn.index_q_proj": "indexer.attn_q_b",
+    "self_attn.index_weights_proj": "indexer.proj",
+    **{
+        f"self_attn.{ours}_{part}": f"{theirs}_compressor_{name}"
+        for ours, theirs in (("pool", "attn"), ("index", "indexer"))
+        for part, name in (("proj", "kv"), ("gate_proj", "gate"), ("bias", "ape"), ("norm", "norm"))
+    },
+    "mlp.router.table": "ffn_gate_tid2eid.weight",
+}
+
+
+def deepseek_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
+    """The layers that guess further tokens are among those that the file counts."""
+    drafts, bounds = keys.count("nextn_predict_layers"), keys.get("swiglu_clamp_exp")
+    of_shared = keys.get("swiglu_clamp_shexp")
+    limits = {*_listed(bounds), *_listed(of_shared)}
+    if len(limits) != 1:
+        raise UnsupportedError("The GGUF file's layers differ in swiglu_clamp_exp, which is not implemented.")
+    return {
+        "swiglu_limit": limits.pop(),
+        "compress_ratios": keys.get("attention.compress_ratios"),
+        "num_hidden_layers": config["num_hidden_layers"] - drafts,
+        "num_nextn_predict_layers": drafts,
+    }
+
+
+def _listed(value: Any) -> list[Any]:
+    """A value that is stored once or once a layer, or not at all."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def hy_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
     """One bound on what experts multiply, said for each layer. Without an indexer every layer attends to all."""
     count = config["num_hidden_layers"]

@@ -34,7 +34,7 @@ HY_V4 = {
 LEAVES = {"weight": "fn", "base": "base", "scale": "scale"}
 
 
-def _named(attention: str, feed_forward: str, head: str) -> dict[str, str]:
+def stream_names(attention: str, feed_forward: str, head: str) -> dict[str, str]:
     """What the weights of streams are called, {} being fn, base or scale."""
     found = {"attn_hc": attention, "mlp_hc": feed_forward, "hc_head": head}
     return {
@@ -43,16 +43,16 @@ def _named(attention: str, feed_forward: str, head: str) -> dict[str, str]:
 
 
 ATTENTION = {"self_attn.g_proj": "self_attn.linear_gate", "self_attn.sinks.weight": "self_attn.learnable_sink_param"}
-HUB = {**ATTENTION, **_named("hc_attn_layer.hc_pre.hc_{}", "hc_mlp_layer.hc_pre.hc_{}", "hc_head.hc_head_{}")}
+HUB = {**ATTENTION, **stream_names("hc_attn_layer.hc_pre.hc_{}", "hc_mlp_layer.hc_pre.hc_{}", "hc_head.hc_head_{}")}
 # What transformers makes of the hub's names when it writes.
 WRITTEN = {
     **ATTENTION,
-    **_named("hc_pre.hc_attn_layer.hc_{}", "hc_pre.hc_mlp_layer.hc_{}", "hc_pre.hc_head.hc_head_{}"),
+    **stream_names("hc_pre.hc_attn_layer.hc_{}", "hc_pre.hc_mlp_layer.hc_{}", "hc_pre.hc_head.hc_head_{}"),
     "mlp.gate_proj": "mlp.linear_gate",
     "mlp.shared_expert.gate_proj": "mlp.shared_experts.linear_gate",
 }
 OWN = {
-    **_named("attn_hc.{}", "ffn_hc.{}", "hc_head.hc_{}"),
+    **stream_names("attn_hc.{}", "ffn_hc.{}", "hc_head.hc_{}"),
     "self_attn.g_proj": "self_attn.gate_proj",
     "self_attn.sinks.weight": "self_attn.sinks",
 }

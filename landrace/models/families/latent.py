@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from landrace.models.families.config import Config
+from landrace.models.families.config import MAX_SIZE, Config
 from landrace.models.families.names import Naming
 from landrace.models.families.rope import read_rope, yarn_scale
 from landrace.models.mixer_spec import Mla
@@ -19,9 +19,10 @@ NAMES = Naming(
 
 
 def read_latent_attention(config: Config, *, turns: bool = True) -> Mla:
-    """Full latent attention, with rotary embedding if it `turns`. The norms of the ranks have an epsilon of their own
-    in all of these families, whatever `rms_norm_eps` says."""
-    nope_dim, rope_dim = config.size("qk_nope_head_dim"), config.size("qk_rope_head_dim")
+    """Full latent attention, with rotary embedding if it `turns`, else perhaps without channels for it. The norms
+    of the ranks have an epsilon of their own in all of these families but GLM-5.3, whatever `rms_norm_eps` says."""
+    nope_dim, turned = config.size("qk_nope_head_dim"), "qk_rope_head_dim"
+    rope_dim = config.size(turned) if turns else config.count(turned, MAX_SIZE)
     n_heads, v_dim = config.size("num_attention_heads"), config.optional_size("v_head_dim")
     return Mla(
         n_heads=n_heads,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from landrace.models.families.weights import Form, LastFirst, Rotary, Rounds, Shape, Source
-from landrace.models.mixer_spec import Gdn, Mixer, Mla, Recurrent
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
@@ -248,7 +248,7 @@ class Naming:
             return None
         if isinstance(attention, Mla):
             return _latent_rotary(module, attention)
-        if isinstance(attention, Recurrent) or module not in ("q_proj", "k_proj"):
+        if not isinstance(attention, Gqa) or module not in ("q_proj", "k_proj"):
             return None
         heads = attention.n_heads if module == "q_proj" else attention.n_kv_heads
         # Without rotation the order of a head's channels is free, and converters reorder such layers like the others.

@@ -1,4 +1,5 @@
-"""Qwen4-Exp: Qwen3.5's layers of the gated delta net and of gated attention, around several gated residual streams."""
+"""Qwen4-Exp: Qwen3.5's layers of the gated delta net and of gated attention, which goes over pools of positions that an
+indexer chooses, around several gated residual streams."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from dataclasses import replace
 from landrace.errors import CheckpointError
 from landrace.kernels.ngrams import NGrams
 from landrace.models.families.config import MAX_POSITIONS, MAX_SIZE, MOST_STREAMS, Config
-from landrace.models.families.dense import read_decoder, up_to
+from landrace.models.families.dense import read_decoder
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.moe import TRAINING
 from landrace.models.families.qwen import VISION
@@ -19,12 +20,13 @@ from landrace.models.families.qwen_next import (
     MTP,
     NO_EFFECT,
     QWEN3_5_MOE,
+    QWEN_CONFIG,
     SPLIT,
     read_gated_mixture,
     read_mixers,
     with_joint_experts,
 )
-from landrace.models.mixer_spec import Gdn
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer, PoolSelection
 from landrace.models.spec import GatedStreams, ModelSpec, NGramEmbedding
 
 _GAMMA = 0x9E3779B97F4A7C15
@@ -66,6 +68,10 @@ NGRAMS = {
     "ngrams.conv_norm": "ple.norm_conv",
     "ngrams.mixed_conv": "ple.conv1d",
 }
+INDEX = {
+    "self_attn.index_q_norm": "self_attn.indexer.q_layernorm",
+    "self_attn.index_k_norm": "self_attn.indexer.k_layernorm",
+}
 TABLE = "ngrams.table.weight"
 NAMING = replace(
     SPLIT,
@@ -73,8 +79,10 @@ NAMING = replace(
         **SPLIT.renamed,
         **STREAMS,
         **NGRAMS,
+        **INDEX,
         TABLE: "ple.ple_embedding.ngram_embedding.shard_{}.weight",
     },
+    fused={**SPLIT.fused, "self_attn.indexer.index_qk_proj": ("self_attn.index_q_proj", "self_attn.index_k_proj")},
     joined=(TABLE,),
 )
 OWN = replace(NAMING, renamed={**NAMING.renamed, TABLE: "ple.ple_embedding.ngram_embedding.weight"}, joined=())
@@ -83,15 +91,34 @@ OWN = replace(NAMING, renamed={**NAMING.renamed, TABLE: "ple.ple_embedding.ngram
 def read_qwen4_exp(config: Config) -> ModelSpec:
     streams = GatedStreams(config.size("hc_count", MOST_STREAMS), config.size("hc_lowrank"))
     moe = read_gated_mixture(config, config.flag("norm_topk_prob"))
-    spec = read_decoder(config, read_mixers(_with_usual_kinds(config)), moe, residual=streams)
+    mixers = [_of_qwen4(config, mixer) for mixer in read_mixers(_with_usual_kinds(config))]
+    spec = read_decoder(config, mixers, moe, residual=streams)
     ngrams = read_ngrams(config, streams)
     if any(n >= len(spec.layers) or not isinstance(spec.layers[n].mixer, Gdn) for n in ngrams):
         raise CheckpointError("config.json gives n-grams to a layer without a state.")
     layers = tuple(replace(layer, ngrams=ngrams.get(n)) for n, layer in enumerate(spec.layers))
-    spec = replace(spec, layers=layers)
+    return replace(spec, layers=layers)
+
+
+def _of_qwen4(config: Config, mixer: Mixer) -> Mixer:
+    """What Qwen3.5's layers have more here."""
+    if isinstance(mixer, Gdn):
+        return replace(mixer, gate="sigmoid" if config.get("output_gate_type") == "sigmoid" else "silu")
+    return replace(mixer, selection=_read_selection(config, mixer)) if isinstance(mixer, Gqa) else mixer
+
+
+def _read_selection(config: Config, attention: Gqa) -> PoolSelection | None:
     budget = config.optional_size("indexer_budget", MAX_POSITIONS)
-    # Beyond so many positions a row attends to chosen ones only.
-    return spec if budget is None else up_to(spec, budget)
+    if budget is None:
+        return None
+    pool = config.size("indexer_compress_ratio", MAX_POSITIONS)
+    if budget % pool:
+        raise config.wrong("indexer_compress_ratio", pool, f"a divisor of {budget}")
+    config.require("indexer_kv_heads", 1)
+    selection = PoolSelection(config.size("indexer_n_heads"), config.size("indexer_head_dim"), pool, budget // pool)
+    if attention.rope is not None and selection.head_dim < attention.rope.rotary_dim:
+        raise config.wrong("indexer_head_dim", selection.head_dim, f"at least {attention.rope.rotary_dim}")
+    return selection
 
 
 def read_ngrams(config: Config, streams: GatedStreams) -> dict[int, NGramEmbedding]:
@@ -154,21 +181,20 @@ FAMILIES: Mapping[str, Family] = {
         drafts=MTP,
         no_effect=(
             *(*TRAINING, *NO_EFFECT, "intermediate_size"),
-            r"indexer_.*|ple_.*|.*ngram.*|seed",
-            "number_of_conv_states",
+            r"ple_.*|.*ngram.*|seed",
+            "number_of_conv_states|mtp",
         ),
         ignorable=(
-            r".*\.self_attn\.indexer\..*",
             # What follows from the configuration.
             r".*\.ple_embedding\.(layer_multipliers|ngram_heads_(vocab_sizes|offsets))",
         ),
         fixed={
             "attention_bias": False,
             "attn_output_gate": True,
-            "output_gate_type": (None, "silu", "swish"),
+            "output_gate_type": (None, "silu", "swish", "sigmoid"),
         },
     ),
 }
 TEXT_HALVES: Mapping[str, TextHalf] = {
-    "qwen4_exp": TextHalf("qwen4_exp_text", BESIDE_TOWERS, VISION, no_effect=("vision_config",)),
+    "qwen4_exp": TextHalf("qwen4_exp_text", BESIDE_TOWERS, VISION, no_effect=QWEN_CONFIG),
 }

@@ -38,4 +38,4 @@ class GdnBlock(nn.Module):
         q, k, v, z, b, a = ops.linears(x, projections, norm=norm)
         q, k, v = ops.conv(self.cache, [q, k, v], [self.q_conv, self.k_conv, self.v_conv], first=-5)
         read = ops.delta(self.spec, self.cache, q, k, v, a, b, self.a_log, self.dt_bias)
-        return ops.add_linear(into, ops.gated_norm(read, z, self.gated_norm), self.out_proj, factor)
+        return ops.add_linear(into, ops.gated_norm(read, z, self.gated_norm, self.spec.gate), self.out_proj, factor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from landrace.models.mixer_spec import BlockSelection, Gqa, MeanSelection
+from landrace.models.mixer_spec import BlockSelection, Gqa, MeanSelection, PoolSelection
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Vector
 
@@ -33,9 +33,9 @@ class GqaBlock(nn.Module):
             self.q_norm = Norm(q_size if over_all else spec.head_dim, eps)
             self.k_norm = Norm(kv_size if over_all else spec.head_dim, eps)
         self.sinks = Vector(spec.n_heads) if spec.sinks else None
-        if isinstance(spec.selection, BlockSelection):
+        if isinstance(spec.selection, BlockSelection | PoolSelection):
             index_dim = spec.selection.head_dim
-            self.index_q_proj = Linear(d_model, spec.n_kv_heads * index_dim, False, dtype, "out")
+            self.index_q_proj = Linear(d_model, spec.index_heads * index_dim, False, dtype, "out")
             self.index_k_proj = Linear(d_model, index_dim, False, dtype)
             self.index_q_norm = Norm(index_dim, eps)
             self.index_k_norm = Norm(index_dim, eps)
@@ -45,7 +45,8 @@ class GqaBlock(nn.Module):
         spec = self.spec
         first = self.q_proj if spec.q_rank is None else self.q_a_proj
         gates = [] if spec.gate is None else [self.g_proj]
-        index = [self.index_q_proj, self.index_k_proj] if isinstance(spec.selection, BlockSelection) else []
+        indexed = isinstance(spec.selection, BlockSelection | PoolSelection)
+        index = [self.index_q_proj, self.index_k_proj] if indexed else []
         q, k, v, *beside = ops.linears(x, [first, self.k_proj, self.v_proj, *gates, *index], norm=norm)
         gate, index_rows = beside[: len(gates)], beside[len(gates) :]
         if spec.q_rank is not None:
@@ -57,7 +58,8 @@ class GqaBlock(nn.Module):
             ops.select_by_means(spec, self.cache, q, past)
         elif index:
             index_q, index_k = index_rows
-            ops.select_blocks(spec, self.cache, index_q, index_k, (self.index_q_norm, self.index_k_norm))
+            choose = ops.select_blocks if isinstance(spec.selection, BlockSelection) else ops.select_pools
+            choose(spec, self.cache, index_q, index_k, (self.index_q_norm, self.index_k_norm))
         further = None if spec.chunks is None else ops.turn_on(spec, q)
         mixed = ops.attend(spec, q, past, self.sinks, further)
         if gate:

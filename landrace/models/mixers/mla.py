@@ -7,7 +7,7 @@ from torch import nn
 
 from landrace.models.mixer_spec import Mla, Selection
 from landrace.models.ops import Ops, X
-from landrace.models.params import AbsorbedLinear, HeadLinear, LayerNorm, Linear, Norm, Vector
+from landrace.models.params import AbsorbedLinear, HeadLinear, LayerNorm, Linear, Norm, PlaceBias, Vector
 
 
 class Indexer(nn.Module):
@@ -19,6 +19,16 @@ class Indexer(nn.Module):
         self.wk = Linear(d_model, spec.head_dim, False, dtype)
         self.k_norm = LayerNorm(spec.head_dim, spec.norm_eps)
         self.weights_proj = Linear(d_model, spec.n_heads, False, dtype, "out")
+        self.place_bias = None
+        if spec.pool > 1:
+            self.pool_gate = Linear(d_model, spec.head_dim, False, dtype)
+            self.place_bias = PlaceBias(spec.pool, spec.head_dim)
+
+    @property
+    def projections(self) -> list[Linear]:
+        """Of the layer's input."""
+        gates = [] if self.place_bias is None else [self.pool_gate]
+        return [self.wk, self.weights_proj, *gates]
 
 
 class MlaBlock(nn.Module):
@@ -52,7 +62,7 @@ class MlaBlock(nn.Module):
         """into + factor * attention(norm(x))."""
         spec, indexer = self.spec, self.indexer
         first = self.q_proj if spec.q_rank is None else self.q_a_proj
-        beside = [] if indexer is None else [indexer.wk, indexer.weights_proj]
+        beside = [] if indexer is None else indexer.projections
         gates = [] if spec.gate is None else [self.g_proj]
         q, latents, *others = ops.linears(x, [first, self.kv_a_proj, *beside, *gates], norm=norm)
         index_queries: list[X] = []
@@ -62,7 +72,12 @@ class MlaBlock(nn.Module):
         q, past = ops.keep_latents(spec, self.cache, q, latents, self.kv_a_norm)
         if indexer is not None:
             (index_q,), (index_k, weights, *others) = index_queries, others
-            ops.select(spec, self.cache, index_q, index_k, weights, indexer.k_norm)
+            if indexer.place_bias is None:
+                ops.select(spec, self.cache, index_q, index_k, weights, indexer.k_norm)
+            else:
+                pool_gate, *others = others
+                by_place = indexer.place_bias
+                ops.select_gated_pools(spec, self.cache, index_q, index_k, weights, pool_gate, indexer.k_norm, by_place)
         mixed = ops.attend_latents(spec, q, past, self.k_b_proj, self.v_b_proj, self.sinks)
         if others:
             mixed = ops.gate_heads(spec, mixed, others[0])

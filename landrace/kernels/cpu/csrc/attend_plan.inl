@@ -14,18 +14,21 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// How the rows of a step are shared out: the same for all layers with such heads, such a mask and such a choice.
+/// How the rows of a step are shared out: the same for all layers with such heads, such a mask and such a choice. `every`: before
+/// what the mask shows come entries of so many positions, in chunks of their own, and the choice is of those; 0: there are none.
 class AttendPlan final : public State {
 public:
     struct Task {
         int sequence, first_row, n_rows, first_head, n_heads;
         int first_chunk, end_chunk;
         int partial;  // index of the first partial result; -1: the task does all chunks itself
+        int first_of_mask = 0, entry_chunks = 0;  // the chunks before first_of_mask, as many, are of entries
     };
 
-    AttendPlan(const HeadShape& shape, const Mask& mask, const Choice& choice) : shape_(shape), mask_(mask), choice_(choice) {}
-    bool serves(const HeadShape& shape, const Mask& mask, const Choice& choice) const {
-        return shape == shape_ && mask == mask_ && choice == choice_;
+    AttendPlan(const HeadShape& shape, const Mask& mask, const Choice& choice, int every = 0)
+        : shape_(shape), mask_(mask), choice_(choice), every_(every) {}
+    bool serves(const HeadShape& shape, const Mask& mask, const Choice& choice, int every = 0) const {
+        return shape == shape_ && mask == mask_ && choice == choice_ && every == every_;
     }
 
     const std::vector<Task>& tasks() const { return tasks_; }
@@ -41,7 +44,7 @@ public:
         const int group = shape_.n_heads / shape_.n_kv_heads;
         // As many in each task: tasks of few heads would read the same keys for less.
         const int heads_together = ceil_div(group, ceil_div(group, kRowsAttending));
-        const int rows_together = choice_.most ? 1 : kRowsAttending / heads_together;
+        const int rows_together = choice_.most || every_ ? 1 : kRowsAttending / heads_together;
         for (int s = 0; s < step.n_sequences; ++s) {
             const int begin = static_cast<int>(step.starts[s]), end = static_cast<int>(step.starts[s + 1]);
             // Last rows first: they see the most keys, and a long task at the end would keep the others waiting.
@@ -49,11 +52,13 @@ public:
                 const int first = begin + block * rows_together;
                 const int n_rows = std::min(rows_together, end - first);
                 const auto first_chunk = static_cast<int>(mask_.first_seen(step.positions[first]) / kKeysPerChunk);
-                const int64_t last = step.positions[first + n_rows - 1];
-                const auto end_chunk = static_cast<int>((choice_.has(last) ? choice_.most - 1 : last) / kKeysPerChunk) + 1;
+                const int64_t last = step.positions[first + n_rows - 1], n_entries = every_ ? (last + 1) / every_ : 0;
+                const auto end_chunk = static_cast<int>((!every_ && choice_.has(last) ? choice_.most - 1 : last) / kKeysPerChunk) + 1;
+                const int entry_chunks = ceil_div(static_cast<int>(choice_.has(n_entries - 1) ? choice_.most : n_entries), kKeysPerChunk);
                 for (int kv = 0; kv < shape_.n_kv_heads; ++kv)
                     for (int h = 0; h < group; h += heads_together)
-                        tasks_.push_back({s, first, n_rows, kv * group + h, std::min(heads_together, group - h), first_chunk, end_chunk, -1});
+                        tasks_.push_back({s, first, n_rows, kv * group + h, std::min(heads_together, group - h), first_chunk - entry_chunks, end_chunk, -1,
+                                          first_chunk, entry_chunks});
             }
         }
         if (threads > 1 && static_cast<int>(tasks_.size()) < 4 * threads) split();
@@ -90,6 +95,7 @@ private:
     HeadShape shape_;
     Mask mask_;
     Choice choice_;
+    int every_;
     std::vector<Task> tasks_, merges_;
     std::vector<Partial> partials_;
     std::vector<float> sums_;
@@ -154,7 +160,7 @@ template <class JobOf, class Attend> void attend_by_plan(const Context& c, int t
     alignas(64) float own_sums[kRowsAttending * kMaxHeadDim], part_sums[kRowsAttending * kMaxHeadDim];
     c.share(thread, static_cast<int>(plan.tasks().size()), [&](int index) {
         const AttendPlan::Task& task = plan.tasks()[static_cast<size_t>(index)];
-        const AttendJob job = job_of(task);
+        const auto job = job_of(task);
         if (task.partial >= 0) return attend(job, task.first_chunk, plan.partials(task.partial), plan.sums(task.partial));
         attend(job, task.first_chunk, own, own_sums);
         for (int chunk = task.first_chunk + 1; chunk < task.end_chunk; ++chunk) {

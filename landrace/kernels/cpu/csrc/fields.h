@@ -84,10 +84,17 @@ inline HeadShape head_shape(const Fields& fields) {
     return {n_heads, n_kv_heads, head_dim, whole_vectors(head_dim)};
 }
 
-/// The field head_dim. Throws std::invalid_argument where it is no shape.
+/// The fields head_dim and n_gates. Throws std::invalid_argument where they are no shape.
 inline IndexShape index_shape(const Fields& fields) {
-    const IndexShape shape{static_cast<int>(fields.integer("head_dim"))};
-    if (shape.head_dim < 1 || shape.head_dim > kMaxHeadDim) throw std::invalid_argument("there are no such keys of an indexer");
+    const IndexShape shape{static_cast<int>(fields.integer("head_dim")), static_cast<int>(fields.integer("n_gates"))};
+    if (shape.head_dim < 1 || shape.head_dim > kMaxHeadDim || (shape.n_gates && shape.n_gates != shape.head_dim)) throw std::invalid_argument("there are no such keys of an indexer");
+    return shape;
+}
+
+/// The field width. Throws std::invalid_argument where it is no shape.
+inline InputShape input_shape(const Fields& fields) {
+    const InputShape shape{static_cast<int>(fields.integer("width"))};
+    if (shape.width < 1) throw std::invalid_argument("there is nothing to pool from");
     return shape;
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "compaction.h"
 #include "memory.h"
 #include "named.h"
 #include "packing.h"
@@ -46,6 +47,16 @@ void bind_kernels(nb::module_& m) {
         new (self) Matrix(matrix_at(kind, n_out, n_in, address));
     });
     nb::class_<ThreadPool>(m, "ThreadPool").def(nb::init<int>(), nb::arg("size")).def_prop_ro("size", &ThreadPool::size);
+    nb::class_<Compaction>(m, "Compaction")
+        .def("__init__", [](Compaction* self, ThreadPool& pool, int n_out, int n_in, Address stored) {
+            nb::gil_scoped_release release;
+            new (self) Compaction(pool, n_out, n_in, at<const uint8_t>(stored));
+        })
+        .def_prop_ro("bytes", &Compaction::bytes)
+        .def("pack", [](const Compaction& self, ThreadPool& pool, Address to) {
+            nb::gil_scoped_release release;
+            return self.pack(pool, at<uint8_t>(to));
+        });
     m.attr("TILE") = kTile;
     m.attr("KINDS") = std::vector<std::string>(std::begin(kKinds), std::end(kKinds));
     m.def("matrix_bytes", &matrix_bytes, nb::arg("kind"), nb::arg("n_out"), nb::arg("n_in"));

@@ -36,6 +36,7 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::i4_bf16: return f(std::integral_constant<Kind, Kind::i4_bf16>());
         case Kind::i8_f32: return f(std::integral_constant<Kind, Kind::i8_f32>());
         case Kind::nvfp4_f32: return f(std::integral_constant<Kind, Kind::nvfp4_f32>());
+        case Kind::bf12: return f(std::integral_constant<Kind, Kind::bf12>());
     }
 }
 
@@ -104,7 +105,7 @@ inline void product(const Product& job, const Rows& rows, int first, int n_rows,
             fetch_sums(job, tile, first, n_rows);
             if (has_second) fetch_sums(job, tile + 1, first, n_rows);
         }
-        if (kFloatTiles == 2 && has_second && other.kind == matrix.kind) {
+        if (tiles_together(matrix.kind, n_rows) == 2 && has_second && other.kind == matrix.kind) {
             tiles_product<kFloatTiles>(matrix.kind, tiles, next, rows, first, n_rows, out);
         } else {
             tiles_product<1>(matrix.kind, tiles, has_second ? tiles + 1 : next, rows, first, n_rows, out);

@@ -1,7 +1,7 @@
 // The layout of a packed matrix:
 //
 // - Sixteen outputs make a tile, and tiles follow one another. A lane is an output.
-// - Floats: for each input, sixteen values; bfloat16: for every two inputs, sixteen pairs.
+// - Floats: for each input, sixteen values; bfloat16: for every two inputs, sixteen pairs, or fewer bytes (compact.h).
 // - Quantised: for each group of 32 inputs, the scales of the sixteen lanes, then the values. Four inputs of a lane make a
 //   quad of bytes; a vector holds one quad of every lane. Four-bit values: vector i of four holds quad i in the low and
 //   quad i + 4 in the high nibbles. A fifth bit: one plane, bit q of a byte belongs to quad q. Two further bits: two
@@ -45,6 +45,7 @@ Block block_of(Kind kind) {
         case Kind::i4_bf16: return {32, 19};
         case Kind::i8_f32: return {32, 37};
         case Kind::nvfp4_f32: return {32, 22};
+        case Kind::bf12: break;
     }
     return {1, 1};
 }

@@ -35,7 +35,7 @@ private:
 struct Forms {
     bool groups = false, pairs = false, floats = false;
 
-    void add(Kind kind) { (is_quantised(kind) ? groups : kind == Kind::bf16 ? pairs : floats) = true; }
+    void add(Kind kind) { (is_quantised(kind) ? groups : step_inputs(kind) == 2 ? pairs : floats) = true; }
     void add(const Forms& others) {
         groups |= others.groups;
         pairs |= others.pairs;

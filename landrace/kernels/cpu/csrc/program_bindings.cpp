@@ -95,7 +95,7 @@ void bind_program(nb::module_& m) {
     nb::class_<Step>(m, "Step").def(
         "__init__",
         [](Step* self, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts,
-           const std::vector<std::tuple<Address, Address, Address, Address>>& groups, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
+           const std::vector<std::tuple<Address, Address, Address, Address, int64_t>>& groups, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
            std::vector<std::vector<int32_t>> adapter_rows, Address states, Address logits) {
             Step* step = new (self) Step{};
             step->n_rows = n_rows;
@@ -103,8 +103,8 @@ void bind_program(nb::module_& m) {
             step->positions = at<const int64_t>(positions);
             step->n_sequences = n_sequences;
             step->starts = at<const int64_t>(starts);
-            for (const auto& [slots, counts, first_positions, write_slots] : groups)
-                step->groups.push_back({at<const int64_t* const>(slots), at<const int64_t>(counts), at<const int64_t>(first_positions), at<const int64_t>(write_slots)});
+            for (const auto& [slots, counts, first_positions, write_slots, every] : groups)
+                step->groups.push_back({at<const int64_t* const>(slots), at<const int64_t>(counts), at<const int64_t>(first_positions), at<const int64_t>(write_slots), every});
             step->n_logit_rows = n_logit_rows;
             step->logit_rows = at<const int64_t>(logit_rows);
             for (const auto& [cos, sin, rows, n_table_rows] : rotary)

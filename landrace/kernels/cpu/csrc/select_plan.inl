@@ -21,7 +21,8 @@ constexpr int kRowsChoosing = 16;
 /// Positions that a row attends to by choice, at most.
 constexpr int kMostChosen = 1 << 24;
 
-/// The rows of a step that must choose, and `n_lists` scores of each with every `keys_per_score` keys.
+/// The rows of a step that must choose among positions, or entries of `every` positions each, and `n_lists` scores of each with
+/// every `keys_per_score` keys.
 class SelectPlan final : public State {
 public:
     struct Row {
@@ -37,9 +38,10 @@ public:
         std::vector<Piece> pieces;
     };
 
-    SelectPlan(const Choice& choice, int n_lists, int keys_per_score) : choice_(choice), n_lists_(n_lists), keys_per_score_(keys_per_score) {}
-    bool serves(const Choice& choice, int n_lists, int keys_per_score) const {
-        return choice == choice_ && n_lists == n_lists_ && keys_per_score == keys_per_score_;
+    SelectPlan(const Choice& choice, int n_lists, int keys_per_score, int every = 1)
+        : choice_(choice), n_lists_(n_lists), keys_per_score_(keys_per_score), every_(every) {}
+    bool serves(const Choice& choice, int n_lists, int keys_per_score, int every = 1) const {
+        return choice == choice_ && n_lists == n_lists_ && keys_per_score == keys_per_score_ && every == every_;
     }
 
     void prepare(const Step& step, int threads) override {
@@ -48,7 +50,7 @@ public:
         longest_ = 0;
         for (int s = 0; s < step.n_sequences; ++s)
             for (auto row = static_cast<int>(step.starts[s]); row < static_cast<int>(step.starts[s + 1]); ++row)
-                if (choice_.has(step.positions[row])) add({row, s, static_cast<int>(step.positions[row]) + 1});
+                if (const int64_t n_keys = (step.positions[row] + 1) / every_; choice_.has(n_keys - 1)) add({row, s, static_cast<int>(n_keys)});
         // A vector may begin at any score of a list.
         const size_t n_scores = kRowsChoosing * static_cast<size_t>(n_lists_) * longest_ + kLanes, n_ranks = static_cast<size_t>(threads) * longest_;
         if (scores_.size() < n_scores) scores_.resize(n_scores);
@@ -74,12 +76,32 @@ private:
     }
 
     Choice choice_;
-    int n_lists_, keys_per_score_;
+    int n_lists_, keys_per_score_, every_;
     size_t longest_ = 0;
     std::vector<Row> rows_;
     std::vector<Block> blocks_;
     std::vector<float> scores_;    // [kRowsChoosing, n_lists, longest]
     std::vector<uint32_t> ranks_;  // [threads, longest]
+};
+
+/// The rows of a step that are the last of `size` positions each, on a grid from position 0.
+class PoolPlan final : public State {
+public:
+    explicit PoolPlan(int size) : size_(size) {}
+    bool serves(int size) const { return size == size_; }
+
+    void prepare(const Step& step, int) override {
+        ends_.clear();
+        for (int s = 0; s < step.n_sequences; ++s)
+            for (auto row = static_cast<int>(step.starts[s]); row < static_cast<int>(step.starts[s + 1]); ++row)
+                if ((step.positions[row] + 1) % size_ == 0) ends_.push_back({row, s, static_cast<int>(step.positions[row]) + 1});
+    }
+
+    const std::vector<SelectPlan::Row>& ends() const { return ends_; }
+
+private:
+    int size_;
+    std::vector<SelectPlan::Row> ends_;
 };
 
 /// Where the keys of a piece lie.
@@ -103,12 +125,44 @@ inline PieceKeys keys_of(const Context& c, size_t group, const LayerCache& cache
     return keys;
 }
 
+/// n channels of a slot, from `first` on, into an indexer's cache. scales: of the slots, int8 only.
+inline void keep_index_channels(const LayerCache& cache, const IndexShape& shape, int64_t slot, int first, int n, const float* x, float* scales) {
+    float inverse = 0.0f;
+    if (cache.type == CacheType::i8) scales[slot] = int8_scale(x, n, inverse);
+    uint8_t* at = cache.index_tile(shape, slot / kTile) + (first * kTile + slot % kTile) * element_bytes(cache.type);
+    store_head(cache.type, x, n, inverse, at, kTile);
+}
+
 /// A row's key into an indexer's cache.
 inline void keep_index_key(const LayerCache& cache, const IndexShape& shape, int64_t slot, const float* key) {
-    float inverse = 0.0f;
-    if (cache.type == CacheType::i8) cache.key_scales[slot] = int8_scale(key, shape.head_dim, inverse);
-    uint8_t* at = cache.index_tile(shape, slot / kTile) + slot % kTile * element_bytes(cache.type);
-    store_head(cache.type, key, shape.head_dim, inverse, at, kTile);
+    keep_index_channels(cache, shape, slot, 0, shape.head_dim, key, cache.key_scales);
+}
+
+template <CacheType type>
+void read_index_channels(const LayerCache& cache, const IndexShape& shape, int64_t slot, int first, int n, const float* scales, float* out) {
+    const uint8_t* tile = cache.index_tile(shape, slot / kTile);
+    const float scale = type == CacheType::i8 ? scales[slot] : 1.0f;
+    float lanes[kLanes];
+    for (int i = 0; i < n; ++i) {
+        store(lanes, load_elements<type>(tile, static_cast<int64_t>(first + i) * kLanes));
+        out[i] = type == CacheType::i8 ? scale * lanes[slot % kTile] : lanes[slot % kTile];
+    }
+}
+
+/// The key and the gates of a slot, side by side.
+template <CacheType type> void read_index_row(const LayerCache& cache, const IndexShape& shape, int64_t slot, float* out) {
+    read_index_channels<type>(cache, shape, slot, 0, shape.head_dim, cache.key_scales, out);
+    if (shape.n_gates) read_index_channels<type>(cache, shape, slot, shape.head_dim, shape.n_gates, cache.value_scales, out + shape.head_dim);
+}
+
+inline void read_index_row(const LayerCache& cache, const IndexShape& shape, int64_t slot, float* out) {
+    switch (cache.type) {
+        case CacheType::f32: return read_index_row<CacheType::f32>(cache, shape, slot, out);
+        case CacheType::f16: return read_index_row<CacheType::f16>(cache, shape, slot, out);
+        case CacheType::bf16: return read_index_row<CacheType::bf16>(cache, shape, slot, out);
+        case CacheType::i8: return read_index_row<CacheType::i8>(cache, shape, slot, out);
+        case CacheType::i4: break;  // An indexer's keys are not kept so.
+    }
 }
 
 /// A score as a whole number: in the order of scores, equal for equal ones, and greatest for what is no number.

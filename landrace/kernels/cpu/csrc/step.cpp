@@ -56,11 +56,13 @@ void check_states(const Step& step, int64_t n_states, int64_t n_guesses) {
 }
 
 void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots) {
+    if (group.every < 1) throw std::out_of_range("an entry stands for at least one position");
     for (int s = 0; s < step.n_sequences; ++s) {
         const int64_t begin = step.starts[s], end = step.starts[s + 1], first = group.first_positions[s];
         if (begin == end) continue;
         if (first < 0 || first % kTile) throw std::out_of_range("position " + std::to_string(first) + " does not begin a tile");
-        const int64_t last = step.positions[end - 1];
+        const int64_t last = (step.positions[end - 1] + 1) / group.every - 1;
+        if (last < first) continue;
         expect_within(last - first, group.counts[s], "position");
         const int64_t* slots = group.by_position(s);
         for (int64_t position = first; position <= last; ++position) {
@@ -70,8 +72,10 @@ void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots) {
                 throw std::out_of_range("cache blocks are not whole tiles of sixteen");
         }
         for (int64_t i = begin; i < end; ++i) {
-            expect_within(step.positions[i] - first, group.counts[s], "position");
-            if (group.write_slots[i] != slots[step.positions[i]]) throw std::out_of_range("a row is written to another position's slot");
+            if ((step.positions[i] + 1) % group.every) continue;
+            const int64_t position = step.positions[i] / group.every;
+            expect_within(position - first, group.counts[s], "position");
+            if (group.write_slots[i] != slots[position]) throw std::out_of_range("a row is written to another position's slot");
         }
     }
 }

@@ -19,12 +19,14 @@ struct RotaryTable {
     int64_t n_table_rows;
 };
 
-/// Where the layers of one cache group keep each sequence's positions.
+/// Where the layers of one cache group keep each sequence's positions, or its entries of `every` positions each, which take
+/// their place: an entry is there from the last of its positions on, whose row writes it.
 struct CacheSlots {
     const int64_t* const* slots;  // by sequence: the slots of its positions from first_positions[s] on
     const int64_t* counts;        // by sequence: how many
     const int64_t* first_positions;
     const int64_t* write_slots;   // [n_rows]
+    int64_t every;
 
     /// Of a sequence, by position: the first ones are not there.
     const int64_t* by_position(int sequence) const { return slots[sequence] - first_positions[sequence]; }
@@ -93,7 +95,8 @@ void check_sequences(const Step& step);
 /// room for `n_guesses`, and nobody writes what another reads or writes.
 void check_states(const Step& step, int64_t n_states, int64_t n_guesses);
 
-/// Throws std::out_of_range unless the positions of checked sequences have slots, in whole tiles, of a cache of `n_slots`.
+/// Throws std::out_of_range unless the positions or entries of checked sequences have slots, in whole tiles, of a cache of
+/// `n_slots`.
 void check_slots(const Step& step, const CacheSlots& group, int64_t n_slots);
 
 }  // namespace landrace

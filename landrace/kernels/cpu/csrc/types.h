@@ -17,25 +17,27 @@ constexpr int kSuper = 8;
 
 /// How a matrix is stored. f8_f32, e5m2_f32: 8-bit floats (E4M3, E5M2) with a float32 scale for 32. nf4_f32: 4-bit
 /// NormalFloats with the same. i4_f16, i4_bf16, i8_f32: integers of 4 or 8 bits with a scale of that type and a zero point
-/// for 32. nvfp4_f32: 4-bit floats (E2M1) with a scale (E4M3) for 16 and a float32 one for all. The others follow ggml's
-/// block types of the same names.
+/// for 32. nvfp4_f32: 4-bit floats (E2M1) with a scale (E4M3) for 16 and a float32 one for all. bf12: bfloat16 in 12 bits
+/// (compact.h). The others follow ggml's block types of the same names.
 enum class Kind : int {
     f32, f16, bf16, f8_f32, e5m2_f32, nf4_f32,
-    q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, i4_f16, i4_bf16, i8_f32, nvfp4_f32
+    q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, i4_f16, i4_bf16, i8_f32, nvfp4_f32,
+    bf12
 };
-/// What Python calls them, in order.
+/// What Python calls those that files have, in order.
 constexpr const char* kKinds[] = {"F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32",
                                   "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K",
                                   "IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16", "I8_F32", "NVFP4_F32"};
 
-constexpr bool is_quantised(Kind kind) { return kind >= Kind::q4_0; }
+constexpr bool is_quantised(Kind kind) { return kind >= Kind::q4_0 && kind != Kind::bf12; }
 
 /// Bytes of one group of a tile, without the super-block's header; 0 for floats without groups.
 constexpr int group_bytes(Kind kind) {
     switch (kind) {
         case Kind::f32:
         case Kind::f16:
-        case Kind::bf16: break;
+        case Kind::bf16:
+        case Kind::bf12: break;
         case Kind::f8_f32:
         case Kind::e5m2_f32: return 64 + 512;
         case Kind::nf4_f32: return 64 + 256;
@@ -73,14 +75,19 @@ constexpr int header_bytes(Kind kind) {
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /// Inputs that one step over a tile of floats takes: two bfloat16 are multiplied at a time.
-constexpr int step_inputs(Kind kind) { return kind == Kind::bf16 ? 2 : 1; }
+constexpr int step_inputs(Kind kind) { return kind == Kind::bf16 || kind == Kind::bf12 ? 2 : 1; }
 /// Bytes of a float.
 constexpr int float_bytes(Kind kind) { return kind == Kind::f32 ? 4 : kind == Kind::f8_f32 || kind == Kind::e5m2_f32 ? 1 : 2; }
 /// Bytes of a tile's weights for one step. With codes of half a byte two steps share theirs.
-constexpr int step_bytes(Kind kind) { return kind == Kind::nf4_f32 ? kTile / 2 : float_bytes(kind) * step_inputs(kind) * kTile; }
-/// Where in a tile of floats the weights of a step lie.
+constexpr int step_bytes(Kind kind) {
+    if (kind == Kind::nf4_f32) return kTile / 2;
+    return kind == Kind::bf12 ? 3 * kTile : float_bytes(kind) * step_inputs(kind) * kTile;
+}
+/// Bytes that a tile of bf12 begins with.
+constexpr int kCompactHead = 64;
+/// Where in a tile of floats the weights of a step lie; in bf12, where steps go by twos, an even one.
 constexpr int64_t step_offset(Kind kind, int64_t step) {
-    const int64_t scales = group_bytes(kind) ? (step / kGroup + 1) * 4 * kTile : 0;
+    const int64_t scales = group_bytes(kind) ? (step / kGroup + 1) * 4 * kTile : kind == Kind::bf12 ? kCompactHead : 0;
     return scales + step * step_bytes(kind);
 }
 
@@ -94,10 +101,12 @@ struct Matrix {
     int n_groups() const { return ceil_div(n_in, kGroup); }
     int n_tiles() const { return ceil_div(n_out, kTile); }
     size_t tile_bytes() const {
+        if (kind == Kind::bf12) return static_cast<size_t>(step_offset(kind, 2 * ceil_div(n_in, 4)));
         if (!group_bytes(kind)) return static_cast<size_t>(ceil_div(n_in, step_inputs(kind))) * step_bytes(kind);
         const size_t headers = static_cast<size_t>((n_groups() + kSuper - 1) / kSuper) * header_bytes(kind);
         return static_cast<size_t>(n_groups()) * group_bytes(kind) + headers;
     }
+    /// Of all tiles.
     size_t bytes() const { return tile_bytes() * static_cast<size_t>(n_tiles()); }
     const uint8_t* tile(int index) const { return data + static_cast<size_t>(index) * tile_bytes(); }
     /// Its outputs from tile `index` on.
@@ -142,11 +151,20 @@ struct LatentShape {
     bool operator==(const LatentShape& other) const { return n_heads == other.n_heads && rank == other.rank && rope_dim == other.rope_dim; }
 };
 
-/// An indexer's keys: one head's, which has no values.
+/// An indexer's keys: one head's, which has no values, but may have gates that weigh it among neighbours.
 struct IndexShape {
     int head_dim;
+    int n_gates;
 
-    bool operator==(const IndexShape& other) const { return head_dim == other.head_dim; }
+    int width() const { return head_dim + n_gates; }
+    bool operator==(const IndexShape& other) const { return head_dim == other.head_dim && n_gates == other.n_gates; }
+};
+
+/// What rows are pooled from: so many float32 values of each position.
+struct InputShape {
+    int width;
+
+    bool operator==(const InputShape& other) const { return width == other.width; }
 };
 
 /// Bytes of one element of a cache; i4 has two in a byte.
@@ -165,7 +183,10 @@ constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 
 /// Latents are stored once, since the key holds the value: slot s has its padded_dim channels at `tiles`, behind those of
 /// slot s - 1. Int8 latents are multiplied by the slot's `value_scales`, the rotated channels by its `key_scales`.
 ///
-/// An indexer's keys lie as those of one key-value head, a tile's right behind the last one's.
+/// An indexer's keys lie as those of one key-value head, a tile's right behind the last one's; with gates, channels [width, 16],
+/// and int8 gates are multiplied by `value_scales`.
+///
+/// What rows are pooled from lies slot by slot, always in float32.
 struct LayerCache {
     CacheType type;
     uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]
@@ -188,7 +209,8 @@ struct LayerCache {
     /// Index of a slot's tile among those of all heads.
     int64_t tile_of(const HeadShape& shape, int64_t slot, int kv_head) const { return slot / kTile * shape.n_kv_heads + kv_head; }
     uint8_t* latent(const LatentShape& shape, int64_t slot) const { return tiles + slot * shape.padded_dim() * element_bytes(type); }
-    uint8_t* index_tile(const IndexShape& shape, int64_t tile) const { return tiles + tile * element_bytes(type) * kTile * shape.head_dim; }
+    float* inputs(const InputShape& shape, int64_t slot) const { return reinterpret_cast<float*>(tiles) + slot * shape.width; }
+    uint8_t* index_tile(const IndexShape& shape, int64_t tile) const { return tiles + tile * element_bytes(type) * kTile * shape.width(); }
 };
 
 }  // namespace landrace

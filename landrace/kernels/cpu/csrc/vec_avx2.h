@@ -197,6 +197,29 @@ inline Pairs load_pairs(const void* p) {
     const auto* at = static_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
 }
+inline void store_pairs(void* p, Pairs a) {
+    auto* at = static_cast<__m256i*>(p);
+    _mm256_storeu_si256(at, a.lo);
+    _mm256_storeu_si256(at + 1, a.hi);
+}
+struct Exponents { __m256i v; };
+inline Exponents load_exponents(const uint8_t* p) {
+    return {_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline void load_compact(const uint8_t* p, Exponents exponents, Pairs& first, Pairs& second) {
+    const auto* at = reinterpret_cast<const __m128i*>(p);
+    const auto number = [](__m128i rest, __m128i exponent) {
+        const __m256i kept = _mm256_and_si256(_mm256_cvtepi8_epi16(rest), _mm256_set1_epi16(static_cast<short>(0x807f)));
+        return _mm256_or_si256(kept, _mm256_slli_epi16(_mm256_cvtepu8_epi16(exponent), 7));
+    };
+    const auto numbers = [&](const __m128i* rest, __m256i codes) -> Pairs {
+        const __m256i found = _mm256_shuffle_epi8(exponents.v, codes);
+        return {number(_mm_loadu_si128(rest), _mm256_castsi256_si128(found)), number(_mm_loadu_si128(rest + 1), _mm256_extracti128_si256(found, 1))};
+    };
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 4)), low = _mm256_set1_epi8(15);
+    first = numbers(at, _mm256_and_si256(codes, low));
+    second = numbers(at + 2, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low));
+}
 inline Pairs all_pairs(uint32_t pair) {
     const __m256i all8 = _mm256_set1_epi32(static_cast<int32_t>(pair));
     return {all8, all8};

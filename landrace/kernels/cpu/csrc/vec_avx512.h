@@ -125,6 +125,26 @@ inline Ints dot(Ints acc, Bytes unsigned_bytes, int32_t quad) {
     return {_mm512_dpbusd_epi32(acc.v, unsigned_bytes.v, _mm512_set1_epi32(quad))};
 }
 inline Pairs load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_pairs(void* p, Pairs a) { _mm512_storeu_si512(p, a.v); }
+/// Sixteen exponents of bfloat16 numbers, by the codes that stand for them.
+struct Exponents { __m512i v; };
+inline Exponents load_exponents(const uint8_t* p) {
+    const __m256i words = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 7);
+    return {_mm512_broadcast_i64x4(words)};  // twice: a code is looked up with the lowest bit of what stands above it
+}
+/// Two vectors of 32 bfloat16 out of 96 bytes: their signs and mantissas, the first vector's and then the second's, and 32
+/// bytes with the code of a number's exponent in the low half for the first one, in the high half for the second.
+inline void load_compact(const uint8_t* p, Exponents exponents, Pairs& first, Pairs& second) {
+    const auto* at = reinterpret_cast<const __m256i*>(p);
+    const auto number = [&](const __m256i* rest, __m512i codes) -> Pairs {
+        const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(rest)), kept = _mm512_set1_epi16(static_cast<short>(0x807f));
+        constexpr int kAndThenOr = 0xea;  // (a & b) | c
+        return {_mm512_ternarylogic_epi32(wide, kept, _mm512_permutexvar_epi16(codes, exponents.v), kAndThenOr)};
+    };
+    const __m512i codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(at + 2));
+    first = number(at, codes);
+    second = number(at + 1, _mm512_srli_epi16(codes, 4));
+}
 inline Pairs all_pairs(uint32_t pair) { return {_mm512_set1_epi32(static_cast<int32_t>(pair))}; }
 #ifdef __AVX512BF16__
 inline Floats dot(Floats acc, Pairs a, Pairs b) {

@@ -159,6 +159,17 @@ inline Pairs load_pairs(const void* p) {
     std::memcpy(out.v, p, 64);
     return out;
 }
+inline void store_pairs(void* p, Pairs a) { std::memcpy(p, a.v, 64); }
+struct Exponents { const uint8_t* at; };
+inline Exponents load_exponents(const uint8_t* p) { return {p}; }
+inline void load_compact(const uint8_t* p, Exponents exponents, Pairs& first, Pairs& second) {
+    const auto number = [&](int rest, int code) { return static_cast<uint32_t>((rest & 0x80) << 8 | exponents.at[code] << 7 | (rest & 0x7f)); };
+    for (int i = 0; i < 16; ++i) {
+        const uint8_t* codes = p + 64 + 2 * i;
+        first.v[i] = number(p[2 * i], codes[0] & 15) | number(p[2 * i + 1], codes[1] & 15) << 16;
+        second.v[i] = number(p[32 + 2 * i], codes[0] >> 4) | number(p[33 + 2 * i], codes[1] >> 4) << 16;
+    }
+}
 inline Pairs all_pairs(uint32_t pair) {
     Pairs out;
     for (uint32_t& lane : out.v) lane = pair;

@@ -37,8 +37,11 @@ void Workspace::store_logits(int vocabulary) {
 void Workspace::write_layer(int layer, const HeadShape& shape, int group) { write(layer, shape, group); }
 void Workspace::write_layer(int layer, const LatentShape& shape, int group) { write(layer, shape, group); }
 void Workspace::write_layer(int layer, const IndexShape& shape, int group) { write(layer, shape, group); }
+void Workspace::write_layer(int layer, const InputShape& shape, int group) { write(layer, shape, group); }
 int Workspace::read_layer(int layer, const HeadShape& shape) const { return read(layer, shape); }
 int Workspace::read_layer(int layer, const LatentShape& shape) const { return read(layer, shape); }
+int Workspace::read_layer(int layer, const IndexShape& shape) const { return read(layer, shape); }
+int Workspace::read_layer(int layer, const InputShape& shape) const { return read(layer, shape); }
 
 void Workspace::write(int layer, const CacheShape& shape, int group) {
     if (layer != static_cast<int>(layers_.size()))

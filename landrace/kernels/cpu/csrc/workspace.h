@@ -59,10 +59,13 @@ public:
     void write_layer(int layer, const HeadShape& shape, int group);
     /// Says that they are read. Returns the layer's group. Throws std::invalid_argument unless such heads are written.
     int read_layer(int layer, const HeadShape& shape) const;
-    /// The same for latents and for an indexer's keys.
+    /// The same for latents, for an indexer's keys and for what rows are pooled from.
     void write_layer(int layer, const LatentShape& shape, int group);
     void write_layer(int layer, const IndexShape& shape, int group);
+    void write_layer(int layer, const InputShape& shape, int group);
     int read_layer(int layer, const LatentShape& shape) const;
+    int read_layer(int layer, const IndexShape& shape) const;
+    int read_layer(int layer, const InputShape& shape) const;
     void bind_cache(int layer, LayerCache cache, int64_t n_slots);
     const LayerCache& cache(int layer) const { return caches_[static_cast<size_t>(layer)]; }
 
@@ -98,7 +101,7 @@ private:
     std::vector<int> widths_;
     std::vector<std::vector<float>> buffers_;
     std::vector<std::unique_ptr<State>> states_;
-    using CacheShape = std::variant<HeadShape, LatentShape, IndexShape>;
+    using CacheShape = std::variant<HeadShape, LatentShape, IndexShape, InputShape>;
     struct Layer {
         CacheShape shape;
         int group;

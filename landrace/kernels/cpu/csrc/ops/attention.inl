@@ -1,5 +1,5 @@
-// out = softmax(q k) v over those of the sequence's cached positions that the mask shows, or that the last choice of blocks has,
-// with a sink and a slope for each head where there are any.
+// out = softmax(q k) v over those of the sequence's cached positions that the mask shows, or that an operation before it has
+// chosen, with a sink and a slope for each head where there are any.
 #pragma once
 
 #include <stdexcept>
@@ -15,13 +15,15 @@ public:
         integer_field("layer"), integer_field("n_heads"), integer_field("n_kv_heads"), integer_field("head_dim"),
         buffer_field("q"), buffer_field("out"), optional(choice_field("mask", kMasks)), optional(integer_field("extent")),
         optional(vector_field("sinks")), optional(vector_field("slopes")), optional(integer_field("most")), optional(integer_field("onset")),
+        optional(flag_field("together")),
         optional(integer_field("chunk")), optional(buffer_field("q_next")), optional(buffer_field("q_older")),
     };
 
     Attention(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), shape_(head_shape(fields)), q_(fields.buffer("q")), out_(fields.buffer("out")),
           mask_(mask_of(fields)), sinks_(fields.vector("sinks")), slopes_(fields.vector("slopes")),
-          choice_(choice_of(fields)), selected_(selected_by(workspace, choice_, shape_.n_kv_heads, mask_)),
+          choice_(choice_of(fields)), together_(fields.flag("together")),
+          selected_(selected_by(workspace, choice_, together_ ? 1 : shape_.n_kv_heads, mask_)),
           chunk_(static_cast<int>(fields.integer("chunk"))), plan_(workspace.state<AttendPlan>(shape_, mask_, choice_)) {
         if (selected_ && (slopes_.data || chunk_)) throw std::invalid_argument("what is chosen has no distances and no dual chunks");
         for (const Vector& each : {sinks_, slopes_})
@@ -56,7 +58,7 @@ private:
             job.q_next = c.row(q_next_, task.first_row);
             job.q_older = c.row(q_older_, task.first_row);
         }
-        if (selected_) see_chosen(job, *selected_, task.first_row, task.first_head / (shape_.n_heads / shape_.n_kv_heads));
+        if (selected_) see_chosen(job, *selected_, task.first_row, together_ ? 0 : task.first_head / (shape_.n_heads / shape_.n_kv_heads));
         return job;
     }
 
@@ -67,6 +69,7 @@ private:
     Mask mask_;
     Vector sinks_, slopes_;
     Choice choice_;
+    bool together_;  // what is chosen is the same for all heads
     Selected* selected_;
     int chunk_, q_next_ = 0, q_older_ = 0;
     AttendPlan& plan_;

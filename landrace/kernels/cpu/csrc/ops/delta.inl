@@ -2,7 +2,8 @@
 //
 //     S <- e^decay S;  u = beta (v - S^T k);  S <- S + k u^T;  out = S^T q
 //
-// A head has one decay, or one for each channel of its key. Sums run over the key's channels in order.
+// A head has one decay, or one for each channel of its key: -e^a_log softplus(a + dt_bias), or, where decays have a floor,
+// floor * sigmoid(e^a_log (a + dt_bias)). Sums run over the key's channels in order.
 #pragma once
 
 #include "activations.inl"
@@ -54,16 +55,18 @@ class Delta final : public Operation {
 public:
     static constexpr Field kSchema[] = {
         integer_field("n_heads"), integer_field("n_value_heads"), integer_field("key_dim"), integer_field("value_dim"), optional(flag_field("rounds")),
-        buffer_field("q"), buffer_field("k"), buffer_field("v"), buffer_field("a"), buffer_field("b"), vector_field("a_log"), vector_field("dt_bias"),
-        buffer_field("out"),
+        optional(number_field("floor")), buffer_field("q"), buffer_field("k"), buffer_field("v"), buffer_field("a"), buffer_field("b"),
+        vector_field("a_log"), vector_field("dt_bias"), buffer_field("out"),
     };
 
     Delta(const Fields& fields, Workspace& workspace)
         : n_heads_(static_cast<int>(fields.integer("n_heads"))), n_value_heads_(static_cast<int>(fields.integer("n_value_heads"))),
           key_dim_(static_cast<int>(fields.integer("key_dim"))), value_dim_(static_cast<int>(fields.integer("value_dim"))), rounds_(fields.flag("rounds")),
-          q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")), a_(fields.buffer("a")), b_(fields.buffer("b")), out_(fields.buffer("out")),
-          dt_bias_(fields.vector("dt_bias")), states_(workspace, n_value_heads_, key_dim_, value_dim_, q_, {k_, v_, a_, b_}, out_) {
+          floor_(fields.number("floor")), q_(fields.buffer("q")), k_(fields.buffer("k")), v_(fields.buffer("v")), a_(fields.buffer("a")),
+          b_(fields.buffer("b")), out_(fields.buffer("out")), dt_bias_(fields.vector("dt_bias")),
+          states_(workspace, n_value_heads_, key_dim_, value_dim_, q_, {k_, v_, a_, b_}, out_) {
         if (n_heads_ < 1 || n_value_heads_ % n_heads_) throw std::invalid_argument("there are no such heads");
+        if (floor_ > 0.0f) throw std::invalid_argument("a decay is negative");
         for (const int buffer : {q_, k_}) workspace.expect(buffer, n_heads_ * key_dim_);
         for (const int buffer : {v_, out_}) workspace.expect(buffer, n_value_heads_ * value_dim_);
         workspace.expect(b_, n_value_heads_);
@@ -72,7 +75,7 @@ public:
         if (a_log.size != n_value_heads_ || dt_bias_.size != each_ * n_value_heads_ || (each_ != 1 && each_ != key_dim_))
             throw std::invalid_argument("each head has a decay of its own, or one for each channel");
         workspace.expect(a_, dt_bias_.size);
-        for (int i = 0; i < dt_bias_.size; ++i) rates_.push_back(-exp(a_log.data[i / each_]));
+        for (int i = 0; i < dt_bias_.size; ++i) rates_.push_back(exp(a_log.data[i / each_]));
     }
 
     void run(const Context& c, int thread) override {
@@ -97,7 +100,8 @@ private:
         float *a = c.row(a_, row), *b = c.row(b_, row);
         for (int i = 0; i < dt_bias_.size; i += kLanes) {
             const int n = std::min(kLanes, dt_bias_.size - i);
-            const Floats decay = mul(load_some(rates_.data() + i, n), softplus(add(load_some(a + i, n), load_some(dt_bias_.data + i, n))));
+            const Floats x = add(load_some(a + i, n), load_some(dt_bias_.data + i, n)), rate = load_some(rates_.data() + i, n);
+            const Floats decay = floor_ < 0.0f ? mul(all(floor_), sigmoid(mul(rate, x))) : sub(all(0.0f), mul(rate, softplus(x)));
             store_some(a + i, exp(decay), n);
         }
         for (int i = 0; i < n_value_heads_; i += kLanes) {
@@ -117,10 +121,11 @@ private:
 
     int n_heads_, n_value_heads_, key_dim_, value_dim_;
     bool rounds_;
+    float floor_;  // of decays; 0: none
     int q_, k_, v_, a_, b_, out_;
     Vector dt_bias_;
     int each_;                  // decays of a head
-    std::vector<float> rates_;  // -e^a_log, for each decay
+    std::vector<float> rates_;  // e^a_log, for each decay
     HeadStates states_;
 };
 

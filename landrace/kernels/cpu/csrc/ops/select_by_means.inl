@@ -27,7 +27,7 @@ public:
 
     SelectByMeans(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), keys_(static_cast<int>(fields.integer("keys"))), heads_(head_shape(fields)),
-          means_{heads_.n_kv_heads * heads_.head_dim / kTile}, block_(static_cast<int>(fields.integer("block"))),
+          means_{heads_.n_kv_heads * heads_.head_dim / kTile, 0}, block_(static_cast<int>(fields.integer("block"))),
           n_blocks_(static_cast<int>(fields.integer("n_blocks"))), n_first_(static_cast<int>(fields.integer("n_first"))),
           n_local_(static_cast<int>(fields.integer("n_local"))), q_(fields.buffer("q")),
           group_(static_cast<size_t>(fields.integer("group"))) {

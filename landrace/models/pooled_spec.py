@@ -1,0 +1,117 @@
+"""Attention over a window and over rows that are pooled from all positions before it, as frozen facts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from landrace.kernels.mask import FULL, Mask, Sliding
+from landrace.models.cache_spec import Kept, Paged
+
+if TYPE_CHECKING:
+    from landrace.models.mixer_spec import RopeSpec
+
+
+@dataclass(frozen=True)
+class PooledSelection:
+    """Which pooled rows a row attends to: the `top_k` that an indexer scores highest, of equal ones the earlier. Where
+    it sees no more than `top_k`, all of them. Scores are those of `Selection`, with keys that are pooled too."""
+
+    n_heads: int
+    head_dim: int
+    top_k: int
+
+    @property
+    def scale(self) -> float:
+        """Factor on the scores. It keeps their order, but for what is rounded."""
+        return 1 / math.sqrt(self.n_heads * self.head_dim)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A row for every `ratio` positions, counted from 0: the sum of a projection of theirs, each channel weighted by a
+    softmax over positions of another projection plus a bias for the place; then normalised, and turned as their first
+    one is (DeepSeek-V4). It is there from the last of them on."""
+
+    ratio: int
+    overlaps: bool
+    """A row is pooled from the `ratio` positions before its own too, of which there are projections for that."""
+    selection: PooledSelection | None = None
+    """Of the rows that are there; None: all of them."""
+
+    @property
+    def span(self) -> int:
+        """Positions that a row is pooled from."""
+        return self.ratio * self.parts
+
+    @property
+    def parts(self) -> int:
+        """How many projections of a position there are: one for its own row, and one for the next."""
+        return 2 if self.overlaps else 1
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Attention to the last `window` positions and to pooled rows, with a sink, in one softmax. All heads share one
+    key, which is its value too (DeepSeek-V4).
+
+    The last channels of queries and keys turn, in pairs of neighbours, and those of results turn back, so that what a
+    key adds depends on its distance. Queries' heads are normalised without a weight. Results of `n_groups` groups of
+    neighbouring heads go through a projection to `group_rank` channels each, and those through one to the layer's.
+    """
+
+    n_heads: int
+    head_dim: int
+    scale: float
+    """Factor on q.k before the softmax."""
+    rope: RopeSpec
+    q_rank: int
+    """Queries come out of a normalised projection of this width."""
+    window: int
+    n_groups: int
+    group_rank: int
+    norm_eps: float
+    pooling: Pooling | None = None
+    """None: the layer sees its window only."""
+    state_bytes: ClassVar[int] = 0
+    """What a sequence takes however long it is."""
+
+    @property
+    def kept_values(self) -> float:
+        """Values that the cache holds of a position; an input, in float32, counts as four of one byte."""
+        pooled = 0.0 if self.pooling is None else sum(self.pool_widths) / self.pooling.ratio
+        return self.head_dim + 4 * sum(map(self.input_width, self.pool_widths)) + pooled
+
+    @property
+    def mask(self) -> Mask:
+        """Of the positions themselves."""
+        return Sliding(self.window)
+
+    @property
+    def cache(self) -> Paged:
+        """What the layer keeps of positions: keys, and what is pooled until it is."""
+        return Paged(Sliding(self.window if self.pooling is None else max(self.window, self.pooling.span)))
+
+    @property
+    def pooled_cache(self) -> Paged:
+        """What it keeps of all of them: pooled rows, and those of its indexer."""
+        assert self.pooling is not None
+        return Paged(FULL, self.pooling.ratio)
+
+    @property
+    def caches(self) -> tuple[Kept, ...]:
+        return (self.cache,) if self.pooling is None else (self.cache, self.pooled_cache)
+
+    def input_width(self, width: int) -> int:
+        """What is kept of a position for pooled rows of so many channels: what is summed, and what weights it."""
+        assert self.pooling is not None
+        return 2 * self.pooling.parts * width
+
+    @property
+    def pool_widths(self) -> tuple[int, ...]:
+        """Channels of the layer's pooled rows, and of its indexer's."""
+        if self.pooling is None:
+            return ()
+        selection = self.pooling.selection
+        return (self.head_dim,) if selection is None else (self.head_dim, selection.head_dim)

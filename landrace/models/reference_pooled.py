@@ -1,0 +1,133 @@
+"""`ReferencePooled`: the reference's operations on rows that are pooled from the positions before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from landrace.kernels.layer_cache import PooledCache
+from landrace.kernels.reference.attention import attention
+from landrace.kernels.reference.dense import rms_norm
+from landrace.kernels.reference.pooling import Closing, PooledPlan, closing, plan_pooled, pooled
+from landrace.kernels.reference.rotary import rotate_pairs
+from landrace.models.batch import ForwardBatch
+from landrace.models.cache_spec import Paged
+from landrace.models.params import Norm, PlaceBias, Vector
+from landrace.models.pooled_spec import Pooled
+from landrace.models.reference_selection import ReferenceSelection
+from landrace.models.rope import rotary_tables
+
+
+class ReferencePooled(ReferenceSelection):
+    """See `Ops`."""
+
+    def __init__(self, batch: ForwardBatch) -> None:
+        super().__init__(batch)
+        self._closings: dict[Pooled, Closing] = {}
+        self._pooled_plans: dict[Pooled, tuple[PooledPlan, tuple[Tensor, ...]]] = {}
+        """What a step's attention reads, and where its queries look."""
+
+    def keep_row(self, spec: Pooled, cache: int, q: Tensor, row: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        turning = self._tables(spec.rope)
+        heads = rms_norm(q.view(-1, spec.n_heads, spec.head_dim), None, norm.eps)
+        kept = rotate_pairs(rms_norm(row, norm.weight, norm.eps)[:, None], *turning).to(q.dtype)
+        if (memory := self._pooled_cache(cache)) is not None:
+            kept = self._put(memory.keys.keys, spec.cache, kept)
+        return rotate_pairs(heads, *turning).to(q.dtype), kept
+
+    def pool(self, spec: Pooled, cache: int, values: Tensor, gates: Tensor, bias: PlaceBias, norm: Norm) -> Tensor:
+        return self._pool(spec, cache, 0, values, gates, bias, norm)
+
+    def _pool(
+        self, spec: Pooled, cache: int, number: int, values: Tensor, gates: Tensor, bias: PlaceBias, norm: Norm
+    ) -> Tensor:
+        """[N, 1, width]: the rows that this step closes or, where there is a cache, all. `number` 0: the layer's own,
+        1: its indexer's."""
+        assert spec.pooling is not None
+        if spec not in self._closings:
+            self._closings[spec] = closing(
+                self._batch.positions, self._batch.starts, *self._places(spec), spec.pooling.ratio, spec.pooling.span
+            )
+        own, memory = self._closings[spec], self._pooled_cache(cache)
+        inputs = torch.cat((values, gates), -1)
+        if memory is not None:
+            inputs = self._put(memory.pools[number].inputs.keys, spec.cache, inputs)
+        summed, weighing = inputs[own.sources].chunk(2, -1)
+        rows = rms_norm(pooled(summed, weighing, bias.weight, own.there), norm.weight, norm.eps)[:, None]
+        turning = rotary_tables(spec.rope, self._batch.positions[own.rows] + 1 - spec.pooling.ratio)
+        rows = rotate_pairs(rows, *turning).to(values.dtype)
+        return rows if memory is None else self._put(memory.pools[number].rows.keys, spec.pooled_cache, rows, own.rows)
+
+    @torch.no_grad()
+    def select_pooled(
+        self,
+        spec: Pooled,
+        cache: int,
+        q: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        gates: Tensor,
+        bias: PlaceBias,
+        norm: Norm,
+    ) -> None:
+        assert spec.pooling is not None and spec.pooling.selection is not None
+        selection = spec.pooling.selection
+        pooled = self._pool(spec, cache, 1, values, gates, bias, norm)
+        heads = rotate_pairs(q.view(-1, selection.n_heads, selection.head_dim), *self._tables(spec.rope))
+        plan, seen = self._pooled_plan(spec)
+        keys = plan.gathered(None, pooled).to(heads.dtype)
+        self._chosen = plan.chosen(heads, keys, weights.float() * selection.scale, seen, selection.top_k)
+
+    def attend_pooled(self, spec: Pooled, q: Tensor, past: Tensor, pooled: Tensor | None, sinks: Vector) -> Tensor:
+        plan, seen = self._pooled_plan(spec)
+        rows = plan.gathered(past, pooled)
+        chosen = self._chosen if spec.pooling is not None and spec.pooling.selection is not None else seen
+        mixed = attention(q, rows, rows, plan.plan, scale=spec.scale, mask=spec.mask, sinks=sinks.weight, chosen=chosen)
+        cos, sin = self._tables(spec.rope)
+        return rotate_pairs(mixed, cos, -sin).to(q.dtype).flatten(1)
+
+    def _pooled_plan(self, spec: Pooled) -> tuple[PooledPlan, tuple[Tensor, ...]]:
+        if spec not in self._pooled_plans:
+            ratio = 1 if spec.pooling is None else spec.pooling.ratio
+            plan = plan_pooled(self._batch.starts, *self._places(spec), self._pooled_places(spec), ratio)
+            self._pooled_plans[spec] = plan, plan.seen(self._batch.positions, spec.window)
+        return self._pooled_plans[spec]
+
+    def _places(self, spec: Pooled) -> tuple[Sequence[Tensor], Sequence[int]]:
+        """By sequence where its positions lie, among the step's rows or in the cache, and the first one that does."""
+        starts, cache = self._batch.starts, self._batch.cache
+        if cache is None:
+            return self._ranges(starts), [0] * (len(starts) - 1)
+        view = cache.groups[spec.cache]
+        return view.sequence_slots, view.first_positions
+
+    def _pooled_places(self, spec: Pooled) -> Sequence[Tensor]:
+        """The same for its pooled rows."""
+        starts, cache = self._batch.starts, self._batch.cache
+        if spec.pooling is None:
+            return self._ranges([0] * len(starts))
+        if cache is not None:
+            return cache.groups[spec.pooled_cache].sequence_slots
+        ratio = spec.pooling.ratio
+        return self._ranges([0, *accumulate((end - start) // ratio for start, end in pairwise(starts))])
+
+    def _ranges(self, bounds: Sequence[int]) -> list[Tensor]:
+        device = self._batch.token_ids.device
+        return [torch.arange(start, end, device=device) for start, end in pairwise(bounds)]
+
+    def _pooled_cache(self, cache: int) -> PooledCache | None:
+        if self._batch.cache is None:
+            return None
+        memory = self._batch.cache.layers[cache]
+        assert isinstance(memory, PooledCache)
+        return memory
+
+    def _put(self, memory: Tensor, kept: Paged, rows: Tensor, which: Tensor | None = None) -> Tensor:
+        """The memory with the rows in it, of the step's rows or of some of them."""
+        assert self._batch.cache is not None
+        slots = self._batch.cache.groups[kept].write_slots
+        slots = slots if which is None else slots[which]
+        return memory.index_copy_(0, slots, rows.to(memory.dtype))
