@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from landrace.kernels.cpu import MISSING, native
@@ -36,6 +38,17 @@ INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_repetitions(items)
+
+
+@pytest.fixture(scope="session")
+def triton_device() -> str:
+    """Where Triton's kernels run: a CUDA device, or a CPU by Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    if torch.cuda.is_available():
+        return "cuda"
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    return "cpu"
 
 
 @pytest.fixture(scope="session")

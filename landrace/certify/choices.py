@@ -25,10 +25,11 @@ from landrace.models.batch import AdapterRows, ForwardBatch
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gqa, MeanSelection, Mla
+from landrace.models.mixer_spec import Gqa, Mla
 from landrace.models.params import LayerNorm, Norm, PlaceBias, RouterWeights
 from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.reference_ops import ReferenceOps
+from landrace.models.selection_spec import MeanSelection
 from landrace.models.spec import LayerSpec, ModelSpec
 
 Sequences = Sequence[tuple[int, ...]]

@@ -13,8 +13,9 @@ from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, PoolSelection
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
 from landrace.models.pooled_spec import Pooled
+from landrace.models.selection_spec import PoolSelection
 
 
 def describe_model(name: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from landrace.engine.draws import uniform
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampling_params import SamplingParams
-from landrace.models.sampling import GREEDY, SamplingRule
+from landrace.models.sampling import GREEDY, SamplingRule, log_total
 
 _FLOAT_MAX = torch.finfo(torch.float32).max
 
@@ -127,10 +127,10 @@ def choose_tokens(logits: Tensor, states: Sequence[SamplingState | None], choose
 
 def token_logprobs(logits: Tensor, token_ids: Sequence[int], n_top: Sequence[int]) -> list[TokenLogprob]:
     """log_softmax of `logits` [R, vocab] at one token a row, and the `n_top` best of each row."""
-    log_total = logits.logsumexp(-1, keepdim=True)
-    own = (logits.gather(1, torch.tensor(token_ids, device=logits.device)[:, None]) - log_total)[:, 0].tolist()
+    whole = log_total(logits)
+    own = (logits.gather(1, torch.tensor(token_ids, device=logits.device)[:, None]) - whole)[:, 0].tolist()
     values, ids = logits.topk(max(n_top), dim=-1)
-    best = (values - log_total).tolist()
+    best = (values - whole).tolist()
     return [
         TokenLogprob(token, logprob, tuple(sorted(zip(row_ids[:n], row_best[:n], strict=True), key=_best_first)))
         for token, logprob, row_ids, row_best, n in zip(token_ids, own, ids.tolist(), best, n_top, strict=True)

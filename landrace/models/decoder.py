@@ -174,9 +174,9 @@ class Decoder(nn.Module):
         """Float32 logits [R, vocab] of the wanted rows (all T without `logit_rows`), or what `reduce` makes of them."""
         return self.compute(ReferenceOps(batch, self.adapters, self.product_dtype, reduce))
 
-    def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+    def with_hidden(self, batch: ForwardBatch, operations: type[ReferenceOps] = ReferenceOps) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`."""
-        ops = ReferenceOps(batch, self.adapters, self.product_dtype, None)
+        ops = operations(batch, self.adapters, self.product_dtype, None)
         logits = self.compute(ops) if batch.hidden is None else self.guess(ops)
         assert ops.kept_hidden is not None
         return logits, ops.kept_hidden

@@ -1,7 +1,7 @@
-"""`GraphDecoder`: a decoder that serves on a CUDA device, whose decode steps are graphs.
+"""`GraphDecoder`: a decoder that serves on a CUDA device, with Triton kernels and steps as graphs.
 
-A layer is about 45 launches in PyTorch, and the host needs longer to send them than the device to run them. A step of
-one row a sequence is recorded once for so many rows and so long tables, and then sent as one.
+The host needs longer to send the launches of a layer than the device to run them. A step is recorded once for so many
+rows, padded, and then sent as one.
 """
 
 from __future__ import annotations
@@ -9,55 +9,58 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from landrace.kernels.capability import has_triton
 from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.batch import ForwardBatch
-from landrace.models.cache_spec import Paged
-from landrace.models.decode_step import DecodeStep, repeatable
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
+from landrace.models.reference_ops import ReferenceOps
+from landrace.models.repeated_step import RepeatedStep, StepSizes, repeatable, sizes_of
 
 _TIMES = 3
 """Sizes are recorded when they are met so often: recording takes as long as a hundred steps."""
-_WASTE = 4
-"""A step may have so many times as many padded keys as real ones: longer tables are read whole."""
-_FREE_KEYS = 16384
-"""Padded keys that do not matter."""
-
-Sizes = tuple[int, tuple[tuple[Paged, int], ...]]
 
 
 class _Recorded:
-    """A step's graph, the tensors that it reads and the logits that it writes."""
+    """A step's graph, the tensors that it reads and the logits that it writes. `pool`: memory that graphs share, of
+    which one runs at a time."""
 
-    def __init__(self, decoder: Decoder, layers: tuple[LayerMemory, ...], sizes: Sizes) -> None:
-        n_rows, n_keys = sizes
-        self._step = DecodeStep(decoder, layers, n_rows, dict(n_keys))
+    def __init__(self, step: RepeatedStep, layers: tuple[LayerMemory, ...], pool: Any) -> None:
+        self._step = step
         self._graph = torch.cuda.CUDAGraph()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries set themselves up before they are recorded
             self._step.compute(layers)
         torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool, capture_error_mode="thread_local"):
             self._logits = self._step.compute(layers)
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         self._step.fill(batch)
         self._graph.replay()
-        wanted = batch.logit_rows
-        n = batch.token_ids.numel()
-        # A copy: the next step writes here.
-        return self._logits[:n].clone() if wanted is None else self._logits.index_select(0, wanted)
+        assert batch.logit_rows is not None
+        return self._logits[: len(batch.logit_rows)].clone()  # the next step writes there
+
+
+class _OfCache:
+    """The steps that were recorded on one cache. They share a pool and go together: a pool cannot be used again when
+    all graphs in it are gone."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.recorded: dict[StepSizes, _Recorded] = {}
 
 
 class GraphDecoder:
-    """See `ServingDecoder`. Steps that are no graphs are the decoder's own: prompts, drafts, adapters, models with
-    experts or states."""
+    """See `ServingDecoder`. No graphs are steps with adapters and those of models that select positions or have states,
+    nor prompts where there are latents or no Triton."""
 
     differentiable = True
     cache_tile = 1
@@ -66,10 +69,11 @@ class GraphDecoder:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.spec = decoder.spec
-        self._repeatable = repeatable(decoder.spec)
-        self._recorded: dict[int, dict[Sizes, _Recorded]] = {}
+        self._operations = _operations(decoder)
+        self._repeatable = repeatable(decoder.spec, self._operations)
+        self._recorded: dict[int, _OfCache] = {}
         """By cache, for as long as it lives."""
-        self._met: Counter[Sizes] = Counter()
+        self._met: Counter[StepSizes] = Counter()
 
     @property
     def device(self) -> torch.device:
@@ -108,47 +112,41 @@ class GraphDecoder:
 
     def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`. Never a graph."""
-        return self._decoder.with_hidden(batch)
+        return self._decoder.with_hidden(batch, self._operations)
 
     def __call__(self, batch: ForwardBatch) -> Tensor:
         """See `ServingDecoder`."""
-        sizes = self._sizes(batch)
+        sizes = sizes_of(batch, self.spec, self._operations) if self._repeatable else None
         if sizes is None or batch.cache is None:
-            return self._decoder(batch)  # type: ignore[no-any-return]
-        recorded = self._of_cache(batch.cache.layers)
-        if sizes not in recorded:
+            return self._directly(batch)
+        layers = batch.cache.layers
+        own = self._of_cache(layers)
+        if sizes not in own.recorded:
             self._met[sizes] += 1
             if self._met[sizes] < _TIMES:
-                return self._decoder(batch)  # type: ignore[no-any-return]
-            recorded[sizes] = _Recorded(self._decoder, batch.cache.layers, sizes)
-        return recorded[sizes](batch)
+                return self._directly(batch)
+            step = RepeatedStep(self._decoder, layers, sizes, self._operations)
+            step.fill(batch)
+            own.recorded[sizes] = _Recorded(step, layers, own.pool)
+        return own.recorded[sizes](batch)
 
-    def _sizes(self, batch: ForwardBatch) -> Sizes | None:
-        """How large the step is when padded; None: it is no graph."""
-        n_rows = batch.token_ids.numel()
-        if not self._repeatable or batch.cache is None or batch.adapters or len(batch.starts) != n_rows + 1:
-            return None
-        padded, n_keys = _next_size(n_rows, 1), []
-        for kept, view in batch.cache.groups.items():
-            lengths = [slots.numel() for slots in view.sequence_slots]
-            n_keys.append((kept, longest := _next_size(max(lengths), 128)))
-            if padded * longest > max(_FREE_KEYS, _WASTE * sum(lengths)):
-                return None
-        return padded, tuple(n_keys)
+    def _directly(self, batch: ForwardBatch) -> Tensor:
+        decoder = self._decoder
+        return decoder.compute(self._operations(batch, decoder.adapters, decoder.product_dtype, None))
 
-    def _of_cache(self, layers: tuple[LayerMemory, ...]) -> dict[Sizes, _Recorded]:
+    def _of_cache(self, layers: tuple[LayerMemory, ...]) -> _OfCache:
         first = layers[0]
         if id(first) not in self._recorded:
-            self._recorded[id(first)] = {}
+            self._recorded[id(first)] = _OfCache()
             weakref.finalize(first, self._recorded.pop, id(first), None)
         return self._recorded[id(first)]
 
 
-def _next_size(n: int, least: int) -> int:
-    """`least` times a power of two, or one and a half times that."""
-    size = least
-    while size < n:
-        if size % 2 == 0 and size * 3 // 2 >= n:
-            return size * 3 // 2
-        size *= 2
-    return size
+def _operations(decoder: Decoder) -> type[ReferenceOps]:
+    """What computes on the decoder's device."""
+    if not has_triton(decoder.device):
+        return ReferenceOps
+    from landrace.models.gpu_ops import GpuOps
+
+    GpuOps.prepare(decoder)
+    return GpuOps

@@ -20,7 +20,7 @@ from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, MeanSelection, Mla, PoolSelection
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.packed_adapter import PackedAdapter
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import (
@@ -36,6 +36,7 @@ from landrace.models.params import (
 )
 from landrace.models.pooled_recorder import PooledRecorder
 from landrace.models.rope import further_ropes
+from landrace.models.selection_spec import MeanSelection, PoolSelection
 
 
 class Recorder(PooledRecorder):

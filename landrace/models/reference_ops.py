@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import Activation, Gate
+from landrace.kernels.activation import Activation
+from landrace.kernels.gpu.paged import HeadSizes, PagedPlan
 from landrace.kernels.layer_cache import LayerCache, kept_as
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention
 from landrace.kernels.reference.dense import gated, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
-from landrace.kernels.reference.heads import alibi_slopes, fading_rates, gated_heads, gated_norm, normed, temperature
+from landrace.kernels.reference.heads import alibi_slopes, fading_rates, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
 from landrace.kernels.reference.recurrence import Rows, l2_norm
 from landrace.kernels.reference.rotary import rotate
@@ -31,7 +32,7 @@ from landrace.models.adapters import AdapterBank
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
 from landrace.models.ffn_spec import Moe
-from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla, RopeSpec
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla, RopeSpec
 from landrace.models.params import (
     AbsorbedLinear,
     Experts,
@@ -55,6 +56,9 @@ to what the forward pass returns."""
 class ReferenceOps(ReferencePooled):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
+    any_experts: ClassVar[bool] = False
+    """Whether experts are computed without asking the host who goes to which."""
+
     def __init__(
         self, batch: ForwardBatch, adapters: AdapterBank, product_dtype: torch.dtype, reduce: Reduce | None
     ) -> None:
@@ -64,8 +68,16 @@ class ReferenceOps(ReferencePooled):
         self._reduce = reduce
         self.kept_hidden: Tensor | None = None
 
+    @staticmethod
+    def in_place(mixer: Mixer) -> bool:
+        """Whether attention reads the layer's cache where it lies, by a `PagedPlan`."""
+        return False
+
     def take_plans(
-        self, attention_plans: Mapping[Paged, AttentionPlan], rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]]
+        self,
+        attention_plans: Mapping[Paged, AttentionPlan],
+        paged_plans: Mapping[tuple[Paged, HeadSizes], PagedPlan],
+        rotary: Mapping[RopeSpec, tuple[Tensor, Tensor]],
     ) -> None:
         """Where they are known already, they are not made of the batch."""
         self._attention_plans.update((kept, plan) for kept, plan in attention_plans.items())
@@ -90,9 +102,6 @@ class ReferenceOps(ReferencePooled):
             return rms_norm(x, norm.weight, norm.eps)
         return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
 
-    def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:
-        return factor * rms_norm(x, norm.weight, norm.eps)
-
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
         return [self._linear(x, weight) for weight in weights]
@@ -106,9 +115,6 @@ class ReferenceOps(ReferencePooled):
     ) -> Tensor:
         branch = self._linear(x, weight)
         return _added(into, branch if gate is None else branch * gate.sigmoid(), factor)
-
-    def add_norm(self, into: Tensor, x: Tensor, norm: Norm, factor: float) -> Tensor:
-        return torch.add(into, rms_norm(x, norm.weight, norm.eps), alpha=factor)
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
@@ -211,11 +217,6 @@ class ReferenceOps(ReferencePooled):
     def by_head(self, x: Tensor, weight: HeadLinear) -> Tensor:
         return self._head_linear(x.view(x.shape[0], weight.n_heads, -1), weight).flatten(1)
 
-    def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
-        if spec.gate == "channel":
-            return x * gate.sigmoid()
-        return gated_heads(x.view(x.shape[0], spec.n_heads, -1), gate).flatten(1)
-
     def conv(
         self, cache: int, xs: Sequence[Tensor], kernels: Sequence[Kernel], *, first: int, dilation: int = 1
     ) -> list[Tensor]:
@@ -262,11 +263,8 @@ class ReferenceOps(ReferencePooled):
 
         return self._states.recur(cache, q, [k, v], rows_of).flatten(1).to(v.dtype)
 
-    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
-        return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)
-
     def route(self, x: Tensor, weights: RouterWeights, router: Router) -> Routing:
-        return self.routing(linear(x.float(), weights.weight, weights.bias), weights, router)
+        return self.routing(self._product(x.float(), weights.weight, weights.bias), weights, router)
 
     def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
         """Where a router's logits [T, n_experts] send the tokens."""
@@ -304,7 +302,7 @@ class ReferenceOps(ReferencePooled):
         bias = weight.bias if isinstance(weight, Linear) else None
 
         def logits(rows: Tensor) -> Tensor:
-            y = linear(rows.to(self._product_dtype), weight.weight, bias).float()
+            y = self._logits(rows.to(self._product_dtype), weight.weight, bias)
             return y if divisor == 1.0 else y / divisor
 
         return logits(hidden) if self._reduce is None else self._reduce(hidden, logits)
@@ -327,9 +325,16 @@ class ReferenceOps(ReferencePooled):
         ]
         return ExpertProjection(weight.weight, weight.bias, adapters, partial(self.hear, weight.name))
 
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear(x, weight, bias)
+
+    def _logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product in float32."""
+        return linear(x, weight, bias).float()
+
     def _linear(self, x: Tensor, weight: Linear) -> Tensor:
         self.hear(weight.name, x)
-        y = linear(x, weight.weight, weight.bias)
+        y = self._product(x, weight.weight, weight.bias)
         for rows, adapter in self._adapters:
             pair = adapter.pairs.get(weight.name)
             if pair is None:

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from landrace.kernels.layer_cache import PooledCache
+from landrace.kernels.layer_cache import PooledCache, kept_as
 from landrace.kernels.reference.attention import attention
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.pooling import Closing, PooledPlan, closing, plan_pooled, pooled
@@ -130,4 +130,4 @@ class ReferencePooled(ReferenceSelection):
         assert self._batch.cache is not None
         slots = self._batch.cache.groups[kept].write_slots
         slots = slots if which is None else slots[which]
-        return memory.index_copy_(0, slots, rows.to(memory.dtype))
+        return memory.index_copy_(0, slots, kept_as(rows, memory.dtype))

@@ -13,10 +13,11 @@ from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.selection import Pooling, select, select_blocks, select_pools
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
-from landrace.models.mixer_spec import BlockSelection, Gqa, MeanSelection, Mla, PoolSelection, RopeSpec
+from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
 from landrace.models.params import LayerNorm, Norm, PlaceBias
 from landrace.models.reference_streams import ReferenceStreams
 from landrace.models.rope import rotary_tables
+from landrace.models.selection_spec import BlockSelection, MeanSelection, PoolSelection
 
 
 class ReferenceSelection(ReferenceStreams):

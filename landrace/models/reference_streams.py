@@ -1,4 +1,4 @@
-"""`ReferenceStreams`: the reference's operations on residual streams."""
+"""`ReferenceStreams`: the reference's operations on residual streams, and on gates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landrace.kernels.activation import Gate
+from landrace.kernels.reference.dense import rms_norm
+from landrace.kernels.reference.heads import gated_heads, gated_norm
 from landrace.kernels.reference.ngrams import gated_values
 from landrace.kernels.reference.streams import collapsed, spread, stream_weights
 from landrace.kernels.streams import HyperConnections
-from landrace.models.params import StreamWeights
+from landrace.models.mixer_spec import Gqa, Mla
+from landrace.models.params import Norm, StreamWeights
 
 
 class ReferenceStreams:
@@ -43,3 +47,17 @@ class ReferenceStreams:
     def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
         y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)
         return y if outer == 1.0 else outer * y
+
+    def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return factor * rms_norm(x, norm.weight, norm.eps)
+
+    def add_norm(self, into: Tensor, x: Tensor, norm: Norm, factor: float) -> Tensor:
+        return torch.add(into, rms_norm(x, norm.weight, norm.eps), alpha=factor)
+
+    def gate_heads(self, spec: Gqa | Mla, x: Tensor, gate: Tensor) -> Tensor:
+        if spec.gate == "channel":
+            return x * gate.sigmoid()
+        return gated_heads(x.view(x.shape[0], spec.n_heads, -1), gate).flatten(1)
+
+    def gated_norm(self, x: Tensor, gate: Tensor, norm: Norm, by: Gate = "silu") -> Tensor:
+        return gated_norm(x, gate, norm.weight, norm.eps, by).to(gate.dtype)

@@ -13,9 +13,10 @@ from landrace.kernels.cpu.selection import select, select_blocks, select_by_mean
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.models.cache_shapes import heads_of
 from landrace.models.cache_spec import Paged
-from landrace.models.mixer_spec import BlockSelection, Gqa, MeanSelection, Mla, PoolSelection, RopeSpec
+from landrace.models.mixer_spec import Gqa, Mla, RopeSpec
 from landrace.models.packed_weights import PackedWeights
 from landrace.models.params import LayerNorm, Norm, PlaceBias
+from landrace.models.selection_spec import BlockSelection, MeanSelection, PoolSelection
 from landrace.models.stream_recorder import StreamRecorder
 
 

@@ -25,7 +25,8 @@ from landrace.kernels.mask import Sliding
 from landrace.kernels.router import Router
 from landrace.models.declared import declared
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import Gqa, MeanSelection
+from landrace.models.mixer_spec import Gqa
+from landrace.models.selection_spec import MeanSelection
 from landrace.models.spec import LayerSpec, ModelSpec
 
 WHOLE = LayerSpec(Gqa(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), Dense(6))

@@ -12,8 +12,9 @@ from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import BlockSelection, Kda, Lightning, PoolSelection, RopeSpec, Selection
+from landrace.models.mixer_spec import Kda, Lightning, RopeSpec
 from landrace.models.pooled_spec import PooledSelection, Pooling
+from landrace.models.selection_spec import BlockSelection, PoolSelection, Selection
 from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(

@@ -13,7 +13,7 @@ import torch
 from test_cpu_equivalence import CACHES, RUNGS, adapter, check, on_cpu, oracle, with_cache
 
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
-from landrace.models.mixer_spec import MeanSelection
+from landrace.models.selection_spec import MeanSelection
 from landrace.models.stored import Weights
 
 SELECTION = MeanSelection(16, 5, 1, 2, dense_length=128)

@@ -22,7 +22,8 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.ffn_spec import Dense, Ffn, Moe
-from landrace.models.mixer_spec import Gdn, Kda, Lightning, RopeSpec, Selection
+from landrace.models.mixer_spec import Gdn, Kda, Lightning, RopeSpec
+from landrace.models.selection_spec import Selection
 from landrace.models.spec import AfterNorm, ModelSpec, Plain, Sandwich
 from landrace.models.stored import StoredTensor, Weights, held_as
 

@@ -35,7 +35,8 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
-from landrace.models.mixer_spec import BlockSelection, RopeSpec
+from landrace.models.mixer_spec import RopeSpec
+from landrace.models.selection_spec import BlockSelection
 from landrace.models.spec import ModelSpec
 from landrace.models.stored import StoredTensor, Weights, held_as
 

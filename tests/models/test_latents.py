@@ -34,7 +34,8 @@ from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.families.weights import Rotary, Source
 from landrace.models.lora_spec import LATENT_PROJECTIONS, LoraSpec
-from landrace.models.mixer_spec import Mla, Selection
+from landrace.models.mixer_spec import Mla
+from landrace.models.selection_spec import Selection
 from landrace.models.spec import ModelSpec
 from landrace.training.options import TuneOptions
 from landrace.training.trainee import trainee

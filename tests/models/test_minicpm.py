@@ -24,7 +24,8 @@ from landrace.errors import CheckpointError, UnsupportedError
 from landrace.model import cache_needs
 from landrace.models.batch import ForwardBatch
 from landrace.models.families import read_config
-from landrace.models.mixer_spec import Gqa, MeanSelection
+from landrace.models.mixer_spec import Gqa
+from landrace.models.selection_spec import MeanSelection
 
 BLOCK, WINDOW, TOPK, DENSE = 32, 32, 4, 200
 HEADS, KV_HEADS, HEAD, WIDTH, LAYERS, EPS = 4, 2, 16, 48, 2, 1e-3

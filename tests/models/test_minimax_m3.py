@@ -11,7 +11,8 @@ from tiny_models import load, packed_logits, random_ids, reference, save, worst
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.families import read_config
-from landrace.models.mixer_spec import BlockSelection, Gqa
+from landrace.models.mixer_spec import Gqa
+from landrace.models.selection_spec import BlockSelection
 
 SECTION = {
     "use_sparse_attention": True, "sparse_num_index_heads": 2, "sparse_index_dim": 16, "sparse_block_size": 4,

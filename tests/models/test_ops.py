@@ -17,8 +17,8 @@ from landrace.models.declared import count, declared, params_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.layer import Layer
-from landrace.models.mixer_spec import BlockSelection, MeanSelection, Selection
 from landrace.models.params import Weights
+from landrace.models.selection_spec import BlockSelection, MeanSelection, Selection
 from landrace.models.spec import ModelSpec, Plain, Sandwich
 
 

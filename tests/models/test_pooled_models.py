@@ -82,6 +82,15 @@ def test_rows_do_not_depend_on_steps(dtype: torch.dtype, shared: Path, extension
             assert torch.isfinite(found).all() and torch.equal(found, expected), (isa, threads)
 
 
+def test_the_reference_keeps_rows_in_float16(shared: Path, tmp_path: Path) -> None:
+    _, checkpoint = saved(shared, tmp_path)
+    decoder, steps = opened(checkpoint), at_random(SEQUENCES, 1)
+    with torch.no_grad():
+        exact, near = (stepped(decoder, SEQUENCES, steps, dtype) for dtype in (torch.float32, torch.float16))  # type: ignore[arg-type]
+    assert worst(exact, packed_logits(decoder, SEQUENCES)) < 1e-4
+    assert 0 < worst(near, exact) < 1e-2
+
+
 def test_more_rows_than_are_taken_at_once(shared: Path, extension: ModuleType, tmp_path: Path) -> None:
     """Attention takes 256 of a list, and as many positions, at a time: all pooled rows, those that are chosen, and the
     window lie in several such chunks."""

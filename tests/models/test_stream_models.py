@@ -24,7 +24,8 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.mixer_spec import Gdn, Kda, Mla, PoolSelection, Selection
+from landrace.models.mixer_spec import Gdn, Kda, Mla
+from landrace.models.selection_spec import PoolSelection, Selection
 from landrace.models.spec import GatedStreams, Hyper, ModelSpec, Streams
 from landrace.models.stored import held_as
 

@@ -133,7 +133,9 @@ class CacheMemory:
 
         Kept between steps and extended by the blocks that are new, so a decode step costs a slice.
         """
-        own = self._tables.setdefault(table, _SlotTable(self._offsets.new_empty(0), 0))
+        own = self._tables.get(table)
+        if own is None:
+            own = self._tables[table] = _SlotTable(self._offsets.new_empty(0), 0)
         if own.n_blocks < table.end:
             known = max(own.n_blocks, table.first)
             fresh = torch.tensor(table.blocks[known - table.first :], device=self.device)

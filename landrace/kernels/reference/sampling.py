@@ -20,11 +20,13 @@ def choose_tokens(
     if not rows:
         return tokens
     x = _take(logits, rows)
-    finite = x.amax(-1).isfinite().tolist()
-    greedy = [i for i, rule in enumerate(rules) if finite[i] and rule.temperature == 0]
-    if greedy:
-        for i, token in zip(greedy, _take(x, greedy).argmax(-1).tolist(), strict=True):
-            tokens[i] = token
+    told = [x.amax(-1).isfinite().long()]
+    if any(rule.temperature == 0 for rule in rules):
+        told.append(x.argmax(-1))
+    finite, *best = torch.stack(told).tolist()  # at once: a device is waited for
+    for i, rule in enumerate(rules):
+        if finite[i] and rule.temperature == 0:
+            tokens[i] = best[0][i]
     drawn = [i for i, rule in enumerate(rules) if finite[i] and rule.temperature > 0]
     if drawn:
         filtered = filter_logits(_take(x, drawn), [rules[i] for i in drawn])
@@ -54,6 +56,12 @@ def filter_logits(logits: Tensor, rules: Sequence[SamplingRule]) -> Tensor:
     return x.masked_fill_(x < floor, -math.inf)
 
 
+def log_total(x: Tensor) -> Tensor:
+    """[..., 1] log of the sum of e^x over the last dimension. Added in float64 on a GPU, where the order of a sum
+    depends on how many rows there are."""
+    return (x.double() if x.is_cuda else x).logsumexp(-1, keepdim=True).to(x.dtype)
+
+
 def _take(x: Tensor, rows: Sequence[int]) -> Tensor:
     """Rows of `x`: itself where they are all of its rows in order."""
     return x if len(rows) == len(x) and list(rows) == list(range(len(x))) else x[list(rows)]
@@ -62,11 +70,11 @@ def _take(x: Tensor, rows: Sequence[int]) -> Tensor:
 def _nucleus_floor(x: Tensor, top_p: Tensor) -> Tensor:
     """[B, 1]: the least logit of each row's nucleus. Sorts only as much of the vocabulary as the nuclei need."""
     vocab = x.shape[1]
-    log_total = x.logsumexp(-1, keepdim=True)
+    whole = log_total(x)
     n_sorted = min(vocab, 256)
     while True:
         best = x.topk(n_sorted, dim=-1).values
-        share = (best - log_total).double().exp()
+        share = (best - whole).double().exp()
         # At least one token, also where p is less than float32 can tell from 0.
         size = ((share.cumsum(-1) - share) < top_p).sum(-1, keepdim=True).clamp(min=1)
         if n_sorted == vocab or bool((size < n_sorted).all()):

@@ -12,7 +12,8 @@ from landrace.models.families.deepseek import ALIASES, NAMINGS, NO_EFFECT, SIGMO
 from landrace.models.families.dense import layer_kinds, n_layers, read_decoder
 from landrace.models.families.family import Family
 from landrace.models.families.latent import read_latent_attention
-from landrace.models.mixer_spec import Mla, Selection
+from landrace.models.mixer_spec import Mla
+from landrace.models.selection_spec import Selection
 from landrace.models.spec import ModelSpec
 
 V32 = {**V3, "max_position_embeddings": 163840, "index_topk": 2048, "index_head_dim": 128, "index_n_heads": 64}

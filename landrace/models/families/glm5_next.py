@@ -20,7 +20,8 @@ from landrace.models.families.latent import NAMES, read_latent_attention
 from landrace.models.families.moe import mixed, read_deepseek_mixture, sparse_after, sparse_by_name
 from landrace.models.families.names import DEEPSEEK_EXPERTS, JOINT, ONE_BY_ONE
 from landrace.models.families.qwen import VISION
-from landrace.models.mixer_spec import Kda, Mla, Selection
+from landrace.models.mixer_spec import Kda, Mla
+from landrace.models.selection_spec import Selection
 from landrace.models.spec import Hyper, ModelSpec
 
 GLM5_NEXT = {

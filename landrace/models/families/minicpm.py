@@ -14,7 +14,8 @@ from landrace.models.families.config import MAX_POSITIONS, Config
 from landrace.models.families.dense import n_layers, read_attention, read_decoder, read_mlp
 from landrace.models.families.family import Family
 from landrace.models.families.llama import SHAPE
-from landrace.models.mixer_spec import Gqa, MeanSelection
+from landrace.models.mixer_spec import Gqa
+from landrace.models.selection_spec import MeanSelection
 from landrace.models.spec import ModelSpec, Plain
 
 MINICPM = {**SHAPE, "tie_word_embeddings": True, "scale_emb": 1, "scale_depth": 1, "dim_model_base": 1}

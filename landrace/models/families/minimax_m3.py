@@ -16,7 +16,8 @@ from landrace.models.families.family import WRAPPED, Family, TextHalf
 from landrace.models.families.moe import TRAINING, mixed, read_experts, sparse_by_name
 from landrace.models.families.names import JOINT, ONE_BY_ONE, Naming
 from landrace.models.ffn_spec import Dense, Moe
-from landrace.models.mixer_spec import BlockSelection, Gqa
+from landrace.models.mixer_spec import Gqa
+from landrace.models.selection_spec import BlockSelection
 from landrace.models.spec import ModelSpec
 
 MINIMAX_M3 = {

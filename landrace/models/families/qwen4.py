@@ -26,7 +26,8 @@ from landrace.models.families.qwen_next import (
     read_mixers,
     with_joint_experts,
 )
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, PoolSelection
+from landrace.models.mixer_spec import Gdn, Gqa, Mixer
+from landrace.models.selection_spec import PoolSelection
 from landrace.models.spec import GatedStreams, ModelSpec, NGramEmbedding
 
 _GAMMA = 0x9E3779B97F4A7C15

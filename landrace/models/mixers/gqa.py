@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from landrace.models.mixer_spec import BlockSelection, Gqa, MeanSelection, PoolSelection
+from landrace.models.mixer_spec import Gqa
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Vector
+from landrace.models.selection_spec import BlockSelection, MeanSelection, PoolSelection
 
 
 class GqaBlock(nn.Module):

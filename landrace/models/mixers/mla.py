@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from landrace.models.mixer_spec import Mla, Selection
+from landrace.models.mixer_spec import Mla
 from landrace.models.ops import Ops, X
 from landrace.models.params import AbsorbedLinear, HeadLinear, LayerNorm, Linear, Norm, PlaceBias, Vector
+from landrace.models.selection_spec import Selection
 
 
 class Indexer(nn.Module):
