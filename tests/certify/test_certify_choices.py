@@ -32,7 +32,8 @@ def test_every_path_agrees(kind: str, dtype: torch.dtype, tiny_model: MakeModel,
     certificate = certify(str(tiny_model(kind, dtype)), conversations=SHORT[:1])
     assert certificate.passed, failures(certificate)
     paths = {path.name: path for path in certificate.paths}
-    assert {"as served, answers", "transformers, float32"} <= paths.keys()
+    # transformers turns Hy4's heads otherwise than its published weights want.
+    assert {"as served, answers", *(["transformers, float32"] if kind != "hy_v4" else [])} <= paths.keys()
     served = paths["as served, one batch"].equal_choices.positions
     assert served is not None and (served == 1.0 or dtype != torch.float32)
 

@@ -54,7 +54,7 @@ class Pooling:
     def keys(self, rows: Tensor) -> Tensor:
         """[G, n_pools, d] of the whole pools of rows [G, K, d], or [G, K, 2 * d] with gates behind keys."""
         n_pools = rows.shape[1] // self.size
-        pools = rows[:, : n_pools * self.size].reshape(len(rows), n_pools, self.size, -1)
+        pools = rows[:, : n_pools * self.size].reshape(len(rows), n_pools, self.size, rows.shape[-1])
         if self.bias is None:
             return self.finish(pools.mean(2))
         keys, gates = pools.chunk(2, -1)
