@@ -8,8 +8,9 @@ them itself is a figure of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, Mla
-from landrace.models.params import LayerNorm, Norm, PlaceBias, RouterWeights
+from landrace.models.params import Norm, RouterWeights
 from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.reference_ops import ReferenceOps
 from landrace.models.selection_spec import MeanSelection
@@ -53,6 +54,11 @@ def _n_choices(layer: LayerSpec) -> int:
     return selects + isinstance(layer.ffn, Moe)
 
 
+CHOOSING = {"select": 3, "select_blocks": 2, "select_pools": 2, "select_gated_pools": 4, "select_pooled": 4}
+"""The operations that choose positions out of rows: how many of their arguments these are, behind the layer's spec and
+its cache."""
+
+
 class _HearingOps(ReferenceOps):
     """Keeps what choices are made of."""
 
@@ -63,46 +69,6 @@ class _HearingOps(ReferenceOps):
     def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
         self.heard.append((logits,))
         return super().routing(logits, weights, router)
-
-    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
-        self.heard.append((q, k, weights))
-        super().select(spec, cache, q, k, weights, norm)
-
-    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
-        self.heard.append((q, k))
-        super().select_blocks(spec, cache, q, k, norms)
-
-    def select_pools(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
-        self.heard.append((q, k))
-        super().select_pools(spec, cache, q, k, norms)
-
-    def select_gated_pools(
-        self,
-        spec: Mla,
-        cache: int,
-        q: Tensor,
-        k: Tensor,
-        weights: Tensor,
-        gates: Tensor,
-        norm: LayerNorm,
-        bias: PlaceBias,
-    ) -> None:
-        self.heard.append((q, k, weights, gates))
-        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
-
-    def select_pooled(
-        self,
-        spec: Pooled,
-        cache: int,
-        q: Tensor,
-        weights: Tensor,
-        values: Tensor,
-        gates: Tensor,
-        bias: PlaceBias,
-        norm: Norm,
-    ) -> None:
-        self.heard.append((q, weights, values, gates))
-        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
@@ -125,72 +91,16 @@ class _FollowingOps(ReferenceOps):
 
     def routing(self, logits: Tensor, weights: RouterWeights, router: Router) -> Routing:
         own = super().routing(logits, weights, router).experts
-        (said,) = self._next(logits)
+        (said,) = self.said(logits)
         theirs = super().routing(said, weights, router).experts
         self.equal_experts += (theirs[:, :, None] == own[:, None, :]).any(-1).flatten().tolist()
         return route(logits, router, chosen=theirs)
-
-    def select(self, spec: Mla, cache: int, q: Tensor, k: Tensor, weights: Tensor, norm: LayerNorm) -> None:
-        super().select(spec, cache, q, k, weights, norm)
-        own = self._chosen
-        q, k, weights = self._next(q, k, weights)
-        super().select(spec, cache, q, k, weights, norm)
-        self._count_positions(spec, own)
-
-    def select_blocks(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
-        super().select_blocks(spec, cache, q, k, norms)
-        own = self._chosen
-        q, k = self._next(q, k)
-        super().select_blocks(spec, cache, q, k, norms)
-        self._count_positions(spec, own)
-
-    def select_pools(self, spec: Gqa, cache: int, q: Tensor, k: Tensor, norms: tuple[Norm, Norm]) -> None:
-        super().select_pools(spec, cache, q, k, norms)
-        own = self._chosen
-        q, k = self._next(q, k)
-        super().select_pools(spec, cache, q, k, norms)
-        self._count_positions(spec, own)
-
-    def select_gated_pools(
-        self,
-        spec: Mla,
-        cache: int,
-        q: Tensor,
-        k: Tensor,
-        weights: Tensor,
-        gates: Tensor,
-        norm: LayerNorm,
-        bias: PlaceBias,
-    ) -> None:
-        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
-        own = self._chosen
-        q, k, weights, gates = self._next(q, k, weights, gates)
-        super().select_gated_pools(spec, cache, q, k, weights, gates, norm, bias)
-        self._count_positions(spec, own)
-
-    def select_pooled(
-        self,
-        spec: Pooled,
-        cache: int,
-        q: Tensor,
-        weights: Tensor,
-        values: Tensor,
-        gates: Tensor,
-        bias: PlaceBias,
-        norm: Norm,
-    ) -> None:
-        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
-        own = self._chosen
-        q, weights, values, gates = self._next(q, weights, values, gates)
-        super().select_pooled(spec, cache, q, weights, values, gates, bias, norm)
-        _, seen = self._pooled_plan(spec)
-        self._count(seen, own)
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         if isinstance(spec.selection, MeanSelection):
-            their_q, their_k = self._next(q, k)
+            their_q, their_k = self.said(q, k)
             self._theirs = super().keep(spec, cache, their_q, their_k, v, norms, eps)
         return super().keep(spec, cache, q, k, v, norms, eps)
 
@@ -198,9 +108,9 @@ class _FollowingOps(ReferenceOps):
         super().select_by_means(spec, cache, q, past)
         own = self._chosen
         super().select_by_means(spec, cache, *self._theirs)
-        self._count_positions(spec, own)
+        self.count_positions(spec, own)
 
-    def _next(self, *own: Tensor) -> tuple[Tensor, ...]:
+    def said(self, *own: Tensor) -> tuple[Tensor, ...]:
         """What was heard; one's own for the rows behind it, which that path did not compute."""
         heard = next(self._heard)
         return tuple(
@@ -208,14 +118,38 @@ class _FollowingOps(ReferenceOps):
             for one, mine in zip(heard, own, strict=True)
         )
 
-    def _count_positions(self, spec: Gqa | Mla, own: tuple[Tensor, ...]) -> None:
+    def count_positions(self, spec: Gqa | Mla | Pooled, own: Sequence[Tensor]) -> None:
         """Of rows that do not attend to all they see."""
-        self._count([group.mask(spec.mask) for group in self._attention_plan(spec.cache).groups], own)
-
-    def _count(self, seen: Sequence[Tensor], own: Sequence[Tensor]) -> None:
+        if isinstance(spec, Pooled):
+            seen = self._pooled_plan(spec)[1]
+        else:
+            seen = tuple(group.mask(spec.mask) for group in self._attention_plan(spec.cache).groups)
         for all_of_them, theirs, mine in zip(seen, self._chosen, own, strict=True):
             choosing = (all_of_them & ~theirs).any(-1, keepdim=True)
             self.equal_positions += mine[theirs & choosing].tolist()
+
+
+def _hearing(choose: Callable[..., None], n_rows: int) -> Callable[..., None]:
+    def heard(ops: _HearingOps, spec: Any, cache: int, *said: Any) -> None:
+        ops.heard.append(said[:n_rows])
+        choose(ops, spec, cache, *said)
+
+    return heard
+
+
+def _following(choose: Callable[..., None], n_rows: int) -> Callable[..., None]:
+    def followed(ops: _FollowingOps, spec: Any, cache: int, *said: Any) -> None:
+        choose(ops, spec, cache, *said)
+        own = ops._chosen
+        choose(ops, spec, cache, *ops.said(*said[:n_rows]), *said[n_rows:])
+        ops.count_positions(spec, own)
+
+    return followed
+
+
+for _name, _n_rows in CHOOSING.items():
+    setattr(_HearingOps, _name, _hearing(getattr(ReferenceOps, _name), _n_rows))
+    setattr(_FollowingOps, _name, _following(getattr(ReferenceOps, _name), _n_rows))
 
 
 @contextmanager
