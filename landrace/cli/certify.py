@@ -35,7 +35,7 @@ def certify(
         print_json(certificate.as_dict())
     else:
         table = Table(box=None, pad_edge=False)
-        table.add_column(f"against {certificate.reference}", no_wrap=True)
+        table.add_column(f"against {certificate.reference}")
         chosen = [
             kind
             for kind in ("experts", "positions")
@@ -50,7 +50,8 @@ def certify(
             *(f"equal {kind}" for kind in chosen),
             "",
         ):
-            table.add_column(column, justify="right", no_wrap=True)
+            # In a narrow window names and headings are broken, and no figure is cut short.
+            table.add_column(column, justify="right", min_width=len("100.00%"))
         for path in certificate.paths:
             verdict = styled(("pass", "green") if path.passed else ("FAIL", "red"))
             of_choices = (getattr(path.equal_choices, kind) for kind in chosen)

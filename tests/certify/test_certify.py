@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from landrace.certify import BOUNDS, Certificate, PathResult, PromptResult, certify
-from landrace.certify.certificate import compare_scores
+from landrace.certify.certificate import EqualChoices, compare_scores
 from landrace.certify.scores import Scores, scores_of
 from landrace.cli.main import app
 from landrace.errors import LandraceError
@@ -115,3 +115,16 @@ def test_the_command_tells_of_prompts(
     assert result.exit_code == code
     assert said in " ".join(result.output.split())
     assert "leaves out [the call]" in " ".join(result.output.split())
+
+
+def test_no_figure_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that chooses experts and positions, in a window of 80 columns."""
+    choices = EqualChoices(0.98765, 0.87654)
+    path = PathResult(
+        "trainer, bfloat16 products", 12345, 4.56e-1, 7.89e-2, 0.99876, BOUNDS["bfloat16"], 0.01234, choices
+    )
+    made = Certificate("m", None, "trainer", "ab", None, "cd", "float32", 2048, (path,), None, ())
+    monkeypatch.setattr("landrace.certify.certify", lambda *_, **__: made)
+    output = CliRunner().invoke(app, ["certify", "m"]).output
+    for figure in ("12345", "4.6e-01", "7.9e-02", "99.88%", "1.23%", "98.77%", "87.65%", "FAIL"):
+        assert figure in output, output
