@@ -15,28 +15,6 @@
 namespace landrace {
 namespace LANDRACE_ISA {
 
-/// The rows of a step that close an entry of `ratio` positions.
-class Closing final : public State {
-public:
-    struct Row {
-        int row, sequence;
-    };
-
-    explicit Closing(int ratio) : ratio_(ratio) {}
-    bool serves(int ratio) const { return ratio == ratio_; }
-    void prepare(const Step& step, int) override {
-        rows_.clear();
-        for (int s = 0; s < step.n_sequences; ++s)
-            for (auto row = static_cast<int>(step.starts[s]); row < static_cast<int>(step.starts[s + 1]); ++row)
-                if ((step.positions[row] + 1) % ratio_ == 0) rows_.push_back({row, s});
-    }
-    const std::vector<Row>& rows() const { return rows_; }
-
-private:
-    int ratio_;
-    std::vector<Row> rows_;
-};
-
 class Pool final : public Operation {
 public:
     static constexpr Field kSchema[] = {
@@ -54,7 +32,7 @@ public:
         parts_ = input_.width / (2 * channels_);
         if (ratio_ < 2 || parts_ < 1 || parts_ > 2 || input_.width != 2 * parts_ * channels_) throw std::invalid_argument("rows cannot be pooled from that");
         if (bias_.size != ratio_ * parts_ * channels_ || norm_.size != channels_) throw std::invalid_argument("there is a bias for each place, and a norm");
-        closing_ = &workspace.state<Closing>(ratio_);
+        ends_ = &workspace.state<PoolPlan>(ratio_);
         of_inputs_ = static_cast<size_t>(workspace.read_layer(inputs_, input_));
         if (of_index_) workspace.write_layer(layer_, index_, static_cast<int>(group_));
         else workspace.write_layer(layer_, latents_, static_cast<int>(group_));
@@ -71,8 +49,8 @@ public:
 
     void run(const Context& c, int thread) override {
         const RotaryTable& table = c.step.rotary[turning_.table];
-        c.share(thread, static_cast<int>(closing_->rows().size()), [&](int index) {
-            const Closing::Row at = closing_->rows()[static_cast<size_t>(index)];
+        c.share(thread, static_cast<int>(ends_->ends().size()), [&](int index) {
+            const SelectPlan::Row at = ends_->ends()[static_cast<size_t>(index)];
             alignas(64) float pooled[kMaxHeadDim], key[kMaxHeadDim] = {};
             for (int channel = 0; channel < channels_; channel += kLanes) sum_up(c, at, channel, std::min(kLanes, channels_ - channel), pooled + channel);
             rms_norm(pooled, norm_.data, eps_, channels_, key);
@@ -86,7 +64,7 @@ public:
 
 private:
     /// `n` channels from `channel` on.
-    void sum_up(const Context& c, const Closing::Row& at, int channel, int n, float* out) const {
+    void sum_up(const Context& c, const SelectPlan::Row& at, int channel, int n, float* out) const {
         const int span = parts_ * ratio_;
         const int64_t first = c.step.positions[at.row] + 1 - span;
         const LayerCache& cache = c.workspace.cache(inputs_);
@@ -119,7 +97,7 @@ private:
     float eps_;
     PairTurning turning_;
     size_t group_, of_inputs_ = 0;
-    Closing* closing_ = nullptr;
+    PoolPlan* ends_ = nullptr;
 };
 
 LANDRACE_OPERATION(pool, Pool)
