@@ -97,8 +97,8 @@ class Tokenizer:
         return [index for index in self.encode(text, add_bos=False) if index in self._added]
 
     def warm_up(self) -> None:
-        """Works out now what the first long text would have to wait for."""
-        _ = self._borders, self._fewest_tokens
+        """Works out now what the first long text, or the first chat, would have to wait for."""
+        _ = self._borders, self._fewest_tokens, self.answer_grammar
 
     def check_length(self, text: str, limit: int) -> None:
         """PromptTooLongError where the length of `text` tells that it has more than `limit` tokens."""

@@ -261,10 +261,10 @@ def test_a_broken_call_comes_back_as_it_was(name: str, text: str) -> None:
 
 def test_a_broken_call_of_control_tokens_comes_back_without_them() -> None:
     begin = "<|tool_calls_section_begin|><|tool_call_begin|>functions.tell:0"
-    broken = f"{begin}<|tool_call_argument_begin|>{{no}}<|tool_call_end|>"
-    assert parse(BY_NAME["Kimi-K2 sections"], broken) == Parts("", "functions.tell:0{no}", ())
+    broken = f'{begin}<|tool_call_argument_begin|>{{"no"}}<|tool_call_end|>'
+    assert parse(BY_NAME["Kimi-K2 sections"], broken) == Parts("", 'functions.tell:0{"no"}', ())
     harmony = BY_NAME["harmony channels"]
-    assert parse(harmony, "<|channel|>commentary to=functions.tell<|message|>{no}") == Parts("", "{no}", ())
+    assert parse(harmony, '<|channel|>commentary to=functions.tell<|message|>{no: "x"}') == Parts("", '{no: "x"}', ())
     assert parse(harmony, "Plain words") == Parts("", "Plain words", ())
     assert parse(harmony, "<|channel|>fin") == Parts("", "", ())
 

@@ -100,7 +100,14 @@ class AnswerParser:
         return True
 
     def _leave(self, reader: _Reader, mark: str) -> None:
-        state, text = reader.state, "".join(self._text)
+        state = reader.state
+        if self._within and (inner := reader.within(mark)) is not None:
+            # The commonest, quotes in JSON: its text is not put together each time.
+            self._text.append(mark)
+            self._raw.append(mark)
+            self._reader = self._states[inner.to]
+            return
+        text = "".join(self._text)
         exit, captured = reader.exit(mark, text)
         target = self._states[exit.to].state
         if not (exit.keep and target.slot == state.slot):
@@ -196,6 +203,11 @@ class _Reader:
             if text[start:] in beginnings:
                 return start
         return len(text)
+
+    def within(self, mark: str) -> Exit | None:
+        """The exit by `mark`, where that is a part of JSON and decides nothing."""
+        first = self._exits[mark][0]
+        return first if first.keep and self.state.slot == "json" else None
 
     def exit(self, mark: str, text: str) -> tuple[Exit, list[tuple[str, str]]]:
         """The first exit by `mark` for a state with this text, and what its pattern captured."""
