@@ -74,6 +74,8 @@ class Pooled:
     norm_eps: float
     pooling: Pooling | None = None
     """None: the layer sees its window only."""
+    keeps_all: bool = False
+    """Whether positions before the window are kept: rows of a layer that guesses are computed when they are wanted."""
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
 
@@ -91,6 +93,8 @@ class Pooled:
     @property
     def cache(self) -> Paged:
         """What the layer keeps of positions: keys, and what is pooled until it is."""
+        if self.keeps_all:
+            return Paged(FULL)
         return Paged(Sliding(self.window if self.pooling is None else max(self.window, self.pooling.span)))
 
     @property
