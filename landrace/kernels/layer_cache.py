@@ -82,9 +82,14 @@ class PooledCache:
         return tuple(tensor for part in self.parts for tensor in part.tensors)
 
     @property
+    def pooled(self) -> tuple[Tensor, ...]:
+        """The pooled rows."""
+        return tuple(tensor for pool in self.pools for tensor in pool.rows.tensors)
+
+    @property
     def pooled_bytes(self) -> int:
         """Of the pooled rows."""
-        return sum(pool.rows.nbytes for pool in self.pools)
+        return sum(tensor.nbytes for tensor in self.pooled)
 
     @property
     def nbytes(self) -> int:
