@@ -28,7 +28,7 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 
 IDS = random_ids((140, 9))
-"""The first has a row pooled from 128 positions."""
+"""The first has a row compressed from 128 positions."""
 ROUNDED = 0.02
 """What rounding the inputs of products with bfloat16, and to 8 bits those with 4-bit floats, may change of a logit, on
 average."""
@@ -61,7 +61,7 @@ def test_a_folder_means_what_its_formula_says(
     for name in ("q_a_proj", "q_b_proj", "kv_proj", "o_a_proj", "o_b_proj", "index_q_proj"):
         assert held[f"layers.1.self_attn.{name}.weight"] == "F8_F32", "multiplied as it is stored"
     assert held["layers.1.mlp.shared_expert.up_proj.weight"] == "F8_F32"
-    assert held["layers.1.self_attn.pool_proj.weight"] == "BF16"
+    assert held["layers.1.self_attn.compress_proj.weight"] == "BF16"
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ import torch
 from landrace.engine import Engine, EngineOptions
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.compressed_spec import Compressed, Compression
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, Recurrent, RopeSpec
-from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
@@ -69,14 +69,14 @@ def make_spec(
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
     head_dim: int = 8,
-    pooled: tuple[Pooling | None, ...] = (),
+    compressed: tuple[Compression | None, ...] = (),
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
-    them has chosen; `pooled`: what layers pool, in turn, that see a window and pooled rows instead; `deltas`: layers
-    that are a recurrent `delta` instead; `mtp`: with a layer for further tokens, whose attention sees all, or a
-    window beside layers that pool."""
+    them has chosen; `compressed`: what layers compress, in turn, that see a window and compressed rows instead;
+    `deltas`: layers that are a recurrent `delta` instead; `mtp`: with a layer for further tokens, whose attention sees
+    all, or a window beside layers that compress."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8 if latents else head_dim)
 
@@ -84,7 +84,7 @@ def make_spec(
         return delta if index in deltas else attention_of(index, masks[index % len(masks)])
 
     def attention_of(index: int, mask: Mask) -> Mixer:
-        if pooled and (own := pooled[index % len(pooled)]) is not None:
+        if compressed and (own := compressed[index % len(compressed)]) is not None:
             return of_window(own)
         if latents is not None:
             sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
@@ -94,12 +94,12 @@ def make_spec(
         sizes = {"n_heads": 4, "n_kv_heads": 2, "head_dim": head_dim}
         return Gqa(**sizes, scale=head_dim**-0.5, rope=rope, mask=mask, **attention)
 
-    def of_window(pooling: Pooling | None, keeps_all: bool = False) -> Pooled:
+    def of_window(compression: Compression | None, keeps_all: bool = False) -> Compressed:
         assert window is not None
         turning = replace(rope, theta=3000.0)
-        return Pooled(4, 16, 0.25, turning, 12, window, 2, 10, 1e-5, pooling, keeps_all=keeps_all)
+        return Compressed(4, 16, 0.25, turning, 12, window, 2, 10, 1e-5, compression, keeps_all=keeps_all)
 
-    guessing = of_window(None, keeps_all=True) if pooled else attention_of(0, FULL)
+    guessing = of_window(None, keeps_all=True) if compressed else attention_of(0, FULL)
     layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
     return ModelSpec(
         vocab_size=VOCAB,

@@ -11,7 +11,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from pools import Every, Pools
+from compressions import Entries, Every
 from states import Snapshots, States
 
 from landrace.engine import progress as progress_module
@@ -103,10 +103,10 @@ class Pages:
 Kind = Mask | Snapshots | Every
 
 
-def simulated(kind: Kind, options: EngineOptions, modules: Bookkeeping) -> Pages | Pools | States:
+def simulated(kind: Kind, options: EngineOptions, modules: Bookkeeping) -> Pages | Entries | States:
     if isinstance(kind, Snapshots):
         return States(kind, options, modules.state)
-    return Pools(kind, options, modules.paged) if isinstance(kind, Every) else Pages(kind, options, modules)
+    return Entries(kind, options, modules.paged) if isinstance(kind, Every) else Pages(kind, options, modules)
 
 
 class Simulation:
@@ -198,7 +198,7 @@ class Simulation:
         self.scheduler.commit(progress, tokens)
         marks = self.marks(progress)
         for pages in self.pages:
-            if isinstance(pages, Pools):
+            if isinstance(pages, Entries):
                 pages.note(progress.hashes, marks)
         assert progress.cached == end + max(0, len(tokens) - 1)
         end = progress.cached
@@ -331,7 +331,7 @@ def kinds_of(draw: Random) -> dict[str, Sequence[Kind]]:
         "paged and states": (FULL, Snapshots(draw.choice((1, 2, 4)), draw.choice((1, 3, 8)))),
         "states alone": (Snapshots(draw.choice((1, 2)), 5),),
         "a window and few states": (Sliding(window), Snapshots(1, -2)),
-        "a window and pools": (Sliding(window), Every(2 + window % 2), Every(chunk + 3)),
+        "a window and entries of several positions": (Sliding(window), Every(2 + window % 2), Every(chunk + 3)),
     }
 
 

@@ -24,11 +24,11 @@ from landrace.models.decoder import Decoder
 from landrace.models.mtp import StreamMtp
 from landrace.models.spec import Hyper
 
-STREAMS = "pooled rows, streams that mix"
+STREAMS = "compressed rows, streams that mix"
 SHAPES = {
     **MODELS,
     **{name: LADDER[name] for name in ("experts", "latents", "delta nets, latents")},
-    STREAMS: {**MODELS["pooled rows"], "residual": Hyper(HyperConnections(2, 1e-2, iterations=4))},
+    STREAMS: {**MODELS["compressed rows"], "residual": Hyper(HyperConnections(2, 1e-2, iterations=4))},
 }
 CASES = [
     (kernels, options, model)

@@ -13,7 +13,7 @@ from torch import Tensor
 from landrace.engine.cache.paged import BlockTable
 from landrace.engine.cache.state import StateTable
 from landrace.errors import OptionError
-from landrace.models.batch import INT4, CacheView, GroupView, PooledCache, StateView, bytes_kept
+from landrace.models.batch import INT4, CacheView, CompressedCache, GroupView, StateView, bytes_kept
 from landrace.models.cache_spec import Kept, Paged
 from landrace.models.serving import ServingDecoder
 
@@ -114,13 +114,13 @@ class CacheMemory:
         return [table.block_at(entry // size) * size + entry % size for entry in entries]
 
     def copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
-        """Copies blocks of pooled rows, in order: the number of the group, from and to."""
+        """Copies blocks of compressed rows, in order: the number of the group, from and to."""
         for group, source, target in copies:
             come, go = (slice(block * self._tiles, (block + 1) * self._tiles) for block in (source, target))
             for layer in self._groups[group].layers:
                 memory = self.layers[layer]
-                assert isinstance(memory, PooledCache)
-                for tensor in memory.pooled:
+                assert isinstance(memory, CompressedCache)
+                for tensor in memory.compressed_tensors:
                     tensor[go] = tensor[come]
 
     def view(self, tables: Sequence[Sequence[Any]], ends: Sequence[int], places: Sequence[Tensor]) -> CacheView:

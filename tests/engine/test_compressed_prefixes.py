@@ -21,9 +21,9 @@ from recital import check_all_free
 
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.model import open_engine
-from landrace.models.pooled_spec import PooledSelection, Pooling
+from landrace.models.compressed_spec import CompressedSelection, Compression
 
-POOLS = (None, Pooling(3, True, PooledSelection(8, 16, 6)), Pooling(7, False))
+COMPRESSIONS = (None, Compression(3, True, CompressedSelection(8, 16, 6)), Compression(7, False))
 GREEDY = {"temperature": 0.0, "ignore_eos": True, "logprobs": 3}
 
 
@@ -43,7 +43,7 @@ def branching(draw: Random, n: int, vocabulary: int, room: int) -> list[Request]
 def test_branching_prompts(
     kernels: str, cache: str, options: dict[str, Any], make_model: Callable, tokenizer: object
 ) -> None:
-    decoder, draw = make_model(kernels, window=5, pooled=POOLS), Random(kernels)
+    decoder, draw = make_model(kernels, window=5, compressed=COMPRESSIONS), Random(kernels)
     requests = branching(draw, 14, 60, 90)
     engine = Engine(decoder, tokenizer, EngineOptions(max_running=4, cache_dtype=cache, **options))
     alone = Engine(decoder, tokenizer, EngineOptions(max_running=1, cache_dtype=cache, prefix_cache=False))

@@ -20,7 +20,7 @@ class Every:
     positions: int
 
 
-class Pools:
+class Entries:
     """The group and the simulated memory behind it: see `simulation.Pages`. An entry holds the mark of the last of its
     positions."""
 
