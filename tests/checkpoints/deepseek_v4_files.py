@@ -73,11 +73,11 @@ def stored(name: str, tensor: Tensor, experts: str) -> Written:
     return {"": kept}, kept.to(tensor.dtype)
 
 
-def publish(folder: Path, *, experts: str = "fp4", guesses: bool = True) -> Published:
-    """Writes the folder."""
+def publish(folder: Path, *, experts: str = "fp4", guesses: bool = True, **changes: Any) -> Published:
+    """Writes the folder. `changes`: of the configuration, under keys that both know."""
     scaled = {"rope_type": "yarn", **{key: value for key, value in YARN.items() if key != "type"}}
     own = {"layer_types": [KINDS[ratio] for ratio in RATIOS], "mlp_layer_types": ["hash_moe", *["moe"] * 3]}
-    usual = {**KWARGS, "compress_rates": {SPARSE: 4, HEAVY: 128}, "rope_parameters": scaled}
+    usual = {**KWARGS, **changes, "compress_rates": {SPARSE: 4, HEAVY: 128}, "rope_parameters": scaled}
     usual |= {"partial_rotary_factor": 0.25}
     alone = {"num_hidden_layers": 1, "layer_types": [KINDS[0]], "mlp_layer_types": ["moe"]}
     model, guessing = (reference("deepseek_v4", {**usual, **changes}) for changes in (own, alone))
@@ -118,7 +118,7 @@ def publish(folder: Path, *, experts: str = "fp4", guesses: bool = True) -> Publ
         again = type(one).from_pretrained(folder / "plain", attn_implementation="eager").float().eval()
         one.load_state_dict(again.state_dict())
     save_file(parts, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config(experts)))
+    (folder / "config.json").write_text(json.dumps({**config(experts), **changes}))
     stem = {name: values[f"mtp.0.{name}"] for name in stem}
     return Published(model, guessing, stem)
 

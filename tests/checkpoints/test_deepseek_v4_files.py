@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-sys.path.append(str(Path(__file__).parents[1] / "models"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("models", "quantize")]
 
 from cpu_models import on_cpu
 from deepseek_v4_files import Published, publish
+from quantise_models import VOCABULARY, vocabulary
 from safetensors.torch import load_file, save_file
+from test_gguf_models import llama_cpp_logits
 from tiny_models import random_ids, reference_logits, worst
 from torch import Tensor
 
@@ -26,6 +29,7 @@ from landrace.kernels.reference.dense import rms_norm
 from landrace.model import cpu_decoder
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
+from landrace.quantize.quantize import quantize
 
 IDS = random_ids((140, 9))
 """The first has a row compressed from 128 positions."""
@@ -111,6 +115,45 @@ def test_the_layer_that_guesses(extension: ModuleType, tmp_path: Path) -> None:
     held = {name: tensor.block_type for name, tensor in checkpoint.stored().items()}
     assert held["mtp.hidden_proj.weight"] == held["mtp.embedding_proj.weight"] == "F8_F32"
     assert held["mtp.layer.mlp.experts.gate_proj.weight"] == "MXFP4"
+
+
+EPS = 2.0**-8
+OF_LLAMA_CPP = {"hc_mult": 4, "hc_eps": EPS, "rms_norm_eps": EPS, "index_head_dim": 64, "sliding_window": 16}
+"""It knows four streams only, keeps one epsilon, and rotates an indexer's rows by Hadamard matrices of 64."""
+
+
+def with_a_tokenizer(folder: Path) -> str:
+    vocabulary().save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def test_a_gguf_of_it_in_llama_cpp(tmp_path: Path) -> None:
+    publish(tmp_path, **OF_LLAMA_CPP, vocab_size=VOCABULARY, eos_token_id=260)
+    out = tmp_path / "tiny.gguf"
+    quantize(with_a_tokenizer(tmp_path), "f32", out)
+    checkpoint, folder = open_checkpoint(out), open_checkpoint(tmp_path)
+    assert replace(checkpoint.spec, length_limit=None) == replace(folder.spec, length_limit=None)
+    ours, theirs = dict(checkpoint.tensors()), dict(folder.tensors())
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name].float(), theirs[name].float()) for name in ours)
+    assert checkpoint.stored()["layers.0.mlp.router.table"].block_type == "I32"
+    found = llama_cpp_logits(out, IDS[0], n_ctx=512)
+    expected = logits(opened(checkpoint), IDS[:1])[0]
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_a_gguf_of_it_in_fewer_bits(tmp_path: Path) -> None:
+    publish(tmp_path, **OF_LLAMA_CPP, vocab_size=VOCABULARY, eos_token_id=260)
+    out = tmp_path / "tiny.gguf"
+    quantize(with_a_tokenizer(tmp_path), "q8_0", out)
+    held = {name: tensor.block_type for name, tensor in open_checkpoint(out).stored().items()}
+    assert held["layers.0.mlp.router.table"] == "I32"
+    exact = ("mlp.router.weight", "attn_hc.weights.weight", "self_attn.sinks.weight", "self_attn.compress_bias.weight")
+    assert {held[f"layers.1.{name}"] for name in exact} | {held["hc_head.weights.weight"]} == {"F32"}
+    assert held["layers.1.self_attn.o_a_proj.weight"] == held["layers.1.mlp.experts.up_proj.weight"] == "Q8_0"
+    near, found = logits(opened(open_checkpoint(tmp_path)), IDS[:1])[0], llama_cpp_logits(out, IDS[0], n_ctx=512)
+    assert (found - near).abs().mean() < 0.1 * near.std()
 
 
 STEM = ("embedding_norm", "hidden_norm", "embedding_proj", "hidden_proj", "hc_head.weights", "norm")
