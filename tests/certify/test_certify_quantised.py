@@ -40,13 +40,13 @@ def folder(tmp_path: Path) -> Path:
         "modelopt nvfp4",
         "nf4, nested",
         "gpt-oss",
-        "DeepSeek-V4, experts in 4 bits",
+        "DeepSeek-V4",
     ],
 )
 def test_a_quantised_model_agrees_along_every_path(form: str, folder: Path) -> None:
     if form == "gpt-oss":
         write_gpt_oss(folder)
-    elif form.startswith("DeepSeek-V4"):
+    elif form == "DeepSeek-V4":
         publish(folder)
     else:
         write_model(folder, "dense", *FORMS[form])
