@@ -16,7 +16,6 @@ from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.engine import depth as depth_module
 from landrace.engine import mtp_drafts as mtp_module
 from landrace.engine.mtp_drafts import MtpDrafts
-from landrace.engine.step_times import StepTimes
 from landrace.errors import OptionError
 from landrace.kernels.streams import HyperConnections
 from landrace.models.batch import ForwardBatch
@@ -30,6 +29,7 @@ SHAPES = {
     **{name: LADDER[name] for name in ("experts", "latents", "delta nets, latents")},
     STREAMS: {**MODELS["compressed rows"], "residual": Hyper(HyperConnections(2, 1e-2, iterations=4))},
 }
+del SHAPES["chosen pools"]
 CASES = [
     (kernels, options, model)
     for n, model in enumerate(SHAPES)
@@ -38,22 +38,6 @@ CASES = [
     if (n + 2 * k + o) % 6 == 0
 ]
 """Every model on every kernel, and every model and kernel with some options."""
-
-
-class Nothing(StepTimes):
-    """What the layer computes costs nothing."""
-
-    most_rows = 1000
-
-    def seconds(self, rows: int) -> float:
-        return 0.0
-
-
-@pytest.fixture
-def eager(free_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts wherever there is room for one, whatever became of others."""
-    monkeypatch.setattr(depth_module, "StepTimes", Nothing)
-    monkeypatch.setattr(depth_module, "MARGIN", 0.0)
 
 
 def rigged(decoder: Decoder, noise: float = 1.0) -> Decoder:

@@ -138,7 +138,7 @@ def _with_mtp(spec: ModelSpec, family: Family, config: Config) -> ModelSpec:
     """Such a layer is like the last one with attention where the family says nothing of it."""
     if family.mtp is not None:
         return replace(spec, mtp=family.mtp(config))
-    attending = [layer for layer in spec.layers if layer.mixer.cache == Paged(FULL)]
+    attending = [layer for layer in spec.layers if layer.caches == (Paged(FULL),)]
     if not attending or spec.streams is not None:
         raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")
     return replace(spec, mtp=attending[-1])
