@@ -25,6 +25,7 @@ BAD_VALUES = {
     "seed": [1.5, 2**64, 10**5000, -(2**63) - 1, "a"],
     "stop": ["END", [""], [1], None, ["x"] * 33, ["x" * 257]],
     "stop_token_ids": [5, [-1], [1.0]],
+    "thinking_budget": [-1, 1.5, True, "3", 2**32],
     "ignore_eos": [1, None],
     "logprobs": [-1, 1.0, True],
     "prompt_logprobs_from": [0, -1, 0.5],
