@@ -65,7 +65,7 @@ def make_spec(
     latents: Mapping[str, Any] | None = None,
     tied: bool = True,
     mtp: bool = False,
-    residual: Residual = PLAIN,
+    residual: Residual | tuple[Residual, ...] = PLAIN,
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
     head_dim: int = 8,
@@ -75,7 +75,8 @@ def make_spec(
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
     them has chosen; `pooled`: what layers pool, in turn, that see a window and pooled rows instead; `deltas`: layers
-    that are a recurrent `delta` instead; `mtp`: with a layer for further tokens, whose attention sees all."""
+    that are a recurrent `delta` instead; `residual`: of all, or in turn; `mtp`: with a layer for further tokens, whose
+    attention sees all."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8 if latents else head_dim)
 
@@ -94,7 +95,10 @@ def make_spec(
         sizes = {"n_heads": 4, "n_kv_heads": 2, "head_dim": head_dim}
         return Gqa(**sizes, scale=head_dim**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
+    forms = residual if isinstance(residual, tuple) else (residual,)
+    layers = tuple(
+        LayerSpec(mixer(index), ffn, forms[index % len(forms)], ngrams if index == 0 else None) for index in range(3)
+    )
     return ModelSpec(
         vocab_size=VOCAB,
         d_model=32,

@@ -28,6 +28,7 @@ from landrace.models.families import (
     hunyuan,
     hunyuan_moe,
     hy_v4,
+    kimi_k3,
     kimi_linear,
     llama,
     llama4,
@@ -52,9 +53,11 @@ from landrace.models.spec import ModelSpec
 _FILES = (
     *(llama, minicpm, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
-    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4, glm5_next, deepseek_v4),
+    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, kimi_k3, hy_v4, qwen4, glm5_next, deepseek_v4),
 )
-FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
+FAMILIES: Mapping[str, Family] = {
+    kind: family for file in _FILES for kind, family in getattr(file, "FAMILIES", {}).items()
+}
 TEXT_HALVES: Mapping[str, TextHalf] = {
     kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
 }
