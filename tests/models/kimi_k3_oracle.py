@@ -89,7 +89,7 @@ def tensors(seed: int = 0, vocab: int = 112) -> dict[str, Tensor]:
     found = {}
     for name, shape in shapes(vocab).items():
         noise = torch.randn(shape, generator=generator)
-        small = 0.5 if name.endswith(("A_log", "dt_bias", "correction_bias")) else 0.25
+        small = 0.5 if name.endswith(("A_log", "dt_bias", "correction_bias")) else 0.12
         scores = name.endswith("_res_proj.weight")
         found[name] = noise * (0.5 if scores else small) + (1.0 if name.endswith("norm.weight") else 0.0)
         if name.endswith("A_log"):

@@ -106,8 +106,9 @@ def test_a_file_of_the_converter(extension: ModuleType, tmp_path: Path) -> None:
     oracle = Oracle({**CONFIG, "rms_norm_eps": EPS}, {name: one.double() for name, one in t.items()})
     sequences = random_ids((90, 23))
     theirs = [oracle.logits(ids).float() for ids in sequences]
+    near = 1e-4 * theirs[0].abs().max()
     for one in (decoder, on_cpu(extension, decoder, "float32")):
-        assert worst(packed_logits(one, sequences), theirs) < 1e-4  # type: ignore[arg-type]
+        assert worst(packed_logits(one, sequences), theirs) < near  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{}, {"activation.situ_linear_beta": 0.0}, {"expert_weights_norm": False}])

@@ -124,6 +124,47 @@ def test_adapters_on_every_linear(extension: ModuleType, tmp_path: Path) -> None
     assert worst(packed_logits(decoder, SEQUENCES), theirs) > 1e-2
 
 
+QUANTISED = {
+    "quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized", "quantization_status": "compressed",
+    "global_compression_ratio": None, "kv_cache_scheme": None,
+    "config_groups": {"group_0": {
+        "format": "mxfp4-pack-quantized", "input_activations": None, "output_activations": None, "targets": ["Linear"],
+        "weights": {
+            "actorder": None, "block_structure": None, "dynamic": False, "group_size": 32, "num_bits": 4,
+            "observer": "minmax", "observer_kwargs": {}, "scale_dtype": "torch.uint8", "strategy": "group",
+            "symmetric": True, "type": "float", "zp_dtype": None,
+        },
+    }},
+    "ignore": [
+        "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*", "re:.*lm_head.*",
+        "re:.*vision_tower.*", "re:.*mm_projector.*",
+    ],
+}  # fmt: skip
+HALVES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def test_experts_in_4_bits(extension: ModuleType, tmp_path: Path) -> None:
+    """As published: floats of 4 bits with a power of two for 32; all else is not quantised."""
+    t, generator = tensors(), torch.Generator().manual_seed(2)
+    config, stored = wrapped(t)
+    for name in [name for name in t if ".experts." in name]:
+        codes = torch.randint(0, 16, t[name].shape, generator=generator)
+        scales = torch.randint(121, 124, (len(codes), codes.shape[1] // 32), generator=generator)
+        signs = 1.0 - 2.0 * (codes >> 3)
+        t[name] = signs * HALVES[codes & 7] * (scales - 127).float().exp2().repeat_interleave(32, 1)
+        whole = f"language_model.{name}"
+        del stored[whole]
+        stored[f"{whole}_packed"] = (codes[:, ::2] | codes[:, 1::2] << 4).to(torch.uint8)
+        stored[f"{whole}_scale"] = scales.to(torch.uint8)
+    config["text_config"] = {**CONFIG, "quantization_config": QUANTISED}
+    checkpoint = opened(tmp_path, config, stored)
+    kinds = {name: one.block_type for name, one in checkpoint.stored().items()}
+    assert {kind for name, kind in kinds.items() if ".experts." in name} == {"MXFP4"}
+    decoder = Decoder(checkpoint.spec).load(checkpoint.tensors())
+    for one in (decoder, on_cpu(extension, decoder, "float32")):
+        assert worst(packed_logits(one, SEQUENCES), oracle_logits(t)) < 3e-4  # type: ignore[arg-type]
+
+
 def _layers(change: Callable[[LayerSpec], LayerSpec]) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, layers=tuple(map(change, spec.layers)))
 

@@ -48,7 +48,7 @@ from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Shape, Source
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import AttentionResiduals, ModelSpec
 
 _FILES = (
     *(llama, minicpm, mllama, qwen, glm, hunyuan, baichuan),
@@ -140,7 +140,7 @@ def read_config(
 def _with_mtp(spec: ModelSpec) -> ModelSpec:
     """Such a layer is like the last one with attention, in all families that have one."""
     attending = [layer for layer in spec.layers if layer.mixer.cache == Paged(FULL)]
-    if not attending or spec.streams is not None:
+    if not attending or spec.streams is not None or isinstance(attending[-1].residual, AttentionResiduals):
         raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")
     return replace(spec, mtp=attending[-1])
 

@@ -17,7 +17,7 @@ from landrace.models.families.dense import n_layers
 from landrace.models.families.family import WRAPPED, TextHalf
 from landrace.models.ffn_spec import Dense, Latent, Moe
 from landrace.models.mixer_spec import Kda, Mla
-from landrace.models.spec import PLAIN, AttentionResiduals, Residual
+from landrace.models.spec import PLAIN, AttentionResiduals, ModelSpec, Residual
 
 RENAMED: Mapping[str, str] = {
     "self_attn.in_proj_z": "self_attn.g_proj",
@@ -79,6 +79,18 @@ def read_residuals(config: Config) -> list[Residual]:
     if size is None:
         return [PLAIN] * count
     return [AttentionResiduals(starts=n % size == 0, weighted_norm=weighted) for n in range(count)]
+
+
+def is_extended(spec: ModelSpec) -> bool:
+    """Whether a Kimi-Linear has any of this."""
+    return any(
+        layer.residual != PLAIN
+        or layer.ffn.activation != SWIGLU
+        or (isinstance(layer.ffn, Moe) and layer.ffn.latent is not None)
+        or (isinstance(layer.mixer, Mla) and layer.mixer.gate is not None)
+        or (isinstance(layer.mixer, Kda) and (layer.mixer.decay_floor is not None or not layer.mixer.low_rank_gate))
+        for layer in spec.layers
+    )
 
 
 TEXT_HALVES: Mapping[str, TextHalf] = {
