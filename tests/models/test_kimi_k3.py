@@ -14,6 +14,7 @@ import torch
 from cpu_models import at_once, at_random, on_cpu, stepped
 from kimi_k3_oracle import CONFIG, HEADS, TOWER, Oracle, tensors
 from peft_adapters import logits_with
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_models import cached_logits, packed_logits, random_ids, worst
 from torch import Tensor
@@ -65,6 +66,7 @@ def test_parity(form: str, extension: ModuleType, tmp_path: Path) -> None:
     theirs = oracle_logits(t)
     served = on_cpu(extension, decoder, "float32")
     assert not served.slow
+    assert {one.name for one in checkpoint.beside_text} == (set(TOWER) if form == "with a tower" else set())
     for one in (decoder, served):
         assert worst(packed_logits(one, SEQUENCES), theirs) < 1e-4  # type: ignore[arg-type]
     assert worst(cached_logits(decoder, SEQUENCES, prefill=17), theirs) < 1e-4
@@ -118,6 +120,9 @@ def test_adapters_on_every_linear(extension: ModuleType, tmp_path: Path) -> None
         source.put(merged, source.take(merged) + change)
     theirs = oracle_logits({name.removeprefix("language_model."): one for name, one in merged.items()})
     write_adapter(tmp_path / "adapter", spec, pairs, checkpoint.adapter_sources[0], "base", {})
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
+        modules = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in file.keys()}  # noqa: SIM118
+    assert {f"{name}.weight" for name in modules} <= checkpoint.tensor_infos.keys(), "the names of the hub's own code"
     spec, again, _ = read_adapter(tmp_path / "adapter", *checkpoint.adapter_sources)
     for one in (decoder, on_cpu(extension, decoder, "float32")):
         assert worst(logits_with(one, one.add_adapter(spec, again), SEQUENCES), theirs) < 3e-4

@@ -22,7 +22,9 @@ def gated(gate, up, limit, alpha, KIND: tl.constexpr):
         gate = tl.minimum(gate, limit)
         return gate / (1.0 + tl.exp(-gate)) * tl.clamp(up, -limit, limit)
     elif KIND == "situ":
-        up = tl.where(limit < float("inf"), limit * _tanh(up / limit), up)
+        bounded = limit < float("inf")
+        bound = tl.where(bounded, limit, 1.0)
+        up = tl.where(bounded, bound * _tanh(up / bound), up)
         return alpha * _tanh(gate / alpha) / (1.0 + tl.exp(-gate)) * up
     else:  # oai
         gate = tl.minimum(gate, limit)

@@ -117,7 +117,8 @@ def read_config(
     reader.finish(family.no_effect, family.fixed)
 
     prefixes = halves[0].prefixes if halves else None
-    namings = [replace(naming, prefixes=prefixes or naming.prefixes, passed_by=passed_by) for naming in family.namings]
+    known = family.namings(spec) if callable(family.namings) else family.namings
+    namings = [replace(naming, prefixes=prefixes or naming.prefixes, passed_by=passed_by) for naming in known]
     shapes = shapes_of(spec)
     layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
     best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))

@@ -47,7 +47,6 @@ HUB = replace(
     renamed={
         **NAMES.renamed,
         **DECAYS,
-        **kimi_k3.RENAMED,
         **{f"self_attn.{one}_conv": f"self_attn.{one}_conv1d" for one in "qkv"},
         "self_attn.gated_norm": "self_attn.o_norm",
         "mlp.router": "block_sparse_moe.gate",
@@ -57,9 +56,14 @@ HUB = replace(
         "mlp.experts.down_proj": "block_sparse_moe.experts.{}.w2",
         "mlp.shared_expert": "block_sparse_moe.shared_experts",
     },
-    with_ones={"self_attn.a_log.weight": (1, 1, -1, 1), **kimi_k3.WITH_ONES},
+    with_ones={"self_attn.a_log.weight": (1, 1, -1, 1)},
 )
-K3 = replace(HUB, with_ones=kimi_k3.WITH_ONES, padded=("self_attn.a_log.weight",))
+K3 = replace(
+    HUB,
+    renamed={**HUB.renamed, **kimi_k3.RENAMED},
+    with_ones=kimi_k3.WITH_ONES,
+    padded=("self_attn.a_log.weight",),
+)
 DENSE = {f"mlp.{one}_proj": f"block_sparse_moe.{one}_proj" for one in ("gate", "up", "down")}
 SAVED = replace(HUB, renamed={**HUB.renamed, **DENSE})
 """transformers writes the dense layer under the experts' name."""
@@ -116,7 +120,7 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_linear": Family(
         read_kimi_linear,
         KIMI_LINEAR,
-        (HUB, K3, SAVED, OWN),
+        lambda spec: (K3,) if kimi_k3.is_extended(spec) else (HUB, SAVED, OWN),
         ALIASES,
         no_effect=(
             *TRAINING,
