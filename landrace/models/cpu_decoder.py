@@ -8,6 +8,7 @@ number of threads or on the instruction set, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import ModuleType
 
@@ -44,8 +45,6 @@ class CpuDecoder:
     `isa` is one of the instruction sets that the extension lists; None: the best. OptionError for a model that the
     kernels cannot compute.
     """
-
-    differentiable = False
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.caching_layers:
@@ -98,6 +97,10 @@ class CpuDecoder:
     def quantize_weights(self, values: Tensor, block_type: str) -> Tensor:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """See `ServingDecoder`."""
+        return one_torch_thread()
 
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0

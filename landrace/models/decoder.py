@@ -6,6 +6,7 @@ Parameters carry the names transformers gives Llama's, without the `model.` pref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import assert_never
 
@@ -71,7 +72,6 @@ class Decoder(nn.Module):
     memory (on the meta device); `load` gives it weights.
     """
 
-    differentiable = True
     cache_tile = 1
     slow: tuple[str, ...] = ()
 
@@ -133,6 +133,10 @@ class Decoder(nn.Module):
             some = ", ".join(list(missing)[:5])
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """See `ServingDecoder`."""
+        return torch.inference_mode()
 
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
