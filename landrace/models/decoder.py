@@ -28,9 +28,10 @@ from landrace.models.mtp import mtp_block
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
+from landrace.models.residual.attention import BlockAttention
 from landrace.models.residual.gated import GatedHead
 from landrace.models.residual.hyper import HyperHead
-from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
+from landrace.models.spec import AttentionResiduals, GatedStreams, LayerSpec, ModelSpec
 
 
 def new_layer_memory(
@@ -91,6 +92,10 @@ class Decoder(nn.Module):
             self.embed_tokens = Table(spec.vocab_size, spec.d_model, dtype)
             self.layers = nn.ModuleList(Layer(index, layer, spec, dtype) for index, layer in enumerate(spec.layers))
             self.hc_head = None if spec.streams is None else stream_head(spec.streams, spec, dtype)
+            residual = spec.layers[0].residual
+            self.head_blocks = None
+            if isinstance(residual, AttentionResiduals):
+                self.head_blocks = BlockAttention(residual, spec.d_model, spec.norm_eps)
             self.norm = None if isinstance(spec.streams, GatedStreams) else Norm(spec.d_model, spec.norm_eps)
             self.lm_head = None
             if not spec.tie_embeddings:
@@ -197,6 +202,8 @@ class Decoder(nn.Module):
             x = ops.widen(x, self.spec.streams.count)
         for layer in self.layers:
             x = layer(x, ops)
+        if self.head_blocks is not None:
+            x = self.head_blocks(x, ops)
         return self._head(x, self.hc_head, self.norm, ops)
 
     def guess(self, ops: Ops[X]) -> X:

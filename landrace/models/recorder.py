@@ -120,12 +120,19 @@ class Recorder(CompressedRecorder):
         return hidden.out
 
     def add_linear(
-        self, into: int | None, x: int, weight: Linear, factor: float = 1.0, *, gate: int | None = None
+        self,
+        into: int | None,
+        x: int,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: int | None = None,
+        norm: Norm | None = None,
     ) -> int:
         part = self._part(weight, "branch") if into is None else self._part(weight, into)
         part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor, row_gate=gate)
-        self._program.product(_leaf(weight), x, [part])
-        self._adapt(x, weight, part.out, factor=factor, gate=gate)
+        self._program.product(_leaf(weight), x, [part], **self._normed(norm))
+        self._adapt(x, weight, part.out, norm=norm, factor=factor, gate=gate)
         return part.out
 
     def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:

@@ -174,6 +174,7 @@ MIXTURES = {kind: mixture_of(kind) for kind in KINDS} | {
     "oai": Mixture(("F32", "F32", "F32"), 24, 40, biased=True, activation=OAI),
     "clamp before": Mixture(("F32", "F32", "F32"), 24, 40, activation=Activation("clamp_before", limit=2.0)),
     "clamp after": Mixture(("F32", "F32", "F32"), 24, 40, activation=Activation("clamp_after", limit=2.0)),
+    "situ": Mixture(("F32", "F32", "F32"), 24, 40, activation=Activation("situ", limit=2.0, alpha=1.5)),
     "one expert": replace(mixture_of("Q4_0"), router=Router(1, "sigmoid_of_chosen")),
     "all experts": replace(mixture_of("Q4_0"), router=Router(E)),
 }

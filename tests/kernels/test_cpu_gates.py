@@ -19,6 +19,8 @@ ACTIVATIONS = [
     Activation("clamp_after", limit=0.5),
     Activation("oai", limit=0.6, alpha=1.702),
     Activation("clamp_before"),
+    Activation("situ", limit=0.6, alpha=0.8),
+    Activation("situ", alpha=1.0),
 ]
 
 
