@@ -201,6 +201,7 @@ class Engine:
 
     def _step(self, outputs: list[StepOutput]) -> None:
         lives = [self._live[progress.request.id] for progress in self._scheduler.schedule().work]
+        self._memory.copy(self._scheduler.cache.take_copies())
         if lives:
             with self._drafting.step(lives) if self._drafting else nullcontext():
                 self._compute(lives, outputs)

@@ -24,10 +24,12 @@ from landrace.models.compressed_spec import Compressed
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
-from landrace.models.mtp import Mtp
+from landrace.models.mtp import mtp_block
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
+from landrace.models.residual.gated import GatedHead
+from landrace.models.residual.hyper import HyperHead
 from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 
 
@@ -93,7 +95,7 @@ class Decoder(nn.Module):
             self.lm_head = None
             if not spec.tie_embeddings:
                 self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
-            self.mtp = None if spec.mtp is None else Mtp(spec.mtp, spec, dtype)
+            self.mtp = None if spec.mtp is None else mtp_block(spec.mtp, spec, dtype)
         name_weights(self)
         self.eval()
 
@@ -195,20 +197,23 @@ class Decoder(nn.Module):
             x = ops.widen(x, self.spec.streams.count)
         for layer in self.layers:
             x = layer(x, ops)
-        if self.hc_head is not None:
-            x = self.hc_head(x, ops)
-        return self._head(x, self.norm, ops)
+        return self._head(x, self.hc_head, self.norm, ops)
 
     def guess(self, ops: Ops[X]) -> X:
         """The MTP layer's pass."""
         assert self.mtp is not None
         embedded = ops.embed(self.embed_tokens, self.spec.embed_scale)
-        x: X = self.mtp(ops.hidden(self.spec.d_model), embedded, ops)
-        return self._head(x, self.mtp.norm, ops)
+        streams = self.spec.streams
+        width = self.spec.d_model * (1 if streams is None else streams.count)
+        x: X = self.mtp(ops.hidden(width), embedded, ops)
+        return self._head(x, self.mtp.hc_head, self.mtp.norm, ops)
 
-    def _head(self, x: X, norm: Norm | None, ops: Ops[X]) -> X:
-        if self.mtp is not None and norm is not None:
-            ops.keep_hidden(x, norm)
+    def _head(self, x: X, hc_head: HyperHead | GatedHead | None, norm: Norm | None, ops: Ops[X]) -> X:
+        """Logits of what a last layer leaves."""
+        if self.mtp is not None:
+            ops.keep_hidden(x, norm if hc_head is None else None)
+        if hc_head is not None:
+            x = hc_head(x, ops)
         return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 
     def choose_tokens(

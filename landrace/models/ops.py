@@ -48,8 +48,8 @@ class Ops(Protocol[X]):
         """The rows that the step brings: `ForwardBatch.hidden`."""
         ...
 
-    def keep_hidden(self, x: X, norm: Norm) -> None:
-        """Keeps norm(x), which the head reads, of every row for whoever asks."""
+    def keep_hidden(self, x: X, norm: Norm | None) -> None:
+        """Keeps norm(x), which the head reads, of every row for whoever asks; residual streams as they are."""
         ...
 
     def join(self, parts: Sequence[tuple[X, Norm]]) -> X:
@@ -229,6 +229,10 @@ class Ops(Protocol[X]):
 
     def widen(self, x: X, count: int) -> X:
         """x, so many times side by side: residual streams, [T, count * d_model]."""
+        ...
+
+    def by_stream(self, x: X, weight: Linear, count: int) -> X:
+        """x[s] W^T of each of `count` streams."""
         ...
 
     def stream_weights(self, streams: X, weights: StreamWeights, form: HyperConnections) -> X:

@@ -66,7 +66,7 @@ class PackedWeights:
         elif len(param.shape) == 2:
             self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
         else:
-            self.vectors[name] = memory.vector(tensor.values())
+            self.vectors[name] = memory.vector(tensor.values().repeat(param.repeats))
 
 
 def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[Param, StoredTensor]]:
@@ -143,4 +143,4 @@ def _vector_lengths(param: Param) -> list[int]:
         return [param.size]
     if param.role == "experts" and len(param.shape) == 2:
         return [param.shape[1]] * param.shape[0]
-    return [param.shape[0]] if len(param.shape) == 1 else []
+    return [param.shape[0] * param.repeats] if len(param.shape) == 1 else []

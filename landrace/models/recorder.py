@@ -69,7 +69,10 @@ class Recorder(CompressedRecorder):
         self.given = self._buffer("given", width)
         return self.given
 
-    def keep_hidden(self, x: int, norm: Norm) -> None:
+    def keep_hidden(self, x: int, norm: Norm | None) -> None:
+        if norm is None:
+            self.kept_hidden = x
+            return
         self.kept_hidden = self._buffer("hidden rows", self._vector(norm).size)
         self._program.norm(x, self._vector(norm), norm.eps, self.kept_hidden)
 
@@ -224,6 +227,12 @@ class Recorder(CompressedRecorder):
     def by_head(self, x: int, weight: HeadLinear) -> int:
         out = self._buffer(_leaf(weight), weight.n_heads * self._weights.stacks[f"{weight.name}.weight"][0].n_out)
         self._by_head(x, weight, out, 1.0)
+        return out
+
+    def by_stream(self, x: int, weight: Linear, count: int) -> int:
+        matrix = self._weights.matrices[f"{weight.name}.weight"]
+        out = self._buffer(_leaf(weight), count * matrix.n_out)
+        latent.head_product(self._program, _leaf(weight), x, [matrix] * count, out)
         return out
 
     def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:

@@ -109,7 +109,7 @@ def read_config(
     reader = Config(with_aliases(text, family.aliases), family.defaults)
     spec, passed_by = family.read(reader), family.passed_by(reader)
     spec = spec.in_rounds() if heads_in_rounds else spec
-    spec = _with_mtp(spec) if mtp else spec
+    spec = _with_mtp(spec, family, reader) if mtp else spec
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
@@ -134,8 +134,10 @@ def read_config(
     return FamilyModel(spec, shapes, sources, adapter_sources, tuple(ignorable), tuple(guessing))
 
 
-def _with_mtp(spec: ModelSpec) -> ModelSpec:
-    """Such a layer is like the last one with attention, in all families that have one."""
+def _with_mtp(spec: ModelSpec, family: Family, config: Config) -> ModelSpec:
+    """Such a layer is like the last one with attention where the family says nothing of it."""
+    if family.mtp is not None:
+        return replace(spec, mtp=family.mtp(config))
     attending = [layer for layer in spec.layers if layer.caches == (Paged(FULL),)]
     if not attending or spec.streams is not None:
         raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from landrace.models.families.config import Config
 from landrace.models.families.names import Naming
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Family:
     """Regexes (whole name) of tensors that carry nothing for the logits."""
     drafts: tuple[str, ...] = ()
     """Regexes (whole name) of tensors that guess tokens after the next one, where they lie apart from the layers."""
+    mtp: Callable[[Config], LayerSpec] | None = None
+    """The layer that guesses the token after the next one; None: it is like the last one with attention."""
     no_effect: tuple[str, ...] = ()
     """Regexes (whole key) of further config keys that cannot change a logit."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

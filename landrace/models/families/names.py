@@ -39,6 +39,8 @@ class MtpNaming:
     embedding_norm: str = "layers.{}.enorm"
     hidden_norm: str = "layers.{}.hnorm"
     proj: str = "layers.{}.eh_proj"
+    embedding_proj: str = "layers.{}.e_proj"
+    hidden_proj: str = "layers.{}.h_proj"
     norm: str = "layers.{}.shared_head.norm"
     in_body: bool = True
     """Whether all that comes behind the prefix of the decoder's tensors."""
@@ -144,12 +146,17 @@ class Naming:
     def _mtp(
         self, body: str, number: int, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
     ) -> Iterator[tuple[str, Source]]:
+        before = body + self.mtp.layer.format(number)
         inner = {name.removeprefix("layer."): shape for name, shape in shapes.items() if name.startswith("layer.")}
-        for name, source in self._layer(body + self.mtp.layer.format(number), inner, layer, tensor_names):
+        for name, source in self._layer(before, inner, layer, tensor_names):
             yield f"layer.{name}", source
-        for name in ("embedding_norm", "hidden_norm", "norm"):
-            yield f"{name}.weight", self._norm(f"{body}{getattr(self.mtp, name).format(number)}.weight")
-        yield "proj.weight", Source(f"{body}{self.mtp.proj.format(number)}.weight")
+        for name in (name for name in shapes if not name.startswith("layer.")):
+            module, _, leaf = name.partition(".")
+            if module == "hc_head":
+                yield name, Source(before + self._renamed(name))
+                continue
+            theirs = f"{body}{getattr(self.mtp, module).format(number)}.{leaf}"
+            yield name, self._norm(theirs) if module.endswith("norm") else Source(theirs)
 
     def _layer(
         self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
