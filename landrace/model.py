@@ -14,8 +14,9 @@ import torch
 
 from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
+from landrace.checkpoints.parameters import read_by
 from landrace.checkpoints.store import ModelStore, default_home
-from landrace.checkpoints.tensor_info import DecodedTensor
+from landrace.checkpoints.tensor_info import DecodedTensor, Readable
 from landrace.engine import Engine, EngineOptions
 from landrace.engine.cache.memory import CACHE_DTYPES
 from landrace.engine.options import MTP
@@ -197,9 +198,14 @@ def slow_notice(decoder: ServingDecoder) -> str | None:
 
 def unpacked_notice(checkpoint: Checkpoint, decoder: ServingDecoder) -> str | None:
     """What to tell the user of quantised matrices that the C++ kernels hold as float32."""
-    used = {tensor for source in checkpoint.sources.values() for tensor in source.tensors}
-    read = [checkpoint.tensors_read[name] for name in used]
-    wide = [one for one in read if one.dtype not in KINDS or (isinstance(one, DecodedTensor) and one.dtype == "F32")]
+    read: dict[str, Readable] = {}
+    for source in checkpoint.sources.values():
+        read |= read_by(source, checkpoint.tensors_read)
+    wide = [
+        one
+        for one in read.values()
+        if one.dtype not in KINDS or (isinstance(one, DecodedTensor) and one.dtype == "F32")
+    ]
     if not wide or not isinstance(decoder, CpuDecoder):
         return None
     return (
