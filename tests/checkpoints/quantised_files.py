@@ -21,18 +21,18 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "pad_token_id": None,
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENTS: dict[str, Any] = {
+    **SIZES, "num_key_value_heads": 4, "head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
 MODELS: dict[str, Callable[[], Any]] = {
     "dense": lambda: transformers.LlamaConfig(**SIZES),
     "experts": lambda: transformers.Qwen3MoeConfig(**SIZES, **EXPERTS),
-    "latents": lambda: transformers.DeepseekV3Config(
-        **{**SIZES, "num_key_value_heads": 4, "head_dim": 16}, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=32,
-        qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
-        n_group=2, topk_group=1, first_k_dense_replace=1,
-    ),
+    "latents": lambda: transformers.DeepseekV3Config(**LATENTS),
+    "wide latents": lambda: transformers.DeepseekV3Config(**LATENTS | {"kv_lora_rank": 64}),
     "chosen latents": lambda: transformers.DeepseekV32Config(
-        **{**SIZES, "num_key_value_heads": 4, "head_dim": 16}, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=32,
-        qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
-        n_group=2, topk_group=1, first_k_dense_replace=1, index_topk=6, index_n_heads=16, index_head_dim=32,
+        **LATENTS, index_topk=6, index_n_heads=16, index_head_dim=32
     ),
     "states": lambda: transformers.Qwen3NextConfig(
         **SIZES, **EXPERTS, shared_expert_intermediate_size=32, layer_types=["linear_attention", "full_attention"],

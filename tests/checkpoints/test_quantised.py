@@ -138,6 +138,18 @@ def test_experts_in_an_order_of_their_own_are_unpacked(tmp_path: Path) -> None:
     assert told is not None and "16 of its quantised matrices" in told
 
 
+def test_heads_in_an_order_of_their_own_are_unpacked(tmp_path: Path) -> None:
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    expected = logits(write_model(tmp_path, "wide latents", *FORMS["gptq, act-order"]))
+    assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
+    checkpoint = open_checkpoint(tmp_path)
+    told = unpacked_notice(checkpoint, cpu_decoder(checkpoint, extension, threads=1))
+    # kv_b_proj of both layers, and gates and ups of four experts.
+    assert told is not None and "10 of its quantised matrices" in told
+
+
 def write_gpt_oss(folder: Path) -> Any:
     settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
     return write_model(folder, "gpt-oss", settings, joint_mxfp4, lambda name: name.endswith(("up_proj", "down_proj")))
