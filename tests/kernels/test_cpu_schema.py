@@ -14,7 +14,8 @@ from cpu_steps import Kernels, plain_step, stored_matrix
 
 from landrace.kernels.cpu.cache import CACHE_TYPES
 from landrace.kernels.cpu.part import Epilogue, Part
-from landrace.kernels.cpu.program import Program, StepInput
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.cpu.weights import KINDS
 
 
