@@ -6,7 +6,8 @@ from typing import Literal
 
 from landrace.kernels.cpu import ngrams as ngram_kernels
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.program import Part, Program
+from landrace.kernels.cpu.part import Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections

@@ -18,7 +18,7 @@ from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
 
 FLOATS = ("F32", "F16", "BF16")
-CODES = ("F8_F32", "E5M2_F32", "NF4_F32")
+CODES = ("F8_F32", "E5M2_F32", "NF4_F32", "FP4_F32")
 """Floats of fewer bits, with scales."""
 QUANTISED = tuple(kind for kind in KINDS if kind not in (*FLOATS, *CODES))
 """The kinds whose products round the rows to 8 bits."""

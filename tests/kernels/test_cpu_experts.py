@@ -23,7 +23,8 @@ from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.mixture import ExpertAdapter, ExpertProjection, experts, route
-from landrace.kernels.cpu.program import Epilogue, Part, Program
+from landrace.kernels.cpu.part import Epilogue, Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector
 from landrace.kernels.reference.blocks import dequantize
 from landrace.kernels.reference.dense import gated

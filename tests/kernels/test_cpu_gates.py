@@ -10,7 +10,7 @@ from cpu_steps import Kernels, assert_near, expected_product, plain_step, rows_o
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import Epilogue, Part
+from landrace.kernels.cpu.part import Epilogue, Part
 from landrace.kernels.reference.dense import gated
 
 ACTIVATIONS = [
