@@ -72,7 +72,16 @@ class Ops(Protocol[X]):
         """activation(x gate^T, x up^T)."""
         ...
 
-    def add_linear(self, into: X | None, x: X, weight: Linear, factor: float = 1.0, *, gate: X | None = None) -> X:
+    def add_linear(
+        self,
+        into: X | None,
+        x: X,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: X | None = None,
+        norm: Norm | None = None,
+    ) -> X:
         """into + factor * (x W^T + b), times sigmoid(gate [T, 1]) if there is one."""
         ...
 
@@ -251,6 +260,15 @@ class Ops(Protocol[X]):
     def spread(self, streams: X, branch: X, weights: X, count: int, *, first: int, mixes: bool) -> X:
         """What of the streams goes to each, plus its weight times `branch`. `weights`: from `first` on those, and then
         how much of each stream goes to each; without `mixes` each goes to itself. May overwrite the streams."""
+        ...
+
+    def start_block(self, x: X, branch: X) -> X:
+        """Keeps the sum x for `attend_blocks` of all that follows. Returns `branch` as the sum of a new block."""
+        ...
+
+    def attend_blocks(self, x: X, scores: Vector, norm: Norm | None, eps: float) -> X:
+        """The sums that were kept and x, each times its softmax of norm(sum) . scores; without `norm` the norm has no
+        weight. In float32."""
         ...
 
     def activate(self, x: X, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> X:

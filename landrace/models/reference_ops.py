@@ -112,9 +112,16 @@ class ReferenceOps(ReferenceCompressed):
         return gated(self._linear(x, gate), self._linear(x, up), activation)
 
     def add_linear(
-        self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0, *, gate: Tensor | None = None
+        self,
+        into: Tensor | None,
+        x: Tensor,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: Tensor | None = None,
+        norm: Norm | None = None,
     ) -> Tensor:
-        branch = self._linear(x, weight)
+        branch = self._linear(x if norm is None else self._normed(x, norm), weight)
         return _added(into, branch if gate is None else branch * gate.sigmoid(), factor)
 
     def keep(

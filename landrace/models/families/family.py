@@ -19,9 +19,9 @@ class Family:
     read: Callable[[Config], ModelSpec]
     defaults: Mapping[str, Any]
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
-    namings: tuple[Naming, ...] = (Naming(),)
-    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written; the names
-    of transformers' own modules last."""
+    namings: tuple[Naming, ...] | Callable[[ModelSpec], tuple[Naming, ...]] = (Naming(),)
+    """How its checkpoints, or those of a model of it, may name their tensors: the hub's way first, which is also how
+    they are written; the names of transformers' own modules last."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from landrace.models.families.weights import Form, LastFirst, Rotary, Rounds, Shape, Source
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Mixer, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
@@ -76,7 +76,10 @@ class Naming:
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     with_ones: Mapping[str, Shape] = field(default_factory=dict)
-    """Our vectors of a layer that have axes of length 1 in the file: see `Source.ones`."""
+    """Our vectors that have axes of length 1 in the file: see `Source.ones`."""
+    padded: Collection[str] = ()
+    """Our vectors of a delta net with a number for each head, behind which the file may have zeros up to a head's width
+    (Kimi-K3)."""
     heads_in_rounds: bool = False
     """Whether value heads lie in the file as `Gdn.rounds` says, and not group by group."""
     interleaved: bool = False
@@ -126,9 +129,10 @@ class Naming:
                 found[name] = Source(f"{body}{self.embedding}.{leaf}", rows, spare=self.spare_rows)
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
-            elif first == "hc_head":
+            elif first in ("hc_head", "head_blocks"):
                 theirs = body + self._renamed(name)
-                found[name] = self._norm(theirs) if name.endswith(NORM) else Source(theirs)
+                own = Source(theirs, ones=self.with_ones.get(name))
+                found[name] = self._norm(theirs) if name.endswith(NORM) else own
             else:
                 unit = leaf == "weight" and spec.vocab_size == self.unit_head
                 form: Form = "unit_rows" if unit else "plain"
@@ -187,6 +191,8 @@ class Naming:
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
+            elif name in self.padded and isinstance(layer.mixer, Kda):
+                yield name, Source(tensor, (0, shape[0]), spare=max(0, layer.mixer.head_dim - shape[0]))
             elif name.endswith(NORM) and name not in self.norms_around_one:
                 yield name, replace(self._norm(tensor), rotary=self._rotary(name, layer))
             else:
