@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta, gguf_streams
+from landrace.models.families import gguf_delta, gguf_kimi_k3, gguf_streams
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
 
@@ -357,6 +357,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "kimi-linear": Architecture(
         "kimi_linear", latent=True, renamed=gguf_delta.KIMI, experts=ROUTED_EXPERTS, score=SIGMOID, reads=ROUTED_READS,
         fixed={"expert_weights_norm": True}, more=gguf_delta.kimi_facts, prepared=gguf_delta.kimi_keys,
+    ),
+    "kimi-k3": Architecture(
+        "kimi_linear", latent=True, renamed=gguf_kimi_k3.RENAMED, experts=ROUTED_EXPERTS, score=SIGMOID,
+        reads={**ROUTED_READS, "norm_topk_prob": (Config.get, "expert_weights_norm")},
+        adds={"norm_topk_prob": False, "routed_scaling_factor": 1.0}, more=gguf_kimi_k3.k3_facts,
+        prepared=gguf_delta.kimi_keys,
     ),
     "minimax-01": Architecture(
         "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),

@@ -10,12 +10,14 @@ from typing import Any
 
 from landrace.errors import LandraceError, UnsupportedError
 from landrace.kernels.router import Router
+from landrace.models.compressed_spec import Compressed
 from landrace.models.families import read_config, stated_config
 from landrace.models.families.gguf import config_from_gguf, gguf_sources
 from landrace.models.families.gguf_architectures import ARCHITECTURES, SIGMOID, SOFTMAX, Architecture
 from landrace.models.families.gguf_delta import written_delta
 from landrace.models.families.gguf_latent import written_latents
 from landrace.models.families.gguf_rope import llama3_factors
+from landrace.models.families.gguf_streams import written_compressed
 from landrace.models.families.weights import Source
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
@@ -36,7 +38,7 @@ def gguf_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], Factors, dict[st
     """
     spec, stated = read_config(config).spec, stated_config(config)
     name = _NAMES.get(stated["model_type"])
-    if name is None or not all(isinstance(layer.mixer, Gqa | Mla | Gdn) for layer in spec.layers):
+    if name is None or not all(isinstance(layer.mixer, Gqa | Mla | Gdn | Compressed) for layer in spec.layers):
         raise _unsupported(stated["model_type"])
     own, factors = _metadata(spec, stated, ARCHITECTURES[name])
     metadata = {"general.architecture": name} | {f"{name}.{key}": value for key, value in own.items()}
@@ -79,11 +81,13 @@ def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -
             **_routing(experts.router, known),
         }
     own |= {key: stated.get(name) for name, (_, key) in known.reads.items()}
-    rope = next((layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None), None)
+    ropes = [layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None]
+    rope = next((one for one in ropes if one.kind != "default"), next(iter(ropes), None))
     factors: Factors = {}
     if rope is not None:
         scaling, factors = _scaling(rope, stated.get("rope_parameters") or stated.get("rope_scaling") or {})
         own |= {"rope.freq_base": rope.theta, "rope.dimension_count": rope.rotary_dim, **scaling}
+    own |= written_compressed(spec, stated)
     return {key: value for key, value in own.items() if value is not None}, factors
 
 
