@@ -224,8 +224,9 @@ def test_tiktoken_folders(vocabularies: Path, lines: list[str], tmp_path: Path) 
     assert [glm.token_text(i) for i in glm.encode("")] == ["[gMASK]", "<sop>"]
     for text in lines[:50]:
         assert glm.decode(glm.encode(text)) == text
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(UnsupportedError, match=r"qwen\.tiktoken"):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "NewTokenizer"}))
+    (tmp_path / "qwen.tiktoken").write_text("IQ== 0\n")
+    with pytest.raises(UnsupportedError, match=r"qwen\.tiktoken .* 'NewTokenizer'"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "qwen.tiktoken").write_text("IQ== 0\n????\n")
