@@ -73,10 +73,15 @@ def _of_folder(checkpoint: Checkpoint) -> GgufModel:
     for name, own in parts.items():
         param, source = next(iter(own.items()))
         shape = source.stored_shape(params[param].shape, rows.get(name))
-        # llama.cpp's convolutions have no axis of length 1 between the others.
-        written = (shape[0], *(size for size in shape[1:-1] if size > 1), *shape[1:][-1:])
-        tensors[name] = GgufTensor(written, partial(_assembled, name, shape, own, params))
+        tensors[name] = GgufTensor(_as_written(name, shape), partial(_assembled, name, shape, own, params))
     return GgufModel(metadata, tensors, sources)
+
+
+def _as_written(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """llama.cpp's convolutions have no axis of length 1 between the others, unless q, k and v have one each."""
+    if "ssm_conv1d_" in name:
+        return shape
+    return (shape[0], *(size for size in shape[1:-1] if size > 1), *shape[1:][-1:])
 
 
 def _assembled(

@@ -14,8 +14,12 @@ from quantise_models import (
     DEEPSEEK_V3,
     DELTA,
     DELTA_EXPERTS,
+    GLM5_NEXT,
+    KDA,
     LLAMA,
+    MINIMAX,
     QWEN3_MOE,
+    QWEN4,
     SECTIONS,
     TEXT,
     WriteModel,
@@ -100,6 +104,11 @@ OTHER_MIXERS: dict[str, dict[str, Any]] = {
     "qwen3_next": DELTA | DELTA_EXPERTS | {"model_type": "qwen3_next"},
     "qwen3_5_text": DELTA | SECTIONS | {"model_type": "qwen3_5_text"},
     "qwen3_5_moe_text": DELTA | DELTA_EXPERTS | SECTIONS | {"model_type": "qwen3_5_moe_text"},
+    # Where no row's budget is left with a few positions, which llama.cpp fills.
+    "qwen4_exp_text": DELTA | DELTA_EXPERTS | SECTIONS | QWEN4,
+    "glm5_next_text": GLM5_NEXT,
+    "kimi_linear": DEEPSEEK_V3 | KDA | {"model_type": "kimi_linear", "q_lora_rank": None},
+    "minimax": LLAMA | MINIMAX,
 }
 
 
@@ -135,7 +144,7 @@ def test_latents_and_states_in_llama_cpp(case: str, write_model: WriteModel, tmp
     assert (theirs - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
-@pytest.mark.parametrize("case", ["deepseek_v3", "qwen3_5_text"])
+@pytest.mark.parametrize("case", ["deepseek_v3", "qwen3_5_text", "qwen4_exp_text", "glm5_next_text"])
 def test_latents_and_states_in_fewer_bits(case: str, write_model: WriteModel, text: Path, tmp_path: Path) -> None:
     folder, out = write_model(OTHER_MIXERS[case]), tmp_path / "tiny.gguf"
     quantize(str(folder), "q4_k_m", out, importance=text, text=text)
