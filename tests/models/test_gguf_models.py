@@ -60,8 +60,8 @@ def metadata(architecture: str, **changes: Any) -> dict[str, Any]:
         own |= {"embedding_scale": 6.0, "residual_scale": 0.7, "logit_scale": 3.0}
     if architecture in SQUARE:
         own |= {"embedding_length": HEADS * HEAD_DIM, "attention.key_length": None, "attention.value_length": None}
-    if architecture == "qwen2vl":
-        own["rope.dimension_sections"] = [4, 6, 6, 0]
+    if architecture in ("qwen2vl", "qwen3vl"):
+        own["rope.dimension_sections"] = [6, 5, 5, 0]
         own["attention.layer_norm_rms_epsilon"] = 1e-6  # Some releases of llama.cpp take it for 0.
     if architecture == "hunyuan-dense":
         own |= {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.original_context_length": 4096}
@@ -79,7 +79,7 @@ def names(architecture: str, *, tied: bool = False) -> list[str]:
     modules += ["mlp.gate_up_proj"] if architecture == "glm4" else ["mlp.gate_proj", "mlp.up_proj"]
     if architecture == "glm4":
         modules += ["post_self_attn_layernorm", "post_mlp_layernorm"]
-    if architecture in ("qwen3", "hunyuan-dense"):
+    if architecture in ("qwen3", "qwen3vl", "hunyuan-dense"):
         modules += ["self_attn.q_norm", "self_attn.k_norm"]
     found = []
     for name in [*wanted, *(f"model.layers.{n}.{module}" for n in range(LAYERS) for module in modules)]:

@@ -42,7 +42,7 @@ from landrace.models.families.gguf_architecture import (
     Facts,
 )
 from landrace.models.families.gguf_rope import gpt_oss_rope, step_rope
-from landrace.models.ffn_spec import Dense
+from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.spec import ModelSpec
 
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
@@ -102,6 +102,16 @@ def _hunyuan_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     shared = keys.optional_size("expert_shared_count") or 1
     keys.require("expert_shared_feed_forward_length", shared * config["intermediate_size"])
     return {"num_shared_expert": shared}
+
+
+def _written_shared(spec: ModelSpec, stated: Facts) -> Facts:
+    """llama.cpp asks for the width of the shared experts, of which ERNIE 4.5 and Hunyuan may have several."""
+    shared = next((layer.ffn.shared for layer in spec.layers if isinstance(layer.ffn, Moe)), None)
+    return {} if shared is None else {"expert_shared_feed_forward_length": shared.d_hidden}
+
+
+def _written_hunyuan_moe(spec: ModelSpec, stated: Facts) -> Facts:
+    return _written_shared(spec, stated) | {"expert_shared_count": stated["num_shared_expert"]}
 
 
 def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
@@ -222,6 +232,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     # Text alone turns every section of its rotary embedding by the same position, as Qwen2 does.
     "qwen2vl": Architecture("qwen2"),
     "qwen3": Architecture("qwen3", flags=BIASED),
+    "qwen3vl": Architecture("qwen3", flags=BIASED, no_effect=("n_deepstack_layers",)),  # Of images.
     "glm4": Architecture(
         "glm4", interleaved=True,
         renamed={"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"},
@@ -248,6 +259,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "glm4_moe", renamed=AFTER_ATTENTION, flags=BIASED_QKV, experts=ROUTED_EXPERTS, score=SIGMOID,
         reads=ROUTED_READS,
         adds={"partial_rotary_factor": 1.0, "routed_scaling_factor": 1.0}, more=_glm4_moe,
+        writes=lambda spec, stated: {"expert_weights_norm": stated["norm_topk_prob"]},
     ),
     "ernie4_5-moe": Architecture(
         "ernie4_5_moe", interleaved=True, flags={"use_bias": (*ATTENTION, *MLP)},
@@ -257,10 +269,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "moe_layer_start_index": (COUNT, "leading_dense_block_count"),
             "moe_layer_interval": (STEP, "interleave_moe_layer_step"),
         },
-        adds={"moe_layer_interval": 1},
+        adds={"moe_layer_interval": 1}, writes=_written_shared,
     ),
     "hunyuan-moe": Architecture(
         "hunyuan_v1_moe", flags=BIASED, experts=("num_experts", "moe_topk", "moe_intermediate_size"), more=_hunyuan_moe,
+        writes=_written_hunyuan_moe,
     ),
     "minimax-m2": Architecture("minimax_m2", experts=LOCAL_EXPERTS, score=SIGMOID),
     "minimax-m3": Architecture(

@@ -80,7 +80,6 @@ def _written_glm5_next(spec: ModelSpec, stated: Facts) -> Facts:
         **gguf_streams.written_indexers(spec, stated),
         "kda.gate_lower_bound": next(iter(floors), None),
         LAYER_NORM_EPS: INDEXER_EPS,
-        "attention.indexer.kpool_select_tail": True,
         "expert_weights_norm": next((ffn.router.renorm for ffn in ffns if isinstance(ffn, Moe)), None),
         "swiglu_clamp_exp": limits,
         "swiglu_clamp_shexp": limits,

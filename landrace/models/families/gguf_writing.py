@@ -23,9 +23,13 @@ from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.spec import ModelSpec
 
-_NAMES = {one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])} | dict.fromkeys(
-    ("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"
-)
+_NAMES = {
+    **{one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])},
+    **dict.fromkeys(("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"),
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), "qwen2vl"),
+    "qwen3_vl_text": "qwen3vl",
+    "qwen3_vl_moe_text": "qwen3vlmoe",
+}
 """Model types to architectures, the first of several."""
 SAID_BY_SHAPES = ("make_ngram_vocab_size_divisible_by",)
 """Keys of a config.json that a file leaves to the shapes of its tensors."""
@@ -86,7 +90,7 @@ def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -
     own |= {key: _as_read(how, stated.get(name)) for name, (how, key) in known.reads.items()}
     if "leading_dense_block_count" in own:
         own["leading_dense_block_count"] = next((n for n, ffn in enumerate(ffns) if isinstance(ffn, Moe)), 0)
-    own |= known.writes(spec, dict(stated))
+    own |= {**known.fixed, **known.writes(spec, dict(stated))}
     rope = next((layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None), None)
     factors: Factors = {}
     if rope is not None:
