@@ -23,9 +23,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from landrace.kernels.reference.blocks import BLOCKS
+from landrace.models.compressed_spec import Compressed
 from landrace.models.declared import Param, declared
 from landrace.models.mixer_spec import Attention, Gdn, Gqa, Kda, Lightning, Mixer, Mla, Recurrent
-from landrace.models.pooled_spec import Pooled
 from landrace.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -191,29 +191,29 @@ def _scored(attention: Gqa | Mla, past: float) -> float:
 
 def _read(attention: Attention, past: float) -> float:
     """Values of the cache that a row reads."""
-    if isinstance(attention, Pooled):
+    if isinstance(attention, Compressed):
         own = min(past, attention.window - 1)
-        return attention.head_dim * (own + _pooled_seen(attention, past)) + _pooled_scored(attention, past)
+        return attention.head_dim * (own + _compressed_seen(attention, past)) + _compressed_scored(attention, past)
     width = attention.index_dim + attention.index_gates
     return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
 
 
-def _pooled_seen(attention: Pooled, past: float) -> float:
-    """Pooled rows that a row attends to."""
-    pooling = attention.pooling
-    if pooling is None:
+def _compressed_seen(attention: Compressed, past: float) -> float:
+    """Compressed rows that a row attends to."""
+    compression = attention.compression
+    if compression is None:
         return 0.0
-    there = (past + 1) // pooling.ratio
-    return there if pooling.selection is None else min(there, pooling.selection.top_k)
+    there = (past + 1) // compression.ratio
+    return there if compression.selection is None else min(there, compression.selection.top_k)
 
 
-def _pooled_scored(attention: Pooled, past: float) -> float:
-    """Values of pooled rows that an indexer meets: all, where it must choose."""
-    pooling = attention.pooling
-    if pooling is None or pooling.selection is None:
+def _compressed_scored(attention: Compressed, past: float) -> float:
+    """Values of compressed rows that an indexer meets: all, where it must choose."""
+    compression = attention.compression
+    if compression is None or compression.selection is None:
         return 0.0
-    there = (past + 1) // pooling.ratio
-    return there * pooling.selection.head_dim if there > pooling.selection.top_k else 0.0
+    there = (past + 1) // compression.ratio
+    return there * compression.selection.head_dim if there > compression.selection.top_k else 0.0
 
 
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
@@ -226,11 +226,11 @@ def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
             channels = 2 * mixer.head_dim
         case Mla():
             channels = mixer.nope_dim + mixer.rope_dim + mixer.v_dim
-        case Pooled():
+        case Compressed():
             pasts = [work.past + index for index in range(work.new)]
-            pairs = sum(min(past + 1, mixer.window) + _pooled_seen(mixer, past) for past in pasts)
-            heads = 0 if mixer.pooling is None or mixer.pooling.selection is None else mixer.pooling.selection.n_heads
-            met = heads * sum(_pooled_scored(mixer, past) for past in pasts)
+            pairs = sum(min(past + 1, mixer.window) + _compressed_seen(mixer, past) for past in pasts)
+            chosen = None if mixer.compression is None else mixer.compression.selection
+            met = 0.0 if chosen is None else chosen.n_heads * sum(_compressed_scored(mixer, past) for past in pasts)
             return 2.0 * (2 * mixer.n_heads * mixer.head_dim * pairs + met)
         case Gdn() | Kda():
             return 7.0 * mixer.n_value_heads * mixer.key_dim * mixer.value_dim * work.new

@@ -23,12 +23,12 @@ from landrace.kernels.reference.routing import Routing, route
 from landrace.kernels.router import Router
 from landrace.model import Model
 from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.compressed_spec import Compressed, Compression
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gqa, Mla
 from landrace.models.params import Norm, RouterWeights
-from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.reference_ops import ReferenceOps
 from landrace.models.selection_spec import MeanSelection
 from landrace.models.spec import LayerSpec, ModelSpec
@@ -47,14 +47,16 @@ def chooses(spec: ModelSpec) -> bool:
 
 def _n_choices(layer: LayerSpec) -> int:
     match layer.mixer:
-        case Mla(indexer=selection) | Gqa(selection=selection) | Pooled(pooling=Pooling(selection=selection)):
+        case (
+            Mla(indexer=selection) | Gqa(selection=selection) | Compressed(compression=Compression(selection=selection))
+        ):
             selects = selection is not None
         case _:
             selects = False
     return selects + isinstance(layer.ffn, Moe)
 
 
-CHOOSING = {"select": 3, "select_blocks": 2, "select_pools": 2, "select_gated_pools": 4, "select_pooled": 4}
+CHOOSING = {"select": 3, "select_blocks": 2, "select_pools": 2, "select_gated_pools": 4, "select_compressed": 4}
 """The operations that choose positions out of rows: how many of their arguments these are, behind the layer's spec and
 its cache."""
 
@@ -118,10 +120,10 @@ class _FollowingOps(ReferenceOps):
             for one, mine in zip(heard, own, strict=True)
         )
 
-    def count_positions(self, spec: Gqa | Mla | Pooled, own: Sequence[Tensor]) -> None:
+    def count_positions(self, spec: Gqa | Mla | Compressed, own: Sequence[Tensor]) -> None:
         """Of rows that do not attend to all they see."""
-        if isinstance(spec, Pooled):
-            seen = self._pooled_plan(spec)[1]
+        if isinstance(spec, Compressed):
+            seen = self._compressed_plan(spec)[1]
         else:
             seen = tuple(group.mask(spec.mask) for group in self._attention_plan(spec.cache).groups)
         for all_of_them, theirs, mine in zip(seen, self._chosen, own, strict=True):

@@ -11,10 +11,10 @@ from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
 from landrace.kernels.mask import Chunked, Full, Sliding
 from landrace.model import CacheNeeds, cache_needs, open_tokenizer
+from landrace.models.compressed_spec import Compressed
 from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
-from landrace.models.pooled_spec import Pooled
 from landrace.models.selection_spec import PoolSelection
 
 
@@ -87,18 +87,18 @@ def _mixer(mixer: Mixer) -> str:
             return f"Kimi delta attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
         case Lightning():
             return f"lightning attention, {mixer.n_heads} states of {mixer.head_dim} by {mixer.head_dim}"
-        case Pooled():
-            return _pooled(mixer)
+        case Compressed():
+            return _compressed(mixer)
         case _:
             return _attention(mixer)
 
 
-def _pooled(mixer: Pooled) -> str:
+def _compressed(mixer: Compressed) -> str:
     window = f"{mixer.n_heads} heads of {mixer.head_dim}, 1 for keys that are values, over {mixer.window} tokens"
-    if (pooling := mixer.pooling) is None:
+    if (compression := mixer.compression) is None:
         return window
-    rows = f"{window} and a row for every {pooling.ratio} tokens"
-    chosen = pooling.selection
+    rows = f"{window} and a row for every {compression.ratio} tokens"
+    chosen = compression.selection
     if chosen is None:
         return rows
     return f"{rows}, of {chosen.top_k} rows chosen by {chosen.n_heads} heads of {chosen.head_dim}"

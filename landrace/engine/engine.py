@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from operator import eq
 
-import torch
 from torch import Tensor
 
 from landrace.engine.answers import Answer, answers
@@ -73,11 +72,7 @@ class Engine:
                 "that a sequence can have.",
                 hint="Lower it.",
             )
-        self._without_gradients: AbstractContextManager[None] = (
-            torch.inference_mode()
-            if any(one.differentiable for one in (decoder, draft_model) if one is not None)
-            else nullcontext()
-        )
+        self._decoders = [one for one in (decoder, draft_model) if one is not None]
         cache_dtype = CACHE_DTYPES[self.options.cache_dtype]
         n_slots = [slots_of(group.spec, self.options) for group in spec.cache_groups]
         self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype, self.options.most_guesses)
@@ -196,7 +191,9 @@ class Engine:
         """
         outputs, self._pending = self._pending, []
         try:
-            with self._without_gradients:
+            with ExitStack() as around:
+                for decoder in self._decoders:
+                    around.enter_context(decoder.around_step())
                 self._step(outputs)
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
             self._start_over(cause, outputs)

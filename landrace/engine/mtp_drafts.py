@@ -77,10 +77,8 @@ class MtpDrafts:
                 trace = self._traces[live.request.id] = _Trace(Odds(self._odds.value))
             trace.add(first, hidden[start : start + progress.cached - first])
             running.append((progress, trace))
-        if sum(len(trace.hidden) for _, trace in running) >= WAITING:
-            parts = [
-                trace.part(progress, len(trace.hidden) - 1) for progress, trace in running if len(trace.hidden) > 1
-            ]
+        if sum(trace.n_waiting for _, trace in running) >= WAITING:
+            parts = [trace.part(progress, trace.n_waiting - 1) for progress, trace in running if trace.n_waiting > 1]
             self._compute(parts, logit_rows=[])
 
     def draft(self, lives: Sequence[Live], rooms: Sequence[int], vocab_size: int, times: StepTimes) -> None:
@@ -92,7 +90,7 @@ class MtpDrafts:
         for live, trace, room in zip(lives, traces, rooms, strict=True):
             progress, length = live.progress, min(depth, room)
             if trace is not None and length > 0:
-                part = trace.part(progress, len(trace.hidden))
+                part = trace.part(progress, trace.n_waiting)
                 writers.append(_Writer(progress.draft, part, live.sampling, length))
                 trace.guesses, trace.held = progress.draft, progress.held
         while writers:
@@ -110,7 +108,7 @@ class MtpDrafts:
         right, wrong = trace.judge(live.progress.tokens)
         for odds in (trace.odds, self._odds):
             odds.note(right, wrong)
-        return trace if len(trace.hidden) and trace.end == live.progress.cached else None
+        return trace if trace.n_waiting and trace.end == live.progress.cached else None
 
     def _write(self, writers: Sequence[_Writer], vocab_size: int) -> list[_Writer]:
         """One pass: a token more for each. Returns those who go on."""
@@ -172,29 +170,31 @@ class _Trace:
         self.odds = odds
         self.first = 0
         """Position of the first row that waits."""
-        self.hidden: Tensor = torch.empty(0)
-        """[n, d_model]: of each."""
+        self.hidden: list[Tensor] = []
+        """Each [n, d_model]: of all, in order."""
         self.guesses: Sequence[int] = ()
         self.held = 0
         """How many tokens the request had before them."""
 
     @property
+    def n_waiting(self) -> int:
+        return sum(len(rows) for rows in self.hidden)
+
+    @property
     def end(self) -> int:
-        return self.first + len(self.hidden)
+        return self.first + self.n_waiting
 
     def add(self, first: int, hidden: Tensor) -> None:
         """Rows from `first` on. What waited before another beginning is dropped."""
-        if len(self.hidden) and self.end == first:
-            self.hidden = torch.cat((self.hidden, hidden))
-        else:
-            self.first, self.hidden = first, hidden.clone()
+        if not self.hidden or self.end != first:
+            self.first, self.hidden = first, []
+        self.hidden.append(hidden.clone())
 
     def part(self, progress: Progress, n: int) -> _Part:
         """Takes the first n rows."""
-        first, end = self.first, self.first + n
-        part = _Part(progress, first, self.hidden[:n], progress.tokens[first + 1 : end + 1])
-        self.first, self.hidden = end, self.hidden[n:]
-        return part
+        first, end, hidden = self.first, self.first + n, torch.cat(self.hidden)
+        self.first, self.hidden = end, [hidden[n:]] if n < len(hidden) else []
+        return _Part(progress, first, hidden[:n], progress.tokens[first + 1 : end + 1])
 
     def judge(self, tokens: Sequence[int]) -> tuple[int, int]:
         """How many of the guesses were right, and how many wrong, by the request's tokens."""

@@ -53,8 +53,8 @@ def kept_as(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Rows that are pooled, and what they are pooled from until then."""
+class CompressedRows:
+    """Rows that are compressed, and what they are compressed from until then."""
 
     inputs: LayerCache
     """Float32 keys [n_slots, 2 * parts * width], for the C++ kernels in tiles [n_slots / 16, 16, 2 * parts * width]:
@@ -64,27 +64,27 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class PooledCache:
-    """What a layer keeps that attends to pooled rows: of positions keys, which are their own values, and inputs; and
-    pooled rows."""
+class CompressedCache:
+    """What a layer keeps that attends to compressed rows: of positions keys, which are their own values, and inputs;
+    and compressed rows."""
 
     keys: LayerCache
-    pools: tuple[Pool, ...]
+    compressed: tuple[CompressedRows, ...]
     """The layer's own, and its indexer's where it has one."""
 
     @property
     def parts(self) -> tuple[LayerCache, ...]:
         """By operation that writes one."""
-        return (self.keys, *(part for pool in self.pools for part in (pool.inputs, pool.rows)))
+        return (self.keys, *(part for one in self.compressed for part in (one.inputs, one.rows)))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(tensor for part in self.parts for tensor in part.tensors)
 
     @property
-    def pooled_bytes(self) -> int:
-        """Of the pooled rows."""
-        return sum(pool.rows.nbytes for pool in self.pools)
+    def compressed_bytes(self) -> int:
+        """Of the compressed rows."""
+        return sum(one.rows.nbytes for one in self.compressed)
 
     @property
     def nbytes(self) -> int:
@@ -131,14 +131,14 @@ class LayerState:
         return sum(part.nbytes for part in self.parts)
 
 
-LayerMemory = LayerCache | PooledCache | LayerState
+LayerMemory = LayerCache | CompressedCache | LayerState
 
 
 def bytes_kept(memory: LayerMemory, every: int) -> int:
     """Of what a layer keeps for every so many positions."""
-    if not isinstance(memory, PooledCache):
+    if not isinstance(memory, CompressedCache):
         return memory.nbytes
-    return memory.pooled_bytes if every > 1 else memory.nbytes - memory.pooled_bytes
+    return memory.compressed_bytes if every > 1 else memory.nbytes - memory.compressed_bytes
 
 
 @dataclass(frozen=True)

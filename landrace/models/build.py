@@ -7,17 +7,17 @@ from typing import assert_never
 import torch
 from torch import nn
 
+from landrace.models.compressed_spec import Compressed
 from landrace.models.ffn.dense import DenseBlock
 from landrace.models.ffn.moe import MoeBlock
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
+from landrace.models.mixers.compressed import CompressedBlock
 from landrace.models.mixers.gdn import GdnBlock
 from landrace.models.mixers.gqa import GqaBlock
 from landrace.models.mixers.kda import KdaBlock
 from landrace.models.mixers.lightning import LightningBlock
 from landrace.models.mixers.mla import MlaBlock
-from landrace.models.mixers.pooled import PooledBlock
-from landrace.models.pooled_spec import Pooled
 from landrace.models.residual.gated import GatedBlock, GatedHead
 from landrace.models.residual.hyper import HyperBlock, HyperHead
 from landrace.models.spec import GatedStreams, Hyper, ModelSpec, Streams
@@ -30,8 +30,8 @@ def mixer_block(spec: Mixer, model: ModelSpec, cache: int, dtype: torch.dtype) -
             return GqaBlock(spec, model.d_model, model.norm_eps, cache, dtype)
         case Mla():
             return MlaBlock(spec, model.d_model, cache, dtype)
-        case Pooled():
-            return PooledBlock(spec, model.d_model, cache, dtype)
+        case Compressed():
+            return CompressedBlock(spec, model.d_model, cache, dtype)
         case Gdn():
             return GdnBlock(spec, model.d_model, model.norm_eps, cache, dtype)
         case Kda():

@@ -8,6 +8,7 @@ number of threads or on the instruction set, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import ModuleType
 
@@ -19,19 +20,19 @@ from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Program, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state
-from landrace.kernels.layer_cache import INT4, LayerMemory, Pool, PooledCache
+from landrace.kernels.layer_cache import INT4, CompressedCache, CompressedRows, LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
-from landrace.models.cache_shapes import cache_shapes, keys_of, pool_shapes
+from landrace.models.cache_shapes import cache_shapes, compressed_shapes, keys_of
 from landrace.models.cache_spec import Paged, group_layers
+from landrace.models.compressed_spec import Compressed
 from landrace.models.declared import params_of
 from landrace.models.decoder import Decoder
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Recurrent
 from landrace.models.packed_adapter import PackedAdapter, pack_adapter
 from landrace.models.packed_weights import PackedWeights
-from landrace.models.pooled_spec import Pooled
 from landrace.models.recorded import Recorded
 from landrace.models.recorder import Recorder
 from landrace.models.spec import LayerSpec, ModelSpec
@@ -44,8 +45,6 @@ class CpuDecoder:
     `isa` is one of the instruction sets that the extension lists; None: the best. OptionError for a model that the
     kernels cannot compute.
     """
-
-    differentiable = False
 
     def __init__(self, spec: ModelSpec, native: ModuleType, *, threads: int, isa: str | None = None) -> None:
         for layer in spec.caching_layers:
@@ -98,6 +97,10 @@ class CpuDecoder:
     def quantize_weights(self, values: Tensor, block_type: str) -> Tensor:
         """See `kernels.cpu.quantising`."""
         return quantising.quantize_weights(self._native, self._pool, self.isa, values, block_type)
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """See `ServingDecoder`."""
+        return one_torch_thread()
 
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0
@@ -235,13 +238,13 @@ def _memory(
     if isinstance(mixer, Recurrent):
         shapes = (*layer.first_states(n_guesses), *mixer.state_shapes(n_guesses))
         return new_layer_state(native, shapes, slots[0], n_guesses)
-    if isinstance(mixer, Pooled):
-        pools = (
-            Pool(
+    if isinstance(mixer, Compressed):
+        compressed = (
+            CompressedRows(
                 new_layer_cache(native, inputs, slots[0], torch.float32), new_layer_cache(native, rows, slots[1], dtype)
             )
-            for inputs, rows in pool_shapes(mixer)
+            for inputs, rows in compressed_shapes(mixer)
         )
-        return PooledCache(new_layer_cache(native, keys_of(mixer), slots[0], dtype), tuple(pools))
+        return CompressedCache(new_layer_cache(native, keys_of(mixer), slots[0], dtype), tuple(compressed))
     kept, *index = (new_layer_cache(native, shape, slots[0], dtype) for shape in cache_shapes(mixer))
     return replace(kept, index=index[0]) if index else kept

@@ -6,6 +6,7 @@ Parameters carry the names transformers gives Llama's, without the `model.` pref
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import assert_never
 
@@ -13,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.layer_cache import LayerCache, LayerMemory, LayerState, Pool, PooledCache
+from landrace.kernels.layer_cache import CompressedCache, CompressedRows, LayerCache, LayerMemory, LayerState
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
 from landrace.models.batch import ForwardBatch
 from landrace.models.build import stream_head
+from landrace.models.compressed_spec import Compressed
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.mtp import Mtp
 from landrace.models.ops import Ops, X
 from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
-from landrace.models.pooled_spec import Pooled
 from landrace.models.reference_ops import Reduce, ReferenceOps
 from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
 
@@ -45,16 +46,16 @@ def new_layer_memory(
             return LayerCache(zeros(*shape), zeros(*shape), index=index)
         case Mla():
             return LayerCache(zeros(n_slots, 1, mixer.kv_rank + mixer.rope_dim), index=index)
-        case Pooled():
+        case Compressed():
             keys = LayerCache(zeros(n_slots, 1, mixer.head_dim))
-            pools = tuple(
-                Pool(
+            compressed = tuple(
+                CompressedRows(
                     LayerCache(torch.zeros(n_slots, mixer.input_width(width), device=device)),
                     LayerCache(zeros(slots[1], 1, width)),
                 )
-                for width in mixer.pool_widths
+                for width in mixer.compressed_widths
             )
-            return PooledCache(keys, pools)
+            return CompressedCache(keys, compressed)
         case Gdn() | Kda() | Lightning():
             shapes = (*spec.first_states(n_guesses), *mixer.state_shapes(n_guesses))
             return LayerState(tuple(torch.zeros(n_slots, *shape, device=device) for shape in shapes), n_guesses)
@@ -70,7 +71,6 @@ class Decoder(nn.Module):
     memory (on the meta device); `load` gives it weights.
     """
 
-    differentiable = True
     cache_tile = 1
     slow: tuple[str, ...] = ()
 
@@ -128,6 +128,10 @@ class Decoder(nn.Module):
             some = ", ".join(list(missing)[:5])
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """See `ServingDecoder`."""
+        return torch.inference_mode()
 
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0

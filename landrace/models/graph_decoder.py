@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -62,7 +63,6 @@ class GraphDecoder:
     """See `ServingDecoder`. No graphs are steps with adapters and those of models that select positions or have states,
     nor prompts where there are latents or no Triton."""
 
-    differentiable = True
     cache_tile = 1
     slow: tuple[str, ...] = ()
 
@@ -88,6 +88,10 @@ class GraphDecoder:
     def held_bytes(self) -> dict[str, int]:
         """See `ServingDecoder`."""
         return self._decoder.held_bytes
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """See `ServingDecoder`."""
+        return self._decoder.around_step()
 
     def new_cache(
         self, n_slots: Sequence[int], dtype: torch.dtype | None = None, n_guesses: int = 0

@@ -15,15 +15,15 @@ KIMI_PROJECTIONS = ("b_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj")
 """Those of Kimi delta attention beside attention's."""
 STREAM_PROJECTIONS = ("mix_down", "mix_up", "inject", "key_proj", "value_proj")
 """Those of gated residual streams, and of n-grams that are added to them."""
-POOL_PROJECTIONS = ("kv_proj", "pool_proj", "pool_gate_proj", "o_a_proj", "o_b_proj")
-"""Those of attention to pooled rows beside the queries'."""
+COMPRESSING_PROJECTIONS = ("kv_proj", "compress_proj", "compress_gate_proj", "o_a_proj", "o_b_proj")
+"""Those of attention to compressed rows beside the queries'."""
 INDEXER_PROJECTIONS = (
     *("wq_b", "wk", "weights_proj", "index_q_proj", "index_k_proj"),
     *("index_proj", "index_gate_proj", "index_weights_proj"),
 )
 """Those of an indexer, which chooses positions: adapters on them are served, but a choice has no gradient."""
 PROJECTIONS = (
-    *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, *POOL_PROJECTIONS, *INDEXER_PROJECTIONS),
+    *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, *COMPRESSING_PROJECTIONS, *INDEXER_PROJECTIONS),
     *("o_proj", "g_proj", *DELTA_PROJECTIONS, *KIMI_PROJECTIONS),
     *("gate_proj", "up_proj", "down_proj", *STREAM_PROJECTIONS),
 )

@@ -11,7 +11,7 @@ from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.key_means import MEAN_OF
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
-from landrace.models.pooled_spec import Pooled
+from landrace.models.compressed_spec import Compressed
 from landrace.models.selection_spec import BlockSelection, MeanSelection, PoolSelection, Selection
 
 
@@ -339,6 +339,6 @@ class Lightning:
 
 Recurrent = Gdn | Kda | Lightning
 """What keeps a state of a sequence and nothing for each position."""
-Attention = Gqa | Mla | Pooled
+Attention = Gqa | Mla | Compressed
 """What keeps something for each position."""
 Mixer = Attention | Recurrent

@@ -14,6 +14,7 @@ from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
+from landrace.models.compressed_spec import Compressed
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.params import (
@@ -30,7 +31,6 @@ from landrace.models.params import (
     Table,
     Vector,
 )
-from landrace.models.pooled_spec import Pooled
 
 X = TypeVar("X")
 
@@ -141,34 +141,34 @@ class Ops(Protocol[X]):
         [T, n_heads * v_dim]. `keys` and `values` make k's first channels and v of a position's latent."""
         ...
 
-    def keep_row(self, spec: Pooled, cache: int, q: X, row: X, norm: Norm) -> tuple[X, Any]:
+    def keep_row(self, spec: Compressed, cache: int, q: X, row: X, norm: Norm) -> tuple[X, Any]:
         """Normalises the heads of q without a weight and `row` [T, head_dim] with one, turns the last channels of both,
         pairs of neighbours, and writes the row to the layer's cache.
 
-        Returns the queries, and what `attend_pooled` needs to find the sequence's past.
+        Returns the queries, and what `attend_compressed` needs to find the sequence's past.
         """
         ...
 
-    def pool(self, spec: Pooled, cache: int, values: X, gates: X, bias: PlaceBias, norm: Norm) -> Any:
-        """The rows that are pooled (`Pooling`) from what the layer keeps of `values` and of `gates` [T, parts * width],
-        those of a position's own row last. bias [ratio, parts * width].
+    def compress(self, spec: Compressed, cache: int, values: X, gates: X, bias: PlaceBias, norm: Norm) -> Any:
+        """The rows that are compressed (`Compression`) from what the layer keeps of `values` and of `gates` [T, parts *
+        width], those of a position's own row last. bias [ratio, parts * width].
 
-        Returns what `attend_pooled` needs to find them.
+        Returns what `attend_compressed` needs to find them.
         """
         ...
 
-    def select_pooled(
-        self, spec: Pooled, cache: int, q: X, weights: X, values: X, gates: X, bias: PlaceBias, norm: Norm
+    def select_compressed(
+        self, spec: Compressed, cache: int, q: X, weights: X, values: X, gates: X, bias: PlaceBias, norm: Norm
     ) -> None:
-        """Chooses the pooled rows that `attend_pooled` goes over in this layer (`PooledSelection`): q [T, n_heads *
-        head_dim], weights [T, n_heads]; the indexer's keys are pooled as in `pool`. Turns q. No gradient comes back.
-        May overwrite q and weights."""
+        """Chooses the compressed rows that `attend_compressed` goes over in this layer (`CompressedSelection`): q [T,
+        n_heads * head_dim], weights [T, n_heads]; the indexer's keys are compressed as in `compress`. Turns q. No
+        gradient comes back. May overwrite q and weights."""
         ...
 
-    def attend_pooled(self, spec: Pooled, q: X, past: Any, pooled: Any, sinks: Vector) -> X:
-        """softmax(scale * q.k) k over the positions of the window and the pooled rows that are there, or chosen, head
-        by head, with the last channels of the results turned back: [T, n_heads * head_dim]. `pooled` None: there are
-        none."""
+    def attend_compressed(self, spec: Compressed, q: X, past: Any, compressed: Any, sinks: Vector) -> X:
+        """softmax(scale * q.k) k over the positions of the window and the compressed rows that are there, or chosen,
+        head by head, with the last channels of the results turned back: [T, n_heads * head_dim]. `compressed` None:
+        there are none."""
         ...
 
     def by_head(self, x: X, weight: HeadLinear) -> X:

@@ -19,6 +19,7 @@ from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
 from landrace.models.cache_spec import Paged
+from landrace.models.compressed_recorder import CompressedRecorder
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.packed_adapter import PackedAdapter
@@ -34,12 +35,11 @@ from landrace.models.params import (
     Table,
     Vector,
 )
-from landrace.models.pooled_recorder import PooledRecorder
 from landrace.models.rope import further_ropes
 from landrace.models.selection_spec import MeanSelection, PoolSelection
 
 
-class Recorder(PooledRecorder):
+class Recorder(CompressedRecorder):
     """See `Ops`. Looks weights up by their names."""
 
     def __init__(

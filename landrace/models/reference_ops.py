@@ -44,7 +44,7 @@ from landrace.models.params import (
     Table,
     Vector,
 )
-from landrace.models.reference_pooled import ReferencePooled
+from landrace.models.reference_compressed import ReferenceCompressed
 from landrace.models.reference_states import ReferenceStates
 from landrace.models.rope import further_ropes
 
@@ -53,7 +53,7 @@ Reduce = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 to what the forward pass returns."""
 
 
-class ReferenceOps(ReferencePooled):
+class ReferenceOps(ReferenceCompressed):
     """See `Ops`. `reduce`: what the head returns instead of logits."""
 
     any_experts: ClassVar[bool] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -21,12 +22,14 @@ class ServingDecoder(Protocol):
     spec: ModelSpec
     cache_tile: int
     """Cache blocks must be multiples of this many tokens."""
-    differentiable: bool
-    """Whether its logits can be differentiated, so that gradients have to be turned off where they are not wanted."""
 
     @property
     def slow(self) -> tuple[str, ...]:
         """Operations that its kernels leave to PyTorch."""
+        ...
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """What an engine's step runs in, all of its work with tensors included."""
         ...
 
     @property

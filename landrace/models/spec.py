@@ -14,9 +14,9 @@ from landrace.errors import OptionError
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections
 from landrace.models.cache_spec import CacheGroup, Kept, State, group_layers
+from landrace.models.compressed_spec import Compressed
 from landrace.models.ffn_spec import Ffn
 from landrace.models.mixer_spec import Gdn, Mixer
-from landrace.models.pooled_spec import Pooled
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LayerSpec:
     @property
     def caches(self) -> tuple[Kept, ...]:
         """What it keeps of a sequence, group by group."""
-        return self.mixer.caches if isinstance(self.mixer, Pooled) else (self.mixer.cache,)
+        return self.mixer.caches if isinstance(self.mixer, Compressed) else (self.mixer.cache,)
 
     def first_states(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
         """What a recurrent layer keeps of a sequence, and of guesses, before its mixer's states."""

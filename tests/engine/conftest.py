@@ -15,12 +15,12 @@ import torch
 from landrace.engine import Engine, EngineOptions
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
+from landrace.models.compressed_spec import Compressed, Compression
 from landrace.models.cpu_decoder import CpuDecoder
 from landrace.models.declared import shapes_of
 from landrace.models.decoder import Decoder
 from landrace.models.ffn_spec import Dense, Ffn
 from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla, Recurrent, RopeSpec
-from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.spec import PLAIN, LayerSpec, ModelSpec, NGramEmbedding, Residual
 from landrace.models.stored import StoredTensor, held_as
 
@@ -69,13 +69,14 @@ def make_spec(
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
     head_dim: int = 8,
-    pooled: tuple[Pooling | None, ...] = (),
+    compressed: tuple[Compression | None, ...] = (),
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
-    them has chosen; `pooled`: what layers pool, in turn, that see a window and pooled rows instead; `deltas`: layers
-    that are a recurrent `delta` instead; `mtp`: with a layer for further tokens, whose attention sees all."""
+    them has chosen; `compressed`: what layers compress, in turn, that see a window and compressed rows instead;
+    `deltas`: layers that are a recurrent `delta` instead; `mtp`: with a layer for further tokens, whose attention sees
+    all."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8 if latents else head_dim)
 
@@ -83,9 +84,9 @@ def make_spec(
         return delta if index in deltas else attention_of(index, masks[index % len(masks)])
 
     def attention_of(index: int, mask: Mask) -> Mixer:
-        if pooled and (own := pooled[index % len(pooled)]) is not None:
+        if compressed and (own := compressed[index % len(compressed)]) is not None:
             assert window is not None
-            return Pooled(4, 16, 0.25, replace(rope, theta=3000.0), 12, window, 2, 10, 1e-5, own)
+            return Compressed(4, 16, 0.25, replace(rope, theta=3000.0), 12, window, 2, 10, 1e-5, own)
         if latents is not None:
             sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
             mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})

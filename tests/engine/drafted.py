@@ -11,8 +11,8 @@ import torch
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.models.batch import ForwardBatch
+from landrace.models.compressed_spec import CompressedSelection, Compression
 from landrace.models.mixer_spec import Kda, Lightning
-from landrace.models.pooled_spec import PooledSelection, Pooling
 
 OPTIONS = {
     "usual": EngineOptions(),
@@ -30,7 +30,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "delta nets": {"deltas": (0, 1), "gate": "channel"},
     "delta nets alone": {"deltas": (0, 1, 2)},
     "Kimi delta attention": {"deltas": (0, 1), "delta": Kda(n_heads=2, head_dim=12, conv_width=4)},
-    "pooled rows": {"window": 5, "pooled": (None, Pooling(2, True, PooledSelection(8, 16, 6)), Pooling(3, False))},
+    "compressed rows": {
+        "window": 5,
+        "compressed": (None, Compression(2, True, CompressedSelection(8, 16, 6)), Compression(3, False)),
+    },
     "lightning attention": {"deltas": (0, 2), "delta": Lightning(n_heads=3, head_dim=12, fading=0.6)},
 }
 CASES = [

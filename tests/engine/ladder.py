@@ -11,9 +11,9 @@ from landrace.kernels.mask import FULL, Chunked, Sliding
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
+from landrace.models.compressed_spec import CompressedSelection, Compression
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Kda, Lightning, RopeSpec
-from landrace.models.pooled_spec import PooledSelection, Pooling
 from landrace.models.selection_spec import BlockSelection, PoolSelection, Selection
 from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
 
@@ -104,10 +104,13 @@ MODELS: dict[str, dict[str, object]] = {
         "latents": {"rope": None, "rope_dim": 0, "q_rank": 12, "selection": Selection(16, 8, 16, pool=8)},
         "followers": (1,),
     },
-    "pooled rows": {"window": 5, "pooled": (None, Pooling(2, True, PooledSelection(11, 16, 6)), Pooling(2, False))},
-    "pooled rows of more than the window": {
+    "compressed rows": {
+        "window": 5,
+        "compressed": (None, Compression(2, True, CompressedSelection(11, 16, 6)), Compression(2, False)),
+    },
+    "compressed rows of more than the window": {
         "window": 4,
-        "pooled": (Pooling(7, False), Pooling(3, True, PooledSelection(16, 8, 4))),
+        "compressed": (Compression(7, False), Compression(3, True, CompressedSelection(16, 8, 4))),
         "residual": Hyper(HyperConnections(3, 1e-2, iterations=4)),
     },
     "dynamic rope": {"rope": DYNAMIC},

@@ -17,7 +17,7 @@ class Script:
     def __init__(self, decoder: object, lines: list[list[int]]) -> None:
         self.spec, self.device, self.lines = decoder.spec, decoder.device, lines  # type: ignore[attr-defined]
         self.new_cache = decoder.new_cache  # type: ignore[attr-defined]
-        self.choose_tokens, self.differentiable = decoder.choose_tokens, False  # type: ignore[attr-defined]
+        self.choose_tokens, self.around_step = decoder.choose_tokens, decoder.around_step  # type: ignore[attr-defined]
         self.cache_tile = 1
         self.line_of_slot: dict[int, int] = {}
 

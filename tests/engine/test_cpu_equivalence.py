@@ -84,13 +84,13 @@ HELD: list[tuple[str, Weights, str]] = [
         for model in (
             "chosen pools",
             "Kimi delta attention with a floor, gated pools of latents, streams that mix",
-            "pooled rows",
+            "compressed rows",
         )
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))
     ),
     ("gated pools of latents, followers", "bfloat16", "bfloat16"),
-    ("pooled rows of more than the window", "float32", "float32"),
-    ("pooled rows of more than the window", "bfloat16", "bfloat16"),
+    ("compressed rows of more than the window", "float32", "float32"),
+    ("compressed rows of more than the window", "bfloat16", "bfloat16"),
     ("dynamic rope", "int8", "bfloat16"),
     ("longrope", "int4", "bfloat16"),
 ]
@@ -192,7 +192,7 @@ def test_greedy_ladder(
         check(Engine(decoder, tokenizer, with_cache(options, cache)).generate(requests), expected)
 
 
-@pytest.mark.parametrize("model", ["plain", "delta nets", "pooled rows"])
+@pytest.mark.parametrize("model", ["plain", "delta nets", "compressed rows"])
 def test_the_rungs_are_what_they_say(
     model: str, extension: ModuleType, tiny_decoder: Callable, tokenizer: object
 ) -> None:

@@ -113,3 +113,26 @@ def test_requests_travel() -> None:
     request = Request("r", [1, 2], greedy(stop=("x",)), "adapter")  # type: ignore[arg-type]
     again = pickle.loads(pickle.dumps(request))
     assert (again.id, again.prompt_ids, again.params, again.adapter) == ("r", (1, 2), request.params, "adapter")
+
+
+@pytest.mark.parametrize(("kernels", "threads", "grads"), [("reference", 2, False), ("float32", 1, True)])
+def test_what_a_step_runs_in(
+    make_model: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch, kernels: str, threads: int, grads: bool
+) -> None:
+    """PyTorch's threads would spin on the processors that those of the C++ kernels need."""
+    decoder = make_model(kernels)
+    seen = []
+
+    def choose(*args: object) -> list[int]:
+        seen.append((torch.get_num_threads(), not torch.is_inference_mode_enabled()))
+        return type(decoder).choose_tokens(decoder, *args)
+
+    monkeypatch.setattr(decoder, "choose_tokens", choose)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one(Engine(decoder, tokenizer), (1, 2), max_tokens=3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {(threads, grads)}

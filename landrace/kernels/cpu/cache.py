@@ -76,8 +76,8 @@ class IndexKeys:
 
 
 @dataclass(frozen=True)
-class PoolInputs:
-    """What rows are pooled from: so many float32 values of each position."""
+class CompressionInputs:
+    """What rows are compressed from: so many float32 values of each position."""
 
     width: int
 
@@ -85,7 +85,7 @@ class PoolInputs:
         """There is room for any number."""
 
 
-CacheShape = Heads | Latents | IndexKeys | PoolInputs
+CacheShape = Heads | Latents | IndexKeys | CompressionInputs
 
 
 def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: torch.dtype) -> LayerCache:
@@ -100,8 +100,8 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     Latents: `keys` [n_slots / 16, 16, padded rank + padded rope_dim] hold the values too; int8 has scales [n_slots /
     16, 1, 16], of the latents in `value_scales` and of the channels beside them in `key_scales`. An indexer's keys
     lie as those of one head, [n_slots / 16, 1, head_dim + n_gates, 16], the scales of gates in `value_scales`. Neither
-    is ever INT4. What rows are pooled from is float32 [n_slots / 16, 16, width] whatever the type. ValueError when the
-    slots are no whole tiles or the type is not one of the cache's.
+    is ever INT4. What rows are compressed from is float32 [n_slots / 16, 16, width] whatever the type. ValueError when
+    the slots are no whole tiles or the type is not one of the cache's.
     """
     tile: int = native.TILE
     if n_slots % tile or n_slots < 0:
@@ -115,7 +115,7 @@ def new_layer_cache(native: ModuleType, shape: CacheShape, n_slots: int, dtype: 
     n_tiles, kv_heads = n_slots // tile, shape.n_kv_heads if isinstance(shape, Heads) else 1
     if dtype == INT4 and not isinstance(shape, Heads):
         raise ValueError("Latents and the keys of indexers are kept in 8 bits at the least.")
-    if isinstance(shape, PoolInputs):
+    if isinstance(shape, CompressionInputs):
         return LayerCache(untouched_zeros((n_tiles, tile, shape.width), torch.float32))
     if isinstance(shape, IndexKeys):
         key_scales, gate_scales = _scales(dtype, (n_tiles, 1, tile))

@@ -1,4 +1,4 @@
-"""DeepSeek-V4: one head of keys that are their own values, over a window and over rows pooled from the whole past;
+"""DeepSeek-V4: one head of keys that are their own values, over a window and over rows compressed from the whole past;
 residual streams that mix; and experts that the first layers choose by token."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.activation import Activation
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
+from landrace.models.compressed_spec import Compressed, CompressedSelection, Compression
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, MOST_STREAMS, Config, shown
 from landrace.models.families.dense import n_layers, read_decoder
 from landrace.models.families.family import Family
@@ -19,7 +20,6 @@ from landrace.models.families.names import JOINT, Naming
 from landrace.models.families.rope import read_rope
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import RopeSpec
-from landrace.models.pooled_spec import Pooled, PooledSelection, Pooling
 from landrace.models.spec import Hyper, ModelSpec
 
 SLIDING, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -36,9 +36,9 @@ V4 = {
     "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
 }  # fmt: skip
 
-POOLS = {
-    "pool_proj": "compressor.kv_proj", "pool_gate_proj": "compressor.gate_proj",
-    "pool_bias.weight": "compressor.position_bias", "pool_norm": "compressor.kv_norm",
+COMPRESSORS = {
+    "compress_proj": "compressor.kv_proj", "compress_gate_proj": "compressor.gate_proj",
+    "compress_bias.weight": "compressor.position_bias", "compress_norm": "compressor.kv_norm",
     "index_proj": "compressor.indexer.kv_proj", "index_gate_proj": "compressor.indexer.gate_proj",
     "index_bias.weight": "compressor.indexer.position_bias", "index_norm": "compressor.indexer.kv_norm",
     "index_q_proj": "compressor.indexer.q_b_proj", "index_weights_proj": "compressor.indexer.scorer.weights_proj",
@@ -47,8 +47,9 @@ POOLS = {
 PUBLISHED = {
     "q_a_proj": "wq_a", "q_a_norm": "q_norm", "q_b_proj": "wq_b", "kv_proj": "wkv", "kv_norm": "kv_norm",
     "o_a_proj": "wo_a", "o_b_proj": "wo_b", "sinks.weight": "attn_sink",
-    "pool_proj": "compressor.wkv", "pool_gate_proj": "compressor.wgate", "pool_bias.weight": "compressor.ape",
-    "pool_norm": "compressor.norm", "index_proj": "indexer.compressor.wkv",
+    "compress_proj": "compressor.wkv", "compress_gate_proj": "compressor.wgate",
+    "compress_bias.weight": "compressor.ape", "compress_norm": "compressor.norm",
+    "index_proj": "indexer.compressor.wkv",
     "index_gate_proj": "indexer.compressor.wgate", "index_bias.weight": "indexer.compressor.ape",
     "index_norm": "indexer.compressor.norm", "index_q_proj": "indexer.wq_b",
     "index_weights_proj": "indexer.weights_proj",
@@ -83,7 +84,7 @@ WRITTEN = replace(
 )
 OWN = Naming(
     renamed={
-        **{f"self_attn.{ours}": f"self_attn.{theirs}" for ours, theirs in POOLS.items()},
+        **{f"self_attn.{ours}": f"self_attn.{theirs}" for ours, theirs in COMPRESSORS.items()},
         **stream_names("attn_hc.{}", "ffn_hc.{}", "hc_head.hc_{}"),
         "mlp.router": "mlp.gate",
         "mlp.router.choice_bias": "mlp.gate.e_score_correction_bias",
@@ -104,18 +105,20 @@ def read_deepseek_v4(config: Config) -> ModelSpec:
     return read_decoder(config, _read_attentions(config), _read_mixtures(config), residual=Hyper(form))
 
 
-def _read_attentions(config: Config) -> list[Pooled]:
+def _read_attentions(config: Config) -> list[Compressed]:
     kinds, rates = _kinds(config), _rates(config)
     n_heads, n_groups, head_dim = (config.size(key) for key in ("num_attention_heads", "o_groups", "head_dim"))
     if n_heads % n_groups:
         raise CheckpointError(f"{n_heads} attention heads cannot be {n_groups} equal groups.")
-    main, pooling = _read_ropes(config, head_dim)
-    selection = PooledSelection(
+    main, compressing = _read_ropes(config, head_dim)
+    selection = CompressedSelection(
         config.size("index_n_heads"), config.size("index_head_dim"), config.size("index_topk", MAX_POSITIONS)
     )
-    if selection.head_dim < pooling.rotary_dim:
-        raise CheckpointError(f"An indexer's {selection.head_dim} channels cannot hold {pooling.rotary_dim} that turn.")
-    plain = Pooled(
+    if selection.head_dim < compressing.rotary_dim:
+        raise CheckpointError(
+            f"An indexer's {selection.head_dim} channels cannot hold {compressing.rotary_dim} that turn."
+        )
+    plain = Compressed(
         n_heads=n_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5,
@@ -128,8 +131,8 @@ def _read_attentions(config: Config) -> list[Pooled]:
     )
     forms = {
         SLIDING: plain,
-        SPARSE: replace(plain, rope=pooling, pooling=Pooling(rates[SPARSE], True, selection)),
-        HEAVY: replace(plain, rope=pooling, pooling=Pooling(rates[HEAVY], False)),
+        SPARSE: replace(plain, rope=compressing, compression=Compression(rates[SPARSE], True, selection)),
+        HEAVY: replace(plain, rope=compressing, compression=Compression(rates[HEAVY], False)),
     }
     return [forms[kind] for kind in kinds]
 
@@ -152,7 +155,7 @@ def _kinds(config: Config) -> list[str]:
 
 
 def _rates(config: Config) -> dict[str, int]:
-    """Positions of a pooled row."""
+    """Positions of a compressed row."""
     section = config.section("compress_rates") or Config({})
     older = {SPARSE: config.optional_size("compress_rate_csa"), HEAVY: config.optional_size("compress_rate_hca")}
     found = {kind: older[kind] or section.optional_size(kind) or usual for kind, usual in RATES.items()}
@@ -161,7 +164,7 @@ def _rates(config: Config) -> dict[str, int]:
 
 
 def _read_ropes(config: Config, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
-    """Of layers that see a window only, and of those with pooled rows."""
+    """Of layers that see a window only, and of those with compressed rows."""
     share, turned = config.optional_number("partial_rotary_factor"), config.optional_size("qk_rope_head_dim")
     if share is None:
         share = 1 / 8 if turned is None else turned / head_dim
@@ -172,7 +175,7 @@ def _read_ropes(config: Config, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
         raise config.wrong(key, given, "an object")
     sections = {name: given[name] for name in ("main", "compress") if isinstance(given.get(name), Mapping)}
     if len(sections) < 2:
-        # One record stretches the turning of pooled layers alone, and multiplies nothing.
+        # One record stretches the turning of compressed layers alone, and multiplies nothing.
         stretched = {name: value for name, value in given.items() if name not in ("main", "compress", "rope_theta")}
         kind = stretched.get("rope_type") or stretched.get("type")
         even = {"attention_factor": 1.0} if kind == "yarn" else {}
@@ -190,10 +193,10 @@ def _read_ropes(config: Config, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
         )
         for section in (sections["main"], sections["compress"])
     )
-    main, pooling = found
-    if main.rotary_dim != pooling.rotary_dim:
-        raise UnsupportedError("Layers with and without pooled rows turn different numbers of channels.")
-    return main, pooling
+    main, compressing = found
+    if main.rotary_dim != compressing.rotary_dim:
+        raise UnsupportedError("Layers with and without compressed rows turn different numbers of channels.")
+    return main, compressing
 
 
 def _read_mixtures(config: Config) -> list[Moe]:

@@ -345,7 +345,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts, writes=gguf_streams.written_hy_v4,
     ),
     "deepseek4": Architecture(
-        "deepseek_v4", renamed=gguf_streams.POOLED, experts=ROUTED_EXPERTS, score=SQRT_SOFTPLUS,
+        "deepseek_v4", renamed=gguf_streams.COMPRESSED, experts=ROUTED_EXPERTS, score=SQRT_SOFTPLUS,
         fixed={"expert_weights_norm": True, "expert_shared_count": 1},
         reads={
             "q_lora_rank": (SIZE, "attention.q_lora_rank"), "o_lora_rank": (SIZE, "attention.output_lora_rank"),

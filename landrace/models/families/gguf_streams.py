@@ -20,7 +20,7 @@ HYPER: Mapping[str, str] = {
 }
 
 
-POOLED: Mapping[str, str] = {
+COMPRESSED: Mapping[str, str] = {
     **HYPER,
     "self_attn.kv_proj": "attn_kv",
     "self_attn.kv_norm": "attn_kv_a_norm",
@@ -30,7 +30,7 @@ POOLED: Mapping[str, str] = {
     "self_attn.index_weights_proj": "indexer.proj",
     **{
         f"self_attn.{ours}_{part}": f"{theirs}_compressor_{name}"
-        for ours, theirs in (("pool", "attn"), ("index", "indexer"))
+        for ours, theirs in (("compress", "attn"), ("index", "indexer"))
         for part, name in (("proj", "kv"), ("gate_proj", "gate"), ("bias", "ape"), ("norm", "norm"))
     },
     "mlp.router.table": "ffn_gate_tid2eid.weight",

@@ -94,7 +94,7 @@ inline IndexShape index_shape(const Fields& fields) {
 /// The field width. Throws std::invalid_argument where it is no shape.
 inline InputShape input_shape(const Fields& fields) {
     const InputShape shape{static_cast<int>(fields.integer("width"))};
-    if (shape.width < 1) throw std::invalid_argument("there is nothing to pool from");
+    if (shape.width < 1) throw std::invalid_argument("there is nothing to compress");
     return shape;
 }
 

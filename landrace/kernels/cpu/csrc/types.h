@@ -160,7 +160,7 @@ struct IndexShape {
     bool operator==(const IndexShape& other) const { return head_dim == other.head_dim && n_gates == other.n_gates; }
 };
 
-/// What rows are pooled from: so many float32 values of each position.
+/// What rows are compressed from: so many float32 values of each position.
 struct InputShape {
     int width;
 
@@ -186,7 +186,7 @@ constexpr int64_t element_bytes(CacheType type) { return type == CacheType::f32 
 /// An indexer's keys lie as those of one key-value head, a tile's right behind the last one's; with gates, channels [width, 16],
 /// and int8 gates are multiplied by `value_scales`.
 ///
-/// What rows are pooled from lies slot by slot, always in float32.
+/// What rows are compressed from lies slot by slot, always in float32.
 struct LayerCache {
     CacheType type;
     uint8_t* tiles;       // [n_slots / 16, n_kv_heads, tile_bytes]

@@ -59,7 +59,7 @@ public:
     void write_layer(int layer, const HeadShape& shape, int group);
     /// Says that they are read. Returns the layer's group. Throws std::invalid_argument unless such heads are written.
     int read_layer(int layer, const HeadShape& shape) const;
-    /// The same for latents, for an indexer's keys and for what rows are pooled from.
+    /// The same for latents, for an indexer's keys and for what rows are compressed from.
     void write_layer(int layer, const LatentShape& shape, int group);
     void write_layer(int layer, const IndexShape& shape, int group);
     void write_layer(int layer, const InputShape& shape, int group);

@@ -1,4 +1,4 @@
-// What rows are pooled from into the cache: what is summed, and behind it what weights it.
+// What rows are compressed from into the cache: what is summed, and behind it what weights it.
 #pragma once
 
 #include <algorithm>

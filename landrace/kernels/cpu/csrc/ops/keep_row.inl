@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#include "pooled_rows.inl"
+#include "pair_turning.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {

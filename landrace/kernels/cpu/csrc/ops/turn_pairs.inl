@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "pooled_rows.inl"
+#include "pair_turning.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {

@@ -1,4 +1,4 @@
-"""GGUF files of families with pooled rows."""
+"""GGUF files of families with compressed rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ReferencePooled`: the reference's operations on rows that are pooled from the positions before them."""
+"""`ReferenceCompressed`: the reference's operations on rows that are compressed from the positions before them."""
 
 from __future__ import annotations
 
@@ -8,63 +8,73 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from landrace.kernels.layer_cache import PooledCache, kept_as
+from landrace.kernels.layer_cache import CompressedCache, kept_as
 from landrace.kernels.reference.attention import attention
+from landrace.kernels.reference.compression import Closing, CompressedPlan, closing, compressed, plan_compressed
 from landrace.kernels.reference.dense import rms_norm
-from landrace.kernels.reference.pooling import Closing, PooledPlan, closing, plan_pooled, pooled
 from landrace.kernels.reference.rotary import rotate_pairs
 from landrace.models.batch import ForwardBatch
 from landrace.models.cache_spec import Paged
+from landrace.models.compressed_spec import Compressed
 from landrace.models.params import Norm, PlaceBias, Vector
-from landrace.models.pooled_spec import Pooled
 from landrace.models.reference_selection import ReferenceSelection
 from landrace.models.rope import rotary_tables
 
 
-class ReferencePooled(ReferenceSelection):
+class ReferenceCompressed(ReferenceSelection):
     """See `Ops`."""
 
     def __init__(self, batch: ForwardBatch) -> None:
         super().__init__(batch)
-        self._closings: dict[Pooled, Closing] = {}
-        self._pooled_plans: dict[Pooled, tuple[PooledPlan, tuple[Tensor, ...]]] = {}
+        self._closings: dict[Compressed, Closing] = {}
+        self._compressed_plans: dict[Compressed, tuple[CompressedPlan, tuple[Tensor, ...]]] = {}
         """What a step's attention reads, and where its queries look."""
 
-    def keep_row(self, spec: Pooled, cache: int, q: Tensor, row: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    def keep_row(self, spec: Compressed, cache: int, q: Tensor, row: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
         turning = self._tables(spec.rope)
         heads = rms_norm(q.view(-1, spec.n_heads, spec.head_dim), None, norm.eps)
         kept = rotate_pairs(rms_norm(row, norm.weight, norm.eps)[:, None], *turning).to(q.dtype)
-        if (memory := self._pooled_cache(cache)) is not None:
+        if (memory := self._compressed_cache(cache)) is not None:
             kept = self._put(memory.keys.keys, spec.cache, kept)
         return rotate_pairs(heads, *turning).to(q.dtype), kept
 
-    def pool(self, spec: Pooled, cache: int, values: Tensor, gates: Tensor, bias: PlaceBias, norm: Norm) -> Tensor:
-        return self._pool(spec, cache, 0, values, gates, bias, norm)
+    def compress(
+        self, spec: Compressed, cache: int, values: Tensor, gates: Tensor, bias: PlaceBias, norm: Norm
+    ) -> Tensor:
+        return self._compress(spec, cache, 0, values, gates, bias, norm)
 
-    def _pool(
-        self, spec: Pooled, cache: int, number: int, values: Tensor, gates: Tensor, bias: PlaceBias, norm: Norm
+    def _compress(
+        self, spec: Compressed, cache: int, number: int, values: Tensor, gates: Tensor, bias: PlaceBias, norm: Norm
     ) -> Tensor:
         """[N, 1, width]: the rows that this step closes or, where there is a cache, all. `number` 0: the layer's own,
         1: its indexer's."""
-        assert spec.pooling is not None
+        assert spec.compression is not None
         if spec not in self._closings:
             self._closings[spec] = closing(
-                self._batch.positions, self._batch.starts, *self._places(spec), spec.pooling.ratio, spec.pooling.span
+                self._batch.positions,
+                self._batch.starts,
+                *self._places(spec),
+                spec.compression.ratio,
+                spec.compression.span,
             )
-        own, memory = self._closings[spec], self._pooled_cache(cache)
+        own, memory = self._closings[spec], self._compressed_cache(cache)
         inputs = torch.cat((values, gates), -1)
         if memory is not None:
-            inputs = self._put(memory.pools[number].inputs.keys, spec.cache, inputs)
+            inputs = self._put(memory.compressed[number].inputs.keys, spec.cache, inputs)
         summed, weighing = inputs[own.sources].chunk(2, -1)
-        rows = rms_norm(pooled(summed, weighing, bias.weight, own.there), norm.weight, norm.eps)[:, None]
-        turning = rotary_tables(spec.rope, self._batch.positions[own.rows] + 1 - spec.pooling.ratio)
+        rows = rms_norm(compressed(summed, weighing, bias.weight, own.there), norm.weight, norm.eps)[:, None]
+        turning = rotary_tables(spec.rope, self._batch.positions[own.rows] + 1 - spec.compression.ratio)
         rows = rotate_pairs(rows, *turning).to(values.dtype)
-        return rows if memory is None else self._put(memory.pools[number].rows.keys, spec.pooled_cache, rows, own.rows)
+        return (
+            rows
+            if memory is None
+            else self._put(memory.compressed[number].rows.keys, spec.compressed_cache, rows, own.rows)
+        )
 
     @torch.no_grad()
-    def select_pooled(
+    def select_compressed(
         self,
-        spec: Pooled,
+        spec: Compressed,
         cache: int,
         q: Tensor,
         weights: Tensor,
@@ -73,30 +83,32 @@ class ReferencePooled(ReferenceSelection):
         bias: PlaceBias,
         norm: Norm,
     ) -> None:
-        assert spec.pooling is not None and spec.pooling.selection is not None
-        selection = spec.pooling.selection
-        pooled = self._pool(spec, cache, 1, values, gates, bias, norm)
+        assert spec.compression is not None and spec.compression.selection is not None
+        selection = spec.compression.selection
+        compressed = self._compress(spec, cache, 1, values, gates, bias, norm)
         heads = rotate_pairs(q.view(-1, selection.n_heads, selection.head_dim), *self._tables(spec.rope))
-        plan, seen = self._pooled_plan(spec)
-        keys = plan.gathered(None, pooled).to(heads.dtype)
+        plan, seen = self._compressed_plan(spec)
+        keys = plan.gathered(None, compressed).to(heads.dtype)
         self._chosen = plan.chosen(heads, keys, weights.float() * selection.scale, seen, selection.top_k)
 
-    def attend_pooled(self, spec: Pooled, q: Tensor, past: Tensor, pooled: Tensor | None, sinks: Vector) -> Tensor:
-        plan, seen = self._pooled_plan(spec)
-        rows = plan.gathered(past, pooled)
-        chosen = self._chosen if spec.pooling is not None and spec.pooling.selection is not None else seen
+    def attend_compressed(
+        self, spec: Compressed, q: Tensor, past: Tensor, compressed: Tensor | None, sinks: Vector
+    ) -> Tensor:
+        plan, seen = self._compressed_plan(spec)
+        rows = plan.gathered(past, compressed)
+        chosen = self._chosen if spec.compression is not None and spec.compression.selection is not None else seen
         mixed = attention(q, rows, rows, plan.plan, scale=spec.scale, mask=spec.mask, sinks=sinks.weight, chosen=chosen)
         cos, sin = self._tables(spec.rope)
         return rotate_pairs(mixed, cos, -sin).to(q.dtype).flatten(1)
 
-    def _pooled_plan(self, spec: Pooled) -> tuple[PooledPlan, tuple[Tensor, ...]]:
-        if spec not in self._pooled_plans:
-            ratio = 1 if spec.pooling is None else spec.pooling.ratio
-            plan = plan_pooled(self._batch.starts, *self._places(spec), self._pooled_places(spec), ratio)
-            self._pooled_plans[spec] = plan, plan.seen(self._batch.positions, spec.window)
-        return self._pooled_plans[spec]
+    def _compressed_plan(self, spec: Compressed) -> tuple[CompressedPlan, tuple[Tensor, ...]]:
+        if spec not in self._compressed_plans:
+            ratio = 1 if spec.compression is None else spec.compression.ratio
+            plan = plan_compressed(self._batch.starts, *self._places(spec), self._compressed_places(spec), ratio)
+            self._compressed_plans[spec] = plan, plan.seen(self._batch.positions, spec.window)
+        return self._compressed_plans[spec]
 
-    def _places(self, spec: Pooled) -> tuple[Sequence[Tensor], Sequence[int]]:
+    def _places(self, spec: Compressed) -> tuple[Sequence[Tensor], Sequence[int]]:
         """By sequence where its positions lie, among the step's rows or in the cache, and the first one that does."""
         starts, cache = self._batch.starts, self._batch.cache
         if cache is None:
@@ -104,25 +116,25 @@ class ReferencePooled(ReferenceSelection):
         view = cache.groups[spec.cache]
         return view.sequence_slots, view.first_positions
 
-    def _pooled_places(self, spec: Pooled) -> Sequence[Tensor]:
-        """The same for its pooled rows."""
+    def _compressed_places(self, spec: Compressed) -> Sequence[Tensor]:
+        """The same for its compressed rows."""
         starts, cache = self._batch.starts, self._batch.cache
-        if spec.pooling is None:
+        if spec.compression is None:
             return self._ranges([0] * len(starts))
         if cache is not None:
-            return cache.groups[spec.pooled_cache].sequence_slots
-        ratio = spec.pooling.ratio
+            return cache.groups[spec.compressed_cache].sequence_slots
+        ratio = spec.compression.ratio
         return self._ranges([0, *accumulate((end - start) // ratio for start, end in pairwise(starts))])
 
     def _ranges(self, bounds: Sequence[int]) -> list[Tensor]:
         device = self._batch.token_ids.device
         return [torch.arange(start, end, device=device) for start, end in pairwise(bounds)]
 
-    def _pooled_cache(self, cache: int) -> PooledCache | None:
+    def _compressed_cache(self, cache: int) -> CompressedCache | None:
         if self._batch.cache is None:
             return None
         memory = self._batch.cache.layers[cache]
-        assert isinstance(memory, PooledCache)
+        assert isinstance(memory, CompressedCache)
         return memory
 
     def _put(self, memory: Tensor, kept: Paged, rows: Tensor, which: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention over a window and over rows that are pooled from all positions before it, as frozen facts."""
+"""Attention over a window and over rows that are compressed from all positions before it, as frozen facts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PooledSelection:
-    """Which pooled rows a row attends to: the `top_k` that an indexer scores highest, of equal ones the earlier. Where
-    it sees no more than `top_k`, all of them. Scores are those of `Selection`, with keys that are pooled too."""
+class CompressedSelection:
+    """Which compressed rows a row attends to: the `top_k` that an indexer scores highest, of equal ones the earlier.
+    Where it sees no more than `top_k`, all of them. Scores are those of `Selection`, with keys that are compressed
+    too."""
 
     n_heads: int
     head_dim: int
@@ -29,20 +30,20 @@ class PooledSelection:
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Compression:
     """A row for every `ratio` positions, counted from 0: the sum of a projection of theirs, each channel weighted by a
     softmax over positions of another projection plus a bias for the place; then normalised, and turned as their first
     one is (DeepSeek-V4). It is there from the last of them on."""
 
     ratio: int
     overlaps: bool
-    """A row is pooled from the `ratio` positions before its own too, of which there are projections for that."""
-    selection: PooledSelection | None = None
+    """A row is compressed from the `ratio` positions before its own too, of which there are projections for that."""
+    selection: CompressedSelection | None = None
     """Of the rows that are there; None: all of them."""
 
     @property
     def span(self) -> int:
-        """Positions that a row is pooled from."""
+        """Positions that a row is compressed from."""
         return self.ratio * self.parts
 
     @property
@@ -52,8 +53,8 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """Attention to the last `window` positions and to pooled rows, with a sink, in one softmax. All heads share one
+class Compressed:
+    """Attention to the last `window` positions and to compressed rows, with a sink, in one softmax. All heads share one
     key, which is its value too (DeepSeek-V4).
 
     The last channels of queries and keys turn, in pairs of neighbours, and those of results turn back, so that what a
@@ -72,7 +73,7 @@ class Pooled:
     n_groups: int
     group_rank: int
     norm_eps: float
-    pooling: Pooling | None = None
+    compression: Compression | None = None
     """None: the layer sees its window only."""
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
@@ -80,8 +81,8 @@ class Pooled:
     @property
     def kept_values(self) -> float:
         """Values that the cache holds of a position; an input, in float32, counts as four of one byte."""
-        pooled = 0.0 if self.pooling is None else sum(self.pool_widths) / self.pooling.ratio
-        return self.head_dim + 4 * sum(map(self.input_width, self.pool_widths)) + pooled
+        compressed = 0.0 if self.compression is None else sum(self.compressed_widths) / self.compression.ratio
+        return self.head_dim + 4 * sum(map(self.input_width, self.compressed_widths)) + compressed
 
     @property
     def mask(self) -> Mask:
@@ -90,28 +91,28 @@ class Pooled:
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps of positions: keys, and what is pooled until it is."""
-        return Paged(Sliding(self.window if self.pooling is None else max(self.window, self.pooling.span)))
+        """What the layer keeps of positions: keys, and what is compressed until it is."""
+        return Paged(Sliding(self.window if self.compression is None else max(self.window, self.compression.span)))
 
     @property
-    def pooled_cache(self) -> Paged:
-        """What it keeps of all of them: pooled rows, and those of its indexer."""
-        assert self.pooling is not None
-        return Paged(FULL, self.pooling.ratio)
+    def compressed_cache(self) -> Paged:
+        """What it keeps of all of them: compressed rows, and those of its indexer."""
+        assert self.compression is not None
+        return Paged(FULL, self.compression.ratio)
 
     @property
     def caches(self) -> tuple[Kept, ...]:
-        return (self.cache,) if self.pooling is None else (self.cache, self.pooled_cache)
+        return (self.cache,) if self.compression is None else (self.cache, self.compressed_cache)
 
     def input_width(self, width: int) -> int:
-        """What is kept of a position for pooled rows of so many channels: what is summed, and what weights it."""
-        assert self.pooling is not None
-        return 2 * self.pooling.parts * width
+        """What is kept of a position for compressed rows of so many channels: what is summed, and what weights it."""
+        assert self.compression is not None
+        return 2 * self.compression.parts * width
 
     @property
-    def pool_widths(self) -> tuple[int, ...]:
-        """Channels of the layer's pooled rows, and of its indexer's."""
-        if self.pooling is None:
+    def compressed_widths(self) -> tuple[int, ...]:
+        """Channels of the layer's compressed rows, and of its indexer's."""
+        if self.compression is None:
             return ()
-        selection = self.pooling.selection
+        selection = self.compression.selection
         return (self.head_dim,) if selection is None else (self.head_dim, selection.head_dim)

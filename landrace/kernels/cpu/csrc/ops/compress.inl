@@ -1,21 +1,19 @@
-// Pooled rows into the cache: each is the sum of what is kept of `ratio` positions, or of twice as many, channel by channel
+// Compressed rows into the cache: each is the sum of what is kept of `ratio` positions, or of twice as many, channel by channel
 // weighted by a softmax over positions; normalised, and turned as the first of its positions is. The row of a step that is the
 // last of those positions makes it, out of the cache alone, and in order of position: so it does not matter how they were cut.
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
-#include <vector>
 
 #include "attend_plan.inl"
-#include "pooled_rows.inl"
+#include "pair_turning.inl"
 #include "select_plan.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
 
-class Pool final : public Operation {
+class Compress final : public Operation {
 public:
     static constexpr Field kSchema[] = {
         integer_field("layer"), optional(integer_field("n_heads")), optional(integer_field("rank")), optional(integer_field("rope_dim")),
@@ -23,14 +21,14 @@ public:
         number_field("eps"), integer_field("rotary"), integer_field("rotary_half"), optional(integer_field("group")),
     };
 
-    Pool(const Fields& fields, Workspace& workspace)
+    Compress(const Fields& fields, Workspace& workspace)
         : layer_(static_cast<int>(fields.integer("layer"))), of_index_(fields.has("head_dim")), latents_(of_index_ ? LatentShape{} : latent_shape(fields)),
           index_(of_index_ ? index_shape(fields) : IndexShape{}), channels_(of_index_ ? index_.head_dim : latents_.rank),
           inputs_(static_cast<int>(fields.integer("inputs"))), input_(input_shape(fields)), ratio_(static_cast<int>(fields.integer("ratio"))),
           bias_(fields.vector("bias")), norm_(fields.vector("norm")), eps_(fields.number("eps")), turning_(fields, channels_),
           group_(static_cast<size_t>(fields.integer("group"))) {
         parts_ = input_.width / (2 * channels_);
-        if (ratio_ < 2 || parts_ < 1 || parts_ > 2 || input_.width != 2 * parts_ * channels_) throw std::invalid_argument("rows cannot be pooled from that");
+        if (ratio_ < 2 || parts_ < 1 || parts_ > 2 || input_.width != 2 * parts_ * channels_) throw std::invalid_argument("rows cannot be compressed from that");
         if (bias_.size != ratio_ * parts_ * channels_ || norm_.size != channels_) throw std::invalid_argument("there is a bias for each place, and a norm");
         ends_ = &workspace.state<PoolPlan>(ratio_);
         of_inputs_ = static_cast<size_t>(workspace.read_layer(inputs_, input_));
@@ -51,9 +49,9 @@ public:
         const RotaryTable& table = c.step.rotary[turning_.table];
         c.share(thread, static_cast<int>(ends_->ends().size()), [&](int index) {
             const SelectPlan::Row at = ends_->ends()[static_cast<size_t>(index)];
-            alignas(64) float pooled[kMaxHeadDim], key[kMaxHeadDim] = {};
-            for (int channel = 0; channel < channels_; channel += kLanes) sum_up(c, at, channel, std::min(kLanes, channels_ - channel), pooled + channel);
-            rms_norm(pooled, norm_.data, eps_, channels_, key);
+            alignas(64) float compressed[kMaxHeadDim], key[kMaxHeadDim] = {};
+            for (int channel = 0; channel < channels_; channel += kLanes) sum_up(c, at, channel, std::min(kLanes, channels_ - channel), compressed + channel);
+            rms_norm(compressed, norm_.data, eps_, channels_, key);
             rotate_pairs(key, channels_, table, table.rows[at.row] - ratio_ + 1, turning_.half);
             const LayerCache& cache = c.workspace.cache(layer_);
             const int64_t slot = c.step.groups[group_].write_slots[at.row];
@@ -100,7 +98,7 @@ private:
     PoolPlan* ends_ = nullptr;
 };
 
-LANDRACE_OPERATION(pool, Pool)
+LANDRACE_OPERATION(compress, Compress)
 
 }  // namespace LANDRACE_ISA
 }  // namespace landrace

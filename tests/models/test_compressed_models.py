@@ -1,4 +1,4 @@
-"""Models whose attention sees a window and pooled rows, from their own files: names, wrong fields, steps, adapters."""
+"""Models whose attention sees a window and compressed rows, from their own files: names, fields, steps, adapters."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.checkpoints.write import write_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.models.batch import AdapterRows, ForwardBatch
+from landrace.models.compressed_spec import Compressed, Compression
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
-from landrace.models.pooled_spec import Pooled, Pooling
 from landrace.models.spec import ModelSpec
 from landrace.training.options import TuneOptions
 from landrace.training.trainee import trainee
@@ -52,7 +52,7 @@ RATES = {"compressed_sparse_attention": 2, "heavily_compressed_attention": 5}
 VARIANTS: dict[str, dict[str, Any]] = {
     "spans beyond the window": {"sliding_window": 3},
     "other rates": {"compress_rates": RATES, "index_topk": 7},
-    "stretched turning of pooled layers": {"rope_parameters": YARN},
+    "stretched turning of compressed layers": {"rope_parameters": YARN},
     "scores by sigmoid, more streams": {"scoring_func": "sigmoid", "hc_mult": 3},
     "turning of all channels": {"partial_rotary_factor": 0.5, "index_head_dim": 16},
     "windows alone": {"layer_types": ["sliding_attention"] * 4},
@@ -92,8 +92,8 @@ def test_the_reference_keeps_rows_in_float16(shared: Path, tmp_path: Path) -> No
 
 
 def test_more_rows_than_are_taken_at_once(shared: Path, extension: ModuleType, tmp_path: Path) -> None:
-    """Attention takes 256 of a list, and as many positions, at a time: all pooled rows, those that are chosen, and the
-    window lie in several such chunks."""
+    """Attention takes 256 of a list, and as many positions, at a time: all compressed rows, those that are chosen, and
+    the window lie in several such chunks."""
     kwargs = {"compress_rates": dict.fromkeys(RATES, 2), "index_topk": 300, "sliding_window": 270}
     model = reference("deepseek_v4", tiny(shared, **kwargs, max_position_embeddings=1024))
     _, decoder = load(*save(model, tmp_path))
@@ -106,22 +106,22 @@ def test_more_rows_than_are_taken_at_once(shared: Path, extension: ModuleType, t
     assert worst(whole, theirs) < 1e-4
 
 
-def with_attention(spec: ModelSpec, change: Callable[[Pooled], Pooled]) -> ModelSpec:
+def with_attention(spec: ModelSpec, change: Callable[[Compressed], Compressed]) -> ModelSpec:
     layers = []
     for layer in spec.layers:
-        assert isinstance(layer.mixer, Pooled)
+        assert isinstance(layer.mixer, Compressed)
         layers.append(replace(layer, mixer=change(layer.mixer)))
     return replace(spec, layers=tuple(layers))
 
 
-def with_selection(mixer: Pooled, **changes: Any) -> Pooled:
-    if mixer.pooling is None or mixer.pooling.selection is None:
+def with_selection(mixer: Compressed, **changes: Any) -> Compressed:
+    if mixer.compression is None or mixer.compression.selection is None:
         return mixer
-    selection = replace(mixer.pooling.selection, **changes)
-    return replace(mixer, pooling=replace(mixer.pooling, selection=selection))
+    selection = replace(mixer.compression.selection, **changes)
+    return replace(mixer, compression=replace(mixer.compression, selection=selection))
 
 
-FLIPS: dict[str, Callable[[Pooled], Pooled]] = {
+FLIPS: dict[str, Callable[[Compressed], Compressed]] = {
     "a wider window": lambda m: replace(m, window=m.window + 1),
     "another scale": lambda m: replace(m, scale=m.scale * 1.2),
     "a smaller eps": lambda m: replace(m, norm_eps=1e-6),
@@ -146,7 +146,7 @@ def test_every_weight_counts(shared: Path, tmp_path: Path) -> None:
     leaves = {name.split(".", 3)[3] for name, _ in right.named_tensors() if ".self_attn." in name}
     assert len(leaves) == 18
     for leaf in sorted(leaves):
-        turned = (  # What is pooled by a softmax, or normalised, does not see a factor.
+        turned = (  # What is compressed by a softmax, or normalised, does not see a factor.
             (name, t.flip(-1) if name.endswith(leaf) else t) for name, t in right.named_tensors()
         )
         assert worst(packed_logits(Decoder(checkpoint.spec).load(turned), SEQUENCES), theirs) > 1e-3, leaf
@@ -223,8 +223,12 @@ def test_older_and_newer_keys_say_the_same(shared: Path) -> None:
     found = [read_config({"model_type": "deepseek_v4", **one}).spec for one in (newer, older)]
     assert found[0] == found[1]
     mixers = [layer.mixer for layer in found[0].layers]
-    assert [isinstance(one, Pooled) and one.pooling and one.pooling.ratio for one in mixers] == [None, 4, 128]
-    assert isinstance(mixers[2], Pooled) and mixers[2].pooling == Pooling(128, False)
+    assert [isinstance(one, Compressed) and one.compression and one.compression.ratio for one in mixers] == [
+        None,
+        4,
+        128,
+    ]
+    assert isinstance(mixers[2], Compressed) and mixers[2].compression == Compression(128, False)
 
 
 REFUSED: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Rows that are pooled from the positions before them, and which of them and of a window each row attends to."""
+"""Rows that are compressed from the positions before them, and which of them and of a window each row attends to."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from landrace.kernels.reference.attention import WRITTEN, AttentionPlan, Sequenc
 
 @dataclass(frozen=True)
 class Closing:
-    """The pooled rows that a step's rows close."""
+    """The compressed rows that a step's rows close."""
 
     rows: Tensor
     """[N] of the step: the last one of each."""
     sources: Tensor
-    """[N, span] int64: where what each is pooled from lies, among the step's rows or in a flat cache."""
+    """[N, span] int64: where what each is compressed from lies, among the step's rows or in a flat cache."""
     there: Tensor
     """[N, span]: false before a sequence's beginning."""
 
@@ -39,7 +39,7 @@ def closing(
     return Closing(torch.cat(rows), torch.cat(sources), torch.cat(there))
 
 
-def pooled(values: Tensor, gates: Tensor, bias: Tensor, there: Tensor) -> Tensor:
+def compressed(values: Tensor, gates: Tensor, bias: Tensor, there: Tensor) -> Tensor:
     """[N, width]: the sum of values, each channel weighted by the softmax of gates + bias over the span, in float32.
 
     values and gates [N, span, parts * width], bias [ratio, parts * width]: of the positions of the row itself the last
@@ -57,40 +57,44 @@ def pooled(values: Tensor, gates: Tensor, bias: Tensor, there: Tensor) -> Tensor
 
 
 @dataclass(frozen=True)
-class PooledPlan:
-    """What a step's attention reads: of each sequence its pooled rows, and then those of its window."""
+class CompressedPlan:
+    """What a step's attention reads: of each sequence its compressed rows, and then those of its window."""
 
     plan: AttentionPlan
     """Over the M rows that are read, laid end to end."""
     slots: Tensor
     """[M] int64: where each of them lies among its like."""
-    is_pooled: Tensor
+    is_compressed: Tensor
     """[M]."""
     last: Tensor
-    """[M]: its position; of a pooled row the last one that it is pooled from."""
+    """[M]: its position; of a compressed row the last one that it is compressed from."""
 
-    def gathered(self, rows: Tensor | None, pooled: Tensor | None) -> Tensor:
-        """[M, 1, width]: those of positions and pooled ones as they are read, zeros for what is None."""
-        parts = [(one, place) for one, place in ((rows, ~self.is_pooled), (pooled, self.is_pooled)) if one is not None]
+    def gathered(self, rows: Tensor | None, compressed: Tensor | None) -> Tensor:
+        """[M, 1, width]: those of positions and compressed ones as they are read, zeros for what is None."""
+        parts = [
+            (one, place)
+            for one, place in ((rows, ~self.is_compressed), (compressed, self.is_compressed))
+            if one is not None
+        ]
         found = parts[0][0].new_zeros(self.slots.numel(), *parts[0][0].shape[1:])
         for one, place in parts:
             found = found.index_copy(0, place.nonzero()[:, 0], one[self.slots[place]].to(found.dtype))
         return found
 
     def seen(self, positions: Tensor, window: int) -> tuple[Tensor, ...]:
-        """By group [G, 1, Q, K], true where a query looks: at what is there of pooled rows, and at its window."""
+        """By group [G, 1, Q, K], true where a query looks: at what is there of compressed rows, and at its window."""
         queries = self.plan.padded(positions[:, None, None])
         return tuple(self._seen(group, own, window) for group, own in zip(self.plan.groups, queries, strict=True))
 
     def _seen(self, group: SequenceGroup, positions: Tensor, window: int) -> Tensor:
         assert group.slots is not None
-        last, is_pooled = self.last[group.slots][:, None, None], self.is_pooled[group.slots][:, None, None]
+        last, is_compressed = self.last[group.slots][:, None, None], self.is_compressed[group.slots][:, None, None]
         there = torch.arange(group.n_keys, device=last.device) < group.k_lengths[:, None, None, None]
-        return there & (last <= positions) & (is_pooled | (last > positions - window))
+        return there & (last <= positions) & (is_compressed | (last > positions - window))
 
     def chosen(self, q: Tensor, k: Tensor, weights: Tensor, seen: Sequence[Tensor], top_k: int) -> tuple[Tensor, ...]:
-        """Of the pooled rows that are seen the `top_k` with the greatest sum of weight * relu(q.k) over heads, of equal
-        ones the earlier; and all others that are seen.
+        """Of the compressed rows that are seen the `top_k` with the greatest sum of weight * relu(q.k) over heads, of
+        equal ones the earlier; and all others that are seen.
 
         q [T, heads, d] and weights [T, heads] in float32, k [M, 1, d] as they are read. Not differentiable.
         """
@@ -102,31 +106,32 @@ class PooledPlan:
 
     def _chosen(self, group: SequenceGroup, q: Tensor, k: Tensor, weights: Tensor, seen: Tensor, top_k: int) -> Tensor:
         assert group.slots is not None
-        is_pooled = self.is_pooled[group.slots][:, None, None]
+        is_compressed = self.is_compressed[group.slots][:, None, None]
         together = max(1, WRITTEN // (q.shape[0] * q.shape[1] * group.n_keys))
         parts = []
         for begin in range(0, group.n_queries, together):
             here = slice(begin, begin + together)
             scores = (weights[:, :, here] * (q[:, :, here] @ k.transpose(-1, -2)).relu()).sum(1, keepdim=True)
-            among = seen[:, :, here] & is_pooled
+            among = seen[:, :, here] & is_compressed
             order = scores.masked_fill(~among, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
             best = torch.zeros_like(among).scatter(-1, order[..., :top_k], True)
-            parts.append(torch.where(is_pooled, best & among, seen[:, :, here]))
+            parts.append(torch.where(is_compressed, best & among, seen[:, :, here]))
         return torch.cat(parts, 2)
 
 
-def plan_pooled(
-    starts: Sequence[int], seen: Sequence[Tensor], firsts: Sequence[int], pooled: Sequence[Tensor], ratio: int
-) -> PooledPlan:
-    """seen[s]: where sequence s has the positions from firsts[s] to its last; pooled[s]: where its pooled rows lie."""
+def plan_compressed(
+    starts: Sequence[int], seen: Sequence[Tensor], firsts: Sequence[int], compressed: Sequence[Tensor], ratio: int
+) -> CompressedPlan:
+    """seen[s]: where sequence s has the positions from firsts[s] to its last; compressed[s]: where its compressed rows
+    lie."""
     device = seen[0].device
-    slots, is_pooled, last, places, begin = [], [], [], [], 0
-    for own, first, entries in zip(seen, firsts, pooled, strict=True):
+    slots, is_compressed, last, places, begin = [], [], [], [], 0
+    for own, first, entries in zip(seen, firsts, compressed, strict=True):
         n_entries, n = entries.numel(), own.numel()
         slots += [entries, own]
-        is_pooled += [torch.ones(n_entries, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)]
+        is_compressed += [torch.ones(n_entries, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)]
         last += [(torch.arange(n_entries) + 1) * ratio - 1, torch.arange(first, first + n)]
         places.append(torch.arange(begin, begin + n_entries + n, device=device))
         begin += n_entries + n
     plan = plan_attention(starts, places, device)
-    return PooledPlan(plan, torch.cat(slots), torch.cat(is_pooled).to(device), torch.cat(last).to(device))
+    return CompressedPlan(plan, torch.cat(slots), torch.cat(is_compressed).to(device), torch.cat(last).to(device))

@@ -1,4 +1,4 @@
-"""Pooled rows in C++: near the reference at published sizes, in every type of cache, and what is refused."""
+"""Compressed rows in C++: near the reference at published sizes, in every type of cache, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from cpu_steps import Kernels
 from torch import Tensor
 
-from landrace.kernels.cpu.cache import IndexKeys, Latents, PoolInputs, new_layer_cache
-from landrace.kernels.cpu.pooled import attend_pooled, keep_inputs, keep_row, pool, select_pooled
+from landrace.kernels.cpu.cache import CompressionInputs, IndexKeys, Latents, new_layer_cache
+from landrace.kernels.cpu.compressed import attend_compressed, compress, keep_inputs, keep_row, select_compressed
 from landrace.kernels.cpu.program import Program, Rotary, StepInput
 from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import Sliding
+from landrace.kernels.reference.compression import closing, compressed
 from landrace.kernels.reference.dense import rms_norm
-from landrace.kernels.reference.pooling import closing, pooled
 from landrace.kernels.reference.rotary import rotate_pairs
 
 EPS = 1e-3
@@ -64,13 +64,13 @@ def values_of(cache: LayerCache, shape: Latents | IndexKeys, n: int) -> Tensor:
 def test_rows_are_those_of_the_reference(size: str, dtype: torch.dtype, kernels: Kernels) -> None:
     shape, ratio, parts, half = SIZES[size]
     width = shape.rank if isinstance(shape, Latents) else shape.head_dim
-    inputs, n = PoolInputs(2 * parts * width), 2 * ratio + 1 if ratio > 100 else 9 * ratio + 2
+    inputs, n = CompressionInputs(2 * parts * width), 2 * ratio + 1 if ratio > 100 else 9 * ratio + 2
     values, gates = random(n, parts * width, seed=1), 3 * random(n, parts * width, seed=2)
     bias, norm = random(ratio, parts * width, seed=3), 1 + random(width, seed=4) / 4
     step, n_slots = step_of(n, ratio, half)
     (starts, seen), positions = (step.starts, step.groups[0].sequence_slots), step.positions
     own = closing(positions, starts, seen, (0,), ratio, parts * ratio)
-    sums = pooled(values[own.sources], gates[own.sources], bias, own.there)
+    sums = compressed(values[own.sources], gates[own.sources], bias, own.there)
     first = own.rows + 1 - ratio
     expected = rotate_pairs(rms_norm(sums, norm, EPS)[:, None], step.rotary[0].cos[first], step.rotary[0].sin[first])[
         :, 0
@@ -80,7 +80,7 @@ def test_rows_are_those_of_the_reference(size: str, dtype: torch.dtype, kernels:
         program = kernels.program(isa)
         at = [program.buffer(parts * width) for _ in range(2)]
         keep_inputs(program, 0, inputs, *at)
-        pool(
+        compress(
             program, 1, shape, inputs=0, width=inputs.width, ratio=ratio, bias=kernels.vector(bias.flatten()),
             norm=kernels.vector(norm), eps=EPS, rotary=0, rotary_half=half, group=1,
         )  # fmt: skip
@@ -95,7 +95,7 @@ def test_rows_are_those_of_the_reference(size: str, dtype: torch.dtype, kernels:
 
 
 Change = Callable[[Program, dict[str, Any]], None]
-SHAPE, KEYS, INPUTS = Latents(2, 16, 0), IndexKeys(16), PoolInputs(64)
+SHAPE, KEYS, INPUTS = Latents(2, 16, 0), IndexKeys(16), CompressionInputs(64)
 
 
 def recorded(kernels: Kernels, **changes: Any) -> None:
@@ -107,7 +107,7 @@ def recorded(kernels: Kernels, **changes: Any) -> None:
     turns = {"rotary": 0, "rotary_half": 4}
     fields: dict[str, Any] = {
         "keep_row": {"norm": ones[16], **turns},
-        "pool": {"norm": ones[16], "bias": ones[128], "ratio": 4, "width": 64, **turns},
+        "compress": {"norm": ones[16], "bias": ones[128], "ratio": 4, "width": 64, **turns},
         "select": {"most": 3, "ratio": 4},
         "attend": {"ratio": 4, "most": 3, "sinks": ones[2], "mask": Sliding(5)},
         "turn": turns,
@@ -118,20 +118,20 @@ def recorded(kernels: Kernels, **changes: Any) -> None:
         }
     keep_row(program, 0, SHAPE, row, eps=EPS, **fields["keep_row"])
     keep_inputs(program, 1, INPUTS, values, gates)
-    pool(program, 2, SHAPE, inputs=1, eps=EPS, group=1, **fields["pool"])
+    compress(program, 2, SHAPE, inputs=1, eps=EPS, group=1, **fields["compress"])
     keep_inputs(program, 3, INPUTS, values, gates)
-    pool(program, 4, KEYS, inputs=3, eps=EPS, group=1, **fields["pool"])
-    select_pooled(program, 4, KEYS, n_heads=4, q=index_q, weights=weights, **fields["select"])
-    attend_pooled(program, 0, 2, SHAPE, q, out, **fields["attend"])
+    compress(program, 4, KEYS, inputs=3, eps=EPS, group=1, **fields["compress"])
+    select_compressed(program, 4, KEYS, n_heads=4, q=index_q, weights=weights, **fields["select"])
+    attend_compressed(program, 0, 2, SHAPE, q, out, **fields["attend"])
     program.turn_pairs(out, 2, 16, back=True, **fields["turn"])
 
 
 REFUSED: dict[str, dict[str, Any]] = {
     "a norm of another width": {"keep_row": {"norm": 17}},
     "more pairs than channels": {"turn": {"rotary_half": 9}},
-    "inputs that are no parts of rows": {"pool": {"width": 48}},
-    "a bias that is not for each place": {"pool": {"bias": 64}},
-    "rows of one position": {"pool": {"ratio": 1}},
+    "inputs that are no parts of rows": {"compress": {"width": 48}},
+    "a bias that is not for each place": {"compress": {"bias": 64}},
+    "rows of one position": {"compress": {"ratio": 1}},
     "another sink": {"attend": {"sinks": 3}},
     "a choice that nobody makes": {"attend": {"most": 4}},
     "a window of nothing": {"attend": {"mask": Sliding(0)}},
@@ -155,7 +155,7 @@ def test_a_group_of_other_entries_is_refused(kernels: Kernels) -> None:
     values, gates = (program.buffer(32) for _ in range(2))
     keep_inputs(program, 0, INPUTS, values, gates)
     ones = kernels.vector(torch.ones(128)), kernels.vector(torch.ones(16))
-    pool(
+    compress(
         program, 1, SHAPE, inputs=0, width=64, ratio=4, bias=ones[0], norm=ones[1], eps=EPS, rotary=0, rotary_half=4,
         group=1,
     )  # fmt: skip
