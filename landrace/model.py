@@ -23,7 +23,7 @@ from landrace.errors import OptionError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
-from landrace.kernels.layer_cache import LayerMemory, bytes_kept
+from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.mask import FULL
 from landrace.models.cache_spec import Paged
 from landrace.models.cpu_decoder import CpuDecoder, cache_dtype_beside, keeps, new_cpu_cache
@@ -297,11 +297,10 @@ def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
 def _needs(spec: ModelSpec, layers: Sequence[LayerMemory], n_slots: int) -> CacheNeeds:
     """Of a cache for so many slots."""
     a_token = at_most = 0.0
-    for group in spec.cache_groups:
-        every = group.spec.every if isinstance(group.spec, Paged) else 1
-        n_bytes = sum(bytes_kept(layers[layer], every) for layer in group.layers) / n_slots
+    for group, in_all in zip(spec.cache_groups, spec.bytes_by_group(layers), strict=True):
+        n_bytes = in_all / n_slots
         match group.spec:
-            case Paged(mask) if mask == FULL:
+            case Paged(mask, every) if mask == FULL:
                 a_token += n_bytes / every
             case Paged():
                 at_most += n_bytes * ((group.spec.reach or 0) + 1)

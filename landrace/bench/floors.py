@@ -184,9 +184,9 @@ def _seen(attention: Gqa | Mla, past: float) -> float:
 
 
 def _scored(attention: Gqa | Mla, past: float) -> float:
-    """Positions that an indexer meets: all, where it must choose."""
+    """Keys that an indexer meets: those of all positions, or of all whole pools, where it must choose."""
     must = attention.index_dim and attention.selection is not None and past >= attention.selection.onset
-    return past + 1 if must else 0.0
+    return (past + 1) // attention.pool if must else 0.0
 
 
 def _read(attention: Attention, past: float) -> float:
@@ -194,8 +194,8 @@ def _read(attention: Attention, past: float) -> float:
     if isinstance(attention, Compressed):
         own = min(past, attention.window - 1)
         return attention.head_dim * (own + _compressed_seen(attention, past)) + _compressed_scored(attention, past)
-    width = attention.index_dim + attention.index_gates
-    return (attention.kept_values - width) * _seen(attention, past) + width * _scored(attention, past)
+    own = attention.kept_values - attention.index_values
+    return own * _seen(attention, past) + attention.index_dim * _scored(attention, past)
 
 
 def _compressed_seen(attention: Compressed, past: float) -> float:
@@ -219,7 +219,7 @@ def _compressed_scored(attention: Compressed, past: float) -> float:
 def _mixing_operations(mixer: Mixer, work: StepWork) -> float:
     """For one stream: q.k and p.v are a multiplication and an addition each for every channel of every head. Latents
     count as the keys and values that could be made of them, which are narrower. An indexer that must choose meets every
-    position. The delta rule multiplies its state, asks it for k, adds to it and asks it for q; lightning attention does
+    key. The delta rule multiplies its state, asks it for k, adds to it and asks it for q; lightning attention does
     not ask for k."""
     match mixer:
         case Gqa():

@@ -26,21 +26,33 @@ class LayerCache:
     """int8 and INT4 only: what the stored numbers are multiplied by, and for INT4 what is then added."""
     value_scales: Tensor | None = None
     index: LayerCache | None = None
-    """The keys of the layer's indexer, [n_slots, 1, head_dim], and behind them gates, where it has some."""
+    """The keys of the layer's indexer, [n_slots, 1, head_dim]."""
+    inputs: LayerCache | None = None
+    """Where several positions have one key together, what it is made of, until the last of them is there: [n_slots, 1,
+    head_dim], and behind it gates, where there are any."""
 
     @property
     def parts(self) -> tuple[LayerCache, ...]:
         """By operation that writes one."""
-        return (self,) if self.index is None else (self, self.index)
+        inputs, index = (() if one is None else one.parts for one in (self.inputs, self.index))
+        return (*inputs, self, *index)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         own = (self.keys, self.values, self.key_scales, self.value_scales)
-        return tuple(one for one in own if one is not None) + (() if self.index is None else self.index.tensors)
+        return tuple(one for one in own if one is not None)
 
     @property
-    def nbytes(self) -> int:
+    def own_bytes(self) -> int:
+        """Without its indexer's, and without its inputs."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def group_bytes(self) -> tuple[int, ...]:
+        """By cache group of the layer."""
+        if self.index is None or self.index.inputs is None:
+            return (sum(part.own_bytes for part in self.parts),)
+        return (self.own_bytes, self.index.inputs.own_bytes, self.index.own_bytes)
 
 
 def kept_as(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -53,42 +65,27 @@ def kept_as(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CompressedRows:
-    """Rows that are compressed, and what they are compressed from until then."""
-
-    inputs: LayerCache
-    """Float32 keys [n_slots, 2 * parts * width], for the C++ kernels in tiles [n_slots / 16, 16, 2 * parts * width]:
-    what is summed, and then what weights it."""
-    rows: LayerCache
-    """Keys, which are their own values, or an indexer's."""
-
-
-@dataclass(frozen=True)
 class CompressedCache:
-    """What a layer keeps that attends to compressed rows: of positions keys, which are their own values, and inputs;
-    and compressed rows."""
+    """What a layer keeps that attends to compressed rows: of positions keys, which are their own values, and what is
+    compressed; and compressed rows."""
 
     keys: LayerCache
-    compressed: tuple[CompressedRows, ...]
-    """The layer's own, and its indexer's where it has one."""
+    compressed: tuple[LayerCache, ...]
+    """The layer's own rows, which are their own values, and its indexer's where it has one. Their inputs are float32
+    [n_slots, 2 * parts * width], for the C++ kernels in tiles [n_slots / 16, 16, 2 * parts * width]: what is summed,
+    and then what weights it."""
 
     @property
     def parts(self) -> tuple[LayerCache, ...]:
         """By operation that writes one."""
-        return (self.keys, *(part for one in self.compressed for part in (one.inputs, one.rows)))
+        return (self.keys, *(part for rows in self.compressed for part in rows.parts))
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(tensor for part in self.parts for tensor in part.tensors)
-
-    @property
-    def compressed_bytes(self) -> int:
-        """Of the compressed rows."""
-        return sum(one.rows.nbytes for one in self.compressed)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
+    def group_bytes(self) -> tuple[int, ...]:
+        """By cache group of the layer."""
+        of_rows = sum(rows.own_bytes for rows in self.compressed)
+        of_positions = sum(part.own_bytes for part in self.parts) - of_rows
+        return (of_positions, of_rows) if self.compressed else (of_positions,)
 
 
 @dataclass(frozen=True)
@@ -127,18 +124,12 @@ class LayerState:
     """How many guesses there is room for beside a state."""
 
     @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
+    def group_bytes(self) -> tuple[int, ...]:
+        """By cache group of the layer."""
+        return (sum(part.nbytes for part in self.parts),)
 
 
 LayerMemory = LayerCache | CompressedCache | LayerState
-
-
-def bytes_kept(memory: LayerMemory, every: int) -> int:
-    """Of what a layer keeps for every so many positions."""
-    if not isinstance(memory, CompressedCache):
-        return memory.nbytes
-    return memory.compressed_bytes if every > 1 else memory.nbytes - memory.compressed_bytes
 
 
 @dataclass(frozen=True)

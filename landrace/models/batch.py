@@ -12,7 +12,6 @@ from landrace.kernels.layer_cache import INT4 as INT4
 from landrace.kernels.layer_cache import GroupView as GroupView
 from landrace.kernels.layer_cache import LayerMemory
 from landrace.kernels.layer_cache import StateView as StateView
-from landrace.kernels.layer_cache import bytes_kept as bytes_kept
 from landrace.models.cache_spec import CacheGroup, Paged
 
 

@@ -35,17 +35,22 @@ def compressed_shapes(spec: Compressed) -> tuple[tuple[CompressionInputs, Latent
 
 
 def cache_shapes(mixer: Attention) -> tuple[CacheShape, ...]:
-    """What the cache of a layer holds: the layer's own, and that of its indexer or its compressed rows."""
+    """What the cache of a layer holds, part by part (`LayerCache.parts`): the layer's own, and that of its indexer or
+    its compressed rows."""
     match mixer:
         case Gqa():
-            return (heads_of(mixer), *_index_keys(mixer))
+            return (heads_of(mixer), *index_shapes(mixer))
         case Mla():
-            return (latents_of(mixer), *_index_keys(mixer))
+            return (latents_of(mixer), *index_shapes(mixer))
         case Compressed():
             return (keys_of(mixer), *(shape for both in compressed_shapes(mixer) for shape in both))
         case _:
             assert_never(mixer)
 
 
-def _index_keys(mixer: Gqa | Mla) -> tuple[IndexKeys, ...]:
-    return (IndexKeys(mixer.index_dim, mixer.index_gates or None),) if mixer.index_dim else ()
+def index_shapes(mixer: Gqa | Mla) -> tuple[IndexKeys, ...]:
+    """Of its indexer's keys, and before them of what they are made of, where pools have them."""
+    if not mixer.index_dim:
+        return ()
+    keys = IndexKeys(mixer.index_dim)
+    return (keys,) if mixer.pool == 1 else (IndexKeys(mixer.index_dim, mixer.index_gates or None), keys)

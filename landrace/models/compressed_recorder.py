@@ -24,7 +24,7 @@ class CompressedRecorder(SelectionRecorder):
             norm=self._vector(norm),
             eps=norm.eps,
             **turning,
-            group=self._cache_groups.index(spec.cache),
+            group=self._group(spec.cache),
         )
         self._program.turn_pairs(q, spec.n_heads, spec.head_dim, **turning, eps=norm.eps, scale=spec.scale)
         return q, layer
@@ -71,7 +71,7 @@ class CompressedRecorder(SelectionRecorder):
         assert spec.compression is not None
         inputs, layer = self._next_layer(), self._next_layer()
         of_inputs, of_rows = compressed_shapes(spec)[number]
-        group, of_compressed = map(self._cache_groups.index, (spec.cache, spec.compressed_cache))
+        group, of_compressed = map(self._group, (spec.cache, spec.compressed_cache))
         compressed_kernels.keep_inputs(self._program, inputs, of_inputs, values, gates, group=group)
         compressed_kernels.compress(
             self._program,

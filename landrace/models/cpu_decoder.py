@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -20,11 +21,11 @@ from landrace.kernels.cpu import quantising, sampling
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
 from landrace.kernels.cpu.program import Program, one_torch_thread
 from landrace.kernels.cpu.recurrent import new_layer_state
-from landrace.kernels.layer_cache import INT4, CompressedCache, CompressedRows, LayerMemory
+from landrace.kernels.layer_cache import INT4, CompressedCache, LayerMemory
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import adapter_of
 from landrace.models.batch import CacheView, ForwardBatch
-from landrace.models.cache_shapes import cache_shapes, compressed_shapes, keys_of
+from landrace.models.cache_shapes import cache_shapes, compressed_shapes
 from landrace.models.cache_spec import Paged, group_layers
 from landrace.models.compressed_spec import Compressed
 from landrace.models.declared import params_of
@@ -238,13 +239,20 @@ def _memory(
     if isinstance(mixer, Recurrent):
         shapes = (*layer.first_states(n_guesses), *mixer.state_shapes(n_guesses))
         return new_layer_state(native, shapes, slots[0], n_guesses)
+    new = partial(new_layer_cache, native)
+    own, *others = cache_shapes(mixer)
+    kept = new(own, slots[0], dtype)
     if isinstance(mixer, Compressed):
         compressed = (
-            CompressedRows(
-                new_layer_cache(native, inputs, slots[0], torch.float32), new_layer_cache(native, rows, slots[1], dtype)
-            )
+            replace(new(rows, slots[1], dtype), inputs=new(inputs, slots[0], torch.float32))
             for inputs, rows in compressed_shapes(mixer)
         )
-        return CompressedCache(new_layer_cache(native, keys_of(mixer), slots[0], dtype), tuple(compressed))
-    kept, *index = (new_layer_cache(native, shape, slots[0], dtype) for shape in cache_shapes(mixer))
-    return replace(kept, index=index[0]) if index else kept
+        return CompressedCache(kept, tuple(compressed))
+    match others:
+        case [inputs, keys]:
+            index = replace(new(keys, slots[2], dtype), inputs=new(inputs, slots[1], dtype))
+            return replace(kept, index=index)
+        case [keys]:
+            return replace(kept, index=new(keys, slots[0], dtype))
+        case _:
+            return kept

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landrace.errors import CheckpointError, OptionError
-from landrace.kernels.layer_cache import CompressedCache, CompressedRows, LayerCache, LayerMemory, LayerState
+from landrace.kernels.layer_cache import CompressedCache, LayerCache, LayerMemory, LayerState
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
 from landrace.models.adapters import AdapterBank, adapter_of
@@ -39,7 +39,10 @@ def new_layer_memory(
     zeros = partial(torch.zeros, dtype=dtype, device=device)
     mixer, index, n_slots = spec.mixer, None, slots[0]
     if isinstance(mixer, Gqa | Mla) and mixer.index_dim:
-        index = LayerCache(zeros(n_slots, 1, mixer.index_dim + mixer.index_gates))
+        inputs = None
+        if mixer.pool > 1:
+            inputs = LayerCache(zeros(slots[1], 1, mixer.index_dim + mixer.index_gates))
+        index = LayerCache(zeros(slots[-1], 1, mixer.index_dim), inputs=inputs)
     match mixer:
         case Gqa():
             shape = (n_slots, mixer.n_kv_heads, mixer.head_dim)
@@ -49,9 +52,9 @@ def new_layer_memory(
         case Compressed():
             keys = LayerCache(zeros(n_slots, 1, mixer.head_dim))
             compressed = tuple(
-                CompressedRows(
-                    LayerCache(torch.zeros(n_slots, mixer.input_width(width), device=device)),
-                    LayerCache(zeros(slots[1], 1, width)),
+                LayerCache(
+                    zeros(slots[1], 1, width),
+                    inputs=LayerCache(torch.zeros(n_slots, mixer.input_width(width), device=device)),
                 )
                 for width in mixer.compressed_widths
             )

@@ -12,7 +12,7 @@ from landrace.kernels.key_means import MEAN_OF
 from landrace.kernels.mask import FULL, Mask
 from landrace.models.cache_spec import Paged, State
 from landrace.models.compressed_spec import Compressed
-from landrace.models.selection_spec import BlockSelection, MeanSelection, PoolSelection, Selection
+from landrace.models.selection_spec import BlockSelection, MeanSelection, PoolSelection, Selection, pool_caches
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,22 @@ class Gqa:
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps between steps: keys and values, and keys of its indexer."""
+        """What the layer keeps between steps: keys and values, and keys of its indexer unless pools have them."""
         return Paged(self.mask)
 
     @property
+    def caches(self) -> tuple[Paged, ...]:
+        return (self.cache,) if self.pool == 1 else (self.cache, *pool_caches(self.pool))
+
+    @property
+    def pool(self) -> int:
+        """Positions that have a key of the indexer together."""
+        return self.selection.pool if isinstance(self.selection, PoolSelection) else 1
+
+    @property
     def index_dim(self) -> int:
-        """Values beside keys and values of a position, by which positions are chosen: an indexer's key, or a position's
-        share of the mean of sixteen keys; 0: there are none."""
+        """Channels of what positions are chosen by, beside keys and values: an indexer's keys, or a position's share of
+        the mean of sixteen keys; 0: there are none."""
         match self.selection:
             case None:
                 return 0
@@ -130,10 +139,8 @@ class Gqa:
             case MeanSelection():
                 return self.n_kv_heads * self.head_dim // MEAN_OF
 
-    @property
-    def index_gates(self) -> int:
-        """Gates beside the indexer's keys."""
-        return 0
+    index_gates: ClassVar[int] = 0
+    """Gates beside the indexer's keys."""
 
     @property
     def index_heads(self) -> int:
@@ -149,9 +156,14 @@ class Gqa:
                 return self.selection.n_heads
 
     @property
-    def kept_values(self) -> int:
+    def index_values(self) -> float:
+        """Values of a position by which positions are chosen."""
+        return _index_values(self)
+
+    @property
+    def kept_values(self) -> float:
         """Values that the cache holds of a position."""
-        return 2 * self.n_kv_heads * self.head_dim + self.index_dim
+        return 2 * self.n_kv_heads * self.head_dim + self.index_values
 
 
 @dataclass(frozen=True)
@@ -191,8 +203,18 @@ class Mla:
 
     @property
     def cache(self) -> Paged:
-        """What the layer keeps between steps: latents, the turned channels of keys, and keys of its indexer."""
+        """What the layer keeps between steps: latents, the turned channels of keys, and keys of its indexer unless
+        pools have them."""
         return Paged(self.mask)
+
+    @property
+    def caches(self) -> tuple[Paged, ...]:
+        return (self.cache,) if self.pool == 1 else (self.cache, *pool_caches(self.pool))
+
+    @property
+    def pool(self) -> int:
+        """Positions that have a key of the indexer together."""
+        return 1 if self.indexer is None else self.indexer.pool
 
     @property
     def indexer(self) -> Selection | None:
@@ -207,7 +229,7 @@ class Mla:
     @property
     def index_gates(self) -> int:
         """Gates beside the indexer's keys."""
-        return 0 if self.indexer is None or self.indexer.pool == 1 else self.indexer.head_dim
+        return 0 if self.pool == 1 else self.index_dim
 
     @property
     def index_heads(self) -> int:
@@ -215,9 +237,20 @@ class Mla:
         return 0 if self.indexer is None else self.indexer.n_heads
 
     @property
-    def kept_values(self) -> int:
+    def index_values(self) -> float:
+        """Values of a position by which positions are chosen."""
+        return _index_values(self)
+
+    @property
+    def kept_values(self) -> float:
         """Values that the cache holds of a position."""
-        return self.kv_rank + self.rope_dim + self.index_dim + self.index_gates
+        return self.kv_rank + self.rope_dim + self.index_values
+
+
+def _index_values(mixer: Gqa | Mla) -> float:
+    """A position's own and, where it has a key together with others, its share of that."""
+    shared = 0.0 if mixer.pool == 1 else mixer.index_dim / mixer.pool
+    return mixer.index_dim + mixer.index_gates + shared
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Program, Rotary, StepInput
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.step import Rotary, StepInput
 from landrace.kernels.layer_cache import LayerMemory, LayerState
 from landrace.models.batch import CacheView, ForwardBatch
 from landrace.models.cache_spec import Paged

@@ -14,7 +14,8 @@ from torch import Tensor
 from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.program import Epilogue, Part, Program, StepInput
+from landrace.kernels.cpu.program import Epilogue, Part, Program
+from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
 from landrace.models.cache_shapes import heads_of, latents_of
@@ -148,7 +149,7 @@ class Recorder(CompressedRecorder):
             k_norm=k_norm,
             eps=eps,
             temperature=spec.temperature,
-            group=self._cache_groups.index(spec.cache),
+            group=self._group(spec.cache),
         )
         return q, layer
 
@@ -194,7 +195,7 @@ class Recorder(CompressedRecorder):
             eps=norm.eps,
             **self._turning(spec.rope),
             scale=spec.scale,
-            group=self._cache_groups.index(spec.cache),
+            group=self._group(spec.cache),
         )
         return q, (layer, queries)
 

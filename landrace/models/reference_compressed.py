@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
-from landrace.kernels.layer_cache import CompressedCache, kept_as
+from landrace.kernels.layer_cache import CompressedCache
 from landrace.kernels.reference.attention import attention
-from landrace.kernels.reference.compression import Closing, CompressedPlan, closing, compressed, plan_compressed
+from landrace.kernels.reference.compression import CompressedPlan, compressed, plan_compressed
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.rotary import rotate_pairs
 from landrace.models.batch import ForwardBatch
-from landrace.models.cache_spec import Paged
 from landrace.models.compressed_spec import Compressed
 from landrace.models.params import Norm, PlaceBias, Vector
 from landrace.models.reference_selection import ReferenceSelection
@@ -26,7 +24,6 @@ class ReferenceCompressed(ReferenceSelection):
 
     def __init__(self, batch: ForwardBatch) -> None:
         super().__init__(batch)
-        self._closings: dict[Compressed, Closing] = {}
         self._compressed_plans: dict[Compressed, tuple[CompressedPlan, tuple[Tensor, ...]]] = {}
         """What a step's attention reads, and where its queries look."""
 
@@ -49,27 +46,18 @@ class ReferenceCompressed(ReferenceSelection):
         """[N, 1, width]: the rows that this step closes or, where there is a cache, all. `number` 0: the layer's own,
         1: its indexer's."""
         assert spec.compression is not None
-        if spec not in self._closings:
-            self._closings[spec] = closing(
-                self._batch.positions,
-                self._batch.starts,
-                *self._places(spec),
-                spec.compression.ratio,
-                spec.compression.span,
-            )
-        own, memory = self._closings[spec], self._compressed_cache(cache)
+        own = self._closing(spec.cache, spec.compression.ratio, spec.compression.span)
+        whole = self._compressed_cache(cache)
+        memory = None if whole is None else whole.compressed[number]
         inputs = torch.cat((values, gates), -1)
         if memory is not None:
-            inputs = self._put(memory.compressed[number].inputs.keys, spec.cache, inputs)
+            assert memory.inputs is not None
+            inputs = self._put(memory.inputs.keys, spec.cache, inputs)
         summed, weighing = inputs[own.sources].chunk(2, -1)
         rows = rms_norm(compressed(summed, weighing, bias.weight, own.there), norm.weight, norm.eps)[:, None]
         turning = rotary_tables(spec.rope, self._batch.positions[own.rows] + 1 - spec.compression.ratio)
         rows = rotate_pairs(rows, *turning).to(values.dtype)
-        return (
-            rows
-            if memory is None
-            else self._put(memory.compressed[number].rows.keys, spec.compressed_cache, rows, own.rows)
-        )
+        return rows if memory is None else self._put(memory.keys, spec.compressed_cache, rows, own.rows)
 
     @torch.no_grad()
     def select_compressed(
@@ -103,32 +91,13 @@ class ReferenceCompressed(ReferenceSelection):
 
     def _compressed_plan(self, spec: Compressed) -> tuple[CompressedPlan, tuple[Tensor, ...]]:
         if spec not in self._compressed_plans:
-            ratio = 1 if spec.compression is None else spec.compression.ratio
-            plan = plan_compressed(self._batch.starts, *self._places(spec), self._compressed_places(spec), ratio)
+            starts, ratio = self._batch.starts, 1
+            entries: Sequence[Tensor] = self._ranges([0] * len(starts))
+            if spec.compression is not None:
+                ratio, entries = spec.compression.ratio, self._entry_places(spec.compressed_cache)
+            plan = plan_compressed(starts, *self._places(spec.cache), entries, ratio)
             self._compressed_plans[spec] = plan, plan.seen(self._batch.positions, spec.window)
         return self._compressed_plans[spec]
-
-    def _places(self, spec: Compressed) -> tuple[Sequence[Tensor], Sequence[int]]:
-        """By sequence where its positions lie, among the step's rows or in the cache, and the first one that does."""
-        starts, cache = self._batch.starts, self._batch.cache
-        if cache is None:
-            return self._ranges(starts), [0] * (len(starts) - 1)
-        view = cache.groups[spec.cache]
-        return view.sequence_slots, view.first_positions
-
-    def _compressed_places(self, spec: Compressed) -> Sequence[Tensor]:
-        """The same for its compressed rows."""
-        starts, cache = self._batch.starts, self._batch.cache
-        if spec.compression is None:
-            return self._ranges([0] * len(starts))
-        if cache is not None:
-            return cache.groups[spec.compressed_cache].sequence_slots
-        ratio = spec.compression.ratio
-        return self._ranges([0, *accumulate((end - start) // ratio for start, end in pairwise(starts))])
-
-    def _ranges(self, bounds: Sequence[int]) -> list[Tensor]:
-        device = self._batch.token_ids.device
-        return [torch.arange(start, end, device=device) for start, end in pairwise(bounds)]
 
     def _compressed_cache(self, cache: int) -> CompressedCache | None:
         if self._batch.cache is None:
@@ -136,10 +105,3 @@ class ReferenceCompressed(ReferenceSelection):
         memory = self._batch.cache.layers[cache]
         assert isinstance(memory, CompressedCache)
         return memory
-
-    def _put(self, memory: Tensor, kept: Paged, rows: Tensor, which: Tensor | None = None) -> Tensor:
-        """The memory with the rows in it, of the step's rows or of some of them."""
-        assert self._batch.cache is not None
-        slots = self._batch.cache.groups[kept].write_slots
-        slots = slots if which is None else slots[which]
-        return memory.index_copy_(0, slots, kept_as(rows, memory.dtype))

@@ -190,7 +190,7 @@ class ReferenceOps(ReferenceCompressed):
         if view is not None:
             layer = view.layers[cache]
             assert isinstance(layer, LayerCache)
-            kept = self._written(layer.keys, spec, kept)
+            kept = self._put(layer.keys, spec.cache, kept)
         return torch.cat((straight, turned.to(q.dtype)), -1), kept
 
     def attend_latents(

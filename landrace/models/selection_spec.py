@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from landrace.kernels.mask import FULL, Chunked
+from landrace.models.cache_spec import Paged
+
 
 @dataclass(frozen=True)
 class BlockSelection:
@@ -62,6 +65,11 @@ class MeanSelection:
     def onset(self) -> int:
         """The position of the first row that must choose."""
         return max(self.most, self.dense_length - 1)
+
+
+def pool_caches(pool: int) -> tuple[Paged, Paged]:
+    """What is kept of positions until their pool of so many is whole, and what of pools."""
+    return Paged(Chunked(pool)), Paged(FULL, pool)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from landrace.errors import OptionError
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections
 from landrace.models.cache_spec import CacheGroup, Kept, State, group_layers
-from landrace.models.compressed_spec import Compressed
 from landrace.models.ffn_spec import Ffn
-from landrace.models.mixer_spec import Gdn, Mixer
+from landrace.models.mixer_spec import Attention, Gdn, Mixer
+
+if TYPE_CHECKING:
+    from landrace.kernels.layer_cache import LayerMemory
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class LayerSpec:
     @property
     def caches(self) -> tuple[Kept, ...]:
         """What it keeps of a sequence, group by group."""
-        return self.mixer.caches if isinstance(self.mixer, Compressed) else (self.mixer.cache,)
+        return self.mixer.caches if isinstance(self.mixer, Attention) else (self.mixer.cache,)
 
     def first_states(self, n_guesses: int = 0) -> tuple[tuple[int, ...], ...]:
         """What a recurrent layer keeps of a sequence, and of guesses, before its mixer's states."""
@@ -144,6 +147,14 @@ class ModelSpec:
         """Of so many slots of each cache group, those of each caching layer's `caches`."""
         found = {group.spec: n for group, n in zip(self.cache_groups, n_slots, strict=True)}
         return [tuple(found[kept] for kept in layer.caches) for layer in self.caching_layers]
+
+    def bytes_by_group(self, layers: Sequence[LayerMemory]) -> list[int]:
+        """Of what the caching layers keep, by cache group."""
+        found = dict.fromkeys((group.spec for group in self.cache_groups), 0)
+        for layer, memory in zip(self.caching_layers, layers, strict=True):
+            for kept, n_bytes in zip(layer.caches, memory.group_bytes, strict=True):
+                found[kept] += n_bytes
+        return list(found.values())
 
     @property
     def streams(self) -> Streams | None:

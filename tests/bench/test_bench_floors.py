@@ -26,7 +26,7 @@ from landrace.kernels.router import Router
 from landrace.models.declared import declared
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gqa
-from landrace.models.selection_spec import MeanSelection
+from landrace.models.selection_spec import MeanSelection, PoolSelection
 from landrace.models.spec import LayerSpec, ModelSpec
 
 WHOLE = LayerSpec(Gqa(n_heads=2, n_kv_heads=1, head_dim=2, scale=1.0, rope=None), Dense(6))
@@ -65,6 +65,16 @@ def test_what_is_chosen_by_means_of_keys_limits_operations() -> None:
     assert saved(198) == 0
     # 128 positions of 300, 2 x 2 x 16 channels; and the means of 300, in shares of one value that two heads meet.
     assert saved(299) == 2 * (64 * (300 - 128) - 2 * 300)
+
+
+def test_an_indexer_meets_the_keys_of_pools() -> None:
+    """Three heads of eight channels, and of every four positions a key, of which two are chosen."""
+    layer = replace(WHOLE, mixer=replace(WHOLE.mixer, selection=PoolSelection(3, 8, pool=4, top_k=2)))
+    # Keys and values, an indexer's key until its pool is whole, and a fourth of the pool's.
+    cost = replace(COST, spec=replace(SPEC, layers=(layer,)), cache_bytes_per_token=4 + 8 + 2)
+    few, many = (cost.operations(StepWork(streams=1, new=1, past=past)) for past in (10, 99))
+    assert many - few == 2 * 3 * 8 * 25
+    assert [cost.cache_bytes(past) for past in (10, 99)] == pytest.approx([4 * 10, 4 * 10 + 8 * 25])
 
 
 def test_bytes_count_matrices_once_and_every_stream_s_cache() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from landrace.engine import Engine, EngineOptions
+from landrace.engine import Engine, EngineOptions, depth
+from landrace.engine.step_times import StepTimes
 from landrace.kernels.mask import FULL, Mask, Sliding
 from landrace.models.batch import ForwardBatch
 from landrace.models.compressed_spec import Compressed, Compression
@@ -114,6 +115,22 @@ def make_decoder(spec: ModelSpec, seed: int = 0) -> Decoder:
         (name, torch.randn(shape, generator=generator) * (0.35 if len(shape) == 2 else 0.2) + (len(shape) == 1))
         for name, shape in shapes_of(decoder.spec).items()
     )
+
+
+class FreeSteps(StepTimes):
+    """What is computed for drafts costs nothing."""
+
+    most_rows = 1000
+
+    def seconds(self, rows: int) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def eager(free_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts wherever there is room for one, whatever became of others."""
+    monkeypatch.setattr(depth, "StepTimes", FreeSteps)
+    monkeypatch.setattr(depth, "MARGIN", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from landrace.engine import Completion, Engine, EngineOptions, Request, Sampling
 from landrace.models.batch import ForwardBatch
 from landrace.models.compressed_spec import CompressedSelection, Compression
 from landrace.models.mixer_spec import Kda, Lightning
+from landrace.models.selection_spec import PoolSelection
 
 OPTIONS = {
     "usual": EngineOptions(),
@@ -34,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "window": 5,
         "compressed": (None, Compression(2, True, CompressedSelection(8, 16, 6)), Compression(3, False)),
     },
+    "chosen pools": {"selection": PoolSelection(8, 8, 4, 2)},
     "lightning attention": {"deltas": (0, 2), "delta": Lightning(n_heads=3, head_dim=12, fading=0.6)},
 }
 CASES = [

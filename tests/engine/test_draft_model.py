@@ -12,30 +12,12 @@ import torch
 from drafted import CASES, MODELS, OPTIONS, Watched, check, generate, requests_of
 
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
-from landrace.engine import depth as depth_module
 from landrace.engine import draft_model as draft_model_module
 from landrace.engine.draft_model import DraftModel
-from landrace.engine.step_times import StepTimes
 from landrace.errors import OptionError
 from landrace.models.batch import ForwardBatch
 
 DRAFT = "a smaller one"
-
-
-class Nothing(StepTimes):
-    """What the draft model computes costs nothing."""
-
-    most_rows = 1000
-
-    def seconds(self, rows: int) -> float:
-        return 0.0
-
-
-@pytest.fixture
-def eager(free_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts wherever there is room for one, whatever became of others."""
-    monkeypatch.setattr(depth_module, "StepTimes", Nothing)
-    monkeypatch.setattr(depth_module, "MARGIN", 0.0)
 
 
 def nearly(decoder: Any, noise: float) -> Any:

@@ -16,12 +16,12 @@ from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.engine import depth as depth_module
 from landrace.engine import mtp_drafts as mtp_module
 from landrace.engine.mtp_drafts import MtpDrafts
-from landrace.engine.step_times import StepTimes
 from landrace.errors import OptionError
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 
 SHAPES = {**MODELS, **{name: LADDER[name] for name in ("experts", "latents", "delta nets, latents")}}
+del SHAPES["chosen pools"]
 CASES = [
     (kernels, options, model)
     for n, model in enumerate(SHAPES)
@@ -30,22 +30,6 @@ CASES = [
     if (n + 2 * k + o) % 6 == 0
 ]
 """Every model on every kernel, and every model and kernel with some options."""
-
-
-class Nothing(StepTimes):
-    """What the layer computes costs nothing."""
-
-    most_rows = 1000
-
-    def seconds(self, rows: int) -> float:
-        return 0.0
-
-
-@pytest.fixture
-def eager(free_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts wherever there is room for one, whatever became of others."""
-    monkeypatch.setattr(depth_module, "StepTimes", Nothing)
-    monkeypatch.setattr(depth_module, "MARGIN", 0.0)
 
 
 def rigged(decoder: Decoder, noise: float = 1.0) -> Decoder:

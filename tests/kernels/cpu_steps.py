@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Program, StepInput
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, WeightMemory, matrix_bytes, vector_bytes
 from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
 

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Program, Rotary, StepInput
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.step import Rotary, StepInput
 from landrace.kernels.layer_cache import GroupView
 from landrace.kernels.mask import Mask
 
@@ -57,9 +58,11 @@ def run_steps(
     schedule: Sequence[Step],
     inputs: Mapping[int, Sequence[Tensor]],
     outputs: Sequence[int],
+    entries: int | None = None,
 ) -> list[list[Tensor]]:
     """Computes all steps: `inputs` are what buffers hold before each, by sequence [length, ...]; of each of the
-    `outputs` what they hold after it, by sequence [length, width]. Rows that nobody has written are NaN."""
+    `outputs` what they hold after it, by sequence [length, width]. Rows that nobody has written are NaN. `entries`:
+    there is a second cache group, of entries of so many positions, in the first slots of each sequence."""
     slots, _ = slots_of(case.lengths)
     cos, sin = case.angles()
     most = max(sum(end - first for _, first, end in step) for step in schedule) + 9
@@ -77,12 +80,13 @@ def run_steps(
         # What no row sees any more has no slots.
         firsts = [max(0, case.mask.first_seen(first)) // TILE * TILE for _, first, _ in step]
         seen = [slots[s][oldest : max(end, 1)] for (s, _, end), oldest in zip(step, firsts, strict=True)]
+        whole = GroupView(torch.cat([slots[s][first:end] for s, first, end in step]), seen, firsts)
         program.run(
             StepInput(
                 token_ids=torch.zeros(starts[-1], dtype=torch.long),
                 positions=positions,
                 starts=starts,
-                groups=[GroupView(torch.cat([slots[s][first:end] for s, first, end in step]), seen, firsts)],
+                groups=[whole] if entries is None else [whole, whole.of_entries(entries)],
                 logit_rows=torch.empty(0, dtype=torch.long),
                 rotary=[Rotary(cos, sin, positions)] if case.half else [],
             ),

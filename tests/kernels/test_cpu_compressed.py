@@ -12,11 +12,13 @@ from torch import Tensor
 
 from landrace.kernels.cpu.cache import CompressionInputs, IndexKeys, Latents, new_layer_cache
 from landrace.kernels.cpu.compressed import attend_compressed, compress, keep_inputs, keep_row, select_compressed
-from landrace.kernels.cpu.program import Program, Rotary, StepInput
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.step import Rotary, StepInput
 from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.mask import Sliding
-from landrace.kernels.reference.compression import closing, compressed
+from landrace.kernels.reference.compression import compressed
 from landrace.kernels.reference.dense import rms_norm
+from landrace.kernels.reference.pools import closing
 from landrace.kernels.reference.rotary import rotate_pairs
 
 EPS = 1e-3

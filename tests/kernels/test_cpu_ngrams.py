@@ -11,7 +11,7 @@ from cpu_steps import Kernels, assert_near, plain_step, rows_of, stored_matrix
 from torch import Tensor
 
 from landrace.kernels.cpu import ngrams, recurrent
-from landrace.kernels.cpu.program import StepInput
+from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.blocks import dequantize
 from landrace.kernels.reference.ngrams import gated_values, ngram_rows

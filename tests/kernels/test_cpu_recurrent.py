@@ -13,7 +13,8 @@ from torch import Tensor
 
 from landrace.kernels.activation import Gate
 from landrace.kernels.cpu import recurrent
-from landrace.kernels.cpu.program import Program, StepInput
+from landrace.kernels.cpu.program import Program
+from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.layer_cache import LayerState
 
 N_STATES, N_GUESSES = 5, 6

@@ -13,8 +13,9 @@ from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
-from landrace.kernels.cpu.program import Epilogue, Part, Rotary, StepInput
+from landrace.kernels.cpu.program import Epilogue, Part
 from landrace.kernels.cpu.recurrent import delta, short_conv
+from landrace.kernels.cpu.step import Rotary, StepInput
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import GroupView, LayerCache

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, EPS, Case, flat, poisoned_cache
+from attention_cases import CACHES, CPU, Case, flat, poisoned_cache
 from cpu_steps import Kernels, assert_near, assert_same
 from cut_sequences import Step, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, IndexKeys, new_layer_cache
-from landrace.kernels.cpu.selection import select_pools
-from landrace.kernels.layer_cache import LayerCache
+from landrace.kernels.cpu.selection import keep_pool_inputs, pool_keys, select_pools
+from landrace.kernels.cpu.step import StepInput
+from landrace.kernels.layer_cache import GroupView, LayerCache
 from landrace.kernels.reference.attention import attention, plan_attention
 from landrace.kernels.reference.dense import layer_norm, rms_norm
+from landrace.kernels.reference.pools import mean_keys
 from landrace.kernels.reference.rotary import rotate
-from landrace.kernels.reference.selection import Pooling
 from landrace.kernels.reference.selection import select_pools as reference_pools
 
 INDEX_EPS, FACTOR = 1e-2, 0.25
@@ -39,8 +40,9 @@ class Choosing(Case):
     n_pools: int = 5
 
     @property
-    def keys(self) -> IndexKeys:
-        return IndexKeys(self.width, self.width if self.gated else None)
+    def shapes(self) -> tuple[IndexKeys, IndexKeys]:
+        """Of what keys are made of, and of keys."""
+        return IndexKeys(self.width, self.width if self.gated else None), IndexKeys(self.width)
 
     @property
     def most(self) -> int:
@@ -70,74 +72,79 @@ def serve(
     q, k, v, index_q, index_k, *beside = places
     program.rope(0, heads, q, k, v, rotary=0, rotary_half=case.half, scale=case.scale)
     norm, second, bias = map(kernels.vector, (*case.index_vectors()[:2], case.index_vectors()[2].flatten()))
-    own: dict[str, Any] = {"q_norm": second, "rotary": 0, "rotary_half": case.half}
+    turned = {"eps": INDEX_EPS, "rotary": 0, "rotary_half": case.half}
+    kept: dict[str, Any] = {}
+    made: dict[str, Any] = {"norm": norm, **turned}
+    asked: dict[str, Any] = {"norm": second, **turned}
     if case.gated:
-        own = {"weights": beside[0], "gates": beside[1], "norm_bias": second, "gate_bias": bias}
+        kept = {"gates": beside[1], "norm": norm, "norm_bias": second, "eps": INDEX_EPS}
+        made, asked = {"gate_bias": bias}, {"weights": beside[0]}
+    of_inputs, of_keys = case.shapes
+    keep_pool_inputs(program, 1, of_inputs, index_k, **kept)
+    pool_keys(program, 2, of_keys, inputs=1, pool=case.pool, group=1, **made)
     select_pools(
-        program, 1, case.keys, n_heads=case.n_index, pool=case.pool, n_pools=case.n_pools, q=index_q, k=index_k,
-        norm=norm, eps=INDEX_EPS, scale=FACTOR, **own,
+        program, 2, of_keys, n_heads=case.n_index, pool=case.pool, n_pools=case.n_pools, q=index_q, scale=FACTOR,
+        **asked,
     )  # fmt: skip
     program.attention(0, heads, q, out_at, most=None if dense else case.most, together=None if dense else True)
     caches = [
         poisoned_cache(kernels, heads, n_slots, case.dtype),
-        new_layer_cache(kernels.extension, case.keys, n_slots, case.dtype),
+        *(new_layer_cache(kernels.extension, shape, n_slots, case.dtype) for shape in case.shapes),
     ]
-    for tensor in caches[1].tensors:
+    for tensor in (tensor for cache in caches[1:] for tensor in cache.tensors):
         tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
     program.bind_cache(caches)
-    (mixed,) = run_steps(program, threads, case, schedule, dict(zip(places, inputs, strict=True)), [out_at])
+    written = dict(zip(places, inputs, strict=True))
+    (mixed,) = run_steps(program, threads, case, schedule, written, [out_at], entries=case.pool)
     out = [x.view(-1, heads.n_heads, heads.head_dim) for x in mixed]
     return out, caches
 
 
-def pool_keys(case: Choosing, s: int, rows: Tensor) -> Tensor:
+def keys_of(case: Choosing, rows: Tensor) -> Tensor:
     """[n_pools, width] of a sequence's whole pools, made of what is kept of its positions."""
     norm, _, bias = case.index_vectors()
     cos, sin = (x.double() for x in case.angles())
-
-    def finish(keys: Tensor) -> Tensor:
-        n = case.pool * torch.arange(keys.shape[1])
-        return rotate(rms_norm(keys[0], norm, INDEX_EPS).double()[:, None], cos[n], sin[n]).transpose(0, 1)
-
-    pooling = Pooling(case.pool, bias.double()) if case.gated else Pooling(case.pool, finish=finish)
-    return pooling.keys(rows[None])[0]
+    pools = rows[: len(rows) // case.pool * case.pool].unflatten(0, (-1, case.pool))
+    if case.gated:
+        return mean_keys(pools, bias.double())
+    firsts = case.pool * torch.arange(len(pools))
+    means = rms_norm(mean_keys(pools, None), norm, INDEX_EPS).double()
+    return rotate(means[:, None], cos[firsts], sin[firsts])[:, 0]
 
 
 def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: list[Step]) -> None:
     """Outputs against the reference kernels on the pools' keys that the cache holds, and those against what they are
     made of."""
     slots = slots_of(case.lengths)[0]
-    out, (cache, index) = serve(kernels, isa, threads, case, schedule)
+    out, (cache, inputs, index) = serve(kernels, isa, threads, case, schedule)
     keys, values = flat(cache, case.heads)
-    kept = index.keys.double().transpose(2, 3).flatten(0, 2)
-    if index.key_scales is not None:
-        kept[:, : case.width] *= index.key_scales.view(-1, 1)
-    if index.value_scales is not None:
-        kept[:, case.width :] *= index.value_scales.view(-1, 1)
+    kept, made = (one.keys.double().transpose(2, 3).flatten(0, 2) for one in (inputs, index))
+    if inputs.key_scales is not None and index.key_scales is not None:
+        kept[:, : case.width] *= inputs.key_scales.view(-1, 1)
+        made *= index.key_scales.view(-1, 1)
+    if inputs.value_scales is not None:
+        kept[:, case.width :] *= inputs.value_scales.view(-1, 1)
     cos, sin = (x.double() for x in case.angles())
     norm, second, _ = case.index_vectors()
     index_q, index_k, *beside = case.index_inputs()
     weight, scoring = torch.full((sum(case.lengths), case.n_index), FACTOR).double(), []
     if case.gated:
         weight = FACTOR * torch.cat(beside[0]).double()
-    pooled = torch.zeros(kept.shape[0], 1, case.width, dtype=torch.double)
+    rounding, is_int8 = ROUNDING[case.dtype], case.dtype == torch.int8
     for s, n in enumerate(case.lengths):
         own = layer_norm(index_k[s], norm, second, INDEX_EPS) if case.gated else index_k[s]
         own = torch.cat((own, beside[1][s]), 1).double() if case.gated else own.double()
-        ends = torch.arange(n)[case.pool - 1 :: case.pool]
-        rest = torch.ones(n, dtype=torch.bool).index_fill(0, ends, False)
-        size = own.abs().amax(1, keepdim=True) if case.dtype == torch.int8 else own.abs()
-        rounding = ROUNDING[case.dtype]
-        assert_near(kept[slots[s]][rest], own[rest], (rounding * size + 4e-6 * (1 + own.abs()))[rest], 1.0)
-        theirs = pool_keys(case, s, own)
-        found = kept[slots[s]][ends][:, : case.width]
-        assert_near(found, theirs, 6 * rounding * (1 + theirs.abs().amax(1, keepdim=True)) + 2e-5, 1.0)
-        # Pools of one and the same key.
-        pooled[slots[s][: len(ends) * case.pool], 0] = found.repeat_interleave(case.pool, 0)
+        size = own.abs().amax(1, keepdim=True) if is_int8 else own.abs()
+        assert_near(kept[slots[s]], own, rounding * size + 4e-6 * (1 + own.abs()), 1.0)
+        theirs = keys_of(case, kept[slots[s]])
+        size = theirs.abs().amax(1, keepdim=True) if is_int8 else theirs.abs()
+        assert_near(made[slots[s][: n // case.pool]], theirs, rounding * size + 2e-5, 1.0)
         q = index_q[s].view(n, case.n_index, -1)
         scoring.append(q.double() if case.gated else rotate(rms_norm(q, second, INDEX_EPS).double(), cos[:n], sin[:n]))
     plan = plan_attention([sum(case.lengths[:s]) for s in range(len(slots) + 1)], slots, CPU)
-    chosen = reference_pools(torch.cat(scoring), pooled, weight, plan, pooling=Pooling(case.pool), n_pools=case.n_pools)
+    places = [own[: len(own) // case.pool] for own in slots]
+    sizes = {"size": case.pool, "n_pools": case.n_pools}
+    chosen = reference_pools(torch.cat(scoring), made, places, weight, plan, **sizes)
     queries = torch.cat([case.turned(q, None, True) for q in case.inputs()[0]])
     expected = attention(queries, keys, values, plan, scale=1.0, mask=case.mask, chosen=chosen)
     assert_near(torch.cat(out), expected, 3e-5, 1.0)
@@ -148,7 +155,7 @@ CASES = {
     "gates": Choosing(Heads(4, 2, 12), (100, 33, 48, 49), gated=True, n_index=19),
     "pools across tiles": Choosing(Heads(6, 3, 20), (90, 41, 3), rotary_half=6, pool=7, n_pools=3),
     "gated pools across tiles": Choosing(Heads(2, 1, 8), (90, 41, 3), gated=True, pool=24, n_pools=2, width=33),
-    "pools of one": Choosing(Heads(2, 2, 8), (40, 17), width=8, rotary_half=4, pool=1, n_pools=7),
+    "pools of two": Choosing(Heads(2, 2, 8), (40, 17), width=8, rotary_half=4, pool=2, n_pools=7),
     "Qwen4-Exp's": Choosing(Heads(24, 2, 256), (300,), rotary_half=32, n_index=4, width=128, n_pools=32),
     "GLM-5.3's": Choosing(Heads(8, 1, 64), (600, 257), gated=True, n_index=32, width=128, n_pools=64),
 }
@@ -186,7 +193,8 @@ def test_however_a_sequence_is_cut(kernels: Kernels, name: str, dtype: torch.dty
         for schedule in schedules:
             other, others = serve(kernels, isa, threads, case, schedule)
             assert torch.equal(torch.cat(other), whole)
-            assert_same(others[1].keys, caches[1].keys)
+            for one, same in zip(others[1:], caches[1:], strict=True):
+                assert_same(one.keys, same.keys)
         return whole
 
     kernels.same_everywhere(compute)
@@ -199,13 +207,14 @@ def test_of_equal_scores_the_first_are_chosen(kernels: Kernels, isa: str, name: 
     q, k, *beside = case.index_inputs()
     same = replace(case)
     object.__setattr__(same, "index_inputs", lambda: ([torch.zeros_like(x) for x in q], k, *beside))
-    out, (cache, _) = serve(kernels, isa, 2, same, at_once(same))
+    out, (cache, *_) = serve(kernels, isa, 2, same, at_once(same))
     slots = slots_of(case.lengths)[0]
     keys, values = flat(cache, case.heads)
     plan = plan_attention([sum(case.lengths[:s]) for s in range(len(slots) + 1)], slots, CPU)
     ones = torch.ones(sum(case.lengths), 1, 1).double()
-    zeros = torch.zeros(keys.shape[0], 1, 1).double()
-    chosen = reference_pools(ones, zeros, ones[:, 0], plan, pooling=Pooling(case.pool), n_pools=case.n_pools)
+    zeros, places = torch.zeros(keys.shape[0], 1).double(), [own[: len(own) // case.pool] for own in slots]
+    sizes = {"size": case.pool, "n_pools": case.n_pools}
+    chosen = reference_pools(ones, zeros, places, ones[:, 0], plan, **sizes)
     assert chosen[0][0, 0, -1].nonzero().flatten().tolist()[: 4 * 5] == list(range(20))
     queries = torch.cat([case.turned(one, None, True) for one in case.inputs()[0]])
     assert_near(
@@ -229,40 +238,52 @@ def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels, name: str) ->
 
 def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
     program = kernels.program("plain")
-    q, k, weights, out = (program.buffer(width) for width in (48, 16, 3, 16))
+    q, k, out = (program.buffer(width) for width in (48, 16, 16))
     ones, short, places = (kernels.vector(torch.ones(n)) for n in (16, 15, 64))
+    plain, gated = IndexKeys(16), IndexKeys(16, 16)
+    keep_pool_inputs(program, 0, plain, k)
+    keep_pool_inputs(program, 1, gated, k, gates=k)
+    pool_keys(program, 2, plain, inputs=0, pool=4, norm=ones, group=1)
 
-    def choose(**changes: object) -> object:
-        fields = {
-            "n_heads": 3, "pool": 4, "n_pools": 3, "q": q, "k": k, "norm": ones, "eps": EPS, "layer": 0,
-            "keys": IndexKeys(16),
-        }  # fmt: skip
+    def keep(**changes: Any) -> object:
+        fields: dict[str, Any] = {"layer": 3, "shape": gated, "k": k, "gates": k, "norm": ones, "norm_bias": ones}
+        return keep_pool_inputs(program, **{**fields, **changes})
+
+    def make(**changes: Any) -> object:
+        fields: dict[str, Any] = {"layer": 3, "keys": plain, "inputs": 0, "pool": 4, "norm": ones, "group": 1}
+        return pool_keys(program, **{**fields, **changes})
+
+    def choose(**changes: Any) -> object:
+        fields: dict[str, Any] = {"layer": 2, "keys": plain, "n_heads": 3, "pool": 4, "n_pools": 3, "q": q}
         return select_pools(program, **{**fields, **changes})
 
-    def gated(**changes: object) -> object:
-        fields = {"keys": IndexKeys(16, 16), "gates": k, "gate_bias": places, "norm_bias": ones, "weights": weights}
-        return choose(**{**fields, **changes})
-
     return {
+        "keys of another width": lambda: keep(k=q),
+        "gates that nobody keeps": lambda: keep(shape=plain),
+        "gates that nobody brings": lambda: keep(gates=None),
+        "gates of another width": lambda: keep(gates=q),
+        "fewer gates than channels": lambda: keep(shape=IndexKeys(16, 8)),
+        "a norm of another width": lambda: keep(norm=short, norm_bias=short),
+        "a norm without a bias": lambda: keep(norm_bias=None),
+        "another layer": lambda: keep(layer=4),
+        "pools of nothing": lambda: make(pool=0),
+        "pools of one": lambda: make(pool=1),
+        "inputs that nobody keeps": lambda: make(inputs=3),
+        "gates that are not kept": lambda: make(norm=None, gate_bias=places),
+        "gates without a bias": lambda: make(inputs=1),
+        "a place too few": lambda: make(inputs=1, norm=None, gate_bias=ones),
+        "gated keys with a norm": lambda: make(inputs=1, gate_bias=places),
+        "gated keys that turn": lambda: make(inputs=1, norm=None, gate_bias=places, rotary=0, rotary_half=4),
+        "keys without a norm": lambda: make(norm=None),
+        "another norm of another width": lambda: make(norm=short),
+        "more pairs than channels": lambda: make(rotary=0, rotary_half=9),
         "no pools": lambda: choose(n_pools=0),
-        "pools of nothing": lambda: choose(pool=0),
         "more positions than can be": lambda: choose(pool=1 << 20, n_pools=1 << 20),
         "no heads": lambda: choose(n_heads=0),
         "queries of another width": lambda: choose(q=k),
-        "keys of another width": lambda: choose(k=q),
         "a weight too few": lambda: choose(weights=k),
-        "a norm of another width": lambda: choose(norm=short),
-        "another norm of another width": lambda: choose(q_norm=short),
-        "a bias without gates": lambda: choose(norm_bias=ones),
-        "gates that nobody keeps": lambda: gated(keys=IndexKeys(16)),
-        "gates that nobody brings": lambda: gated(gates=None),
-        "gates of another width": lambda: gated(gates=q),
-        "fewer gates than channels": lambda: gated(keys=IndexKeys(16, 8)),
-        "a place too few": lambda: gated(gate_bias=ones),
-        "a norm without a bias": lambda: gated(norm_bias=None),
-        "gated keys that turn": lambda: gated(rotary=0, rotary_half=4),
-        "more pairs than channels": lambda: choose(rotary=0, rotary_half=9),
-        "another layer": lambda: choose(layer=1),
+        "queries' norm of another width": lambda: choose(norm=short),
+        "keys that nobody makes": lambda: choose(layer=3),
         "a choice that nobody makes": lambda: program.attention(0, Heads(2, 1, 8), out, out, most=15, together=True),
     }
 
@@ -272,3 +293,28 @@ def test_refusals(kernels: Kernels) -> None:
         with pytest.raises(ValueError):
             act()
             pytest.fail(name)
+
+
+def test_steps_that_cannot_be_computed(kernels: Kernels) -> None:
+    """Pools of another size than the cache group's entries, and pools whose first positions are not there."""
+    program = kernels.program("plain")
+    q, k = program.buffer(48), program.buffer(16)
+    keep_pool_inputs(program, 0, IndexKeys(16), k)
+    pool_keys(program, 1, IndexKeys(16), inputs=0, pool=6, norm=kernels.vector(torch.ones(16)), group=1)
+    select_pools(program, 1, IndexKeys(16), n_heads=3, pool=6, n_pools=1, q=q)
+    program.bind_cache([new_layer_cache(kernels.extension, IndexKeys(16), 64, torch.float32) for _ in range(2)])
+
+    def step(size: int, first: int) -> StepInput:
+        rows = torch.arange(16, 24)
+        inputs = GroupView(rows, [torch.arange(first, 24)], (first,))
+        entries = GroupView(rows // size, [torch.arange(24 // size)], (0,), size)
+        return StepInput(
+            token_ids=torch.zeros(8, dtype=torch.long), positions=rows, starts=(0, 8), groups=(inputs, entries),
+            logit_rows=torch.empty(0, dtype=torch.long), rotary=(),
+        )  # fmt: skip
+
+    program.run(step(6, 0))
+    with pytest.raises(IndexError, match="entries"):
+        program.run(step(5, 0))
+    with pytest.raises(IndexError, match="position 12"):
+        program.run(step(6, 16))

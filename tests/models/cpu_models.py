@@ -9,12 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from tiny_models import DELTA, STREAMS, latent_spec, tiny_spec, with_delta, with_ngrams, with_streams
+from tiny_models import DELTA, STREAMS, latent_spec, tensors_of, tiny_spec, with_delta, with_ngrams, with_streams
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import LayerState
 from landrace.kernels.mask import Chunked, Sliding
 from landrace.kernels.router import Router
 from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
@@ -62,9 +61,8 @@ def stepped(
     slots = [(own[:, None] * TILE + torch.arange(TILE)).flatten() for own in tiles]
     layers = decoder.new_cache([sum(n_tiles) * TILE] * len(decoder.spec.cache_groups), dtype)
     for layer in layers:
-        for tensor in layer.parts if isinstance(layer, LayerState) else layer.tensors:
-            if tensor is not None:
-                tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
+        for tensor in tensors_of(layer):
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
     out = [torch.full((len(ids), decoder.spec.vocab_size), float("nan")) for ids in sequences]
     for step in steps:
         starts = [0]

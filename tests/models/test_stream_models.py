@@ -19,8 +19,10 @@ from tiny_models import packed_logits, random_ids, reference, reference_logits, 
 from landrace.checkpoints.adapter import read_adapter, write_adapter
 from landrace.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.kernels.mask import FULL, Chunked
 from landrace.models.adapters import fresh_tensors
 from landrace.models.batch import ForwardBatch
+from landrace.models.cache_spec import Paged
 from landrace.models.decoder import Decoder
 from landrace.models.families import read_config
 from landrace.models.lora_spec import LoraSpec
@@ -286,8 +288,9 @@ def test_pools_are_facts_of_the_mixers(shared: Path) -> None:
     *deltas, latent = (layer.mixer for layer in spec.layers)
     assert deltas == [Kda(2, 16, 4, decay_floor=-5.0)] * 3 and isinstance(latent, Mla)
     assert latent.selection == Selection(32, 16, 8, pool=4) and latent.rank_eps == spec.norm_eps == 3e-3
-    # A latent, and a key and gates of the indexer.
-    assert latent.kept_values == 16 + 16 + 16 and latent.selection.most == 11
+    # A latent, a key and gates of the indexer until their pool is whole, and a fourth of that one's key.
+    assert latent.kept_values == 16 + 16 + 16 + 4 and latent.selection.most == 11
+    assert latent.caches == (Paged(FULL), Paged(Chunked(4)), Paged(FULL, 4))
 
 
 def test_a_gate_may_be_a_sigmoid(shared: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from landrace.kernels.layer_cache import LayerState
+from landrace.kernels.layer_cache import LayerMemory, LayerState
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections
 from landrace.models.batch import CacheView, ForwardBatch
@@ -92,6 +92,13 @@ def reference_logits(model: Any, sequences: list[list[int]]) -> list[Tensor]:
 
 
 @torch.no_grad()
+def tensors_of(layer: LayerMemory) -> list[Tensor]:
+    """What a layer keeps between steps."""
+    if isinstance(layer, LayerState):
+        return list(layer.parts)
+    return [tensor for part in layer.parts for tensor in part.tensors]
+
+
 def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) -> list[Tensor]:
     """Logits of every position: `prefill` tokens at once, the rest one at a time, through a shuffled cache."""
     longest = max(map(len, sequences))
@@ -101,7 +108,7 @@ def cached_logits(decoder: Decoder, sequences: list[list[int]], prefill: int) ->
     # NaN shows a slot that is read before it is written. Slot 0 stands in for the missing keys of short sequences and
     # is then masked, so it must be finite.
     for layer in layers:
-        for tensor in layer.parts if isinstance(layer, LayerState) else layer.tensors:
+        for tensor in tensors_of(layer):
             tensor.fill_(float("nan"))
             tensor[0] = float("nan") if isinstance(layer, LayerState) else 0
     out: list[list[Tensor]] = [[] for _ in sequences]

@@ -13,7 +13,7 @@ from torch import Tensor
 from landrace.engine.cache.paged import BlockTable
 from landrace.engine.cache.state import StateTable
 from landrace.errors import OptionError
-from landrace.models.batch import INT4, CacheView, GroupView, StateView, bytes_kept
+from landrace.models.batch import INT4, CacheView, GroupView, StateView
 from landrace.models.cache_spec import Kept, Paged
 from landrace.models.serving import ServingDecoder
 
@@ -68,8 +68,8 @@ class CacheMemory:
             ) from error
         groups = decoder.spec.cache_groups
         self._each = [
-            (group.spec, sum(bytes_kept(self.layers[layer], _every(group.spec)) for layer in group.layers) / n)
-            for group, n in zip(groups, n_slots, strict=True)
+            (group.spec, n_bytes / n)
+            for group, n_bytes, n in zip(groups, decoder.spec.bytes_by_group(self.layers), n_slots, strict=True)
         ]
         self.bytes_per_token = sum(n_bytes / kept.every for kept, n_bytes in self._each if isinstance(kept, Paged))
         """Of one token in all layers."""
@@ -85,7 +85,7 @@ class CacheMemory:
     @property
     def nbytes(self) -> int:
         """Of all layers."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(n_bytes for layer in self.layers for n_bytes in layer.group_bytes)
 
     def bytes_of(self, tokens: int) -> int:
         """What a sequence of so many tokens holds: blocks of what its next token sees, and a state."""

@@ -6,7 +6,6 @@ by `schema`, and which buffers and weights go together by the operations themsel
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, IndexKeys, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
 from landrace.kernels.cpu.schema import mask_fields, native_fields
+from landrace.kernels.cpu.step import NativeStep, StepInput
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
-from landrace.kernels.layer_cache import INT4, GroupView, LayerCache, LayerState
+from landrace.kernels.layer_cache import INT4, LayerCache, LayerState
 from landrace.kernels.mask import FULL, Mask
 
 
@@ -54,38 +54,6 @@ class Part:
     gated: PackedMatrix | None = None
     gated_bias: PackedVector | None = None
     activation: Activation = SWIGLU
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Angles of one kind of rotation: row i of a step turns by row `rows[i]` of the tables."""
-
-    cos: Tensor
-    """[table rows, rotary_dim / 2] float32, like `sin`."""
-    sin: Tensor
-    rows: Tensor
-    """[T] int64."""
-
-
-@dataclass(frozen=True)
-class StepInput:
-    """One step. Tensors are contiguous int64 on the CPU."""
-
-    token_ids: Tensor
-    """[T]."""
-    positions: Tensor
-    """[T]: consecutive within a sequence."""
-    starts: Sequence[int]
-    """S + 1 row indices: sequence s owns rows starts[s] to starts[s + 1]."""
-    groups: Sequence[GroupView]
-    """By cache group. Blocks are whole tiles: first positions are multiples of sixteen."""
-    logit_rows: Tensor
-    """[R]."""
-    rotary: Sequence[Rotary] = ()
-    adapter_rows: Sequence[Sequence[int]] = ()
-    """By adapter slot: the rows that use it."""
-    states: Tensor | None = None
-    """[S, 4], where layers have states: see `StateView`."""
 
 
 class Program:
@@ -142,7 +110,7 @@ class Program:
         `group`: the cache group of the layer, one of `StepInput.groups`.
         """
         turning: dict[str, Any] = {"rotary": rotary, "rotary_half": rotary_half or None}
-        self._add_turning(operation, channels, turning, layer=layer, **vars(shape), group=group, **fields)
+        self.add_turning(operation, channels, turning, layer=layer, **vars(shape), group=group, **fields)
         self.keep_layer(shape, group)
 
     def keep_layer(self, shape: CacheShape, group: int) -> None:
@@ -153,7 +121,7 @@ class Program:
     def turn(self, x: int, out: int, heads: Heads, *, rotary: int, rotary_half: int) -> None:
         """out = x with the heads of queries turned by `StepInput.rotary[rotary]`."""
         turning = {"rotary": rotary, "rotary_half": rotary_half}
-        self._add_turning("turn", heads.head_dim, turning, x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim)
+        self.add_turning("turn", heads.head_dim, turning, x=x, out=out, n_heads=heads.n_heads, head_dim=heads.head_dim)
 
     def turn_pairs(
         self,
@@ -171,9 +139,9 @@ class Program:
         as neighbours, or back."""
         turning = {"rotary": rotary, "rotary_half": rotary_half}
         facts = {"n_heads": n_heads, "head_dim": head_dim, "eps": eps, "scale": scale, "back": back}
-        self._add_turning("turn_pairs", head_dim, turning, x=x, **facts)
+        self.add_turning("turn_pairs", head_dim, turning, x=x, **facts)
 
-    def _add_turning(self, operation: str, channels: int, turning: Mapping[str, Any], **fields: Any) -> None:
+    def add_turning(self, operation: str, channels: int, turning: Mapping[str, Any], **fields: Any) -> None:
         """Records an operation that turns `channels` channels by one of the step's tables."""
         known, rotary, half = self._rotary_halves, turning["rotary"], turning["rotary_half"] or 0
         if rotary is not None and not 0 <= rotary <= len(known):
@@ -353,14 +321,15 @@ class Program:
         exist.
         """
         logits = torch.empty(step.logit_rows.numel(), self._program.vocabulary)
-        self._program.run(self._step(step, logits), threads, partial(self._called, step))
+        own = NativeStep(self._native, step, self._rotary_halves, logits)
+        self._program.run(own.handle, threads, partial(self._called, step))
         return logits
 
     def profile(self, step: StepInput, threads: int) -> list[tuple[str, float]]:
         """Computes a step operation by operation: (name, seconds) of each."""
         logits = torch.empty(step.logit_rows.numel(), self._program.vocabulary)
-        native_step, call = self._step(step, logits), partial(self._called, step)
-        timings: list[tuple[str, float]] = self._program.profile(native_step, threads, call)
+        own = NativeStep(self._native, step, self._rotary_halves, logits)
+        timings: list[tuple[str, float]] = self._program.profile(own.handle, threads, partial(self._called, step))
         return timings
 
     def view(self, buffer: int, n_rows: int) -> Tensor:
@@ -380,57 +349,6 @@ class Program:
     def _called(self, step: StepInput, index: int) -> None:
         with one_torch_thread():
             self._calls[index](step)
-
-    def _step(self, step: StepInput, logits: Tensor) -> Any:
-        """The kernels' own view of a step."""
-        n_rows, n_sequences = step.token_ids.numel(), len(step.starts) - 1
-        check_tensor(step.token_ids, torch.int64, (n_rows,), "token_ids")
-        check_tensor(step.positions, torch.int64, (n_rows,), "positions")
-        check_tensor(step.logit_rows, torch.int64, (step.logit_rows.numel(),), "logit_rows")
-        if step.starts[0] != 0 or step.starts[-1] != n_rows:
-            raise ValueError(f"{n_rows} rows do not go from {step.starts[0]} to {step.starts[-1]}.")
-        groups, kept = [], []
-        for group in step.groups:
-            addresses, counts, firsts = array("Q"), array("q"), array("q", group.first_positions)
-            if not len(group.sequence_slots) == len(firsts) == n_sequences:
-                raise ValueError(
-                    f"{n_sequences} sequences and {len(group.sequence_slots)} lists of slots do not match."
-                )
-            for slots in group.sequence_slots:
-                check_tensor(slots, torch.int64, (slots.numel(),), "slots")
-                addresses.append(slots.data_ptr())
-                counts.append(slots.numel())
-            check_tensor(group.write_slots, torch.int64, (n_rows,), "write_slots")
-            numbers = (addresses, counts, firsts)
-            groups.append((*(own.buffer_info()[0] for own in numbers), group.write_slots.data_ptr(), group.every))
-            kept.append(numbers)
-        if len(step.rotary) != len(self._rotary_halves):
-            raise ValueError(f"The program turns by {len(self._rotary_halves)} tables, not {len(step.rotary)}.")
-        tables = []
-        for index, rotary in enumerate(step.rotary):
-            shape = (rotary.cos.shape[0], self._rotary_halves[index])
-            check_tensor(rotary.cos, torch.float32, shape, "cos")
-            check_tensor(rotary.sin, torch.float32, shape, "sin")
-            check_tensor(rotary.rows, torch.int64, (n_rows,), "rows of the angles")
-            tables.append((rotary.cos.data_ptr(), rotary.sin.data_ptr(), rotary.rows.data_ptr(), shape[0]))
-        if step.states is not None:
-            check_tensor(step.states, torch.int64, (n_sequences, 4), "states")
-        starts = array("q", step.starts)
-        self._kept_step = (starts, kept)
-        return self._native.Step(
-            n_rows=n_rows,
-            token_ids=step.token_ids.data_ptr(),
-            positions=step.positions.data_ptr(),
-            n_sequences=n_sequences,
-            starts=starts.buffer_info()[0],
-            groups=groups,
-            n_logit_rows=step.logit_rows.numel(),
-            logit_rows=step.logit_rows.data_ptr(),
-            rotary=tables,
-            adapter_rows=step.adapter_rows,
-            states=0 if step.states is None else step.states.data_ptr(),
-            logits=logits.data_ptr(),
-        )
 
 
 @contextmanager

@@ -95,6 +95,52 @@ def select_by_means(
     program.keep_layer(IndexKeys(heads.n_kv_heads * heads.head_dim // MEAN_OF), group)
 
 
+def keep_pool_inputs(
+    program: Program,
+    layer: int,
+    shape: IndexKeys,
+    k: int,
+    *,
+    gates: int | None = None,
+    norm: PackedVector | None = None,
+    norm_bias: PackedVector | None = None,
+    eps: float = 0.0,
+    group: int = 0,
+) -> None:
+    """Writes what keys of pools are made of to a cache that counts as a layer: k [head_dim], normalised (LayerNorm)
+    where there is a norm, and gates, as many as k has channels, where there are any."""
+    program.add_writer(
+        "keep_pool_inputs", layer, shape, channels=0, rotary=None, rotary_half=0, group=group, k=k, gates=gates,
+        norm=norm, norm_bias=norm_bias, eps=eps,
+    )  # fmt: skip
+
+
+def pool_keys(
+    program: Program,
+    layer: int,
+    keys: IndexKeys,
+    *,
+    inputs: int,
+    pool: int,
+    gate_bias: PackedVector | None = None,
+    norm: PackedVector | None = None,
+    eps: float = 0.0,
+    rotary: int | None = None,
+    rotary_half: int = 0,
+    group: int = 0,
+) -> None:
+    """Writes a key for every `pool` positions to a cache that counts as a layer, once the last of them is there, out of
+    what the layer `inputs` keeps of them.
+
+    It is their k's mean, normalised and turned as the first one's, where there are no gates; with gates it is, channel
+    by channel, their mean weighted by softmax(gates + gate_bias), gate_bias [pool * head_dim].
+    """
+    program.add_writer(
+        "pool_keys", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
+        inputs=inputs, pool=pool, gate_bias=gate_bias, norm=norm, eps=eps,
+    )  # fmt: skip
+
+
 def select_pools(
     program: Program,
     layer: int,
@@ -104,30 +150,21 @@ def select_pools(
     pool: int,
     n_pools: int,
     q: int,
-    k: int,
-    norm: PackedVector,
-    eps: float,
     weights: int | None = None,
-    gates: int | None = None,
-    gate_bias: PackedVector | None = None,
-    norm_bias: PackedVector | None = None,
-    q_norm: PackedVector | None = None,
+    norm: PackedVector | None = None,
+    eps: float = 0.0,
     rotary: int | None = None,
     rotary_half: int = 0,
     scale: float = 1.0,
-    group: int = 0,
 ) -> None:
     """Chooses, for each row that sees more than `n_pools` whole pools of `pool` positions and those behind them, the
     pools with the greatest sum of scale * weight * relu(q.key) over the indexer's heads; of equal ones the earlier.
 
-    q [n_heads * head_dim], k [head_dim], weights [n_heads] or none. A pool's key is the mean of its positions' k,
-    normalised and turned as the first one's, where there are no gates; with gates [head_dim] it is, channel by channel,
-    their mean weighted by softmax(gates + gate_bias), gate_bias [pool * head_dim], and each k is normalised (LayerNorm)
-    before. q's heads are normalised by q_norm, if there is one, and turned. What is kept is written to the cache of the
-    indexer, which counts as a layer. Overwrites q and weights.
+    q [n_heads * head_dim], weights [n_heads] or none. Keys are those of `pool_keys`. q's heads are normalised, where
+    there is a norm, and turned. Overwrites q and weights.
     """
-    program.add_writer(
-        "select_pools", layer, keys, channels=keys.head_dim, rotary=rotary, rotary_half=rotary_half, group=group,
-        n_heads=n_heads, pool=pool, n_pools=n_pools, q=q, k=k, weights=weights, gates=gates, gate_bias=gate_bias,
-        q_norm=q_norm, norm=norm, norm_bias=norm_bias, eps=eps, scale=scale,
+    turning = {"rotary": rotary, "rotary_half": rotary_half or None}
+    program.add_turning(
+        "select", keys.head_dim, turning, layer=layer, **vars(keys), n_heads=n_heads, most=n_pools, q=q,
+        weights=weights, q_norm=norm, eps=eps, scale=scale, every=pool, positions=True,
     )  # fmt: skip

@@ -47,6 +47,8 @@ class SequenceGroup:
     n_keys: int
     slots: Tensor | None
     """[G, K] cache slots of the keys; None: the keys are the packed rows themselves."""
+    members: Sequence[int]
+    """[G] of the step's sequences."""
     whole: bool
     """Whether every sequence begins with this step's rows, so that each row's past is among them."""
     masks: dict[Mask, Tensor] = field(default_factory=dict)
@@ -151,6 +153,7 @@ def decode_plan(slots: Tensor, lengths: Tensor, firsts: Tensor) -> AttentionPlan
         n_queries=1,
         n_keys=slots.shape[1],
         slots=slots,
+        members=range(slots.shape[0]),
         whole=False,
     )
     return AttentionPlan((one,), order=None, inverse=None, fresh=False)
@@ -185,6 +188,7 @@ def _make_group(
         n_queries=n_queries,
         n_keys=n_keys,
         slots=slots,
+        members=members,
         whole=all(q_lengths[s] == k_lengths[s] and k_firsts[s] == 0 for s in members),
     )
 

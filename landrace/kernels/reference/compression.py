@@ -4,39 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from landrace.kernels.reference.attention import WRITTEN, AttentionPlan, SequenceGroup, plan_attention
-
-
-@dataclass(frozen=True)
-class Closing:
-    """The compressed rows that a step's rows close."""
-
-    rows: Tensor
-    """[N] of the step: the last one of each."""
-    sources: Tensor
-    """[N, span] int64: where what each is compressed from lies, among the step's rows or in a flat cache."""
-    there: Tensor
-    """[N, span]: false before a sequence's beginning."""
-
-
-def closing(
-    positions: Tensor, starts: Sequence[int], seen: Sequence[Tensor], firsts: Sequence[int], ratio: int, span: int
-) -> Closing:
-    """seen[s]: where sequence s has the positions from firsts[s] to its last."""
-    rows, sources, there = [], [], []
-    for (start, end), own, first in zip(pairwise(starts), seen, firsts, strict=True):
-        here = positions[start:end]
-        closes = (here + 1) % ratio == 0
-        wanted = here[closes][:, None] + torch.arange(1 - span, 1, device=here.device)
-        rows.append(torch.arange(start, end, device=here.device)[closes])
-        there.append(wanted >= 0)
-        sources.append(own[(wanted - first).clamp(min=0)])
-    return Closing(torch.cat(rows), torch.cat(sources), torch.cat(there))
 
 
 def compressed(values: Tensor, gates: Tensor, bias: Tensor, there: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from landrace.kernels.mask import FULL, Mask
 from landrace.kernels.reference.attention import WRITTEN, AttentionPlan, SequenceGroup
@@ -42,47 +42,43 @@ def _chosen(group: SequenceGroup, q: Tensor, k: Tensor, weights: Tensor, top_k: 
     return torch.cat(parts, 2)
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """How keys of a pool of positions become one: channel by channel their mean, weighted by softmax(gates + bias) over
-    the pool where there is a bias [size, d]; then whatever `finish` makes of the pools' keys [G, n_pools, d]."""
-
-    size: int
-    bias: Tensor | None = None
-    finish: Callable[[Tensor], Tensor] = lambda keys: keys
-
-    def keys(self, rows: Tensor) -> Tensor:
-        """[G, n_pools, d] of the whole pools of rows [G, K, d], or [G, K, 2 * d] with gates behind keys."""
-        n_pools = rows.shape[1] // self.size
-        pools = rows[:, : n_pools * self.size].reshape(len(rows), n_pools, self.size, rows.shape[-1])
-        if self.bias is None:
-            return self.finish(pools.mean(2))
-        keys, gates = pools.chunk(2, -1)
-        return self.finish(((gates + self.bias).softmax(2) * keys).sum(2))
-
-
 def select_pools(
-    q: Tensor, rows: Tensor, weights: Tensor, plan: AttentionPlan, *, pooling: Pooling, n_pools: int, mask: Mask = FULL
+    q: Tensor,
+    keys: Tensor,
+    places: Sequence[Tensor],
+    weights: Tensor,
+    plan: AttentionPlan,
+    *,
+    size: int,
+    n_pools: int,
+    mask: Mask = FULL,
 ) -> tuple[Tensor, ...]:
-    """Of the whole pools of positions that `mask` shows a row the `n_pools` with the greatest sum of weight *
+    """Of the whole pools of `size` positions that `mask` shows a row the `n_pools` with the greatest sum of weight *
     relu(q.key) over heads, of equal ones the earlier, and what it sees behind them: by group of the plan [G, 1, Q, K],
     true where a query looks.
 
-    q [T, heads, d] and weights [T, heads] in float32; rows are what `Pooling.keys` takes, [T, 1, width] or a flat
-    cache. Pools lie on a grid from position 0, which the mask shows to all. Not differentiable.
+    q [T, heads, d] and weights [T, heads] in float32; keys [n, d], of which places[s] are those of sequence s's pools.
+    Pools lie on a grid from position 0, which the mask shows to all. Not differentiable.
     """
-    parts = zip(plan.groups, plan.padded(q), plan.past(rows, q.dtype), plan.padded(weights[..., None]), strict=True)
-    return tuple(_chosen_pools(*part, pooling, n_pools, mask) for part in parts)
+    parts = zip(plan.groups, plan.padded(q), plan.padded(weights[..., None]), strict=True)
+    return tuple(_chosen_pools(*part, keys, places, size, n_pools, mask) for part in parts)
 
 
 def _chosen_pools(
-    group: SequenceGroup, q: Tensor, rows: Tensor, weights: Tensor, pooling: Pooling, n_pools: int, mask: Mask
+    group: SequenceGroup,
+    q: Tensor,
+    weights: Tensor,
+    keys: Tensor,
+    places: Sequence[Tensor],
+    size: int,
+    n_pools: int,
+    mask: Mask,
 ) -> Tensor:
-    """q [G, heads, Q, d], rows [G, 1, K, width], weights [G, heads, Q, 1]."""
-    size = pooling.size
+    """q [G, heads, Q, d], weights [G, heads, Q, 1]."""
     if group.n_keys < size * (n_pools + 1):
         return group.mask(mask)
-    keys = pooling.keys(rows[:, 0])[:, None].transpose(-1, -2)
+    table = pad_sequence([places[s] for s in group.members], batch_first=True)
+    keys = keys[table].to(q.dtype)[:, None].transpose(-1, -2)
     together = max(1, WRITTEN // (q.shape[0] * q.shape[1] * group.n_keys))
     parts = []
     for begin in range(0, group.n_queries, together):

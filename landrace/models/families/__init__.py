@@ -137,7 +137,7 @@ def read_config(
 
 def _with_mtp(spec: ModelSpec) -> ModelSpec:
     """Such a layer is like the last one with attention, in all families that have one."""
-    attending = [layer for layer in spec.layers if layer.mixer.cache == Paged(FULL)]
+    attending = [layer for layer in spec.layers if layer.caches == (Paged(FULL),)]
     if not attending or spec.streams is not None:
         raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")
     return replace(spec, mtp=attending[-1])

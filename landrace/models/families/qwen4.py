@@ -113,8 +113,8 @@ def _read_selection(config: Config, attention: Gqa) -> PoolSelection | None:
     if budget is None:
         return None
     pool = config.size("indexer_compress_ratio", MAX_POSITIONS)
-    if budget % pool:
-        raise config.wrong("indexer_compress_ratio", pool, f"a divisor of {budget}")
+    if pool < 2 or budget % pool:
+        raise config.wrong("indexer_compress_ratio", pool, f"a divisor of {budget} above 1")
     config.require("indexer_kv_heads", 1)
     selection = PoolSelection(config.size("indexer_n_heads"), config.size("indexer_head_dim"), pool, budget // pool)
     if attention.rope is not None and selection.head_dim < attention.rope.rotary_dim:

@@ -7,75 +7,10 @@
 
 #include "cached_elements.inl"
 #include "cached_int4.inl"
+#include "partial_softmax.inl"
 
 namespace landrace {
 namespace LANDRACE_ISA {
-
-/// Query rows times heads that one pass over the keys serves.
-constexpr int kRowsAttending = 12;
-
-/// Which positions a position sees of those up to its own: see landrace/kernels/mask.py.
-struct Mask {
-    enum class Kind : int { full, sliding, chunked };
-    Kind kind;
-    int extent;  // of the window or the chunk
-
-    bool operator==(const Mask& other) const { return kind == other.kind && extent == other.extent; }
-    int64_t first_seen(int64_t position) const {
-        if (kind == Kind::sliding) return position < extent ? 0 : position + 1 - extent;
-        return kind == Kind::chunked ? position / extent * extent : 0;
-    }
-};
-/// What Python calls the kinds, in order.
-constexpr const char* kMasks[] = {"full", "sliding", "chunked"};
-
-/// Query rows of one sequence and heads of one key-value head that attend together.
-struct AttendJob {
-    HeadShape shape;
-    LayerCache cache;
-    const int64_t* slots;  // of the sequence's positions; every aligned sixteen positions are sixteen aligned slots
-    const int32_t* chosen; // first_position + 1 positions, which are what the one row sees; null: all that the mask shows
-    Mask mask;
-    const float* sinks;    // [shape.n_heads] scores that take part in the softmax and have no value, or null
-    const float* slopes;   // [shape.n_heads], times (position of the key - position of the row) added to its scores, or null
-    int first_head;
-    int n_heads;           // n_rows * n_heads <= kRowsAttending
-    int n_rows;
-    int64_t first_position;  // of the first query row; the next ones follow
-    const float* q;          // the first row, [rows, shape.n_heads * head_dim]
-    float* out;              // likewise
-    int chunk;               // dual chunks: positions are counted anew after so many, and q meets the keys of its own chunk; or 0
-    const float* q_next;     // q as it meets the keys of the chunk before its own
-    const float* q_older;    // q as it meets all earlier ones
-};
-
-/// Running softmax of one query row and head: its greatest score and the sum of its weights. Nothing seen yet: -inf, 0.
-struct Partial {
-    float greatest;
-    float total;
-};
-
-/// Keys first <= key < end, counted in a chunk.
-struct KeyRange {
-    int first, end;
-};
-
-/// What a row of the job sees of the chunk of keys that starts at `base`; nothing: first == end.
-inline KeyRange seen_by(const AttendJob& job, int row, int64_t base) {
-    const int64_t position = job.first_position + row;
-    const int64_t oldest = job.mask.first_seen(position);
-    const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
-    return {within(oldest), within(position + 1)};
-}
-
-/// What a row meets of that chunk of keys with its query number `which`: 0 of its own dual chunk, 1 of the one before, 2 of
-/// all earlier ones.
-inline KeyRange met_with(const AttendJob& job, int row, int which, int64_t base) {
-    const int64_t position = job.first_position + row, own = position / job.chunk * job.chunk;
-    const auto within = [&](int64_t key) { return static_cast<int>(key < base ? 0 : key - base < kKeysPerChunk ? key - base : kKeysPerChunk); };
-    if (which == 0) return {within(own), within(position + 1)};
-    return which == 1 ? KeyRange{within(own - job.chunk), within(own)} : KeyRange{within(0), within(own - job.chunk)};
-}
 
 /// scores [n_tiles, 16] of row and head `index` plus the head's slope times (position of the key - position of the row).
 inline void add_distances(const AttendJob& job, int index, int64_t base, int first_tile, int n_tiles, float* scores) {
@@ -357,50 +292,6 @@ inline void attend(const AttendJob& job, int chunk, Partial* partials, float* su
         case CacheType::bf16: return attend_typed<CacheType::bf16>(job, chunk, partials, sums);
         case CacheType::i8: return attend_typed<CacheType::i8>(job, chunk, partials, sums);
         case CacheType::i4: return attend_typed<CacheType::i4>(job, chunk, partials, sums);
-    }
-}
-
-inline bool is_empty(const Partial& p) { return p.total == 0.0f && p.greatest == -std::numeric_limits<float>::infinity(); }
-
-/// Adds the partial results of the next chunk to those of the chunks before it.
-inline void merge(Partial* into, float* into_sums, const Partial* part, const float* part_sums, int n, int padded_dim) {
-    for (int i = 0; i < n; ++i) {
-        float* a = into_sums + static_cast<int64_t>(i) * padded_dim;
-        const float* b = part_sums + static_cast<int64_t>(i) * padded_dim;
-        if (is_empty(part[i])) continue;
-        if (is_empty(into[i])) {
-            into[i] = part[i];
-            std::memcpy(a, b, sizeof(float) * static_cast<size_t>(padded_dim));
-            continue;
-        }
-        const float best = into[i].greatest > part[i].greatest ? into[i].greatest : part[i].greatest;
-        const float keep = exp(into[i].greatest - best), gain = exp(part[i].greatest - best);
-        into[i] = {best, std::fma(part[i].total, gain, into[i].total * keep)};
-        for (int c = 0; c < padded_dim; c += kLanes)
-            store(a + c, fma(load(b + c), all(gain), mul(load(a + c), all(keep))));
-    }
-}
-
-/// What the weighted values are multiplied by: 1 / total weight, the sink's included.
-inline float normaliser(const Partial& partial, const float* sink) {
-    if (!sink) return 1.0f / partial.total;
-    const float best = partial.greatest > *sink ? partial.greatest : *sink;
-    const float keep = exp(partial.greatest - best);
-    return keep / std::fma(partial.total, keep, exp(*sink - best));
-}
-
-/// Weighted values over total weight, to the job's output rows.
-inline void finish(const AttendJob& job, const Partial* partials, const float* sums) {
-    const HeadShape& s = job.shape;
-    for (int i = 0; i < job.n_rows * job.n_heads; ++i) {
-        const int head = job.first_head + i % job.n_heads;
-        float* out = job.out + (static_cast<int64_t>(i / job.n_heads) * s.n_heads + head) * s.head_dim;
-        const Floats inverse = all(normaliser(partials[i], job.sinks ? job.sinks + head : nullptr));
-        for (int c = 0; c < s.head_dim; c += kLanes) {
-            const Floats mixed = mul(load(sums + static_cast<int64_t>(i) * s.padded_dim + c), inverse);
-            if (s.head_dim - c >= kLanes) store(out + c, mixed);
-            else store_some(out + c, mixed, s.head_dim - c);
-        }
     }
 }
 

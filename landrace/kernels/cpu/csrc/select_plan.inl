@@ -85,9 +85,9 @@ private:
 };
 
 /// The rows of a step that are the last of `size` positions each, on a grid from position 0.
-class PoolPlan final : public State {
+class ClosingPlan final : public State {
 public:
-    explicit PoolPlan(int size) : size_(size) {}
+    explicit ClosingPlan(int size) : size_(size) {}
     bool serves(int size) const { return size == size_; }
 
     void prepare(const Step& step, int) override {

@@ -30,7 +30,7 @@ public:
         parts_ = input_.width / (2 * channels_);
         if (ratio_ < 2 || parts_ < 1 || parts_ > 2 || input_.width != 2 * parts_ * channels_) throw std::invalid_argument("rows cannot be compressed from that");
         if (bias_.size != ratio_ * parts_ * channels_ || norm_.size != channels_) throw std::invalid_argument("there is a bias for each place, and a norm");
-        ends_ = &workspace.state<PoolPlan>(ratio_);
+        ends_ = &workspace.state<ClosingPlan>(ratio_);
         of_inputs_ = static_cast<size_t>(workspace.read_layer(inputs_, input_));
         if (of_index_) workspace.write_layer(layer_, index_, static_cast<int>(group_));
         else workspace.write_layer(layer_, latents_, static_cast<int>(group_));
@@ -95,7 +95,7 @@ private:
     float eps_;
     PairTurning turning_;
     size_t group_, of_inputs_ = 0;
-    PoolPlan* ends_ = nullptr;
+    ClosingPlan* ends_ = nullptr;
 };
 
 LANDRACE_OPERATION(compress, Compress)
