@@ -14,6 +14,7 @@ import torch
 
 from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
+from landrace.checkpoints.parameters import read_by
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
@@ -197,10 +198,18 @@ def slow_notice(decoder: ServingDecoder) -> str | None:
 
 def unpacked_notice(checkpoint: Checkpoint, decoder: ServingDecoder) -> str | None:
     """What to tell the user of quantised matrices that the C++ kernels hold as float32."""
-    used = {tensor for source in checkpoint.sources.values() for tensor in source.tensors}
-    read = [checkpoint.tensors_read[name] for name in used]
-    wide = [one for one in read if one.dtype not in KINDS or (isinstance(one, DecodedTensor) and one.dtype == "F32")]
-    if not wide or not isinstance(decoder, CpuDecoder):
+    if not isinstance(decoder, CpuDecoder):
+        return None
+    wide = set()
+    for name, source in checkpoint.sources.items():
+        read = read_by(source, checkpoint.tensors_read)
+        size = math.prod(source.shape({tensor: one.shape for tensor, one in read.items()}))
+        for tensor, one in read.items():
+            as_floats = isinstance(one, DecodedTensor) and one.dtype == "F32"
+            reordered = one.order is not None and decoder.held_bytes[name] >= 4 * size
+            if as_floats or reordered or one.dtype not in KINDS:
+                wide.add(tensor)
+    if not wide:
         return None
     return (
         f"The C++ kernels do not multiply with {len(wide)} of its quantised matrices as they are stored; unpacked, the "

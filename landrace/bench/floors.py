@@ -42,6 +42,7 @@ STORED_FLOATS: Mapping[str, Arithmetic] = {
     "F8_F32": "float32",
     "E5M2_F32": "float32",
     "NF4_F32": "float32",
+    "FP4_F32": "float32",
 }
 
 

@@ -155,6 +155,8 @@ def certify(
     prompts = None
     if template is None:
         skipped.append("prompts: the model has no chat template")
+    elif template.built_in is not None:
+        skipped.append(f"prompts: the chat template is built in ({template.built_in}), transformers has none")
     elif importlib.util.find_spec("transformers") is None:
         skipped.append("prompts: transformers not installed")
     else:

@@ -15,6 +15,7 @@ from landrace.checkpoints import write_checkpoint
 from landrace.model import Model
 from landrace.models.decoder import Decoder
 from landrace.models.families import language_model, read_config
+from landrace.models.families.kimi_k3 import is_extended
 
 TURNS_HALVES = ("hy_v4",)
 """Types whose heads transformers turns otherwise than the weights were trained for."""
@@ -33,6 +34,8 @@ def why_no_witness(model: Model[Decoder], adapter: Path | None) -> str | None:
         return f"it has no language model of the type {config['model_type']}"
     if config["model_type"] in TURNS_HALVES and any(one.is_turned for one in model.checkpoint.hub_sources.values()):
         return "it turns the halves of this type's heads, and published weights turn in pairs"
+    if config["model_type"] == "kimi_linear" and is_extended(model.decoder.spec):
+        return "its class of this type has not what Kimi-K3 adds"
     if adapter is not None and config["model_type"] != model.checkpoint.config["model_type"]:
         return f"only the {config['model_type']} in it computes logits, and the adapter is for the whole"
     return None

@@ -236,7 +236,7 @@ def _open_folder(path: Path) -> Checkpoint:
         infos,
         found,
         generation_config=generation_config,
-        left_out=_matching(infos, model.drafts),
+        left_out=_matching(found, model.drafts),
         adapter_sources=model.adapter_sources,
     )
 

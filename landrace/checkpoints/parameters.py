@@ -27,17 +27,26 @@ def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, 
     mixed: dict[str, _Mixed] = {}
     found = {}
     for name, source in sources.items():
-        block_type = _block_type(source, infos, whole=name.endswith(".table"))
-        shape = source.shape({one: infos[one].shape for one in source.tensors})
+        read = read_by(source, infos)
+        block_type = _block_type(source, read, whole=name.endswith(".table"))
+        shape = source.shape({one: tensor.shape for one, tensor in read.items()})
         if source.by_head and source.transposed:
-            tensor = _of_transposed_heads(infos[source.tensor], shape)
+            tensor = _of_transposed_heads(read[source.tensor], shape)
         elif source.whole_rows:
-            tensor = StoredTensor(block_type, shape, _reader(source, infos))
+            order = None if source.stacked is not None else read[source.tensor].order
+            tensor = StoredTensor(block_type, shape, _reader(source, read), order=order)
         else:
-            group = mixed.setdefault(source.tensor, _Mixed(infos[source.tensor]))
+            group = mixed.setdefault(source.tensor, _Mixed(read[source.tensor]))
             tensor = StoredTensor(block_type, shape, group.reader(name, source))
         found[name] = tensor if source.form == "plain" else _formed(source, tensor)
     return found
+
+
+def read_by(source: Source, infos: Infos) -> dict[str, Readable]:
+    """The tensors that the parameter is read from. Only a matrix that is rows of a single one may have its columns in
+    another order: those of experts, say, each have their own."""
+    ordered = source.stacked is None and source.whole_rows
+    return {name: infos[name] if ordered else infos[name].in_order() for name in source.tensors}
 
 
 def _block_type(source: Source, infos: Infos, whole: bool) -> str:

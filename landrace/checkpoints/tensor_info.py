@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from landrace.checkpoints.bounded import read_into, read_range
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS, dequantize
+from landrace.models.stored import placed
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _OTHERS = {
@@ -40,6 +41,12 @@ class Readable(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def order(self) -> Tensor | None:
+        """int32 [columns]: which column of the matrix each stored one is; None: its own."""
+
+    def in_order(self) -> Readable:
+        """The same with every column in its own place."""
 
     def part(self, rows: tuple[int, int] | None) -> Readable:
         """The entries [first, end) of the first axis, as a tensor of its own; None: all of them.
@@ -65,6 +72,14 @@ class TensorInfo:
     path: Path
     offset: int
     """Byte of `path` at which the data starts."""
+
+    @property
+    def order(self) -> None:
+        """See `Readable`: files keep columns in their own places."""
+
+    def in_order(self) -> TensorInfo:
+        """See `Readable`."""
+        return self
 
     def part(self, rows: tuple[int, int] | None) -> TensorInfo:
         """See `Readable`."""
@@ -114,11 +129,25 @@ class DecodedTensor:
     """Rows [first, end), all axes but the last counted as rows, as `dtype` stores them: uint8 [rows, bytes per row]."""
     first: int = 0
     """Number of its first row."""
+    order: Tensor | None = field(default=None, compare=False)
+    """See `Readable`."""
 
     @property
     def nbytes(self) -> int:
         block = BLOCKS[self.dtype]
         return math.prod(self.shape) // block.elements * block.bytes
+
+    def in_order(self) -> DecodedTensor:
+        """See `Readable`. It is float32 then, since blocks are made of neighbours."""
+        order = self.order
+        if order is None:
+            return self
+
+        def rows(first: int, end: int) -> Tensor:
+            values = dequantize(self.rows(first, end), self.dtype, self.shape[-1])
+            return placed(values, order).view(torch.uint8)
+
+        return replace(self, dtype="F32", rows=rows, order=None)
 
     def part(self, rows: tuple[int, int] | None) -> DecodedTensor:
         """See `Readable`."""

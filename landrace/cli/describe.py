@@ -16,6 +16,7 @@ from landrace.models.declared import Counts, count
 from landrace.models.ffn_spec import Dense, Ffn, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mixer, Mla
 from landrace.models.selection_spec import PoolSelection
+from landrace.text import ChatTemplate
 
 
 def describe_model(name: str) -> dict[str, Any]:
@@ -47,8 +48,13 @@ def describe_model(name: str) -> dict[str, Any]:
         "end of sequence": ", ".join(
             tokenizer.token_bytes(i).decode("utf-8", "replace") for i in sorted(tokenizer.eos_ids)
         ),
-        "chat template": f"sha256 {template.sha256[:16]}" if template is not None else "none",
+        "chat template": "none" if template is None else _template(template),
     }
+
+
+def _template(template: ChatTemplate) -> str:
+    own = f", built in: {template.built_in}" if template.built_in else ""
+    return f"sha256 {template.sha256[:16]}{own}"
 
 
 def _cache(by_type: Mapping[str, CacheNeeds]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,13 +23,14 @@ from landrace.cli.options import (
     WeightsOption,
     opened_for,
 )
+from landrace.cli.printing import AnswerPrinter
 from landrace.cli.progress import spinner
 from landrace.errors import RequestError
-from landrace.safe_text import ShownStream
 
 if TYPE_CHECKING:
-    from landrace.engine import Completion, SamplingParams, StepOutput
+    from landrace.engine import Completion, SamplingParams
     from landrace.model import ServingModel
+    from landrace.text import Tokenizer
 
 
 def run(
@@ -45,6 +46,12 @@ def run(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    think: Annotated[
+        str | None, typer.Option(help="on, off, or the most tokens of thoughts, for a model that thinks.")
+    ] = None,
+    effort: Annotated[
+        str | None, typer.Option(help="How much to reason, in the words of the model's template.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without a template.")] = False,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -70,11 +77,14 @@ def run(
         repetition_penalty=repetition_penalty,
         seed=seed,
         stop=tuple(stop or ()),
+        thinking_budget=_budget(think),
     )
     if json and prompt is None:
         raise RequestError("--json needs a prompt on the command line.")
     if raw and system is not None:
         raise RequestError("--raw writes no template that a --system message could be put into.", hint="Leave one out.")
+    if raw and (think is not None or effort is not None):
+        raise RequestError("--raw writes no template that --think or --effort could be put into.")
     if prompt == "-":
         prompt = sys.stdin.read()
     for what, text in (("prompt", prompt), ("system message", system), *(("stop text", text) for text in stop or ())):
@@ -99,15 +109,20 @@ def run(
             ),
         )
     notice(serving.notice)
-    talk = Conversation(serving, params, "adapter" if adapter else None, system, raw=raw)
+    variables = _thinking(serving.model.tokenizer, think, effort)
+    talk = Conversation(serving, params, "adapter" if adapter else None, system, variables, raw=raw)
     if prompt is None:
         _chat(talk)
         return
     if json:
         completion = talk.ask(prompt)
+        thoughts = (
+            {} if raw else {"reasoning": completion.parts.reasoning, "reasoning_tokens": completion.thought_tokens}
+        )
         print_json(
             {
-                "text": completion.text,
+                "text": talk.said(completion),
+                **thoughts,
                 "finish_reason": completion.finish_reason,
                 "seed": completion.seed,
                 "prompt_tokens": completion.prompt_tokens,
@@ -119,7 +134,7 @@ def run(
             }
         )
         return
-    completion = talk.ask(prompt, _printer())
+    completion = _asked(talk, prompt)
     sys.stdout.write("\n")
     _tell_dropped(completion)
 
@@ -128,12 +143,21 @@ class Conversation:
     """Messages so far, and the engine that continues them."""
 
     def __init__(
-        self, serving: ServingModel, params: SamplingParams, adapter: str | None, system: str | None, *, raw: bool
+        self,
+        serving: ServingModel,
+        params: SamplingParams,
+        adapter: str | None,
+        system: str | None,
+        variables: Mapping[str, Any],
+        *,
+        raw: bool,
     ) -> None:
+        """`variables`: of the model's template."""
         self._serving = serving
         self._params = params
         self._adapter = adapter
-        self._raw = raw
+        self.raw = raw
+        self._variables = dict(variables)
         self._system: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._system)
 
@@ -143,17 +167,57 @@ class Conversation:
     def ask(self, text: str, on_output: Any = None) -> Completion:
         """Adds the user's message and the model's answer. A failed answer leaves the conversation as it was."""
         from landrace.engine import Request
-        from landrace.text import encode_chat
+        from landrace.text import chat_prompt
+        from landrace.text.answers import answer_form
 
         tokenizer = self._serving.model.tokenizer
         asked = [*self.messages, {"role": "user", "content": text}]
-        ids = tokenizer.encode(text) if self._raw else encode_chat(tokenizer, asked)
-        request = Request("run", tuple(ids), self._params, self._adapter)
+        if self.raw:
+            request = Request("run", tuple(tokenizer.encode(text)), self._params, self._adapter)
+        else:
+            prompt = chat_prompt(tokenizer, asked, **self._variables)
+            form = answer_form(tokenizer, prompt.text)
+            request = Request("run", tuple(prompt.token_ids), self._params, self._adapter, form)
         (completion,) = self._serving.engine.generate([request], on_output)
         if completion.error is not None:
             raise completion.error
-        self.messages = [*asked, {"role": "assistant", "content": completion.text}]
+        # Whether the model sees its thoughts again is the template's to say.
+        thoughts = {"reasoning_content": completion.parts.reasoning} if completion.parts.reasoning else {}
+        self.messages = [*asked, {"role": "assistant", "content": self.said(completion), **thoughts}]
         return completion
+
+    def said(self, completion: Completion) -> str:
+        """What the model says, without its thoughts."""
+        return completion.text if self.raw else completion.parts.content
+
+
+def _budget(think: str | None) -> int | None:
+    """The number in --think, if it is one."""
+    if think in (None, "on", "off"):
+        return None
+    if not think.isdecimal():
+        raise RequestError(f"--think is {think[:40]!r}; it is on, off or a number of tokens.")
+    return int(think)
+
+
+def _thinking(tokenizer: Tokenizer, think: str | None, effort: str | None) -> dict[str, Any]:
+    """What the model's template is told of thoughts. RequestError where it has no way to say so."""
+    from landrace.text.thinking_switches import switched, with_effort
+
+    template = tokenizer.chat_template
+    if template is None:
+        return {}
+    switch = switched(template, think == "on") if think in ("on", "off") else {}
+    return {**switch, **(with_effort(template, effort, switch) if effort is not None else {})}
+
+
+def _asked(talk: Conversation, text: str) -> Completion:
+    """The answer, printed as it comes."""
+    printer = AnswerPrinter(raw=talk.raw)
+    try:
+        return talk.ask(text, printer)
+    finally:
+        printer.end()
 
 
 def _check_text(what: str, text: str) -> None:
@@ -166,17 +230,6 @@ def _check_text(what: str, text: str) -> None:
             field="prompt",
             hint="Convert it to UTF-8, or set PYTHONIOENCODING to the encoding it has.",
         ) from None
-
-
-def _printer() -> Callable[[StepOutput], None]:
-    """Prints an answer as it comes: made visible for a terminal, as it is for a file or a pipe."""
-    as_shown: Callable[[str], str] = ShownStream() if sys.stdout.isatty() else str
-
-    def print_text(output: StepOutput) -> None:
-        sys.stdout.write(as_shown(output.text))
-        sys.stdout.flush()
-
-    return print_text
 
 
 def _tell_dropped(completion: Completion) -> None:
@@ -207,7 +260,7 @@ def _chat(talk: Conversation) -> None:
             continue
         try:
             _check_text("message", line)
-            completion = talk.ask(line, _printer())
+            completion = _asked(talk, line)
         except RequestError as error:
             fail(error)
             continue

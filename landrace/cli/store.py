@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -52,8 +53,19 @@ def list_models(json: Json = False) -> None:
     out.print(table)
 
 
-def show(name: Annotated[str, typer.Argument(help="A stored model or a path.")], json: Json = False) -> None:
-    """Show what a model is: shape, tokenizer, template, files, licence."""
+def show(
+    name: Annotated[str, typer.Argument(help="A stored model or a path.")],
+    chat: Annotated[
+        Path | None, typer.Option("--chat", help="A JSON file of messages: show the prompt and its tokens instead.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a model is: shape, tokenizer, template, files, licence. Or a conversation as the model reads it."""
+    if chat is not None:
+        from landrace.cli.shown_prompt import show_prompt
+
+        show_prompt(name, chat, as_json=json)
+        return
     from landrace.cli.describe import describe_model
 
     facts = describe_model(name)

@@ -27,6 +27,7 @@ from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
+from landrace.engine.thinking import Thinking
 from landrace.errors import LandraceError, OptionError, RequestError, StepError
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
@@ -152,13 +153,20 @@ class Engine:
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
         params = request.params
         progress = begun(request, root_hash(adapter), self.options, self.max_length)
+        form = request.answer
+        thinking = Thinking.of(form, self.tokenizer, params.thinking_budget)
         live = Live(
             progress=progress,
-            sampling=SamplingState(params, request.prompt_ids, self.decoder.device),
+            sampling=SamplingState(params, request.prompt_ids, self.decoder.device, thinking),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
             stop_text=StopText(params.stop),
-            stream=TextStream(self.tokenizer, keep_leading_space=True),
+            stream=TextStream(
+                self.tokenizer,
+                keep_leading_space=True,
+                shown=form.shown_ids(self.tokenizer) if form is not None else frozenset(),
+            ),
             drafter=Drafter(progress.tokens, progress.held),
+            parser=form.parser() if form is not None else None,
         )
         live.progress.arrived = arrived
         self._scheduler.add(live.progress)
@@ -201,6 +209,7 @@ class Engine:
 
     def _step(self, outputs: list[StepOutput]) -> None:
         lives = [self._live[progress.request.id] for progress in self._scheduler.schedule().work]
+        self._memory.copy(self._scheduler.cache.take_copies())
         if lives:
             with self._drafting.step(lives) if self._drafting else nullcontext():
                 self._compute(lives, outputs)
@@ -374,4 +383,6 @@ def _output(
         seed=live.sampling.seed,
         queue_seconds=live.progress.queue_seconds,
         dropped_tokens=live.progress.dropped,
+        events=live.events(text, whole=finish_reason in ("stop", "length")),
+        thought_tokens=live.thought_tokens,
     )

@@ -10,6 +10,7 @@ from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
 from landrace.engine.stopping import StopText
 from landrace.text import TextStream
+from landrace.text.answers import AnswerParser, Event
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,24 @@ class Live:
     stop_text: StopText
     stream: TextStream
     drafter: Drafter
+    parser: AnswerParser | None
+    """Takes the text apart, where the request says how."""
 
     @property
     def request(self) -> Request:
         return self.progress.request
+
+    @property
+    def thought_tokens(self) -> int:
+        """Tokens of thoughts so far."""
+        return 0 if self.sampling.thinking is None else self.sampling.thinking.n_tokens
+
+    def events(self, text: str, *, whole: bool) -> tuple[Event, ...]:
+        """What new text completes of the answer. `whole`: it is the last."""
+        if self.parser is None:
+            return ()
+        events = self.parser.push(text) if text else []
+        return tuple(events + self.parser.flush() if whole else events)
 
     def tail(self) -> str:
         """Text still held back when no more tokens will come."""

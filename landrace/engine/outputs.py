@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from landrace.engine.request import Request
 from landrace.errors import RequestError
+from landrace.text.answers import Event, Parts
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class StepOutput:
     """Of them, those that are among `token_ids`."""
     dropped_tokens: int = 0
     """The oldest tokens of prompt and answer that the request has gone on without so far."""
+    events: tuple[Event, ...] = ()
+    """What came of the answer, for a request that says how it is taken apart; `text` then shows its marks."""
+    thought_tokens: int = 0
+    """Tokens of thoughts so far."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class Completion:
     drafted_tokens: int
     accepted_tokens: int
     dropped_tokens: int
+    parts: Parts
+    """The answer taken apart, for a request that says how."""
+    thought_tokens: int
 
     @staticmethod
     def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
@@ -88,4 +96,6 @@ class Completion:
             drafted_tokens=sum(output.drafted_tokens for output in outputs),
             accepted_tokens=sum(output.accepted_tokens for output in outputs),
             dropped_tokens=last.dropped_tokens,
+            parts=Parts.of(event for output in outputs for event in output.events),
+            thought_tokens=last.thought_tokens,
         )

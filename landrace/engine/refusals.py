@@ -31,6 +31,12 @@ def check_request(request: Request, vocab_size: int, max_length: int, options: E
             raise RequestError(
                 f"{field} names the token {shown(wrong)}; the model has 0 to {vocab_size - 1}.", field=field
             )
+    if params.thinking_budget is not None and (request.answer is None or request.answer.grammar.thought is None):
+        raise RequestError(
+            "thinking_budget needs a chat with a model that thinks, and this model's template shows no thoughts.",
+            field="thinking_budget",
+            hint="Leave it out.",
+        )
     if params.logprobs is not None and params.logprobs > vocab_size:
         raise RequestError(f"logprobs is {params.logprobs}; the model has {vocab_size} tokens.", field="logprobs")
     if params.prompt_logprobs_from is not None and params.prompt_logprobs_from >= n_prompt:

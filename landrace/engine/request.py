@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from landrace.engine.sampling_params import SamplingParams
+from landrace.text.answers import AnswerForm
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +16,8 @@ class Request:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     adapter: str | None = None
+    answer: AnswerForm | None = None
+    """How the answer is taken apart, where it is one to a chat."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))

@@ -26,7 +26,8 @@ from torch import Tensor
 from landrace.engine.draws import uniform
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampling_params import SamplingParams
-from landrace.models.sampling import GREEDY, SamplingRule, log_total
+from landrace.engine.thinking import Thinking
+from landrace.models.sampling import GREEDY, NOT_FINITE, SamplingRule, log_total
 
 _FLOAT_MAX = torch.finfo(torch.float32).max
 
@@ -37,8 +38,15 @@ ChooseTokens = Callable[[Tensor, Sequence[int], Sequence[SamplingRule], Sequence
 class SamplingState:
     """What choosing one request's tokens has to remember between steps."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        device: torch.device,
+        thinking: Thinking | None = None,
+    ) -> None:
         self.params = params
+        self.thinking = thinking
         self.rule = rule_of(params)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self.n_output = 0
@@ -50,6 +58,11 @@ class SamplingState:
         """Whether the logits change before a token is chosen from them."""
 
     @property
+    def forced(self) -> int | None:
+        """The next token, where it is not the model's to choose."""
+        return None if self.thinking is None else self.thinking.forced
+
+    @property
     def uniform(self) -> float:
         """From [0, 1): what the next token is chosen by."""
         return uniform(self.seed, self.n_output)
@@ -57,6 +70,8 @@ class SamplingState:
     def record(self, token: int) -> None:
         """Notes a token of the output."""
         self.n_output += 1
+        if self.thinking is not None:
+            self.thinking.record(token)
         if self.seen is not None:
             self.seen.add(token)
 
@@ -64,6 +79,7 @@ class SamplingState:
         """The state that `record` would lead to, beside this one."""
         then = copy(self)
         then.seen = copy(self.seen)
+        then.thinking = copy(self.thinking)
         then.record(token)
         return then
 
@@ -110,6 +126,16 @@ def rule_of(params: SamplingParams) -> SamplingRule:
 def choose_tokens(logits: Tensor, states: Sequence[SamplingState | None], choose: ChooseTokens) -> list[int]:
     """One token for each row of float32 `logits` [R, vocab], which stay as they are; NOT_FINITE for a row without
     probabilities. A row without a state is one to look at only: unless it is NOT_FINITE, its token has no meaning."""
+    tokens = _chosen(logits, states, choose)
+    for row, state in enumerate(states):
+        forced = None if state is None else state.forced
+        if forced is not None and tokens[row] != NOT_FINITE:
+            tokens[row] = forced
+    return tokens
+
+
+def _chosen(logits: Tensor, states: Sequence[SamplingState | None], choose: ChooseTokens) -> list[int]:
+    """The tokens that the requests' own parameters choose."""
     rules = [GREEDY if state is None else state.rule for state in states]
     uniforms = [0.0 if state is None else state.uniform for state in states]
     adjusted = [row for row, state in enumerate(states) if state is not None and state.adjusts]

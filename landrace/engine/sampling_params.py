@@ -41,6 +41,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    thinking_budget: int | None = None
+    """Most tokens of thoughts before an answer; then they are ended as the model's family ends them. None: any number.
+    Only for a request with an answer form that knows thoughts."""
     logprobs: int | None = None
     """None: none. n: the chosen token's and those of the n most likely tokens, for every generated token."""
     prompt_logprobs_from: int | None = None
@@ -69,6 +72,8 @@ class SamplingParams:
             raise RequestError(
                 "max_tokens must be at least 1 when no prompt logprobs are asked for.", field="max_tokens"
             )
+        if self.thinking_budget is not None:
+            _integer("thinking_budget", self.thinking_budget, 0, 2**31)
         if not isinstance(self.ignore_eos, bool):
             raise RequestError("ignore_eos must be true or false.", field="ignore_eos")
         self._check_bias()

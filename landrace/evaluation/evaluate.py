@@ -14,6 +14,7 @@ from landrace.evaluation.results import ChoiceScore, Evaluation, RowResult
 from landrace.evaluation.rows import Row, TaskData
 from landrace.evaluation.task import Task
 from landrace.text import Tokenizer, chat_prompt
+from landrace.text.answers import AnswerForm, answer_form
 
 if TYPE_CHECKING:
     from landrace.engine import Engine
@@ -91,6 +92,8 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]
     add_bos: bool
+    answer: AnswerForm | None = None
+    """How the answer to a chat is taken apart."""
 
 
 def build_prompt(task: Task, tokenizer: Tokenizer, row: Row) -> Prompt:
@@ -104,7 +107,7 @@ def build_prompt(task: Task, tokenizer: Tokenizer, row: Row) -> Prompt:
             hint='Set "mode": "plain" in the task.',
         )
     prompt = chat_prompt(tokenizer, task.messages(row))
-    return Prompt(prompt.text, tuple(prompt.token_ids), add_bos=False)
+    return Prompt(prompt.text, tuple(prompt.token_ids), add_bos=False, answer=answer_form(tokenizer, prompt.text))
 
 
 def _question(
@@ -112,7 +115,7 @@ def _question(
 ) -> _Question:
     prompt = build_prompt(task, tokenizer, row)
     if task.kind != "choice":
-        return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter),))
+        return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer),))
     continued = [_continued(prompt, task.answer_prefix + choice, tokenizer) for choice in row.choices]
     opened = _continued(prompt, task.answer_prefix, tokenizer) if task.answer_prefix else prompt.token_ids
     score = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs_from=_context_length(opened, continued))
@@ -150,7 +153,8 @@ def _result(task: Task, question: _Question, completions: Sequence[Completion]) 
     if task.kind == "choice":
         return _likelihood_result(task, question, completions, error)
     completion = completions[0]
-    judgement = Judgement(None, "unparsed") if error else judge_answer(task, question.row, completion.text)
+    said = completion.text if question.requests[0].answer is None else completion.parts.content
+    judgement = Judgement(None, "unparsed") if error else judge_answer(task, question.row, said)
     return RowResult(
         **_shared(task, question, completions, error),
         answer=completion.text,

@@ -14,10 +14,11 @@ class Activation:
 
     swiglu: silu(g) * u (Shazeer, 2020). clamp_before: silu(min(g, limit)) * clamp(u, +-limit). clamp_after:
     min(silu(g), limit) * clamp(u, +-limit) (Step-3.5). oai: with g and u clamped as in clamp_before,
-    g * sigmoid(alpha * g) * (u + 1) (gpt-oss).
+    g * sigmoid(alpha * g) * (u + 1) (gpt-oss). situ: alpha * tanh(g / alpha) * sigmoid(g) * limit * tanh(u / limit), or
+    u itself without a limit (Kimi-K3).
     """
 
-    kind: Literal["swiglu", "clamp_before", "clamp_after", "oai"] = "swiglu"
+    kind: Literal["swiglu", "clamp_before", "clamp_after", "oai", "situ"] = "swiglu"
     limit: float = float("inf")
     alpha: float = 1.0
 

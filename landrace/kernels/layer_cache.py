@@ -43,6 +43,11 @@ class LayerCache:
         return tuple(one for one in own if one is not None)
 
     @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """What is kept once for several positions."""
+        return () if self.index is None or self.index.inputs is None else self.index.tensors
+
+    @property
     def own_bytes(self) -> int:
         """Without its indexer's, and without its inputs."""
         return sum(tensor.nbytes for tensor in self.tensors)
@@ -79,6 +84,11 @@ class CompressedCache:
     def parts(self) -> tuple[LayerCache, ...]:
         """By operation that writes one."""
         return (self.keys, *(part for rows in self.compressed for part in rows.parts))
+
+    @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """What is kept once for several positions."""
+        return tuple(tensor for rows in self.compressed for tensor in rows.tensors)
 
     @property
     def group_bytes(self) -> tuple[int, ...]:

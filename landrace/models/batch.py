@@ -11,6 +11,7 @@ from torch import Tensor
 from landrace.kernels.layer_cache import INT4 as INT4
 from landrace.kernels.layer_cache import GroupView as GroupView
 from landrace.kernels.layer_cache import LayerMemory
+from landrace.kernels.layer_cache import LayerState as LayerState
 from landrace.kernels.layer_cache import StateView as StateView
 from landrace.models.cache_spec import CacheGroup, Paged
 

@@ -47,7 +47,7 @@ def ffn_block(spec: Ffn, model: ModelSpec, dtype: torch.dtype) -> nn.Module:
         case Dense():
             return DenseBlock(spec, model.d_model, dtype)
         case Moe():
-            return MoeBlock(spec, model.d_model, model.vocab_size, dtype)
+            return MoeBlock(spec, model.d_model, model.vocab_size, model.norm_eps, dtype)
         case _:
             assert_never(spec)
 

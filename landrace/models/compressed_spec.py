@@ -75,6 +75,8 @@ class Compressed:
     norm_eps: float
     compression: Compression | None = None
     """None: the layer sees its window only."""
+    keeps_all: bool = False
+    """Whether positions before the window are kept: rows of a layer that guesses are computed when they are wanted."""
     state_bytes: ClassVar[int] = 0
     """What a sequence takes however long it is."""
 
@@ -92,6 +94,8 @@ class Compressed:
     @property
     def cache(self) -> Paged:
         """What the layer keeps of positions: keys, and what is compressed until it is."""
+        if self.keeps_all:
+            return Paged(FULL)
         return Paged(Sliding(self.window if self.compression is None else max(self.window, self.compression.span)))
 
     @property

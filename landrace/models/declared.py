@@ -23,6 +23,8 @@ class Param:
     """How much of it one token uses."""
     n_heads: int = 1
     """How many heads its rows belong to, where it is multiplied head by head."""
+    repeats: int = 1
+    """For how many parts of a row, one behind another, it holds."""
 
     @property
     def size(self) -> int:
@@ -65,7 +67,15 @@ def shapes_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 def params_of(decoder: Decoder) -> tuple[Param, ...]:
     """Every parameter of the decoder, in order of use."""
     return tuple(
-        Param(f"{holder.name}.{leaf}", tuple(weight.shape), holder.role, holder.split, holder.share, holder.n_heads)
+        Param(
+            f"{holder.name}.{leaf}",
+            tuple(weight.shape),
+            holder.role,
+            holder.split,
+            holder.share,
+            holder.n_heads,
+            holder.repeats,
+        )
         for holder in decoder.modules()
         if isinstance(holder, Weights)
         for leaf, weight in holder.named_parameters(recurse=False)

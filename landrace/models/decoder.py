@@ -24,11 +24,14 @@ from landrace.models.compressed_spec import Compressed
 from landrace.models.layer import Layer
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
-from landrace.models.mtp import Mtp
+from landrace.models.mtp import mtp_block
 from landrace.models.ops import Ops, X
-from landrace.models.params import Linear, Norm, Table, adaptable, name_weights
+from landrace.models.params import Linear, Norm, Table, adaptable, as_parameter, name_weights
 from landrace.models.reference_ops import Reduce, ReferenceOps
-from landrace.models.spec import GatedStreams, LayerSpec, ModelSpec
+from landrace.models.residual.attention import BlockAttention
+from landrace.models.residual.gated import GatedHead
+from landrace.models.residual.hyper import HyperHead
+from landrace.models.spec import AttentionResiduals, GatedStreams, LayerSpec, ModelSpec
 
 
 def new_layer_memory(
@@ -89,11 +92,15 @@ class Decoder(nn.Module):
             self.embed_tokens = Table(spec.vocab_size, spec.d_model, dtype)
             self.layers = nn.ModuleList(Layer(index, layer, spec, dtype) for index, layer in enumerate(spec.layers))
             self.hc_head = None if spec.streams is None else stream_head(spec.streams, spec, dtype)
+            residual = spec.layers[0].residual
+            self.head_blocks = None
+            if isinstance(residual, AttentionResiduals):
+                self.head_blocks = BlockAttention(residual, spec.d_model, spec.norm_eps)
             self.norm = None if isinstance(spec.streams, GatedStreams) else Norm(spec.d_model, spec.norm_eps)
             self.lm_head = None
             if not spec.tie_embeddings:
                 self.lm_head = Linear(spec.d_model, spec.vocab_size, spec.lm_head_bias, dtype, "out")
-            self.mtp = None if spec.mtp is None else Mtp(spec.mtp, spec, dtype)
+            self.mtp = None if spec.mtp is None else mtp_block(spec.mtp, spec, dtype)
         name_weights(self)
         self.eval()
 
@@ -106,13 +113,15 @@ class Decoder(nn.Module):
         for name, parameter in self.named_parameters():
             yield name, parameter.detach()
 
-    def load(self, tensors: Iterable[tuple[str, Tensor]], device: str | torch.device = "cpu") -> Decoder:
-        """Takes every parameter exactly once, cast to this decoder's dtypes.
+    def load(
+        self, tensors: Iterable[tuple[str, Tensor]], device: str | torch.device = "cpu", under: str = ""
+    ) -> Decoder:
+        """Takes every parameter whose name begins with `under` exactly once, cast to this decoder's dtypes.
 
         Raises CheckpointError for an unknown name, a second copy, a wrong shape, a tensor that is not floating point,
         or a parameter nobody gave.
         """
-        missing = dict(self.named_parameters())
+        missing = {name: parameter for name, parameter in self.named_parameters() if name.startswith(under)}
         for name, tensor in tensors:
             parameter = missing.pop(name, None)
             if parameter is None:
@@ -125,12 +134,19 @@ class Decoder(nn.Module):
             if tensor.is_floating_point() != parameter.is_floating_point():
                 raise CheckpointError(f"The tensor {name!r} holds {tensor.dtype}, not floating-point weights.")
             path, _, leaf = name.rpartition(".")
-            weight = tensor.detach().to(device=device, dtype=parameter.dtype)
-            setattr(self.get_submodule(path), leaf, nn.Parameter(weight, requires_grad=False))
+            setattr(
+                self.get_submodule(path), leaf, as_parameter(tensor.detach().to(device=device, dtype=parameter.dtype))
+            )
         if missing:
             some = ", ".join(list(missing)[:5])
             raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
         return self
+
+    def unload(self, under: str) -> None:
+        """Gives back the memory of the parameters whose names begin so."""
+        for name, parameter in [pair for pair in self.named_parameters() if pair[0].startswith(under)]:
+            path, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(path), leaf, as_parameter(parameter.detach().to("meta")))
 
     def around_step(self) -> AbstractContextManager[None]:
         """See `ServingDecoder`."""
@@ -190,25 +206,37 @@ class Decoder(nn.Module):
 
     def compute(self, ops: Ops[X]) -> X:
         """The forward pass, for any backend."""
-        x = ops.embed(self.embed_tokens, self.spec.embed_scale)
-        if self.spec.streams is not None:
-            x = ops.widen(x, self.spec.streams.count)
+        x = self.begin(ops)
         for layer in self.layers:
             x = layer(x, ops)
-        if self.hc_head is not None:
-            x = self.hc_head(x, ops)
-        return self._head(x, self.norm, ops)
+        return self.end(x, ops)
+
+    def begin(self, ops: Ops[X]) -> X:
+        """What the first layer reads."""
+        x = ops.embed(self.embed_tokens, self.spec.embed_scale)
+        return x if self.spec.streams is None else ops.widen(x, self.spec.streams.count)
+
+    def end(self, x: X, ops: Ops[X]) -> X:
+        """What the head makes of the last layer's result."""
+        if self.head_blocks is not None:
+            x = self.head_blocks(x, ops)
+        return self._head(x, self.hc_head, self.norm, ops)
 
     def guess(self, ops: Ops[X]) -> X:
         """The MTP layer's pass."""
         assert self.mtp is not None
         embedded = ops.embed(self.embed_tokens, self.spec.embed_scale)
-        x: X = self.mtp(ops.hidden(self.spec.d_model), embedded, ops)
-        return self._head(x, self.mtp.norm, ops)
+        streams = self.spec.streams
+        width = self.spec.d_model * (1 if streams is None else streams.count)
+        x: X = self.mtp(ops.hidden(width), embedded, ops)
+        return self._head(x, self.mtp.hc_head, self.mtp.norm, ops)
 
-    def _head(self, x: X, norm: Norm | None, ops: Ops[X]) -> X:
-        if self.mtp is not None and norm is not None:
-            ops.keep_hidden(x, norm)
+    def _head(self, x: X, hc_head: HyperHead | GatedHead | None, norm: Norm | None, ops: Ops[X]) -> X:
+        """Logits of what a last layer leaves."""
+        if self.mtp is not None:
+            ops.keep_hidden(x, norm if hc_head is None else None)
+        if hc_head is not None:
+            x = hc_head(x, ops)
         return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 
     def choose_tokens(

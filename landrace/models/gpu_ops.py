@@ -82,11 +82,18 @@ class GpuOps(ReferenceOps):
         return product(self._normed(x, norm), gate.weight, gate.bias, beside=beside, activation=activation)
 
     def add_linear(
-        self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0, *, gate: Tensor | None = None
+        self,
+        into: Tensor | None,
+        x: Tensor,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: Tensor | None = None,
+        norm: Norm | None = None,
     ) -> Tensor:
         if self._adapters or into is None or gate is not None:
-            return super().add_linear(into, x, weight, factor, gate=gate)
-        return product(x.to(self._product_dtype), weight.weight, weight.bias, into=into, factor=factor)
+            return super().add_linear(into, x, weight, factor, gate=gate, norm=norm)
+        return product(self._normed(x, norm), weight.weight, weight.bias, into=into, factor=factor)
 
     def keep(
         self, spec: Gqa, cache: int, q: Tensor, k: Tensor, v: Tensor, norms: tuple[Norm, Norm] | None, eps: float

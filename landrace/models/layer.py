@@ -11,8 +11,9 @@ from torch import nn
 from landrace.models.build import ffn_block, mixer_block, stream_block
 from landrace.models.ops import Ops, X
 from landrace.models.params import Norm
+from landrace.models.residual.attention import BlockAttention
 from landrace.models.residual.ngrams import NGramBlock
-from landrace.models.spec import AfterNorm, GatedStreams, LayerSpec, ModelSpec, Sandwich, Streams
+from landrace.models.spec import AfterNorm, AttentionResiduals, GatedStreams, LayerSpec, ModelSpec, Sandwich, Streams
 
 
 class Layer(nn.Module):
@@ -27,6 +28,9 @@ class Layer(nn.Module):
         if isinstance(self.residual, Sandwich):
             self.post_self_attn_layernorm = Norm(model.d_model, model.norm_eps)
             self.post_mlp_layernorm = Norm(model.d_model, model.norm_eps)
+        if isinstance(self.residual, AttentionResiduals):
+            self.attn_blocks = BlockAttention(self.residual, model.d_model, model.norm_eps)
+            self.mlp_blocks = BlockAttention(self.residual, model.d_model, model.norm_eps)
         if isinstance(self.residual, Streams):
             self.ngrams = None
             if spec.ngrams is not None:
@@ -49,6 +53,11 @@ class Layer(nn.Module):
             x = ops.add_norm(x, branch, self.post_self_attn_layernorm, residual.scale)
             branch = self.mlp(x, ops, between, None, 1.0)
             out = ops.add_norm(x, branch, self.post_mlp_layernorm, residual.scale)
+        elif isinstance(residual, AttentionResiduals):
+            row = self.attn_blocks(x, ops)
+            summed = self.self_attn(row, ops, before, None if residual.starts else x, 1.0)
+            x = ops.start_block(x, summed) if residual.starts else summed
+            out = self.mlp(self.mlp_blocks(x, ops), ops, between, x, 1.0)
         elif isinstance(residual, AfterNorm):
             assert before is not None and between is not None
             x = self.self_attn(x, ops, before, ops.scaled_norm(x, before, residual.mixer_kept), residual.mixer_added)

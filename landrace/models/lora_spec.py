@@ -11,6 +11,8 @@ LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj", "k_b_proj", "v_b_proj
 """Those of latent attention: into the rank and out of it."""
 DELTA_PROJECTIONS = ("in_proj_q", "in_proj_k", "in_proj_v", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
 """Those of gated delta nets, and of lightning attention."""
+LATENT_EXPERTS = ("latent_down_proj", "latent_up_proj")
+"""Those into the latents that experts work on, and out of them."""
 KIMI_PROJECTIONS = ("b_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj")
 """Those of Kimi delta attention beside attention's."""
 STREAM_PROJECTIONS = ("mix_down", "mix_up", "inject", "key_proj", "value_proj")
@@ -25,7 +27,7 @@ INDEXER_PROJECTIONS = (
 PROJECTIONS = (
     *("q_proj", "k_proj", "v_proj", *LATENT_PROJECTIONS, *COMPRESSING_PROJECTIONS, *INDEXER_PROJECTIONS),
     *("o_proj", "g_proj", *DELTA_PROJECTIONS, *KIMI_PROJECTIONS),
-    *("gate_proj", "up_proj", "down_proj", *STREAM_PROJECTIONS),
+    *("gate_proj", "up_proj", "down_proj", *LATENT_EXPERTS, *STREAM_PROJECTIONS),
 )
 
 

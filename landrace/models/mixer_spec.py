@@ -297,8 +297,8 @@ class Gdn:
 class Kda:
     """Kimi delta attention (Moonshot AI, 2025): the gated delta rule with a decay for each channel of a key.
 
-    Queries, keys and values go through short convolutions. Decays, and gates of what is read, come out of projections
-    of a head's rank.
+    Queries, keys and values go through short convolutions. Decays come out of a projection of a head's rank, and what
+    is read is gated.
     """
 
     n_heads: int
@@ -307,7 +307,9 @@ class Kda:
     conv_width: int
     """Rows that a convolution sees, its own among them."""
     decay_floor: float | None = None
-    """Where there is one, a decay is this times sigmoid(e^a_log * (a + dt_bias)) (GLM-5.3)."""
+    """Where there is one, a decay is this times sigmoid(e^a_log * (a + dt_bias)) (GLM-5.3, Kimi-K3)."""
+    low_rank_gate: bool = True
+    """Gates come out of a projection of a head's rank too, not straight out of the layer's input (Kimi-K3)."""
     rounds: ClassVar[bool] = False
     rope: ClassVar[None] = None
 

@@ -48,8 +48,8 @@ class Ops(Protocol[X]):
         """The rows that the step brings: `ForwardBatch.hidden`."""
         ...
 
-    def keep_hidden(self, x: X, norm: Norm) -> None:
-        """Keeps norm(x), which the head reads, of every row for whoever asks."""
+    def keep_hidden(self, x: X, norm: Norm | None) -> None:
+        """Keeps norm(x), which the head reads, of every row for whoever asks; residual streams as they are."""
         ...
 
     def join(self, parts: Sequence[tuple[X, Norm]]) -> X:
@@ -72,7 +72,16 @@ class Ops(Protocol[X]):
         """activation(x gate^T, x up^T)."""
         ...
 
-    def add_linear(self, into: X | None, x: X, weight: Linear, factor: float = 1.0, *, gate: X | None = None) -> X:
+    def add_linear(
+        self,
+        into: X | None,
+        x: X,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: X | None = None,
+        norm: Norm | None = None,
+    ) -> X:
         """into + factor * (x W^T + b), times sigmoid(gate [T, 1]) if there is one."""
         ...
 
@@ -231,6 +240,10 @@ class Ops(Protocol[X]):
         """x, so many times side by side: residual streams, [T, count * d_model]."""
         ...
 
+    def by_stream(self, x: X, weight: Linear, count: int) -> X:
+        """x[s] W^T of each of `count` streams."""
+        ...
+
     def stream_weights(self, streams: X, weights: StreamWeights, form: HyperConnections) -> X:
         """What the streams are weighted by, one part behind another: for each what it gives to a branch, what it takes
         of its result, and how much of it goes to each stream. In float32."""
@@ -247,6 +260,15 @@ class Ops(Protocol[X]):
     def spread(self, streams: X, branch: X, weights: X, count: int, *, first: int, mixes: bool) -> X:
         """What of the streams goes to each, plus its weight times `branch`. `weights`: from `first` on those, and then
         how much of each stream goes to each; without `mixes` each goes to itself. May overwrite the streams."""
+        ...
+
+    def start_block(self, x: X, branch: X) -> X:
+        """Keeps the sum x for `attend_blocks` of all that follows. Returns `branch` as the sum of a new block."""
+        ...
+
+    def attend_blocks(self, x: X, scores: Vector, norm: Norm | None, eps: float) -> X:
+        """The sums that were kept and x, each times its softmax of norm(sum) . scores; without `norm` the norm has no
+        weight. In float32."""
         ...
 
     def activate(self, x: X, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> X:

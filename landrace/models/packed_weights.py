@@ -36,7 +36,10 @@ class PackedWeights:
         found = [(param, _held(param, tensor)) for param, tensor in _matched(params, tensors)]
         sizes = [size for param, tensor in found for size in _matrix_sizes(param, tensor)]
         lengths = [length for param, _ in found for length in _vector_lengths(param)]
+        lengths += [len(tensor.order) for _, tensor in found if tensor.order is not None]
         self._memory = WeightMemory(native, pool, total_bytes(native, sizes, lengths))
+        self._orders: dict[bytes, PackedVector] = {}
+        """Each once, so that matrices with the same share what is prepared for them."""
         self.held_bytes: dict[str, int] = {}
         """What each parameter takes."""
         for param, tensor in found:
@@ -64,9 +67,17 @@ class PackedWeights:
         elif param.role == "experts":
             self.expert_vectors[name] = tuple(memory.vector(row) for row in tensor.values())
         elif len(param.shape) == 2:
-            self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1])
+            self.matrices[name] = memory.matrix(tensor.read(), tensor.block_type, tensor.shape[1], self._order(tensor))
         else:
-            self.vectors[name] = memory.vector(tensor.values())
+            self.vectors[name] = memory.vector(tensor.values().repeat(param.repeats))
+
+    def _order(self, tensor: StoredTensor) -> PackedVector | None:
+        if tensor.order is None:
+            return None
+        key = tensor.order.numpy().tobytes()
+        if key not in self._orders:
+            self._orders[key] = self._memory.vector(tensor.order.float())
+        return self._orders[key]
 
 
 def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[Param, StoredTensor]]:
@@ -95,7 +106,8 @@ def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> It
 def _held(param: Param, tensor: StoredTensor) -> StoredTensor:
     """The tensor as it is packed: a matrix of each head on an axis of their own."""
     exact = param.role in ("router", "streams") and len(param.shape) == 2 and not _is_number_table(param)
-    if exact or tensor.block_type not in KINDS:
+    reordered = tensor.order is not None and param.role != "linear"
+    if exact or reordered or tensor.block_type not in KINDS:
         tensor = _unpacked(tensor)
     if param.role == "heads":
         return replace(tensor, shape=(param.n_heads, param.shape[0] // param.n_heads, param.shape[1]))
@@ -143,4 +155,4 @@ def _vector_lengths(param: Param) -> list[int]:
         return [param.size]
     if param.role == "experts" and len(param.shape) == 2:
         return [param.shape[1]] * param.shape[0]
-    return [param.shape[0]] if len(param.shape) == 1 else []
+    return [param.shape[0] * param.repeats] if len(param.shape) == 1 else []

@@ -32,6 +32,8 @@ class Weights(nn.Module):
     """How much of it one token uses."""
     n_heads = 1
     """How many heads its rows belong to, where it is multiplied head by head."""
+    repeats = 1
+    """For how many parts of a row, one behind another, it holds."""
 
 
 class Table(Weights):
@@ -75,14 +77,16 @@ class AbsorbedLinear(HeadLinear):
 
 
 class Norm(Weights):
-    """The weight of an RMS norm, [size], over each of `groups` equal parts by itself."""
+    """The weight of an RMS norm, [size], over each of `groups` equal parts by itself. `shared`: it is the weight of one
+    part, and the same for all."""
 
     role = "norm"
 
-    def __init__(self, size: int, eps: float, groups: int = 1) -> None:
+    def __init__(self, size: int, eps: float, groups: int = 1, *, shared: bool = False) -> None:
         super().__init__()
         self.eps = eps
         self.groups = groups
+        self.repeats = groups if shared else 1
         self.weight = _parameter(size)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from landrace.kernels.activation import Activation, Gate
 from landrace.kernels.cpu import latent, mixture, recurrent
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.program import Epilogue, Part, Program
+from landrace.kernels.cpu.part import Epilogue, Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates
 from landrace.kernels.router import Router
@@ -69,7 +70,10 @@ class Recorder(CompressedRecorder):
         self.given = self._buffer("given", width)
         return self.given
 
-    def keep_hidden(self, x: int, norm: Norm) -> None:
+    def keep_hidden(self, x: int, norm: Norm | None) -> None:
+        if norm is None:
+            self.kept_hidden = x
+            return
         self.kept_hidden = self._buffer("hidden rows", self._vector(norm).size)
         self._program.norm(x, self._vector(norm), norm.eps, self.kept_hidden)
 
@@ -104,12 +108,12 @@ class Recorder(CompressedRecorder):
 
     def gated(self, x: int, gate: Linear, up: Linear, activation: Activation, *, norm: Norm | None = None) -> int:
         name = f"{_leaf(gate)}, {_leaf(up)}"
-        hidden = self._part(gate, "hidden")
-        if any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up)):
+        hidden, other = self._part(gate, "hidden"), self._part(up, "hidden")
+        adapted = any(weight.name in adapter.pairs for adapter in self._adapters.values() for weight in (gate, up))
+        if adapted or hidden.matrix.order != other.matrix.order:
             gate_out, up_out = self.linears(x, [gate, up], norm=norm)
             self._program.gate(gate_out, up_out, hidden.out, activation)
         else:
-            other = self._part(up, "hidden")
             both = replace(
                 hidden, epilogue=Epilogue.GATE, gated=other.matrix, gated_bias=other.bias, activation=activation
             )
@@ -117,12 +121,19 @@ class Recorder(CompressedRecorder):
         return hidden.out
 
     def add_linear(
-        self, into: int | None, x: int, weight: Linear, factor: float = 1.0, *, gate: int | None = None
+        self,
+        into: int | None,
+        x: int,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: int | None = None,
+        norm: Norm | None = None,
     ) -> int:
         part = self._part(weight, "branch") if into is None else self._part(weight, into)
         part = replace(part, epilogue=Epilogue.STORE if into is None else Epilogue.ADD, factor=factor, row_gate=gate)
-        self._program.product(_leaf(weight), x, [part])
-        self._adapt(x, weight, part.out, factor=factor, gate=gate)
+        self._program.product(_leaf(weight), x, [part], **self._normed(norm))
+        self._adapt(x, weight, part.out, norm=norm, factor=factor, gate=gate)
         return part.out
 
     def add_norm(self, into: int, x: int, norm: Norm, factor: float) -> int:
@@ -224,6 +235,12 @@ class Recorder(CompressedRecorder):
     def by_head(self, x: int, weight: HeadLinear) -> int:
         out = self._buffer(_leaf(weight), weight.n_heads * self._weights.stacks[f"{weight.name}.weight"][0].n_out)
         self._by_head(x, weight, out, 1.0)
+        return out
+
+    def by_stream(self, x: int, weight: Linear, count: int) -> int:
+        matrix = self._weights.matrices[f"{weight.name}.weight"]
+        out = self._buffer(_leaf(weight), count * matrix.n_out)
+        latent.head_product(self._program, _leaf(weight), x, [matrix] * count, out)
         return out
 
     def gate_heads(self, spec: Gqa | Mla, x: int, gate: int) -> int:

@@ -91,8 +91,8 @@ class ReferenceOps(ReferenceCompressed):
         assert self._batch.hidden is not None
         return self._batch.hidden
 
-    def keep_hidden(self, x: Tensor, norm: Norm) -> None:
-        self.kept_hidden = self.norm(x, norm)
+    def keep_hidden(self, x: Tensor, norm: Norm | None) -> None:
+        self.kept_hidden = x if norm is None else self.norm(x, norm)
 
     def join(self, parts: Sequence[tuple[Tensor, Norm]]) -> Tensor:
         return torch.cat([self._normed(x, norm) for x, norm in parts], -1)
@@ -100,7 +100,8 @@ class ReferenceOps(ReferenceCompressed):
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         if norm.groups == 1:
             return rms_norm(x, norm.weight, norm.eps)
-        return rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps).flatten(1) * norm.weight
+        parts = rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps)
+        return (parts * norm.weight.view(-1, parts.shape[-1])).flatten(1)
 
     def linears(self, x: Tensor, weights: Sequence[Linear], *, norm: Norm | None = None) -> list[Tensor]:
         x = self._normed(x, norm)
@@ -111,9 +112,16 @@ class ReferenceOps(ReferenceCompressed):
         return gated(self._linear(x, gate), self._linear(x, up), activation)
 
     def add_linear(
-        self, into: Tensor | None, x: Tensor, weight: Linear, factor: float = 1.0, *, gate: Tensor | None = None
+        self,
+        into: Tensor | None,
+        x: Tensor,
+        weight: Linear,
+        factor: float = 1.0,
+        *,
+        gate: Tensor | None = None,
+        norm: Norm | None = None,
     ) -> Tensor:
-        branch = self._linear(x, weight)
+        branch = self._linear(x if norm is None else self._normed(x, norm), weight)
         return _added(into, branch if gate is None else branch * gate.sigmoid(), factor)
 
     def keep(
@@ -213,6 +221,10 @@ class ReferenceOps(ReferenceCompressed):
         k, v = (self._linear(latents, weight).view(latents.shape[0], spec.n_heads, -1) for weight in (keys, values))
         k = torch.cat((k, beside.expand(-1, spec.n_heads, -1)), -1)
         return attention(q, k, v, plan, **facts).flatten(1)
+
+    def by_stream(self, x: Tensor, weight: Linear, count: int) -> Tensor:
+        (rows,) = self.linears(x.view(len(x) * count, -1), [weight])
+        return rows.view(len(x), -1)
 
     def by_head(self, x: Tensor, weight: HeadLinear) -> Tensor:
         return self._head_linear(x.view(x.shape[0], weight.n_heads, -1), weight).flatten(1)

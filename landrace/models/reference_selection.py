@@ -28,6 +28,7 @@ class ReferenceSelection(ReferenceStreams):
     """See `Ops`."""
 
     def __init__(self, batch: ForwardBatch) -> None:
+        super().__init__()
         self._batch = batch
         self._attention_plans: dict[Paged | None, AttentionPlan] = {}
         """By cache group; under None where there is no cache, for all layers."""

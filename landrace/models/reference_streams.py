@@ -12,14 +12,17 @@ from landrace.kernels.activation import Gate
 from landrace.kernels.reference.dense import rms_norm
 from landrace.kernels.reference.heads import gated_heads, gated_norm
 from landrace.kernels.reference.ngrams import gated_values
-from landrace.kernels.reference.streams import collapsed, spread, stream_weights
+from landrace.kernels.reference.streams import attended_blocks, collapsed, spread, stream_weights
 from landrace.kernels.streams import HyperConnections
 from landrace.models.mixer_spec import Gqa, Mla
-from landrace.models.params import Norm, StreamWeights
+from landrace.models.params import Norm, StreamWeights, Vector
 
 
 class ReferenceStreams:
     """See `Ops`."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
 
     def gated_values(self, keys: Tensor, queries: Tensor, values: Tensor, count: int) -> Tensor:
         return gated_values(keys, queries, values, count)
@@ -43,6 +46,13 @@ class ReferenceStreams:
         self, streams: Tensor, branch: Tensor, weights: Tensor, count: int, *, first: int, mixes: bool
     ) -> Tensor:
         return spread(streams, branch, weights, count, first, mixes)
+
+    def start_block(self, x: Tensor, branch: Tensor) -> Tensor:
+        self._sums.append(x)
+        return branch.float()
+
+    def attend_blocks(self, x: Tensor, scores: Vector, norm: Norm | None, eps: float) -> Tensor:
+        return attended_blocks([*self._sums, x], scores.weight, None if norm is None else norm.weight, eps)
 
     def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
         y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)

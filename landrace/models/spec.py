@@ -68,8 +68,19 @@ class GatedStreams:
     rank: int
 
 
+@dataclass(frozen=True)
+class AttentionResiduals:
+    """Layers come in blocks, each with a sum of its own branches. A branch takes a mean of the sums so far, weighted by
+    a softmax of what their norms are worth (Kimi Team, 2026); so does the head."""
+
+    starts: bool
+    """A block begins with the layer: what was summed before it is kept, and its mixer's result is the new sum."""
+    weighted_norm: bool = True
+    """The norm has a weight beside the scores' (llama.cpp's files hold the product of both)."""
+
+
 Streams = Hyper | GatedStreams
-Residual = Plain | Sandwich | AfterNorm | Streams
+Residual = Plain | Sandwich | AfterNorm | AttentionResiduals | Streams
 PLAIN = Plain()
 
 

@@ -42,13 +42,17 @@ class StoredTensor:
     """Its bytes, uint8 [rows, bytes per row]; every axis but the last counts as rows."""
     transposed_heads: int = 0
     """The bytes are those of so many matrices, each transposed, that lie one under another in the parameter."""
+    order: Tensor | None = None
+    """int32 [columns]: which column of the parameter each stored one is, where columns that are not neighbours share a
+    scale (activation order); None: its own."""
 
     def values(self) -> Tensor:
         """The values as float32."""
         if self.block_type in WHOLE:
             return self.floats().float()
         width = self.shape[0] // self.transposed_heads if self.transposed_heads else self.shape[-1]
-        return self._formed(dequantize(self.read(), self.block_type, width))
+        values = dequantize(self.read(), self.block_type, width)
+        return self._formed(values if self.order is None else placed(values, self.order))
 
     def floats(self) -> Tensor:
         """The values: floats and whole numbers as they are stored, blocks as float32."""
@@ -69,6 +73,13 @@ class StoredTensor:
         """A tensor that is in memory already."""
         rows = values.detach().contiguous().reshape(-1, values.shape[-1])
         return StoredTensor(_PLAIN[values.dtype], tuple(values.shape), lambda: rows.view(torch.uint8))
+
+
+def placed(values: Tensor, order: Tensor) -> Tensor:
+    """[rows, columns] with each column in the place that `order` [columns] names."""
+    out = torch.empty_like(values)
+    out[:, order.long()] = values
+    return out
 
 
 def held_as(name: str, tensor: StoredTensor, weights: Weights, quantize: Quantize = quantize_weights) -> StoredTensor:

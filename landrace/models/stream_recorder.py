@@ -6,7 +6,8 @@ from typing import Literal
 
 from landrace.kernels.cpu import ngrams as ngram_kernels
 from landrace.kernels.cpu import streams as stream_kernels
-from landrace.kernels.cpu.program import Part, Program
+from landrace.kernels.cpu.part import Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.streams import HyperConnections
@@ -21,6 +22,7 @@ class StreamRecorder:
         self._program = program
         self._weights = weights
         self._buffers: dict[tuple[str, int], int] = {}
+        self._sums: list[int] = []
 
     def ngrams(self, form: NGrams, cache: int, table: Table) -> int:
         matrix = self._weights.matrices[f"{table.name}.weight"]
@@ -64,6 +66,18 @@ class StreamRecorder:
     def spread(self, streams: int, branch: int, weights: int, count: int, *, first: int, mixes: bool) -> int:
         stream_kernels.spread(self._program, streams, branch, weights, count, first, mixes)
         return streams
+
+    def start_block(self, x: int, branch: int) -> int:
+        self._sums.append(x)
+        out = self._buffer(f"sum {len(self._sums)}", self.width(branch))
+        self._program.join([branch], out)
+        return out
+
+    def attend_blocks(self, x: int, scores: Vector, norm: Norm | None, eps: float) -> int:
+        out = self._buffer("attended blocks", self.width(x))
+        weight = None if norm is None else self._vector(norm)
+        stream_kernels.attend_blocks(self._program, [*self._sums, x], self._vector(scores), weight, eps, out)
+        return out
 
     def activate(self, x: int, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> int:
         stream_kernels.activate(self._program, x, kind, inner, outer)

@@ -28,6 +28,8 @@ from landrace.text.gguf_vocabulary import gguf_vocabulary
 
 QUANTIZATION_VERSION = 2
 """Of ggml's block formats; its tools write it into every file that has some."""
+TABLES = "I32"
+"""How llama.cpp has tables of experts by token."""
 Progress = Callable[[int, int], None]
 
 
@@ -39,6 +41,8 @@ class GgufTensor:
     values: Callable[[], Tensor]
     stored: TensorInfo | None = None
     """Where it lies, if it comes in this shape."""
+    whole: bool = False
+    """Whether it holds whole numbers, which no mix rounds."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ def _of_folder(checkpoint: Checkpoint) -> GgufModel:
     for name, own in parts.items():
         param, source = next(iter(own.items()))
         shape = source.stored_shape(params[param].shape, rows.get(name))
-        tensors[name] = GgufTensor(_as_written(name, shape), partial(_assembled, name, shape, own, params))
+        whole = params[param].block_type in WHOLE
+        values = partial(_assembled, name, shape, own, params)
+        tensors[name] = GgufTensor(_as_written(name, shape), values, whole=whole)
     return GgufModel(metadata, tensors, sources)
 
 
@@ -138,12 +144,16 @@ def _heads_per_kv_head(spec: ModelSpec) -> int:
 def _kind(name: str, tensor: GgufTensor, mix: Mix, model: Model) -> str:
     if tensor.stored is not None and tensor.stored.dtype in WHOLE:
         return tensor.stored.dtype
+    if tensor.whole:
+        return TABLES
     return mix.type_of(name, tensor.shape, model) if is_quantised(name, tensor.shape) else "F32"
 
 
 def _encoded(name: str, tensor: GgufTensor, kind: str, importance: Tensor | None) -> Tensor:
     if tensor.stored is not None and tensor.stored.dtype == kind:
         return tensor.stored.raw()
+    if kind in WHOLE:
+        return tensor.values().to(WHOLE[kind]).view(torch.uint8)
     *stacked, _, columns = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
     values = tensor.values().view(*stacked, -1, columns)
     try:

@@ -2,16 +2,21 @@
 
 An error in a weight changes a product by the error times its input, so the squared errors of a row, weighted by this,
 add up to the expected squared error of its product, as far as inputs do not depend on one another.
+
+The text goes through the model layer by layer, so that one of them at a time is in memory, in float32, and of the text
+what lies between two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from landrace.checkpoints import Checkpoint
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
 from landrace.models.families.weights import Source
@@ -99,11 +104,36 @@ class _ListeningOps(ReferenceOps):
 
 
 @torch.no_grad()
-def importance_of(decoder: Decoder, windows: Sequence[Sequence[int]], progress: Progress | None = None) -> Importance:
-    """What the inputs of the decoder's weights are worth, by one pass over the windows, each a sequence of its own."""
+def importance_of(
+    checkpoint: Checkpoint,
+    windows: Sequence[Sequence[int]],
+    progress: Progress | None = None,
+    device: str | torch.device = "cpu",
+) -> Importance:
+    """What the inputs of the model's weights are worth, by one pass over the windows, each a sequence of its own.
+
+    `progress` is called with layers done and layers in all.
+    """
+    decoder, stored = Decoder(checkpoint.spec), checkpoint.stored()
     listener = _Listener(decoder)
-    for number, ids in enumerate(windows):
-        decoder.compute(_ListeningOps(decoder, ForwardBatch.packed([list(ids)], device=decoder.device), listener))
+    steps = [_ListeningOps(decoder, ForwardBatch.packed([list(ids)], device=device), listener) for ids in windows]
+
+    @contextmanager
+    def loaded(under: str) -> Iterator[None]:
+        own = ((name, tensor.floats()) for name, tensor in stored.items() if name.startswith(under))
+        decoder.load(own, device, under)
+        yield
+        decoder.unload(under)
+
+    with loaded("embed_tokens."):
+        rows = [decoder.begin(step) for step in steps]
+    for number, layer in enumerate(decoder.layers):
+        with loaded(f"layers.{number}."):
+            for window, step in enumerate(steps):
+                rows[window] = layer(rows[window], step)
         if progress is not None:
-            progress(number + 1, len(windows))
+            progress(number + 1, len(decoder.layers))
+    with loaded("norm."), loaded("hc_head."):
+        for window, step in enumerate(steps):
+            decoder.end(rows[window], step)
     return listener.importance()

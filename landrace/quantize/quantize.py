@@ -16,7 +16,7 @@ from landrace.checkpoints.tensor_info import PLAIN
 from landrace.engine import EngineOptions
 from landrace.errors import DataError, OptionError
 from landrace.evaluation.perplexity import Row, Scores, Windows, compare, cut, first_scored, joined, score
-from landrace.model import open_engine, open_model, open_tokenizer
+from landrace.model import default_device, open_engine, open_tokenizer
 from landrace.models.stored import WHOLE
 from landrace.quantize.compressed import write_compressed
 from landrace.quantize.forms import find_form
@@ -65,7 +65,8 @@ def quantize(
 ) -> Quantised:
     """Writes the model `name` to `out` in a form of `forms.FORMS`: a `.gguf` file or a folder, whole or not at all.
 
-    `importance`: a text by which inputs are weighed, in one pass of the reference kernels in float32. `text`: what
+    `importance`: a text by which inputs are weighed, in one pass of the reference kernels in float32, a layer in
+    memory at a time. `text`: what
     perplexities are measured on, in windows of 512 tokens; None: the last fifth of the other text, which is then not
     weighed by, and nothing without one. Raises OptionError, DataError, StoreError, CheckpointError or UnsupportedError.
     """
@@ -96,9 +97,9 @@ def quantize(
         notices.append(f"{len(beside)} tensors that text does not need are left out, such as {beside[0].name}.")
     counts: dict[str, Tensor] = {}
     if weighed:
-        decoder = open_model(name, dtype="float32", home=home).decoder
-        found = importance_of(decoder, weighed, lambda done, total: stage("weighing inputs", done, total))
-        del decoder
+        found = importance_of(
+            checkpoint, weighed, lambda done, total: stage("weighing inputs", done, total), default_device()
+        )
         counts = found.by_tensor(checkpoint.hub_sources if model is None else model.sources)
         if found.n_unseen:
             notices.append(

@@ -120,8 +120,9 @@ async def _chunks(shape: Shape, generation: Generation) -> AsyncGenerator[dict[s
             opening = shape.opening(choice)
             if opening is not None:
                 yield opening
-        if output.text or output.logprobs or output.finish_reason:
-            yield shape.delta(choice, output.text, output.logprobs, output.finish_reason)
+        chunk = shape.delta(choice, output)
+        if chunk is not None:
+            yield chunk
 
 
 def _event(body: dict[str, Any], obfuscate: bool = False) -> str:

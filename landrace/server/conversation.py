@@ -40,6 +40,34 @@ def _checked(given: Any, path: str) -> dict[str, Any]:
     return message
 
 
+def checked_tools(tools: Any) -> list[dict[str, Any]]:
+    """Declarations of functions. Raises FieldError with the path of what is wrong."""
+    require_type(tools, list, "tools")
+    names = set()
+    for index, tool in enumerate(tools):
+        path = f"tools[{index}]"
+        require_type(tool, dict, path)
+        if tool.get("type", "function") != "function":
+            raise FieldError(f"{path}.type must be function.", field=f"{path}.type", code="unsupported_parameter")
+        function = _required(tool, "function", path)
+        require_type(function, dict, f"{path}.function")
+        name = _required(function, "name", f"{path}.function")
+        require_type(name, str, f"{path}.function.name")
+        if name in names or name.split() != [name]:
+            fault = "declared twice" if name in names else "not one word"
+            raise FieldError(f"{path}.function.name is {fault}.", field=f"{path}.function.name")
+        names.add(name)
+        if function.get("parameters") is not None:
+            require_type(function["parameters"], dict, f"{path}.function.parameters")
+        if function.get("strict"):
+            raise FieldError(
+                f"{path}.function.strict is not supported: what a model writes is not forced into the schema.",
+                field=f"{path}.function.strict",
+                code="unsupported_parameter",
+            )
+    return list(tools)
+
+
 def _check_content(content: Any, path: str) -> None:
     if not isinstance(content, (str, list)):
         raise FieldError(f"{path} must be a text or a list of parts.", field=path, code="invalid_type")

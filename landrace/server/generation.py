@@ -14,6 +14,7 @@ from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
 from landrace.server.engine_process import EngineProcess, EngineStoppedError, Event
+from landrace.text.answers import AnswerForm, Parts, ToolCall
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Prompt:
 
     ids: tuple[int, ...]
     text: str | None = None
+    answer: AnswerForm | None = None
+    """How the answer is taken apart, where it is one to a chat."""
 
 
 @dataclass
@@ -31,7 +34,12 @@ class Choice:
     index: int
     prompt: Prompt
     text: str = ""
+    """As it came; the answer to a chat is in the next three."""
+    reasoning: str = ""
+    content: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
     n_tokens: int = 0
+    thought_tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     cached_tokens: int = 0
@@ -45,6 +53,11 @@ class Choice:
 
     def take(self, output: StepOutput, elapsed: float) -> None:
         self.text += output.text
+        parts = Parts.of(output.events)
+        self.reasoning += parts.reasoning
+        self.content += parts.content
+        self.calls += parts.calls
+        self.thought_tokens = output.thought_tokens
         self.n_tokens += len(output.token_ids)
         self.logprobs += output.logprobs
         self.prompt_logprobs += output.prompt_logprobs
@@ -81,7 +94,13 @@ class Generation:
         self._n = n
         self.choices = [Choice(index, prompts[index // n]) for index in range(len(prompts) * n)]
         self._requests = [
-            Request(f"{call_id}-{choice.index}", choice.prompt.ids, _of_choice(params[choice.index // n], k), adapter)
+            Request(
+                f"{call_id}-{choice.index}",
+                choice.prompt.ids,
+                _of_choice(params[choice.index // n], k),
+                adapter,
+                choice.prompt.answer,
+            )
             for choice, k in zip(self.choices, [*range(n)] * len(prompts), strict=True)
         ]
         self._running: dict[str, Choice] = {}
@@ -128,13 +147,15 @@ class Generation:
         drafted = sum(choice.drafted_tokens for choice in self.choices)
         accepted = sum(choice.accepted_tokens for choice in self.choices)
         dropped = sum(choice.dropped_tokens for choice in self.choices)
+        thoughts = sum(choice.thought_tokens for choice in self.choices)
         drafts = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
+        details = {**(drafts if drafted else {}), **({"reasoning_tokens": thoughts} if thoughts else {})}
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in firsts)},
-            **({"completion_tokens_details": drafts} if drafted else {}),
+            **({"completion_tokens_details": details} if details else {}),
             **({"dropped_tokens": dropped} if dropped else {}),
         }
 

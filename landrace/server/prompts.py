@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -17,7 +17,9 @@ from landrace.server.engine_process import EngineBusyError, EngineProcess
 from landrace.server.generation import Prompt, check_count
 from landrace.server.json_body import LONG_BODY
 from landrace.server.schema import ChatRequest, CompletionRequest
-from landrace.text import encode_chat
+from landrace.text import chat_prompt as written_prompt
+from landrace.text.answers import answer_form
+from landrace.text.thinking_switches import switched, with_effort
 
 MAX_LONG_WAITING = 16
 """Long bodies that may wait for the thread that reads them; they lie in memory meanwhile."""
@@ -91,14 +93,29 @@ def _is_long(body: bytes) -> bool:
 
 
 def chat_prompt(engine: EngineProcess, body: ChatRequest) -> Prompt:
-    """The conversation's token ids. Raises RequestError for one that cannot be written or cannot fit."""
+    """The conversation's token ids, and how to read its answer. Raises RequestError for one that cannot be written or
+    cannot fit."""
+    tools = body.usable_tools
     try:
-        ids = encode_chat(engine.tokenizer, body.messages, limit=engine.prompt_limit, **body.chat_template_kwargs)
+        variables = {**body.chat_template_kwargs, **_thinking(engine, body)}
+        prompt = written_prompt(engine.tokenizer, body.messages, tools=tools, limit=engine.prompt_limit, **variables)
     except RequestError as error:
         if error.field == "prompt":  # the tokenizer's word for what came as messages
             error.field = body.prompt_field
+        elif error.field == "enable_thinking":  # it came as an effort of none
+            error.field = "reasoning_effort"
         raise
-    return Prompt(tuple(ids))
+    return Prompt(tuple(prompt.token_ids), answer=answer_form(engine.tokenizer, prompt.text, tools))
+
+
+def _thinking(engine: EngineProcess, body: ChatRequest) -> dict[str, Any]:
+    """What the template is told of how much to think."""
+    template = engine.tokenizer.chat_template
+    if body.reasoning_effort is None or template is None:
+        return {}
+    if body.reasoning_effort == "none":
+        return switched(template, on=False)
+    return with_effort(template, body.reasoning_effort, body.chat_template_kwargs)
 
 
 def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from landrace.engine.outputs import TokenLogprob
+from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.server.generation import Choice, Prompt
 from landrace.text import Tokenizer
+from landrace.text.answers import Parts, ToolCall
 
 _LEAST_LOGPROB = -9999.0
 """What the API says of a token that is out of the question."""
@@ -26,11 +28,19 @@ class ChatShape:
         self._wants_logprobs = wants_logprobs
 
     def choice(self, choice: Choice) -> dict[str, Any]:
+        said = None if choice.calls and not choice.content else choice.content
+        calls = {"tool_calls": [_call(call) for call in choice.calls]} if choice.calls else {}
         return {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": {
+                "role": "assistant",
+                "content": said,
+                "refusal": None,
+                **_thought(choice.reasoning),
+                **calls,
+            },
             "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": _finish_reason(choice),
         }
 
     def opening(self, choice: Choice) -> dict[str, Any]:
@@ -38,12 +48,23 @@ class ChatShape:
         delta = {"role": "assistant", "content": ""}
         return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def delta(self, choice: Choice, text: str, logprobs: Sequence[TokenLogprob], finish: str | None) -> dict[str, Any]:
+    def delta(self, choice: Choice, output: StepOutput) -> dict[str, Any] | None:
+        """The chunk for what an output brought, which `choice` has taken; None where there is nothing to say."""
+        parts = Parts.of(output.events)
+        first = len(choice.calls) - len(parts.calls)
+        calls = [{"index": first + n, **_call(call)} for n, call in enumerate(parts.calls)]
+        delta = {
+            **_thought(parts.reasoning),
+            **({"content": parts.content} if parts.content else {}),
+            **({"tool_calls": calls} if calls else {}),
+        }
+        if not (delta or output.logprobs or output.finish_reason):
+            return None
         return {
             "index": choice.index,
-            "delta": {"content": text} if text else {},
-            "logprobs": self._logprobs(logprobs),
-            "finish_reason": finish,
+            "delta": delta,
+            "logprobs": self._logprobs(output.logprobs),
+            "finish_reason": _finish_reason(choice) if output.finish_reason else None,
         }
 
     def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
@@ -89,8 +110,11 @@ class CompletionShape:
             return None
         return self._reply(choice, self._prompt(choice), self._prompt_entries(choice), (), None)
 
-    def delta(self, choice: Choice, text: str, logprobs: Sequence[TokenLogprob], finish: str | None) -> dict[str, Any]:
-        return self._reply(choice, text, [], logprobs, finish)
+    def delta(self, choice: Choice, output: StepOutput) -> dict[str, Any] | None:
+        """The chunk for what an output brought; None where there is nothing to say."""
+        if not (output.text or output.logprobs or output.finish_reason):
+            return None
+        return self._reply(choice, output.text, [], output.logprobs, output.finish_reason)
 
     def _prompt(self, choice: Choice) -> str:
         if not self._echo:
@@ -180,6 +204,20 @@ def envelope(
         "choices": choices,
         **more,
     }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _thought(text: str) -> dict[str, str]:
+    """Under both names that clients read."""
+    return {"reasoning_content": text, "reasoning": text} if text else {}
+
+
+def _finish_reason(choice: Choice) -> str | None:
+    return "tool_calls" if choice.calls and choice.finish_reason == "stop" else choice.finish_reason
 
 
 def _spelled(token: bytes, mark: str) -> str:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidatio
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import PromptTooLongError
-from landrace.server.conversation import checked_messages
+from landrace.server.conversation import checked_messages, checked_tools
 from landrace.server.errors import CONTEXT_LENGTH_EXCEEDED, FieldError
 from landrace.server.unsupported import OF_A_CALL, without_neutral
 
@@ -83,7 +83,8 @@ class _Request(_Fields):
     @model_validator(mode="before")
     @classmethod
     def _without_what_asks_for_nothing(cls, data: Any) -> Any:
-        return without_neutral(data, OF_A_CALL) if isinstance(data, dict) else data
+        table = {name: values for name, values in OF_A_CALL.items() if name not in cls.model_fields}
+        return without_neutral(data, table) if isinstance(data, dict) else data
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -147,14 +148,13 @@ class _Request(_Fields):
             )
         return asked
 
-    def _sampling(self, *, max_tokens: int, logprobs: int | None, prompt_logprobs_from: int | None) -> SamplingParams:
+    def _sampling(self, **own: Any) -> SamplingParams:
+        """`own`: what the endpoint's own fields say."""
         return SamplingParams(
-            max_tokens=max_tokens,
             stop=tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids),
             logit_bias={_token_id(key): bias for key, bias in self.logit_bias.items()},
-            logprobs=logprobs,
-            prompt_logprobs_from=prompt_logprobs_from,
+            **own,
             **{name: value for name in _PASSED_ON if (value := getattr(self, name)) is not None},
         )
 
@@ -170,6 +170,11 @@ class ChatRequest(_Request):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    tools: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_tools)] = []
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+    thinking_budget: int | None = None
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -177,6 +182,32 @@ class ChatRequest(_Request):
         for name in sorted(_TEMPLATE_ARGUMENTS & value.keys()):
             raise ValueError(f"chat_template_kwargs cannot set {name!r}: the server does.")
         return value
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _nothing_is_forced(cls, value: Any) -> Any:
+        if value not in ("auto", "none"):
+            raise FieldError(
+                "tool_choice is not supported other than as auto or none: no model is forced to call a tool.",
+                field="tool_choice",
+                code="unsupported_parameter",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _calls_are_not_counted(self) -> Self:
+        if self.tools and not self.parallel_tool_calls:
+            raise FieldError(
+                "parallel_tool_calls is not supported as false: no model is kept from a second call.",
+                field="parallel_tool_calls",
+                code="unsupported_parameter",
+            )
+        return self
+
+    @property
+    def usable_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools
 
     def sampling(self, n_prompt: int, max_length: int, *, shifts: bool = False) -> SamplingParams:
         """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's, unless it `shifts`. Raises
@@ -194,6 +225,7 @@ class ChatRequest(_Request):
             max_tokens=self._limit(given, None, n_prompt, max_length, shifts),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             prompt_logprobs_from=None,
+            thinking_budget=self.thinking_budget,
         )
 
 

@@ -35,7 +35,8 @@ OF_A_CALL: Mapping[str, Neutral] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
-"""Of a body. What a choice of tools means without tools is nothing; with them, `tools` is refused first."""
+"""Of a body, where its endpoint does not honour them: tools are for chats. What a choice of tools means without tools
+is nothing; with them, `tools` is refused first."""
 
 OF_A_MESSAGE: Mapping[str, Neutral] = {
     "annotations": list,

@@ -58,7 +58,7 @@ class ChatTemplate:
     `source` is one template, or several by name: "default", and "tool_use" for conversations with tools. Templates see
     `messages`, `tools`, `add_generation_prompt`, the special tokens by name (`tokens`: bos_token, eos_token ...) and
     whatever else `render` is given (`enable_thinking=False`, `documents=...`), as in `transformers`. `now` answers the
-    templates that write today's date.
+    templates that write today's date. `built_in`: the name of a template that is ours, not the checkpoint's.
     """
 
     def __init__(
@@ -67,10 +67,12 @@ class ChatTemplate:
         *,
         tokens: Mapping[str, str] | None = None,
         now: Callable[[], datetime] = datetime.now,
+        built_in: str | None = None,
     ) -> None:
         self.sources = {"default": source} if isinstance(source, str) else dict(source)
         if any(len(text) > MAX_SOURCE for text in self.sources.values()):
             raise CheckpointError(f"The chat template is longer than {MAX_SOURCE:,} characters.")
+        self.built_in = built_in
         self._tokens = dict(tokens or {})
         self._now = now
         self._process = TemplateProcess(self.sources)

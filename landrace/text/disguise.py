@@ -41,9 +41,10 @@ class Disguise:
     def __init__(self, tokenizer: Tokenizer) -> None:
         if tokenizer.chat_template is None:
             raise RequestError(
-                "This model has no chat template.",
+                "This model has no chat template, as a base model has none: it continues a text.",
                 field="messages",
-                hint="Send a plain prompt to completions instead.",
+                hint="Send a plain prompt (`landrace run --raw`, or completions), tune the model on conversations, or "
+                "put its maker's chat_template.jinja into the model's folder.",
             )
         self.template = tokenizer.chat_template
         self._tokenizer = tokenizer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.text import sentencepiece, tiktoken
 from landrace.text.bpe import byte_level_backend, parse_merges
+from landrace.text.built_in import built_in_template
 from landrace.text.end_tokens import ids_in_config, turn_end_id
 from landrace.text.folder_config import FolderConfig
 from landrace.text.pretokenizers import find_cut
@@ -119,7 +120,7 @@ def _from_sentencepiece(file: Path, config: FolderConfig) -> Tokenizer:
 
 
 def _from_ranks(file: Path, config: FolderConfig) -> Tokenizer:
-    family = tiktoken.FAMILIES.get(config.tokenizer_class or "")
+    family = tiktoken.family_of(file, config.tokenizer_class)
     if family is None:
         raise UnsupportedError(
             f"{file.name} does not tell how text is cut into words (tokenizer class "
@@ -127,8 +128,7 @@ def _from_ranks(file: Path, config: FolderConfig) -> Tokenizer:
             hint="Add the model's tokenizer.json to the folder.",
         )
     ranks = tiktoken.read_ranks(file)
-    first = family.first_id or 0
-    control = {token: first + i for i, token in enumerate(family.named)}
+    control = family.control(config.added)
     control |= {token.content: index for index, token in config.added.items() if token.special}
     text = {token.content: index for index, token in config.added.items() if not token.special}
     backend = tiktoken.build_backend(ranks, find_cut(family.cut), control, text)
@@ -155,7 +155,13 @@ def _assemble(
         prefix = (bos,) if wanted and bos is not None else ()
     ends = {_id_of(backend, config.named_tokens.get("eos_token"))}
     ends |= ids_in_config(config.generation_config) | ids_in_config(config.model_config)
-    template = config.chat_template()
+    template = config.chat_template() or built_in_template(
+        config.model_config.get("model_type"),
+        config.named_tokens,
+        config.generation_config,
+        backend.token_to_id,
+        backend.id_to_token,
+    )
     if template is not None:
         added = backend.get_added_tokens_decoder()
         ends.add(turn_end_id(template, {token.content: i for i, token in added.items() if token.special}))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.text.bpe import added_token, byte_level_backend, merges_by_priority, parse_merges, unique_ids
+from landrace.text.built_in import built_in_template
 from landrace.text.chat_template import ChatTemplate
 from landrace.text.end_tokens import turn_end_id
 from landrace.text.pretokenizers import find_cut
@@ -27,23 +29,40 @@ _NAMED = {
 MAX_TOKENS = 4_000_000
 
 
+@dataclass(frozen=True)
+class _Defaults:
+    """What holds for a kind of SentencePiece vocabulary where the file does not say."""
+
+    algorithm: Algorithm
+    adds_space: bool
+    adds_bos: bool
+    ids: Mapping[str, int]
+
+
+_SENTENCEPIECE = {
+    "llama": _Defaults(Algorithm.BPE, True, True, {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}),
+    "t5": _Defaults(Algorithm.UNIGRAM, False, False, {"eos_token_id": 1, "unknown_token_id": 2}),
+}
+
+
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a GGUF file carries in its metadata (key to value; arrays as any sequence).
 
-    Supports the models `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE). Raises UnsupportedError for another
-    model or an unknown pre-tokenizer, CheckpointError for metadata that contradicts itself.
+    Supports the models `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) and `t5` (SentencePiece unigram).
+    Raises UnsupportedError for another model or an unknown pre-tokenizer, CheckpointError for metadata that
+    contradicts itself.
     """
     model = metadata.get(_KEY + "model")
-    if model not in ("gpt2", "llama"):
+    if model not in ("gpt2", *_SENTENCEPIECE):
         raise UnsupportedError(
             f"The GGUF file has a tokenizer of the kind {model!r}, which is not supported.",
-            hint="Supported kinds are 'gpt2' (byte-level BPE) and 'llama' (SentencePiece BPE).",
+            hint="Supported kinds are 'gpt2' (byte-level BPE), 'llama' and 't5' (SentencePiece BPE and unigram).",
         )
     tokens = _tokens(metadata)
     kinds = _kinds(metadata, len(tokens))
     if model == "gpt2":
         return _byte_level(metadata, tokens, kinds)
-    return _sentencepiece(metadata, tokens, kinds)
+    return _sentencepiece(metadata, tokens, kinds, _SENTENCEPIECE[model])
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
@@ -68,20 +87,23 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]
     return _assemble(metadata, backend, tokens, kinds, Spelling.BYTE_LEVEL, adds_bos=cut.adds_bos, adds_space=False)
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], defaults: _Defaults) -> Tokenizer:
     scores = [float(score) for score in _sized(metadata, "scores", len(tokens))]
-    adds_space = bool(metadata.get(_KEY + "add_space_prefix", True))
+    adds_space = bool(metadata.get(_KEY + "add_space_prefix", defaults.adds_space))
+    charsmap = metadata.get(_KEY + "precompiled_charsmap")
     backend = build_backend(
         SentencePieceModel(
             pieces=tuple(map(Piece, tokens, scores, kinds)),
-            algorithm=Algorithm.BPE,
+            algorithm=defaults.algorithm,
+            charsmap=b"" if charsmap is None else bytes(int(byte) & 0xFF for byte in charsmap),
             add_dummy_prefix=adds_space,
             remove_extra_whitespaces=bool(metadata.get(_KEY + "remove_extra_whitespaces", False)),
         )
     )
-    defaults = {_KEY + "bos_token_id": 1, _KEY + "eos_token_id": 2, _KEY + "unknown_token_id": 0}
-    facts = {**defaults, **metadata}
-    return _assemble(facts, backend, tokens, kinds, Spelling.SENTENCEPIECE, adds_bos=True, adds_space=adds_space)
+    facts = {**{_KEY + name: index for name, index in defaults.ids.items()}, **metadata}
+    return _assemble(
+        facts, backend, tokens, kinds, Spelling.SENTENCEPIECE, adds_bos=defaults.adds_bos, adds_space=adds_space
+    )
 
 
 def _assemble(
@@ -96,7 +118,7 @@ def _assemble(
 ) -> Tokenizer:
     bos = _token_id(metadata, "bos_token_id", len(tokens))
     ends = {_token_id(metadata, key, len(tokens)) for key in _END_KEYS}
-    template = _template(metadata, tokens)
+    template = _template(metadata, tokens, backend)
     if template is not None:
         control = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == Kind.CONTROL}
         ends.add(turn_end_id(template, control))
@@ -111,16 +133,18 @@ def _assemble(
     return Tokenizer(backend, conventions, template)
 
 
-def _template(metadata: Mapping[str, Any], tokens: list[str]) -> ChatTemplate | None:
+def _template(metadata: Mapping[str, Any], tokens: list[str], backend: Any) -> ChatTemplate | None:
     prefix = "tokenizer.chat_template"
     sources = {key.removeprefix(prefix + "."): text for key, text in metadata.items() if key.startswith(prefix + ".")}
     if prefix in metadata:
         sources["default"] = metadata[prefix]
     sources = {name: text for name, text in sources.items() if isinstance(text, str)}
-    if "default" not in sources:
-        return None
     ids = {name: _token_id(metadata, key, len(tokens)) for name, key in _NAMED.items()}
-    return ChatTemplate(sources, tokens={name: tokens[index] for name, index in ids.items() if index is not None})
+    named = {name: tokens[index] for name, index in ids.items() if index is not None}
+    if "default" in sources:
+        return ChatTemplate(sources, tokens=named)
+    kind = metadata.get("general.architecture")
+    return built_in_template(kind, named, {}, backend.token_to_id, backend.id_to_token)
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:

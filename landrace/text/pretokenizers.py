@@ -58,6 +58,11 @@ _DEEPSEEK_WORDS = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
     r"|\s*[\r\n]+|" + _SPACES
 )
+_SPARK_WORDS = _DEEPSEEK_WORDS.replace(r"[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+", r"[\p{P}\p{S}]+|[\r\n]")
+_ASIAN = (
+    r"[\x{AC00}-\x{D7A3}\x{3131}-\x{318E}]+|[！…“”‘’—：；，、-\x{303F}\x{FE30}-\x{FE4F}]+|[\x{3105}-\x{312F}]+"
+    r"|[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"
+)
 _CASED_LETTERS = (
     r"A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}\x{295}-\x{2AF}"
     r"\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}\x{38C}\x{38E}-\x{3A1}"
@@ -97,12 +102,16 @@ CUTS: dict[str, Cut] = {
     "falcon-h1": _LLAMA3,
     "pixtral": _LLAMA3,
     "lfm2": _LLAMA3,
+    "midm-2.0": _LLAMA3,
+    "jina-v5-nano": _LLAMA3,
     "dbrx": _GPT4,
     "smaug-bpe": _GPT4,
     "glm4": _GLM4,
     "chatglm-bpe": _GLM4,
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
+    "kormo": _QWEN2,
+    "f2llmv2": _QWEN2,
     "qwen35": Cut(
         (_SUFFIX + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|" + _SPACES,),
         nfc=True,
@@ -120,12 +129,17 @@ CUTS: dict[str, Cut] = {
     "exaone4": _GPT2_CUT,
     "trillion": _GPT2_CUT,
     "granite-docling": _GPT2_CUT,
+    "a.x-4.0": _GPT2_CUT,
+    "gigachat": _GPT2_CUT,
+    "mellum": _GPT2_CUT,
+    "modern-bert": _GPT2_CUT,
     "smollm": _SMOLLM,
     "starcoder": _SMOLLM,
     "refact": _SMOLLM,
     "codeshell": _SMOLLM,
     "exaone": _SMOLLM,
     "minerva-7b": _SMOLLM,
+    "mellum2": _SMOLLM,
     "command-r": Cut(_SMOLLM.patterns, nfc=True),
     "falcon": Cut((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")),
     "deepseek-llm": Cut(
@@ -141,11 +155,15 @@ CUTS: dict[str, Cut] = {
     "deepseek-coder": Cut((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}")),
     "deepseek-v3": _DEEPSEEK_V3,
     "hunyuan-dense": _DEEPSEEK_V3,
+    "hy_v4": _DEEPSEEK_V3,
     "joyai-llm": _DEEPSEEK_V3,
     "gpt-4o": _GPT4O,
     "llama4": _GPT4O,
     "minimax-m2": _GPT4O,
     "kanana2": _GPT4O,
+    "talkie": _GPT4O,
+    "youtu": Cut((_ASIAN, _cased(r"\p{N}", suffix=_SUFFIX + "?")), ignore_merges=True),
+    "spark2_5": Cut((r"\p{N}{1,3}", _KANA_AND_HAN, _SPARK_WORDS, r"\p{N}")),
     "tekken": Cut((_cased(r"\p{N}", suffix=""),), ignore_merges=True, adds_bos=True),
     "kimi-k2": Cut(
         (r"\p{Han}+|" + _cased(r"\p{N}{1,3}", suffix=_SUFFIX + "?", letters=r"&&[^\p{Han}]", ending=r"[\r\n]*"),),

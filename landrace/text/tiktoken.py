@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from landrace.text.byte_level import bytes_to_token
 from landrace.text.pretokenizers import Cut
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from tokenizers import Tokenizer
 
@@ -25,14 +26,18 @@ MAX_FILE = 64 * 1024 * 1024
 class RankedFamily:
     """What the tokenizer class named in tokenizer_config.json keeps in its code rather than in the files.
 
-    `named` are its control tokens and `first_id` the id of the first; None where the config lists them itself.
+    `named` are its control tokens and `first_id` the id of the first, for those that the config does not list itself.
     `prefix` is what it writes before a text.
     """
 
     cut: str
     named: tuple[str, ...] = ()
-    first_id: int | None = None
+    first_id: int = 0
     prefix: tuple[str, ...] = ()
+
+    def control(self, listed: Container[int]) -> dict[str, int]:
+        """The named control tokens whose ids are not `listed`, with their ids."""
+        return {token: index for index, token in enumerate(self.named, self.first_id) if index not in listed}
 
 
 FAMILIES: dict[str, RankedFamily] = {
@@ -52,6 +57,40 @@ FAMILIES: dict[str, RankedFamily] = {
     "ChatGLM4Tokenizer": RankedFamily("glm4", prefix=("[gMASK]", "<sop>")),
     "TikTokenTokenizer": RankedFamily("kimi-k2"),
 }
+_LLAMA3 = RankedFamily(
+    "llama-bpe",
+    named=(
+        *("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"),
+        *("<|finetune_right_pad_id|>", "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>"),
+        *("<|eom_id|>", "<|eot_id|>", "<|python_tag|>"),
+        *(f"<|reserved_special_token_{i}|>" for i in range(3, 248)),
+    ),
+    first_id=128000,
+    prefix=("<|begin_of_text|>",),
+)
+_HARMONY = RankedFamily(
+    "gpt-4o",
+    named=(
+        *("<|startoftext|>", "<|endoftext|>", "<|reserved_200000|>", "<|reserved_200001|>", "<|return|>"),
+        *("<|constrain|>", "<|reserved_200004|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>"),
+        *("<|reserved_200009|>", "<|reserved_200010|>", "<|reserved_200011|>", "<|call|>"),
+        *(f"<|reserved_{i}|>" for i in range(200013, 200018)),
+        "<|endofprompt|>",
+        *(f"<|reserved_{i}|>" for i in range(200019, 201088)),
+    ),
+    first_id=199998,
+)
+_BY_CONTENT = {
+    "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55": _LLAMA3,
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d": _HARMONY,  # o200k_base
+    "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186": FAMILIES["QWenTokenizer"],
+}
+"""SHA-256 of published rank files that come without the name of a class: Llama 3's, gpt-oss's and Qwen 1's."""
+
+
+def family_of(file: Path, tokenizer_class: str | None) -> RankedFamily | None:
+    """The family of a rank file: that of the class the folder names, or else that of these very ranks."""
+    return FAMILIES.get(tokenizer_class or "") or _BY_CONTENT.get(hashlib.sha256(_content(file)).hexdigest())
 
 
 def is_rank_file(path: Path) -> bool:
@@ -69,10 +108,8 @@ def is_rank_file(path: Path) -> bool:
 
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Token bytes to rank, which is also the token's id."""
-    if path.stat().st_size > MAX_FILE:
-        raise CheckpointError(f"{path.name} is larger than any tiktoken vocabulary ({MAX_FILE:,} bytes).")
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(_content(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -83,6 +120,12 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     if not ranks or len(set(ranks.values())) != len(ranks):
         raise CheckpointError(f"{path.name} has no tokens, or two with the same rank.")
     return ranks
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > MAX_FILE:
+        raise CheckpointError(f"{path.name} is larger than any tiktoken vocabulary ({MAX_FILE:,} bytes).")
+    return path.read_bytes()
 
 
 def build_backend(

@@ -18,6 +18,7 @@ from landrace.text.sentencepiece import WORD_START
 if TYPE_CHECKING:
     import tokenizers
 
+    from landrace.text.answers.grammar import Grammar
     from landrace.text.chat_template import ChatTemplate
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -84,13 +85,20 @@ class Tokenizer:
         """The special tokens, and added tokens that end an answer though the vocabulary does not call them special."""
         return self.special_ids | (self.eos_ids & self._added.keys())
 
+    @cached_property
+    def answer_grammar(self) -> Grammar:
+        """The grammar that answers are written in, as the chat template and the added tokens show it."""
+        from landrace.text.answers.choice import answer_grammar
+
+        return answer_grammar(self.chat_template, [token.content for token in self._added.values()])
+
     def added_ids(self, text: str) -> list[int]:
         """The added tokens that `text` spells out, in the order they appear."""
         return [index for index in self.encode(text, add_bos=False) if index in self._added]
 
     def warm_up(self) -> None:
-        """Works out now what the first long text would have to wait for."""
-        _ = self._borders, self._fewest_tokens
+        """Works out now what the first long text, or the first chat, would have to wait for."""
+        _ = self._borders, self._fewest_tokens, self.answer_grammar
 
     def check_length(self, text: str, limit: int) -> None:
         """PromptTooLongError where the length of `text` tells that it has more than `limit` tokens."""

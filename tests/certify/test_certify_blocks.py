@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("transformers")
 
+import kimi_k3_oracle
 import test_minicpm
 from byte_vocabulary import byte_vocabulary
 from short_certificates import SHORT, failures, random_adapter
@@ -53,6 +54,19 @@ def test_blocks_chosen_by_means_of_keys(tmp_path: Path, extension: object) -> No
     assert paths["as served, one batch"].equal_choices.positions == 1.0
     if rough := paths.get("trainer, bfloat16 products"):
         assert rough.equal_choices.positions is not None and rough.equal_choices.positions > 0.95
+
+
+def test_kimi_k3(tmp_path: Path, extension: object) -> None:
+    """Which transformers is no witness of, with an adapter on every linear layer."""
+    save_file(kimi_k3_oracle.tensors(vocab=270), tmp_path / "model.safetensors")
+    config = {**kimi_k3_oracle.CONFIG, "vocab_size": 270, "bos_token_id": 256, "eos_token_id": 257}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    byte_vocabulary().save(str(tmp_path / "tokenizer.json"))
+    adapter = random_adapter(tmp_path, tmp_path / "adapter", LoraSpec(2, 4.0), 0.1)
+    for one in (None, adapter):
+        certificate = certify(str(tmp_path), one, conversations=SHORT)
+        assert certificate.passed, failures(certificate)
+        assert any("what Kimi-K3 adds" in reason for reason in certificate.skipped)
 
 
 def test_layers_that_text_passes_by(tiny_model: MakeModel, extension: object) -> None:

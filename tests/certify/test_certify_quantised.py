@@ -9,8 +9,9 @@ import pytest
 from byte_vocabulary import byte_vocabulary
 
 pytest.importorskip("transformers")
-sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("checkpoints", "models")]
 
+from deepseek_v4_files import publish
 from quantised_files import FORMS, write_model
 from test_quantised import write_gpt_oss
 
@@ -30,10 +31,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("form", ["fp8 in blocks", "awq", "int-quantized", "modelopt nvfp4", "nf4, nested", "gpt-oss"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "fp8 in blocks",
+        "awq",
+        "int-quantized",
+        "modelopt nvfp4",
+        "nf4, nested",
+        "gpt-oss",
+        "DeepSeek-V4",
+    ],
+)
 def test_a_quantised_model_agrees_along_every_path(form: str, folder: Path) -> None:
     if form == "gpt-oss":
         write_gpt_oss(folder)
+    elif form == "DeepSeek-V4":
+        publish(folder)
     else:
         write_model(folder, "dense", *FORMS[form])
     certificate = certify(str(folder), conversations=TALK)

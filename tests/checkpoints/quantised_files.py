@@ -21,18 +21,18 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "pad_token_id": None,
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENTS: dict[str, Any] = {
+    **SIZES, "num_key_value_heads": 4, "head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16, "v_head_dim": 32, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
 MODELS: dict[str, Callable[[], Any]] = {
     "dense": lambda: transformers.LlamaConfig(**SIZES),
     "experts": lambda: transformers.Qwen3MoeConfig(**SIZES, **EXPERTS),
-    "latents": lambda: transformers.DeepseekV3Config(
-        **{**SIZES, "num_key_value_heads": 4, "head_dim": 16}, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=32,
-        qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
-        n_group=2, topk_group=1, first_k_dense_replace=1,
-    ),
+    "latents": lambda: transformers.DeepseekV3Config(**LATENTS),
+    "wide latents": lambda: transformers.DeepseekV3Config(**LATENTS | {"kv_lora_rank": 64}),
     "chosen latents": lambda: transformers.DeepseekV32Config(
-        **{**SIZES, "num_key_value_heads": 4, "head_dim": 16}, q_lora_rank=32, kv_lora_rank=32, qk_nope_head_dim=32,
-        qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
-        n_group=2, topk_group=1, first_k_dense_replace=1, index_topk=6, index_n_heads=16, index_head_dim=32,
+        **LATENTS, index_topk=6, index_n_heads=16, index_head_dim=32
     ),
     "states": lambda: transformers.Qwen3NextConfig(
         **SIZES, **EXPERTS, shared_expert_intermediate_size=32, layer_types=["linear_attention", "full_attention"],
@@ -48,7 +48,7 @@ NF4 = [
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ]  # fmt: skip
-FP4 = [0.0, 0.0052083333, 0.66666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25]
+FP4 = [0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12]
 GROUP = 32
 
 
@@ -152,8 +152,14 @@ def in_order(weight: Tensor, size: int | None) -> Tensor:
 
 
 def shuffled(weight: Tensor, size: int | None) -> Tensor:
+    """Alike for all matrices with as many inputs, as for those that read the same rows."""
     order = torch.randperm(weight.shape[1], generator=torch.Generator().manual_seed(weight.shape[1]))
     return in_order(weight, size)[order]
+
+
+def shuffled_alone(weight: Tensor, size: int | None) -> Tensor:
+    """Each matrix in its own way."""
+    return in_order(weight, size)[weight[0].argsort()]
 
 
 def naive(bits: int, size: int | None, symmetric: bool = True) -> Writer:
@@ -201,17 +207,17 @@ def gptq(
     *,
     less: int,
     symmetric: bool = False,
-    reorder: bool = False,
+    groups_of: Callable[[Tensor, int | None], Tensor] = in_order,
     listed: bool = False,
     pack: Callable[[Tensor, int], Tensor] = pack,
 ) -> Writer:
-    """`reorder`: groups in any order. `listed`: in order, and written nevertheless."""
+    """`groups_of`: the order of the groups. `listed`: written though they are in order."""
 
     def write(weight: Tensor) -> Written:
-        groups = shuffled(weight, size) if reorder else in_order(weight, size)
+        groups = groups_of(weight, size)
         number, scale, zero, values = integers(weight, bits, groups, torch.float16, symmetric)
         parts = {"qweight": pack(number, bits).T, "scales": scale.T.half(), "qzeros": pack(zero.T - less, bits)}
-        if reorder or listed:
+        if groups_of is not in_order or listed:
             parts["g_idx"] = groups.int()
         return parts, values
 
@@ -357,6 +363,7 @@ def compressed(form: str, **weights: Any) -> dict[str, Any]:
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
 BLOCKS = FP8 | {"weight_block_size": [32, 32]}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": False, "damp_percent": 0.1}
+ACT_ORDER = GPTQ | {"desc_act": True}
 AUTO = {"quant_method": "auto-round", "bits": 4, "group_size": GROUP, "sym": False, "iters": 200}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -395,6 +402,10 @@ FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
         packed(4, GROUP, False),
     ),
     "pack-quantized, groups in any order": (
+        compressed("pack-quantized", num_bits=4, group_size=GROUP, symmetric=False, actorder="group"),
+        packed(4, GROUP, symmetric=False, reorder=True),
+    ),
+    "pack-quantized, narrow groups in any order": (
         compressed("pack-quantized", num_bits=4, group_size=16, actorder="group"),
         packed(4, 16, reorder=True),
     ),
@@ -410,7 +421,10 @@ FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
     "gptq": (GPTQ, gptq(4, GROUP, less=1)),
     "gptq, symmetric": (GPTQ | {"sym": True}, gptq(4, GROUP, less=1, symmetric=True)),
     "gptq, groups listed": (GPTQ, gptq(4, GROUP, less=1, listed=True)),
-    "gptq, act-order": (GPTQ | {"desc_act": True}, gptq(4, 16, less=1, reorder=True)),
+    "gptq, act-order": (ACT_ORDER, gptq(4, GROUP, less=1, groups_of=shuffled)),
+    "gptq, act-order of each": (ACT_ORDER, gptq(4, GROUP, less=1, groups_of=shuffled_alone)),
+    "gptq, act-order, 8 bits": (ACT_ORDER | {"bits": 8}, gptq(8, GROUP, less=1, groups_of=shuffled)),
+    "gptq, act-order in narrow groups": (ACT_ORDER, gptq(4, 16, less=1, groups_of=shuffled)),
     "gptq, second version": (GPTQ | {"checkpoint_format": "gptq_v2"}, gptq(4, GROUP, less=0)),
     "gptq, one group": (GPTQ | {"group_size": -1}, gptq(4, None, less=1)),
     "gptq, 8 bits": (GPTQ | {"bits": 8}, gptq(8, GROUP, less=1)),
@@ -433,5 +447,10 @@ FORMS: dict[str, tuple[dict[str, Any], Writer]] = {
     "nf4": (BNB, bits_and_bytes("nf4", NF4, False)),
     "nf4, nested": (BNB | {"bnb_4bit_use_double_quant": True}, bits_and_bytes("nf4", NF4, True)),
     "fp4": (BNB | {"bnb_4bit_quant_type": "fp4"}, bits_and_bytes("fp4", [*FP4, *(-one for one in FP4)], False)),
+    "fp4, nested": (
+        BNB | {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True},
+        bits_and_bytes("fp4", [*FP4, *(-one for one in FP4)], True),
+    ),
+    "another table of 16": (BNB, bits_and_bytes("nf4", sorted(NF4, reverse=True), False)),
     "int8 of bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, bits_and_bytes_8),
 }

@@ -18,9 +18,10 @@ from landrace.checkpoints.checkpoint import open_checkpoint
 from landrace.checkpoints.quantised.settings import matches
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.kernels.cpu import native
-from landrace.model import cpu_decoder
-from landrace.models.batch import CacheView, ForwardBatch
+from landrace.model import cpu_decoder, unpacked_notice
+from landrace.models.batch import AdapterRows, CacheView, ForwardBatch
 from landrace.models.decoder import Decoder
+from landrace.models.lora_spec import LoraSpec
 
 ROUNDED = 0.01
 """What rounding the inputs of products to 8 bits may change of a logit, on average; they are about 0.5. It may send a
@@ -66,7 +67,11 @@ KEPT = {
     **dict.fromkeys(("auto-round", "auto-round, own", "auto-round, awq", "awq"), "I4_F16"),
     **dict.fromkeys(("int-quantized", "naive-quantized", "pack-quantized, 8 bits"), "I8_F32"),
     **dict.fromkeys(("gptq, 8 bits", "gptq, 5 bits in planes", "int8 of bitsandbytes"), "I8_F32"),
+    **dict.fromkeys(("gptq, act-order", "gptq, act-order of each"), "I4_F16"),
+    "gptq, act-order, 8 bits": "I8_F32",
+    "pack-quantized, groups in any order": "I4_BF16",
     **dict.fromkeys(("nf4", "nf4, nested"), "NF4_F32"),
+    **dict.fromkeys(("fp4", "fp4, nested"), "FP4_F32"),
     **dict.fromkeys(("nvfp4-pack-quantized", "modelopt nvfp4"), "NVFP4_F32"),
     "mxfp4-pack-quantized": "MXFP4",
 }
@@ -89,13 +94,69 @@ def test_a_form_means_what_its_formula_says(form: str, kind: str, tmp_path: Path
         torch.testing.assert_close(cpu_logits(tmp_path), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["gptq, act-order", "gptq, act-order of each"])
+def test_an_order_costs_four_bytes_a_column(form: str, tmp_path: Path) -> None:
+    """Matrices with the same share it; beside them an adapter reads rows as they are."""
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    held = {}
+    for own in ("gptq", form):
+        write_model(tmp_path / own, "dense", *FORMS[own])
+        checkpoint = open_checkpoint(tmp_path / own)
+        served = cpu_decoder(checkpoint, extension, threads=1)
+        held[own] = sum(n_bytes for name, n_bytes in served.held_bytes.items() if "_proj" in name)
+        assert unpacked_notice(checkpoint, served) is None
+    widths = [64, 96] if form == "gptq, act-order" else [64] * 6 + [96]  # of a layer
+    orders = widths if form == "gptq, act-order" else 2 * widths
+    assert held[form] == held["gptq"] + 4 * sum(orders)
+    reference = Decoder(checkpoint.spec).load(checkpoint.tensors())
+    spec, generator = LoraSpec(rank=4, alpha=8.0, targets=("q_proj", "up_proj", "down_proj")), torch.Generator()
+    tensors = {}
+    for name, (n_out, n_in) in reference.adaptable(spec.targets).items():
+        tensors[f"{name}.lora_A"] = torch.randn(4, n_in, generator=generator) * 0.1
+        tensors[f"{name}.lora_B"] = torch.randn(n_out, 4, generator=generator) * 0.1
+    found = []
+    for decoder in (reference, served):
+        adapters = (AdapterRows(decoder.add_adapter(spec, tensors), None),)
+        found.append(decoder(ForwardBatch.packed([IDS], adapters=adapters)))
+    assert (found[0] - found[1]).abs().mean() < ROUNDED
+    assert (found[0] - our_logits(tmp_path / form)).abs().mean() > 3 * ROUNDED
+
+
+def test_experts_in_an_order_of_their_own_are_unpacked(tmp_path: Path) -> None:
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    write_model(tmp_path, "experts", *FORMS["gptq, act-order"])
+    checkpoint = open_checkpoint(tmp_path)
+    stored = checkpoint.stored()
+    assert stored["layers.0.mlp.experts.gate_proj.weight"].block_type == "F32"
+    assert stored["layers.0.self_attn.q_proj.weight"].block_type == "I4_F16"
+    told = unpacked_notice(checkpoint, cpu_decoder(checkpoint, extension, threads=1))
+    # An expert's down projection has 32 inputs: one group.
+    assert told is not None and "16 of its quantised matrices" in told
+
+
+def test_heads_in_an_order_of_their_own_are_unpacked(tmp_path: Path) -> None:
+    extension = native()
+    if extension is None:
+        pytest.skip("the C++ kernels are not built")
+    expected = logits(write_model(tmp_path, "wide latents", *FORMS["gptq, act-order"]))
+    assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
+    checkpoint = open_checkpoint(tmp_path)
+    told = unpacked_notice(checkpoint, cpu_decoder(checkpoint, extension, threads=1))
+    # kv_b_proj of both layers, and gates and ups of four experts.
+    assert told is not None and "10 of its quantised matrices" in told
+
+
 def write_gpt_oss(folder: Path) -> Any:
     settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
     return write_model(folder, "gpt-oss", settings, joint_mxfp4, lambda name: name.endswith(("up_proj", "down_proj")))
 
 
 @pytest.mark.parametrize("kind", ["latents", "states"])
-@pytest.mark.parametrize("form", ["fp8 in blocks", "gptq", "awq", "nf4, nested"])
+@pytest.mark.parametrize("form", ["fp8 in blocks", "gptq", "awq", "nf4, nested", "gptq, act-order of each"])
 def test_other_mixers_as_published(form: str, kind: str, tmp_path: Path) -> None:
     """Whose matrices are stored by head, interleaved or several in one."""
     expected = logits(write_model(tmp_path, kind, *FORMS[form]))
@@ -127,18 +188,25 @@ def test_gpt_oss_as_published(tmp_path: Path) -> None:
     assert (cpu_logits(tmp_path) - expected).abs().mean() < ROUNDED
 
 
-OPTIONAL = ("weight_format", "g_idx", "encoded_state_dict")
-"""Parts that may be left out; `test_groups_that_do_not_exist` damages the second."""
+UNDAMAGED = ("weight_format", "g_idx", "encoded_state_dict", "_bias")
+"""Parts that may be left out, of which `test_groups_that_do_not_exist` damages the second, and what is no part."""
 
 
-@pytest.mark.parametrize("form", FORMS)
+DAMAGED = (*FORMS, "gpt-oss")
+
+
+@pytest.mark.parametrize("form", DAMAGED)
 def test_damage_is_one_clear_error(form: str, tmp_path: Path) -> None:
     """Each part of a matrix taken away, cut short, of another type, or with scales that are NaN."""
-    write_model(tmp_path, "dense", *FORMS[form])
+    if form == "gpt-oss":
+        write_gpt_oss(tmp_path)
+        module = "model.layers.1.mlp.experts.gate_up_proj_"
+    else:
+        write_model(tmp_path, "dense", *FORMS[form])
+        module = "model.layers.1.mlp.up_proj."
     file = tmp_path / "model.safetensors"
     whole = load_file(file)
-    module = "model.layers.1.mlp.up_proj."
-    for name in [name for name in whole if name.startswith(module) and not name.endswith(OPTIONAL)]:
+    for name in [name for name in whole if name.startswith(module) and not name.endswith(UNDAMAGED)]:
         for damaged in damages(whole[name], of_scales=not name.endswith("W_q")):
             left = {other: tensor for other, tensor in whole.items() if other != name}
             save_file(left if damaged is None else {**left, name: damaged}, file)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,6 +30,8 @@ from quantised_files import (
 )
 from test_quantised import logits, our_logits, write_gpt_oss
 from torch import Tensor, nn
+
+from landrace.checkpoints.checkpoint import open_checkpoint
 
 SCHEMES: dict[str, tuple[str, dict[str, Any]]] = {
     "int4 by group": ("pack-quantized", {"num_bits": 4, "strategy": "group", "group_size": GROUP}),
@@ -105,6 +110,8 @@ def test_bitsandbytes(kind: str, nested: bool, tmp_path: Path) -> None:
 
     model = write_model(tmp_path, "dense", BNB | {"bnb_4bit_quant_type": kind}, write)
     torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+    kept = open_checkpoint(tmp_path).stored()["layers.0.self_attn.q_proj.weight"].block_type
+    assert kept == f"{kind.upper()}_F32"
 
 
 def test_bitsandbytes_of_8_bits(tmp_path: Path) -> None:
@@ -205,6 +212,8 @@ def test_gptq(form: str, bits: int, ordered: bool, tmp_path: Path) -> None:
 
     model = write_model(tmp_path, "dense", as_json(config.to_dict()), write)
     torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+    kept = open_checkpoint(tmp_path).stored()["layers.0.self_attn.q_proj.weight"].block_type
+    assert kept == ("I4_F16" if bits <= 4 else "I8_F32")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -230,6 +239,32 @@ def test_awq_of_gptqmodel(bits: int, tmp_path: Path) -> None:
         return stored, values.T.contiguous()
 
     model = write_model(tmp_path, "dense", as_json(config.to_dict()), write)
+    torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
+
+
+def test_awq_of_autoawq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself opens models of an older transformers; its layers do without."""
+    found = importlib.util.find_spec("awq")
+    if found is None or found.submodule_search_locations is None:
+        pytest.skip("autoawq is not installed")
+    package = ModuleType("awq")
+    package.__path__ = list(found.submodule_search_locations)
+    monkeypatch.setitem(sys.modules, "awq", package)
+    from awq.modules.linear.gemm import WQLinear_GEMM
+    from awq.utils.packing_utils import dequantize_gemm
+
+    def write(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        rows, columns = weight.shape
+        _, scale, zero, values = integers(weight, 4, in_order(weight, GROUP), torch.float16, False)
+        linear = nn.Linear(columns, rows, bias=False)
+        linear.weight = nn.Parameter(values)
+        scales, zeros = (part.T.contiguous().float() for part in (scale, zero))
+        layer = WQLinear_GEMM.from_linear(linear, 4, GROUP, scales=scales, zeros=zeros)
+        stored = {name: getattr(layer, name) for name in ("qweight", "qzeros", "scales")}
+        values = dequantize_gemm(stored["qweight"], stored["qzeros"], stored["scales"].float(), 4, GROUP)
+        return stored, values.T.contiguous()
+
+    model = write_model(tmp_path, "dense", AWQ, write)
     torch.testing.assert_close(our_logits(tmp_path), logits(model), atol=1e-4, rtol=1e-4)
 
 

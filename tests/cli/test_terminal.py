@@ -19,6 +19,7 @@ import psutil
 import pytest
 from matrix import mostly_long
 from patience import SECONDS, wait_until
+from reciting_model import ENDLESS, THINKING, write_reciting_model
 from said import without_progress
 
 HOSTILE_SHOWN = r"\x1b]8;hi\x07 \x9b2J\x0d\u200d" + "\u00e9"
@@ -287,3 +288,10 @@ def test_a_server_ends_with_its_engines(number: signal.Signals, speaker: Path, t
     _, alive = psutil.wait_procs(children, timeout=SECONDS)
     assert alive == []
     assert b"Traceback" not in terminal.shown
+
+
+def test_thoughts_are_dimmed(tmp_path: Path) -> None:
+    folder = write_reciting_model(tmp_path / "model", tmp_path / "extras", ENDLESS, THINKING)
+    terminal = Terminal("run", str(folder), "Is it?", "--think", "3", *GREEDY, home=tmp_path)
+    assert terminal.end() == 0
+    assert b"\x1b[2mHm So Hm\x1b[0m\r\n\r\nSure." in terminal.shown

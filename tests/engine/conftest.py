@@ -66,7 +66,7 @@ def make_spec(
     latents: Mapping[str, Any] | None = None,
     tied: bool = True,
     mtp: bool = False,
-    residual: Residual = PLAIN,
+    residual: Residual | tuple[Residual, ...] = PLAIN,
     ngrams: NGramEmbedding | None = None,
     followers: tuple[int, ...] = (),
     head_dim: int = 8,
@@ -76,8 +76,8 @@ def make_spec(
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
     `latents`: what else latent attention has, instead of it; `followers`: layers of it that attend to what one before
     them has chosen; `compressed`: what layers compress, in turn, that see a window and compressed rows instead;
-    `deltas`: layers that are a recurrent `delta` instead; `mtp`: with a layer for further tokens, whose attention sees
-    all."""
+    `deltas`: layers that are a recurrent `delta` instead; `residual`: of all, or in turn; `mtp`: with a layer for
+    further tokens, whose attention sees all, or a window beside layers that compress."""
     masks = masks if window is None else (FULL, Sliding(window))
     rope = rope or RopeSpec(theta=10000.0, rotary_dim=8 if latents else head_dim)
 
@@ -86,8 +86,7 @@ def make_spec(
 
     def attention_of(index: int, mask: Mask) -> Mixer:
         if compressed and (own := compressed[index % len(compressed)]) is not None:
-            assert window is not None
-            return Compressed(4, 16, 0.25, replace(rope, theta=3000.0), 12, window, 2, 10, 1e-5, own)
+            return of_window(own)
         if latents is not None:
             sizes: dict[str, Any] = {"n_heads": 4, "kv_rank": 32, "nope_dim": 8, "rope_dim": 8, "v_dim": 6}
             mla = Mla(**{**sizes, "scale": 0.25, "rope": rope, "mask": mask, **latents})
@@ -96,7 +95,16 @@ def make_spec(
         sizes = {"n_heads": 4, "n_kv_heads": 2, "head_dim": head_dim}
         return Gqa(**sizes, scale=head_dim**-0.5, rope=rope, mask=mask, **attention)
 
-    layers = tuple(LayerSpec(mixer(index), ffn, residual, ngrams if index == 0 else None) for index in range(3))
+    def of_window(compression: Compression | None, keeps_all: bool = False) -> Compressed:
+        assert window is not None
+        turning = replace(rope, theta=3000.0)
+        return Compressed(4, 16, 0.25, turning, 12, window, 2, 10, 1e-5, compression, keeps_all=keeps_all)
+
+    guessing = of_window(None, keeps_all=True) if compressed else attention_of(0, FULL)
+    forms = residual if isinstance(residual, tuple) else (residual,)
+    layers = tuple(
+        LayerSpec(mixer(index), ffn, forms[index % len(forms)], ngrams if index == 0 else None) for index in range(3)
+    )
     return ModelSpec(
         vocab_size=VOCAB,
         d_model=32,
@@ -104,7 +112,7 @@ def make_spec(
         norm_eps=1e-5,
         tie_embeddings=tied,
         max_length=max_length,
-        mtp=LayerSpec(attention_of(0, FULL), ffn) if mtp else None,
+        mtp=LayerSpec(guessing, ffn, forms[0]) if mtp else None,
     )
 
 

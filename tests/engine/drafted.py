@@ -35,8 +35,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "window": 5,
         "compressed": (None, Compression(2, True, CompressedSelection(8, 16, 6)), Compression(3, False)),
     },
-    "chosen pools": {"selection": PoolSelection(8, 8, 4, 2)},
     "lightning attention": {"deltas": (0, 2), "delta": Lightning(n_heads=3, head_dim=12, fading=0.6)},
+    "chosen pools": {"selection": PoolSelection(8, 8, 2, 4)},
 }
 CASES = [
     (kernels, options, model)

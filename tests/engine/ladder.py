@@ -12,10 +12,10 @@ from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
 from landrace.models.compressed_spec import CompressedSelection, Compression
-from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.ffn_spec import Dense, Latent, Moe
 from landrace.models.mixer_spec import Kda, Lightning, RopeSpec
 from landrace.models.selection_spec import BlockSelection, PoolSelection, Selection
-from landrace.models.spec import AfterNorm, GatedStreams, Hyper, NGramEmbedding
+from landrace.models.spec import AfterNorm, AttentionResiduals, GatedStreams, Hyper, NGramEmbedding
 
 LONGROPE = RopeSpec(
     theta=10000.0,
@@ -26,6 +26,7 @@ LONGROPE = RopeSpec(
     long_factor=(1.5, 2.0, 3.0, 4.0),
     length=256,
 )
+SITU = Activation("situ", limit=1.5, alpha=1.2)
 DYNAMIC = RopeSpec(theta=10000.0, rotary_dim=8, kind="dynamic", factor=4.0, original_length=32, length=256)
 MODELS: dict[str, dict[str, object]] = {
     "plain": {},
@@ -99,6 +100,20 @@ MODELS: dict[str, dict[str, object]] = {
         "delta": Kda(n_heads=2, head_dim=12, conv_width=4, decay_floor=-5.0),
         "latents": {"rope": None, "rope_dim": 0, "q_rank": 12, "selection": Selection(16, 8, 12, pool=6)},
         "residual": Hyper(HyperConnections(2, 1e-2, iterations=4), weighted_head=False),
+    },
+    "Kimi delta attention and latents, both gated, experts in a latent, attention residuals": {
+        "deltas": (0, 1),
+        "delta": Kda(n_heads=2, head_dim=12, conv_width=4, decay_floor=-5.0, low_rank_gate=False),
+        "latents": {"rope": None, "q_rank": 12, "gate": "channel"},
+        "residual": (AttentionResiduals(True), AttentionResiduals(False), AttentionResiduals(True)),
+        "ffn": Moe(
+            6,
+            24,
+            Router(2, "sigmoid", choice_bias=True, renorm=True),
+            activation=SITU,
+            shared=Dense(16, activation=SITU),
+            latent=Latent(32),
+        ),
     },
     "gated pools of latents, followers": {
         "latents": {"rope": None, "rope_dim": 0, "q_rank": 12, "selection": Selection(16, 8, 16, pool=8)},

@@ -11,6 +11,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
+from compressions import Entries, Every
 from states import Snapshots, States
 
 from landrace.engine import progress as progress_module
@@ -65,7 +66,7 @@ class Pages:
         for position in range(progress.cached, len(marks)):
             block = table.block_at(position // self.size)
             assert pool.references[block] == 1, "a shared block was written"
-            assert block not in pool.hash_of, "a published block was written"
+            assert block not in pool.hashes_of, "a published block was written"
             self.places[block, position % self.size] = marks[position]
 
     def read(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
@@ -88,8 +89,8 @@ class Pages:
         assert [holders[block] for block in range(pool.n_blocks)] == pool.references
         assert set(pool.free) == {block for block in range(pool.n_blocks) if holders[block] == 0}
         assert len(pool.free) + len(holders) == pool.n_blocks
-        assert {digest: block for block, digest in pool.hash_of.items()} == pool.block_of
-        for block, digest in pool.hash_of.items():
+        assert {digest: block for block, names in pool.hashes_of.items() for digest in names} == pool.block_of
+        for digest, block in pool.block_of.items():
             assert digests[self.places[block, self.size - 1]] == digest, "a published block holds something else"
         for progress, table in running.items():
             assert len(set(table.blocks)) == len(table.blocks)
@@ -99,13 +100,22 @@ class Pages:
                 assert table.end <= max(-(-progress.cached // self.size), progress.cached // self.size + 1)
 
 
+Kind = Mask | Snapshots | Every
+
+
+def simulated(kind: Kind, options: EngineOptions, modules: Bookkeeping) -> Pages | Entries | States:
+    if isinstance(kind, Snapshots):
+        return States(kind, options, modules.state)
+    return Entries(kind, options, modules.paged) if isinstance(kind, Every) else Pages(kind, options, modules)
+
+
 class Simulation:
     """Drives a scheduler as the engine does."""
 
     def __init__(
         self,
         options: EngineOptions,
-        kinds: Sequence[Mask | Snapshots] = (FULL,),
+        kinds: Sequence[Kind] = (FULL,),
         modules: Bookkeeping | None = None,
         *,
         drafts: bool = False,
@@ -113,12 +123,7 @@ class Simulation:
         self.options = options
         self.drafts, self.random = drafts, Random(0)
         self.modules = modules or Bookkeeping()
-        self.pages: list[Any] = [
-            States(kept, options, self.modules.state)
-            if isinstance(kept, Snapshots)
-            else Pages(kept, options, self.modules)
-            for kept in kinds
-        ]
+        self.pages: list[Any] = [simulated(kept, options, self.modules) for kept in kinds]
         self.cache = self.modules.cache.Cache([pages.group for pages in self.pages])
         self.scheduler = self.modules.scheduler.Scheduler(options, self.cache)
         self.arrivals: list[Any] = []
@@ -159,6 +164,8 @@ class Simulation:
     def step(self) -> None:
         before = list(self.scheduler.running)
         work = self.scheduler.schedule().work
+        for group, source, target in self.cache.take_copies():
+            self.pages[group].copy(source, target)
         self.steps += 1
         self.note_passing(before)
         self.check_plan(work, before)
@@ -189,7 +196,10 @@ class Simulation:
             if tokens[-1] != guess:
                 break
         self.scheduler.commit(progress, tokens)
-        self.marks(progress)
+        marks = self.marks(progress)
+        for pages in self.pages:
+            if isinstance(pages, Entries):
+                pages.note(progress.hashes, marks)
         assert progress.cached == end + max(0, len(tokens) - 1)
         end = progress.cached
         if self.options.prefix_cache:
@@ -308,7 +318,7 @@ class Simulation:
                 assert progress in aborted
 
 
-def kinds_of(draw: Random) -> dict[str, Sequence[Mask | Snapshots]]:
+def kinds_of(draw: Random) -> dict[str, Sequence[Kind]]:
     """Kinds of models, by name."""
     window, chunk = draw.choice((1, 2, 3, 5, 9)), draw.choice((1, 3, 4, 8))
     return {
@@ -321,6 +331,7 @@ def kinds_of(draw: Random) -> dict[str, Sequence[Mask | Snapshots]]:
         "paged and states": (FULL, Snapshots(draw.choice((1, 2, 4)), draw.choice((1, 3, 8)))),
         "states alone": (Snapshots(draw.choice((1, 2)), 5),),
         "a window and few states": (Sliding(window), Snapshots(1, -2)),
+        "a window and entries of several positions": (Sliding(window), Every(2 + window % 2), Every(chunk + 3)),
     }
 
 

@@ -34,7 +34,7 @@ class States:
     def write(self, progress: Any, table: Any, marks: Sequence[object]) -> None:
         pool = self.group.pool
         assert pool.references[table.write] == 1, "a state that another holds is written"
-        assert table.write not in pool.hash_of, "a snapshot is written"
+        assert table.write not in pool.hashes_of, "a snapshot is written"
         if progress.cached:
             assert self.states[table.read] == marks[table.length - 1], "the state of another beginning"
             kept = progress.cached - table.length
@@ -58,8 +58,8 @@ class States:
         )
         assert [holders[state] for state in range(pool.n_blocks)] == pool.references
         assert set(pool.free) == {state for state in range(pool.n_blocks) if holders[state] == 0}
-        assert {digest: state for state, digest in pool.hash_of.items()} == pool.block_of
-        for state, digest in pool.hash_of.items():
+        assert {digest: state for state, names in pool.hashes_of.items() for digest in names} == pool.block_of
+        for digest, state in pool.block_of.items():
             assert digests[self.states[state]] == digest, "a snapshot holds something else"
         for progress, table in running.items():
             assert (table.read is None) == (progress.cached == 0)

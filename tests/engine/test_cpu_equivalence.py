@@ -84,6 +84,7 @@ HELD: list[tuple[str, Weights, str]] = [
         for model in (
             "chosen pools",
             "Kimi delta attention with a floor, gated pools of latents, streams that mix",
+            "Kimi delta attention and latents, both gated, experts in a latent, attention residuals",
             "compressed rows",
         )
         for weights, cache in (("float32", "float32"), ("int8", "int8"), ("int4", "float16"))

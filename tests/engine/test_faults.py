@@ -164,7 +164,7 @@ def check_idle(engine: Engine) -> None:
     assert not engine._scheduler.running and not engine._scheduler.waiting
     for pool in (group.pool for group in engine._scheduler.cache.groups):
         assert sorted(pool.free) == list(range(pool.n_blocks)) and not any(pool.references)
-        assert {digest: block for block, digest in pool.hash_of.items()} == pool.block_of
+        assert {digest: block for block, names in pool.hashes_of.items() for digest in names} == pool.block_of
 
 
 def whole(requests: list[Request], outputs: dict[str, list[StepOutput]]) -> Iterator[tuple[Request, Completion]]:

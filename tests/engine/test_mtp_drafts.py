@@ -17,10 +17,18 @@ from landrace.engine import depth as depth_module
 from landrace.engine import mtp_drafts as mtp_module
 from landrace.engine.mtp_drafts import MtpDrafts
 from landrace.errors import OptionError
+from landrace.kernels.streams import HyperConnections
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
+from landrace.models.mtp import StreamMtp
+from landrace.models.spec import Hyper
 
-SHAPES = {**MODELS, **{name: LADDER[name] for name in ("experts", "latents", "delta nets, latents")}}
+STREAMS = "compressed rows, streams that mix"
+SHAPES = {
+    **MODELS,
+    **{name: LADDER[name] for name in ("experts", "latents", "delta nets, latents")},
+    STREAMS: {**MODELS["compressed rows"], "residual": Hyper(HyperConnections(2, 1e-2, iterations=4))},
+}
 del SHAPES["chosen pools"]
 CASES = [
     (kernels, options, model)
@@ -37,7 +45,7 @@ def rigged(decoder: Decoder, noise: float = 1.0) -> Decoder:
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
+            if name.endswith(("o_proj.weight", "o_b_proj.weight", "down_proj.weight", "out_proj.weight")):
                 parameter *= 0.04
         head = decoder.lm_head
         assert head is not None and decoder.mtp is not None
@@ -45,8 +53,13 @@ def rigged(decoder: Decoder, noise: float = 1.0) -> Decoder:
         width = decoder.spec.d_model
         decoder.mtp.embedding_norm.weight.fill_(1.0)
         decoder.mtp.norm.weight.copy_(decoder.norm.weight)
-        decoder.mtp.proj.weight.copy_(torch.cat((torch.eye(width), torch.zeros(width, width)), 1))
-        decoder.mtp.proj.weight += noise * width**-0.5 * torch.randn(width, 2 * width, generator=draw)
+        known = noise * width**-0.5 * torch.randn(width, 2 * width, generator=draw)
+        known[:, :width] += torch.eye(width)
+        if isinstance(decoder.mtp, StreamMtp):
+            decoder.mtp.embedding_proj.weight.copy_(known[:, :width])
+            decoder.mtp.hidden_proj.weight.copy_(known[:, width:])
+        else:
+            decoder.mtp.proj.weight.copy_(known)
     return decoder
 
 
@@ -94,7 +107,7 @@ def chained(decoder: Decoder, text: list[int], n: int) -> list[int]:
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("options", [EngineOptions(prefix_cache=False), OPTIONS["chunked"], OPTIONS["pre-empted"]])
-@pytest.mark.parametrize("model", ["plain", "delta nets"])
+@pytest.mark.parametrize("model", ["plain", "delta nets", STREAMS])
 def test_guesses_are_what_the_layer_says_of_the_text(
     model: str, options: EngineOptions, make_rigged: Callable, tokenizer: object
 ) -> None:
@@ -121,7 +134,7 @@ def test_guesses_are_what_the_layer_says_of_the_text(
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("model", ["plain", "delta nets"])
+@pytest.mark.parametrize("model", ["plain", "delta nets", STREAMS])
 def test_a_prefix_is_found_with_what_the_layer_kept_of_it(
     model: str, make_rigged: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

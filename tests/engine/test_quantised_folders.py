@@ -33,6 +33,9 @@ CASES = [
     ("dense", "modelopt nvfp4", "float16"),
     ("experts", "nf4, nested", "float16"),
     ("dense", "fp8 of 5 bits and 2", "float16"),
+    ("dense", "gptq, act-order of each", "float16"),
+    ("states", "gptq, act-order", "int8"),
+    ("experts", "fp4, nested", "float16"),
 ]
 
 

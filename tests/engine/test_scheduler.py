@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from compressions import Every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import KINDS, Simulation, crowd, kinds_of
@@ -336,7 +337,8 @@ def test_a_window_has_room_for_all_who_run(seed: int) -> None:
 
 def test_a_prefix_is_found_where_every_group_can_go_on() -> None:
     """A window needs the last tokens only, and those are still there."""
-    for masks, hit in (((FULL, Sliding(5)), 16), ((Chunked(8), Sliding(5)), 16), ((Sliding(9),), 16)):
+    compressed = (Sliding(5), Every(3), Every(9))
+    for masks, hit in (((FULL, Sliding(5)), 16), ((Chunked(8), Sliding(5)), 16), ((Sliding(9),), 16), (compressed, 16)):
         simulation = Simulation(EngineOptions(block_size=4, cache_tokens=400), masks)
         simulation.add([1, 0, 1] * 6, 1)
         simulation.run()

@@ -12,6 +12,8 @@ from landrace.engine import Completion, EngineOptions, Request, StepOutput, Toke
 from landrace.errors import RequestError
 from landrace.evaluation.results import Evaluation, RowResult
 from landrace.text import ChatTemplate
+from landrace.text.answers import Content
+from landrace.text.answers.grammars import PLAIN
 
 
 class FakeTemplate(ChatTemplate):
@@ -26,6 +28,7 @@ class FakeTemplate(ChatTemplate):
 
 class FakeTokenizer:
     control_ids: frozenset[int] = frozenset()
+    answer_grammar = PLAIN
 
     def __init__(self, *, chat: bool = True) -> None:
         self.chat_template = FakeTemplate() if chat else None
@@ -72,8 +75,8 @@ class FakeEngine:
         text, reason = answer if isinstance(answer, tuple) else (answer, "stop")
         ids = tuple(text.encode())
         return [
-            StepOutput(request.id, ids[:1], text[:1], (), (), None, None, 2, None),
-            StepOutput(request.id, ids[1:], text[1:], (), (), reason, None, 2, None),
+            StepOutput(request.id, ids[:1], text[:1], (), (), None, None, 2, None, events=(Content(text[:1]),)),
+            StepOutput(request.id, ids[1:], text[1:], (), (), reason, None, 2, None, events=(Content(text[1:]),)),
         ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from reciting_model import THINKING, write_reciting_model
 
 from landrace.evaluation.evaluate import build_prompt, evaluate
 from landrace.evaluation.task import Fields, Task
@@ -78,3 +80,18 @@ def test_the_trainer_sees_the_prompt_that_is_asked(model: Any) -> None:
     (answer,) = chat.Conversation(data_module.parse_row(trained, "row"), model.tokenizer).answers()
     assert answer.token_ids[: answer.prompt_length] == build_prompt(task, model.tokenizer, data.rows[0]).token_ids
     assert model.tokenizer.decode(answer.token_ids[answer.prompt_length :]).strip() == "check_in"
+
+
+def test_what_is_said_is_judged_and_no_thought(tmp_path: Path) -> None:
+    chains = [[":", "<think>", "check_in", "</think>", "refund"]]
+    folder = write_reciting_model(tmp_path / "model", tmp_path / "extras", chains, THINKING)
+    from landrace.model import open_engine
+
+    serving = open_engine(str(folder))
+    task = Task("t", "classification", "Which? {q}", labels=("refund", "check_in"), max_tokens=4)
+    data = task.from_rows([{"q": "a", "answer": "refund"}])
+    for max_tokens, parsed in ((4, "refund"), (2, None)):
+        told = replace(task, max_tokens=max_tokens)
+        found = evaluate(serving.engine, serving.model.tokenizer, told, model_name="m", data=data).rows[0]
+        assert (found.parsed, found.correct) == (parsed, parsed is not None)
+        assert found.answer.startswith("<think>check_in")

@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from cpu_steps import Kernels, assert_near
+from cpu_steps import Kernels, assert_near, poisoned_caches
 from cut_sequences import Step, angles, run_steps, slots_of
 from torch import Tensor
 
-from landrace.kernels.cpu.cache import Heads, new_layer_cache
+from landrace.kernels.cpu.cache import Heads
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import INT4, LayerCache
 from landrace.kernels.mask import FULL, Mask
@@ -93,14 +93,6 @@ class Case:
         return x * self.scale if queries else x
 
 
-def poisoned_cache(kernels: Kernels, heads: Heads, n_slots: int, dtype: torch.dtype) -> LayerCache:
-    cache = new_layer_cache(kernels.extension, heads, n_slots, dtype)
-    for tensor in (cache.keys, cache.values, cache.key_scales, cache.value_scales):
-        if tensor is not None:
-            tensor.fill_(math.nan if tensor.is_floating_point() else 99)
-    return cache
-
-
 def unpacked(cache: LayerCache, heads: Heads) -> tuple[Tensor, Tensor]:
     """The same of 4-bit codes: scale * code + minimum, for every 32 channels of a slot and head."""
     assert cache.values is not None and cache.key_scales is not None and cache.value_scales is not None
@@ -172,7 +164,7 @@ def serve(
     )  # fmt: skip
     packed_sinks = None if sinks is None else kernels.vector(sinks)
     program.attention(0, heads, q_at, out_at, mask=case.mask, sinks=packed_sinks, slopes=case.slopes())
-    cache = poisoned_cache(kernels, heads, slots_of(case.lengths)[1], case.dtype)
+    (cache,) = poisoned_caches(kernels, [heads], slots_of(case.lengths)[1], case.dtype)
     program.bind_cache([cache])
     found = run_steps(program, threads, case, schedule, {q_at: q, k_at: k, v_at: v}, (out_at, q_at))
     out, turned = ([rows.unflatten(1, (heads.n_heads, -1)) for rows in each] for each in found)

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landrace.kernels.cpu.cache import CacheShape, new_layer_cache
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector, WeightMemory, matrix_bytes, vector_bytes
+from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
 
 FLOATS = ("F32", "F16", "BF16")
-CODES = ("F8_F32", "E5M2_F32", "NF4_F32")
+CODES = ("F8_F32", "E5M2_F32", "NF4_F32", "FP4_F32")
 """Floats of fewer bits, with scales."""
 QUANTISED = tuple(kind for kind in KINDS if kind not in (*FLOATS, *CODES))
 """The kinds whose products round the rows to 8 bits."""
@@ -129,6 +131,16 @@ def assert_near(result: Tensor, expected: Tensor, size: Tensor | float, toleranc
     """|result - expected| <= tolerance * size, element by element."""
     excess = (result.double() - expected).abs() - tolerance * torch.as_tensor(size).double() - 1e-30
     assert not (excess > 0).any() and result.isfinite().all(), f"{excess.max().item():.3g} too far"
+
+
+def poisoned_caches(
+    kernels: Kernels, shapes: Sequence[CacheShape], n_slots: int, dtype: torch.dtype
+) -> list[LayerCache]:
+    """Caches with NaN in every slot."""
+    caches = [new_layer_cache(kernels.extension, shape, n_slots, dtype) for shape in shapes]
+    for tensor in (tensor for cache in caches for tensor in cache.tensors):
+        tensor.fill_(math.nan if tensor.is_floating_point() else 99)
+    return caches
 
 
 def assert_same(result: Tensor, expected: Tensor) -> None:

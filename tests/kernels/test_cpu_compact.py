@@ -13,7 +13,7 @@ from test_cpu_experts import Mixture, Native, inputs, packed
 from torch import Tensor
 
 from landrace.kernels.cpu import weights
-from landrace.kernels.cpu.program import Epilogue, Part
+from landrace.kernels.cpu.part import Epilogue, Part
 from landrace.kernels.cpu.weights import PackedMatrix, WeightMemory, as_rows, matrix_bytes
 
 ROWS = (1, 2, 3, 8, 9, 17, 48, 97)

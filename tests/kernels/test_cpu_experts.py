@@ -23,7 +23,8 @@ from torch import Tensor
 
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.mixture import ExpertAdapter, ExpertProjection, experts, route
-from landrace.kernels.cpu.program import Epilogue, Part, Program
+from landrace.kernels.cpu.part import Epilogue, Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import KINDS, PackedMatrix, PackedVector
 from landrace.kernels.reference.blocks import dequantize
 from landrace.kernels.reference.dense import gated
@@ -174,6 +175,7 @@ MIXTURES = {kind: mixture_of(kind) for kind in KINDS} | {
     "oai": Mixture(("F32", "F32", "F32"), 24, 40, biased=True, activation=OAI),
     "clamp before": Mixture(("F32", "F32", "F32"), 24, 40, activation=Activation("clamp_before", limit=2.0)),
     "clamp after": Mixture(("F32", "F32", "F32"), 24, 40, activation=Activation("clamp_after", limit=2.0)),
+    "situ": Mixture(("F32", "F32", "F32"), 24, 40, activation=Activation("situ", limit=2.0, alpha=1.5)),
     "one expert": replace(mixture_of("Q4_0"), router=Router(1, "sigmoid_of_chosen")),
     "all experts": replace(mixture_of("Q4_0"), router=Router(E)),
 }

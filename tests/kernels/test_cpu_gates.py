@@ -10,7 +10,7 @@ from cpu_steps import Kernels, assert_near, expected_product, plain_step, rows_o
 from torch import Tensor
 
 from landrace.kernels.activation import Activation
-from landrace.kernels.cpu.program import Epilogue, Part
+from landrace.kernels.cpu.part import Epilogue, Part
 from landrace.kernels.reference.dense import gated
 
 ACTIVATIONS = [
@@ -19,6 +19,8 @@ ACTIVATIONS = [
     Activation("clamp_after", limit=0.5),
     Activation("oai", limit=0.6, alpha=1.702),
     Activation("clamp_before"),
+    Activation("situ", limit=0.6, alpha=0.8),
+    Activation("situ", alpha=1.0),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from cpu_steps import (
 )
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Epilogue, Part
+from landrace.kernels.cpu.part import Epilogue, Part
 from landrace.kernels.cpu.weights import KINDS
 from landrace.kernels.reference.blocks import BLOCKS, dequantize
 from landrace.kernels.reference.dense import rms_norm
@@ -218,6 +219,43 @@ def test_several_parts_equal_single_products(kernels: Kernels, kind: str, other:
         ]
         assert torch.equal(result, torch.cat(singles, dim=1))
         return result
+
+    kernels.same_everywhere(compute)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("kind", ["F32", "BF16", "I4_F16"])
+def test_inputs_in_an_order_of_their_own(kernels: Kernels, kind: str, normed: bool) -> None:
+    """As if the rows' values had been put into that order, to the bit; several orders beside one another."""
+    x, weight = rows_of(29, 96), torch.rand(96) + 0.5
+    stored = [stored_matrix(kind, n_out, 96, seed=n_out) for n_out in (40, 17, 16)]
+    orders = [torch.randperm(96, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+
+    def compute(isa: str, threads: int) -> Tensor:
+        program = kernels.program(isa)
+        at = program.buffer(96)
+        outs = [program.buffer(len(one)) for one in stored]
+        first, second = (kernels.vector(order.float()) for order in orders)
+        matrices = [
+            replace(kernels.matrix(one, kind, 96), order=order)
+            for one, order in zip(stored, (first, second, first), strict=True)
+        ]
+        parts = [Part(matrix, out) for matrix, out in zip(matrices, outs, strict=True)]
+        program.product("parts", at, parts, norm=kernels.vector(weight) if normed else None, eps=1e-6)
+        program.write(at, x)
+        program.run(plain_step(29), threads)
+        result = [program.read(out, 29) for out in outs]
+        rows = x
+        if normed:
+            normalise = kernels.program(isa)
+            at, to = normalise.buffer(96), normalise.buffer(96)
+            normalise.norm(at, kernels.vector(weight), 1e-6, to)
+            normalise.write(at, x)
+            normalise.run(plain_step(29), threads)
+            rows = normalise.read(to, 29)
+        for one, order, found in zip(stored, (orders[0], orders[1], orders[0]), result, strict=True):
+            assert torch.equal(found, OneProduct(kernels, isa, one, kind, 96)(rows[:, order].contiguous(), threads))
+        return torch.cat(result, dim=1)
 
     kernels.same_everywhere(compute)
 

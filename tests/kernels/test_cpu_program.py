@@ -10,7 +10,8 @@ import torch
 from cpu_steps import Kernels, assert_near, assert_same, plain_step, poison, stored_matrix
 from torch import Tensor
 
-from landrace.kernels.cpu.program import Part, Program
+from landrace.kernels.cpu.part import Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import KINDS, WeightMemory, as_rows, matrix_bytes
 from landrace.kernels.reference.dense import gated, rms_norm
 

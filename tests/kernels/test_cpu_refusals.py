@@ -13,7 +13,7 @@ from cpu_steps import Kernels, plain_step, stored_matrix
 from torch import Tensor
 
 from landrace.kernels.cpu.cache import Heads, new_layer_cache
-from landrace.kernels.cpu.program import Epilogue, Part
+from landrace.kernels.cpu.part import Epilogue, Part
 from landrace.kernels.cpu.recurrent import delta, short_conv
 from landrace.kernels.cpu.step import Rotary, StepInput
 from landrace.kernels.cpu.weights import WeightMemory, as_rows
@@ -221,6 +221,16 @@ RECORDS: dict[str, Callable[[Any], Any]] = {
     "a gate for nothing": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow, gated=p.matrix)]),
     "gates of two shapes": lambda p: p.program.product(
         "", p.wide, [Part(p.square, p.wide, epilogue=Epilogue.GATE, gated=p.matrix)]
+    ),
+    "a short order": lambda p: p.program.product("", p.wide, [Part(replace(p.matrix, order=p.vector), p.narrow)]),
+    "an order beyond the row": lambda p: p.program.product(
+        "", p.wide, [Part(replace(p.matrix, order=p.kernels.vector(torch.arange(1.0, 33.0))), p.narrow)]
+    ),
+    "an order of no numbers": lambda p: p.program.product(
+        "", p.wide, [Part(replace(p.matrix, order=p.kernels.vector(torch.full((32,), torch.nan))), p.narrow)]
+    ),
+    "gates in another order": lambda p: p.program.product(
+        "", p.wide, [Part(p.matrix, p.narrow, gated=replace(p.matrix, order=p.vector), epilogue=Epilogue.GATE)]
     ),
     "gathering all rows": lambda p: p.program.product("", p.wide, [Part(p.matrix, p.narrow)], gather=True),
     "scattering logit rows": lambda p: p.program.product(

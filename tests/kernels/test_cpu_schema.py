@@ -13,7 +13,8 @@ import torch
 from cpu_steps import Kernels, plain_step, stored_matrix
 
 from landrace.kernels.cpu.cache import CACHE_TYPES
-from landrace.kernels.cpu.program import Epilogue, Part, Program
+from landrace.kernels.cpu.part import Epilogue, Part
+from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.step import StepInput
 from landrace.kernels.cpu.weights import KINDS
 

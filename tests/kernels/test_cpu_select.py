@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from attention_cases import CACHES, CPU
-from cpu_steps import Kernels, assert_near, assert_same
+from choices import (
+    assert_kept,
+    check_cuts,
+    check_dense,
+    check_refusals,
+    check_what_is_no_number,
+    index_rows,
+)
+from cpu_steps import Kernels, assert_near, poisoned_caches
 from cut_sequences import TILE, Step, at_once, at_random, run_steps, slots_of
 from test_cpu_latents import EPS, SCALE, Case, as_queries
 from torch import Tensor
 
-from landrace.kernels.cpu.cache import IndexKeys, Latents, new_layer_cache
+from landrace.kernels.cpu.cache import IndexKeys, Latents
 from landrace.kernels.cpu.latent import attend_latents, keep_latents
 from landrace.kernels.cpu.selection import select
 from landrace.kernels.layer_cache import LayerCache
@@ -80,9 +87,7 @@ def serve(
     )  # type: ignore[arg-type]  # fmt: skip
     attend_latents(program, 0, shape, queries_at, out_at, most=None if dense else case.most)
     n_slots = slots_of(case.lengths)[1]
-    caches = [new_layer_cache(kernels.extension, one, n_slots, case.dtype) for one in (shape, IndexKeys(case.width))]
-    for tensor in (tensor for cache in caches for tensor in cache.tensors):
-        tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+    caches = poisoned_caches(kernels, (shape, IndexKeys(case.width)), n_slots, case.dtype)
     program.bind_cache(caches)
     written = {**dict(zip(places, inputs, strict=True)), queries_at: as_queries(case, absorbed)}
     (out,) = run_steps(program, threads, case, schedule, written, [out_at])
@@ -97,10 +102,9 @@ def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: li
     padded = -(-shape.rank // TILE) * TILE
     kept = latents.keys.double().flatten(0, 1)
     latent, beside = kept[:, : shape.rank], kept[:, padded : padded + shape.rope_dim]
-    keys = index.keys.double().transpose(2, 3).flatten(0, 2)
-    if latents.key_scales is not None and latents.value_scales is not None and index.key_scales is not None:
+    keys = index_rows(index, case.width)
+    if latents.key_scales is not None and latents.value_scales is not None:
         latent, beside = latent * latents.value_scales.view(-1, 1), beside * latents.key_scales.view(-1, 1)
-        keys = keys * index.key_scales.view(-1, 1)
     heads, _, absorbed = case.inputs()
     index_q, index_k, weights = case.index_inputs()
     queries, scoring = [], []
@@ -110,9 +114,7 @@ def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: li
             return rotate(x, cos[:n], sin[:n]) if case.half else x
 
         theirs = turned(layer_norm(index_k[s], *case.index_norm(), INDEX_EPS).double()[:, None])[:, 0]
-        size = theirs.abs().amax(1, keepdim=True) if case.dtype == torch.int8 else theirs.abs()
-        rounding = {torch.float32: 0, torch.float16: 1 / 2000, torch.bfloat16: 1 / 250, torch.int8: 1 / 250}[case.dtype]
-        assert_near(keys[slots[s]], theirs, rounding * size + 4e-6 * (1 + theirs.abs()), 1.0)
+        assert_kept(keys[slots[s]], theirs, case.dtype)
         scoring.append(turned(index_q[s].view(n, case.n_index, -1).double()))
         own = heads[s].view(n, shape.n_heads, -1)[:, :, -shape.rope_dim :].double()
         queries.append(torch.cat((absorbed[s].view(n, shape.n_heads, -1).double(), turned(own)), -1))
@@ -155,47 +157,19 @@ def test_of_equal_scores_the_first_are_chosen(kernels: Kernels, isa: str) -> Non
 @pytest.mark.parametrize("dtype", CACHES)
 def test_where_all_fit_it_is_dense_attention_to_the_bit(kernels: Kernels, isa: str, dtype: torch.dtype) -> None:
     case = replace(CASES["long"], dtype=dtype)
-    chosen, _ = serve(kernels, isa, 3, case, at_once(case))
-    dense, _ = serve(kernels, isa, 3, case, at_once(case), dense=True)
-    assert torch.equal(chosen[0], dense[0])
-    assert torch.equal(chosen[1][: case.most], dense[1][: case.most])
-    assert all(not torch.equal(*rows) for rows in zip(chosen[1][case.most :], dense[1][case.most :], strict=True))
+    check_dense(kernels, isa, serve, case, case.most)
 
 
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("name", ["heads beside the eight", "long", "equal scores"])
 def test_however_a_sequence_is_cut(kernels: Kernels, name: str, dtype: torch.dtype) -> None:
-    """At once, alone and in random steps: the same to the bit, on any threads and instructions."""
-    case = replace(CASES[name], dtype=dtype)
-    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]
-
-    def compute(isa: str, threads: int) -> Tensor:
-        out, caches = serve(kernels, isa, threads, case, at_once(case))
-        whole = torch.cat(out)
-        assert whole.isfinite().all()
-        for schedule in schedules:
-            other, others = serve(kernels, isa, threads, case, schedule)
-            assert torch.equal(torch.cat(other), whole)
-            for one, same in zip(others, caches, strict=True):
-                assert_same(one.keys, same.keys)
-        return whole
-
-    kernels.same_everywhere(compute)
+    check_cuts(kernels, serve, replace(CASES[name], dtype=dtype))
 
 
 def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels) -> None:
-    """A NaN in the keys of an indexer is chosen first, and no other sequence and no row before it feels it."""
+    """A NaN in the keys of an indexer is chosen first."""
     case = CASES["heads beside the eight"]
-    clean, _ = serve(kernels, "plain", 1, case, at_once(case))
-    q, k, weights = case.index_inputs()
-    k[3][20, 3] = math.nan
-    spoiled = replace(case)
-    object.__setattr__(spoiled, "index_inputs", lambda: (q, k, weights))
-    results = [serve(kernels, "plain", 2, spoiled, schedule)[0] for schedule in (at_once(case), at_random(case, 1, 30))]
-    assert_same(torch.cat(results[0]), torch.cat(results[1]))
-    for s in range(3):
-        assert torch.equal(results[0][s], clean[s])
-    assert torch.equal(results[0][3][:20], clean[3][:20]) and torch.cat(results[0]).isfinite().all()
+    assert check_what_is_no_number(kernels, serve, case, "index_inputs", 1, 3, (20, 3)).isfinite().all()
 
 
 def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
@@ -227,7 +201,4 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
 
 
 def test_refusals(kernels: Kernels) -> None:
-    for name, act in refusals(kernels).items():
-        with pytest.raises(ValueError):
-            act()
-            pytest.fail(name)
+    check_refusals(refusals(kernels))

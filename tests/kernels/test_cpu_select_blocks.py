@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, EPS, Case, flat, poisoned_cache
-from cpu_steps import Kernels, assert_near, assert_same
+from attention_cases import CACHES, CPU, EPS, Case, flat
+from choices import (
+    assert_kept,
+    check_cuts,
+    check_dense,
+    check_refusals,
+    check_what_is_no_number,
+    index_rows,
+)
+from cpu_steps import Kernels, assert_near, poisoned_caches
 from cut_sequences import Step, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
@@ -68,12 +75,7 @@ def serve(
         0, heads, q, out_at, sinks=None if sinks is None else kernels.vector(sinks),
         most=None if dense else case.block * case.n_blocks,
     )  # fmt: skip
-    caches = [
-        poisoned_cache(kernels, heads, n_slots, case.dtype),
-        new_layer_cache(kernels.extension, IndexKeys(case.width), n_slots, case.dtype),
-    ]
-    for tensor in caches[1].tensors:
-        tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+    caches = poisoned_caches(kernels, (heads, IndexKeys(case.width)), n_slots, case.dtype)
     program.bind_cache(caches)
     (out,) = run_steps(program, threads, case, schedule, dict(zip(places, inputs, strict=True)), [out_at])
     return [rows.unflatten(1, (heads.n_heads, -1)) for rows in out], caches
@@ -84,9 +86,7 @@ def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: li
     slots = slots_of(case.lengths)[0]
     out, (cache, index) = serve(kernels, isa, threads, case, schedule)
     keys, values = flat(cache, case.heads)
-    index_keys = index.keys.double().transpose(2, 3).flatten(0, 2)
-    if index.key_scales is not None:
-        index_keys = index_keys * index.key_scales.view(-1, 1)
+    index_keys = index_rows(index, case.width)
     cos, sin = (x.double() for x in case.angles())
 
     def made(x: Tensor, weight: Tensor) -> Tensor:
@@ -96,9 +96,7 @@ def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: li
     scoring = []
     for s, n in enumerate(case.lengths):
         theirs = made(index_k[s][:, None], k_norm)[:, 0]
-        size = theirs.abs().amax(1, keepdim=True) if case.dtype == torch.int8 else theirs.abs()
-        rounding = {torch.float32: 0, torch.float16: 1 / 2000, torch.bfloat16: 1 / 250, torch.int8: 1 / 250}[case.dtype]
-        assert_near(index_keys[slots[s]], theirs, rounding * size + 4e-6 * (1 + theirs.abs()), 1.0)
+        assert_kept(index_keys[slots[s]], theirs, case.dtype)
         scoring.append(made(index_q[s].view(n, case.heads.n_kv_heads, -1), q_norm))
     plan = plan_attention([sum(case.lengths[:s]) for s in range(len(slots) + 1)], slots, CPU)
     chosen = reference_blocks(
@@ -132,44 +130,19 @@ def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name:
 @pytest.mark.parametrize("dtype", CACHES)
 def test_where_all_fit_it_is_dense_attention_to_the_bit(kernels: Kernels, isa: str, dtype: torch.dtype) -> None:
     case = replace(CASES["long"], dtype=dtype)
-    chosen, _ = serve(kernels, isa, 3, case, at_once(case))
-    dense, _ = serve(kernels, isa, 3, case, at_once(case), dense=True)
-    most = case.block * case.n_blocks
-    assert torch.equal(chosen[1], dense[1]) and torch.equal(chosen[0][:most], dense[0][:most])
-    assert all(not torch.equal(*rows) for rows in zip(chosen[0][most:], dense[0][most:], strict=True))
+    check_dense(kernels, isa, serve, case, case.block * case.n_blocks)
 
 
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("name", ["whole tiles", "parts of tiles, sinks", "long"])
 def test_however_a_sequence_is_cut(kernels: Kernels, name: str, dtype: torch.dtype) -> None:
-    """At once, alone and in random steps: the same to the bit, on any threads and instructions."""
-    case = replace(CASES[name], dtype=dtype)
-    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]
-
-    def compute(isa: str, threads: int) -> Tensor:
-        out, caches = serve(kernels, isa, threads, case, at_once(case))
-        whole = torch.cat(out)
-        assert whole.isfinite().all()
-        for schedule in schedules:
-            other, others = serve(kernels, isa, threads, case, schedule)
-            assert torch.equal(torch.cat(other), whole)
-            assert_same(others[1].keys, caches[1].keys)
-        return whole
-
-    kernels.same_everywhere(compute)
+    check_cuts(kernels, serve, replace(CASES[name], dtype=dtype))
 
 
 def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels) -> None:
-    """A block with a NaN in the indexer's keys is chosen first, and no other sequence and no row before it feels it."""
+    """A block with a NaN in the indexer's keys is chosen first."""
     case = CASES["whole tiles"]
-    clean, _ = serve(kernels, "plain", 1, case, at_once(case))
-    q, k = case.index_inputs()
-    k[0][20, 3] = math.nan
-    spoiled = replace(case)
-    object.__setattr__(spoiled, "index_inputs", lambda: (q, k))
-    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 30))
-    assert all(torch.equal(out[s], clean[s]) for s in (1, 2, 3))
-    assert torch.equal(out[0][:20], clean[0][:20]) and out[0].isfinite().all()
+    assert check_what_is_no_number(kernels, serve, case, "index_inputs", 1, 0, (20, 3)).isfinite().all()
 
 
 def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
@@ -232,7 +205,4 @@ def test_dual_chunks_choose_nothing(kernels: Kernels) -> None:
 
 
 def test_refusals(kernels: Kernels) -> None:
-    for name, act in refusals(kernels).items():
-        with pytest.raises(ValueError):
-            act()
-            pytest.fail(name)
+    check_refusals(refusals(kernels))

@@ -3,18 +3,18 @@ however a sequence is cut."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, Case, flat, poisoned_cache
-from cpu_steps import Kernels, assert_near, assert_same
+from attention_cases import CACHES, CPU, Case, flat
+from choices import check_cuts, check_dense, check_refusals, check_what_is_no_number
+from cpu_steps import Kernels, assert_near, poisoned_caches
 from cut_sequences import Step, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
-from landrace.kernels.cpu.cache import Heads, IndexKeys, new_layer_cache
+from landrace.kernels.cpu.cache import Heads, IndexKeys
 from landrace.kernels.cpu.selection import select_by_means
 from landrace.kernels.layer_cache import LayerCache
 from landrace.kernels.reference.attention import attention, plan_attention
@@ -48,10 +48,7 @@ def serve(
     most = None if dense else case.block * case.n_blocks
     program.attention(0, heads, places[0], out_at, most=most, onset=case.onset)
     means = IndexKeys(heads.n_kv_heads * heads.head_dim // 16)
-    index = new_layer_cache(kernels.extension, means, n_slots, case.dtype)
-    for tensor in index.tensors:
-        tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
-    caches = [poisoned_cache(kernels, heads, n_slots, case.dtype), index]
+    caches = poisoned_caches(kernels, (heads, means), n_slots, case.dtype)
     program.bind_cache(caches)
     (out,) = run_steps(program, threads, case, schedule, dict(zip(places, inputs, strict=True)), [out_at])
     return [rows.unflatten(1, (heads.n_heads, -1)) for rows in out], caches
@@ -100,35 +97,17 @@ def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name:
 
 @pytest.mark.parametrize("dtype", CACHES)
 def test_however_a_sequence_is_cut(kernels: Kernels, dtype: torch.dtype) -> None:
-    """At once, alone and in random steps: the same to the bit, on any threads and instructions; before the onset the
-    bits of dense attention, and after it not."""
+    check_cuts(kernels, serve, replace(CASES["small"], dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", CACHES)
+def test_before_the_onset_it_is_dense_attention_to_the_bit(kernels: Kernels, isa: str, dtype: torch.dtype) -> None:
     case = replace(CASES["small"], dtype=dtype)
-    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]
-
-    def compute(isa: str, threads: int) -> Tensor:
-        out, caches = serve(kernels, isa, threads, case, at_once(case))
-        dense, _ = serve(kernels, isa, threads, case, at_once(case), dense=True)
-        assert torch.equal(out[0][: case.onset], dense[0][: case.onset])
-        assert not torch.equal(out[0][case.onset :], dense[0][case.onset :])
-        for schedule in schedules:
-            other, others = serve(kernels, isa, threads, case, schedule)
-            assert torch.equal(torch.cat(other), torch.cat(out))
-            assert_same(others[1].keys, caches[1].keys)
-        return torch.cat(out)
-
-    kernels.same_everywhere(compute)
+    check_dense(kernels, isa, serve, case, case.onset)
 
 
 def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels) -> None:
-    case = CASES["small"]
-    clean, _ = serve(kernels, "plain", 1, case, at_once(case))
-    q, k, v = case.inputs()
-    k[0][100, 1, 3] = math.nan
-    spoiled = replace(case)
-    object.__setattr__(spoiled, "inputs", lambda: (q, k, v))
-    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 90))
-    assert all(torch.equal(out[s], clean[s]) for s in (1, 2, 3))
-    assert torch.equal(out[0][:100], clean[0][:100])
+    check_what_is_no_number(kernels, serve, CASES["small"], "inputs", 1, 0, (100, 1, 3), most=90)
 
 
 def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
@@ -156,7 +135,4 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
 
 
 def test_refusals(kernels: Kernels) -> None:
-    for name, act in refusals(kernels).items():
-        with pytest.raises(ValueError):
-            act()
-            pytest.fail(name)
+    check_refusals(refusals(kernels))

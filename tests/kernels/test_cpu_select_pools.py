@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from attention_cases import CACHES, CPU, Case, flat, poisoned_cache
-from cpu_steps import Kernels, assert_near, assert_same
+from attention_cases import CACHES, CPU, Case, flat
+from choices import (
+    assert_kept,
+    check_cuts,
+    check_dense,
+    check_refusals,
+    check_what_is_no_number,
+    index_rows,
+    with_inputs,
+)
+from cpu_steps import Kernels, assert_near, poisoned_caches
 from cut_sequences import Step, at_once, at_random, run_steps, slots_of
 from torch import Tensor
 
@@ -25,7 +33,6 @@ from landrace.kernels.reference.rotary import rotate
 from landrace.kernels.reference.selection import select_pools as reference_pools
 
 INDEX_EPS, FACTOR = 1e-2, 0.25
-ROUNDING = {torch.float32: 0, torch.float16: 1 / 2000, torch.bfloat16: 1 / 250, torch.int8: 1 / 250}
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,7 @@ def serve(
         **asked,
     )  # fmt: skip
     program.attention(0, heads, q, out_at, most=None if dense else case.most, together=None if dense else True)
-    caches = [
-        poisoned_cache(kernels, heads, n_slots, case.dtype),
-        *(new_layer_cache(kernels.extension, shape, n_slots, case.dtype) for shape in case.shapes),
-    ]
-    for tensor in (tensor for cache in caches[1:] for tensor in cache.tensors):
-        tensor.fill_(99 if tensor.dtype == torch.int8 else math.nan)
+    caches = poisoned_caches(kernels, (heads, *case.shapes), n_slots, case.dtype)
     program.bind_cache(caches)
     written = dict(zip(places, inputs, strict=True))
     (mixed,) = run_steps(program, threads, case, schedule, written, [out_at], entries=case.pool)
@@ -118,27 +120,19 @@ def check(kernels: Kernels, isa: str, threads: int, case: Choosing, schedule: li
     slots = slots_of(case.lengths)[0]
     out, (cache, inputs, index) = serve(kernels, isa, threads, case, schedule)
     keys, values = flat(cache, case.heads)
-    kept, made = (one.keys.double().transpose(2, 3).flatten(0, 2) for one in (inputs, index))
-    if inputs.key_scales is not None and index.key_scales is not None:
-        kept[:, : case.width] *= inputs.key_scales.view(-1, 1)
-        made *= index.key_scales.view(-1, 1)
-    if inputs.value_scales is not None:
-        kept[:, case.width :] *= inputs.value_scales.view(-1, 1)
+    kept, made = (index_rows(one, case.width) for one in (inputs, index))
     cos, sin = (x.double() for x in case.angles())
     norm, second, _ = case.index_vectors()
     index_q, index_k, *beside = case.index_inputs()
     weight, scoring = torch.full((sum(case.lengths), case.n_index), FACTOR).double(), []
     if case.gated:
         weight = FACTOR * torch.cat(beside[0]).double()
-    rounding, is_int8 = ROUNDING[case.dtype], case.dtype == torch.int8
     for s, n in enumerate(case.lengths):
         own = layer_norm(index_k[s], norm, second, INDEX_EPS) if case.gated else index_k[s]
         own = torch.cat((own, beside[1][s]), 1).double() if case.gated else own.double()
-        size = own.abs().amax(1, keepdim=True) if is_int8 else own.abs()
-        assert_near(kept[slots[s]], own, rounding * size + 4e-6 * (1 + own.abs()), 1.0)
-        theirs = keys_of(case, kept[slots[s]])
-        size = theirs.abs().amax(1, keepdim=True) if is_int8 else theirs.abs()
-        assert_near(made[slots[s][: n // case.pool]], theirs, rounding * size + 2e-5, 1.0)
+        for part, theirs in zip(kept[slots[s]].split(case.width, 1), own.split(case.width, 1), strict=True):
+            assert_kept(part, theirs, case.dtype)
+        assert_kept(made[slots[s][: n // case.pool]], keys_of(case, kept[slots[s]]), case.dtype, beside=2e-5)
         q = index_q[s].view(n, case.n_index, -1)
         scoring.append(q.double() if case.gated else rotate(rms_norm(q, second, INDEX_EPS).double(), cos[:n], sin[:n]))
     plan = plan_attention([sum(case.lengths[:s]) for s in range(len(slots) + 1)], slots, CPU)
@@ -172,32 +166,13 @@ def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name:
 @pytest.mark.parametrize("dtype", CACHES)
 def test_where_all_fit_it_is_dense_attention_to_the_bit(kernels: Kernels, isa: str, dtype: torch.dtype) -> None:
     case = replace(CASES["GLM-5.3's"], dtype=dtype)
-    chosen, _ = serve(kernels, isa, 3, case, at_once(case))
-    dense, _ = serve(kernels, isa, 3, case, at_once(case), dense=True)
-    most = case.most
-    assert torch.equal(chosen[1], dense[1][: len(chosen[1])]) and torch.equal(chosen[0][:most], dense[0][:most])
-    assert all(not torch.equal(*rows) for rows in zip(chosen[0][most:], dense[0][most:], strict=True))
+    check_dense(kernels, isa, serve, case, case.most)
 
 
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("name", ["means", "gates", "pools across tiles", "gated pools across tiles"])
 def test_however_a_sequence_is_cut(kernels: Kernels, name: str, dtype: torch.dtype) -> None:
-    """At once, alone and in random steps: the same to the bit, on any threads and instructions."""
-    case = replace(CASES[name], dtype=dtype)
-    schedules = [[[(s, 0, n)] for s, n in enumerate(case.lengths)], at_random(case, 1, 150)]
-
-    def compute(isa: str, threads: int) -> Tensor:
-        out, caches = serve(kernels, isa, threads, case, at_once(case))
-        whole = torch.cat(out)
-        assert whole.isfinite().all()
-        for schedule in schedules:
-            other, others = serve(kernels, isa, threads, case, schedule)
-            assert torch.equal(torch.cat(other), whole)
-            for one, same in zip(others[1:], caches[1:], strict=True):
-                assert_same(one.keys, same.keys)
-        return whole
-
-    kernels.same_everywhere(compute)
+    check_cuts(kernels, serve, replace(CASES[name], dtype=dtype))
 
 
 @pytest.mark.parametrize("name", ["means", "gates"])
@@ -205,8 +180,7 @@ def test_of_equal_scores_the_first_are_chosen(kernels: Kernels, isa: str, name: 
     """All keys are equal, so every row sees the first pools and those of its own that are not whole."""
     case = CASES[name]
     q, k, *beside = case.index_inputs()
-    same = replace(case)
-    object.__setattr__(same, "index_inputs", lambda: ([torch.zeros_like(x) for x in q], k, *beside))
+    same = with_inputs(case, "index_inputs", ([torch.zeros_like(x) for x in q], k, *beside))
     out, (cache, *_) = serve(kernels, isa, 2, same, at_once(same))
     slots = slots_of(case.lengths)[0]
     keys, values = flat(cache, case.heads)
@@ -224,16 +198,9 @@ def test_of_equal_scores_the_first_are_chosen(kernels: Kernels, isa: str, name: 
 
 @pytest.mark.parametrize("name", ["means", "gates"])
 def test_what_is_no_number_stays_in_its_sequence(kernels: Kernels, name: str) -> None:
-    """A pool with a NaN in the indexer's keys is chosen first, and no other sequence and no row before it feels it."""
+    """A pool with a NaN in the indexer's keys is chosen first."""
     case = CASES[name]
-    clean, _ = serve(kernels, "plain", 1, case, at_once(case))
-    q, k, *beside = case.index_inputs()
-    k[0][40, 3] = math.nan
-    spoiled = replace(case)
-    object.__setattr__(spoiled, "index_inputs", lambda: (q, k, *beside))
-    out, _ = serve(kernels, "plain", 2, spoiled, at_random(case, 1, 30))
-    assert all(torch.equal(out[s], clean[s]) for s in (1, 2, 3))
-    assert torch.equal(out[0][:40], clean[0][:40]) and out[0].isfinite().all()
+    assert check_what_is_no_number(kernels, serve, case, "index_inputs", 1, 0, (40, 3)).isfinite().all()
 
 
 def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
@@ -289,10 +256,7 @@ def refusals(kernels: Kernels) -> dict[str, Callable[[], object]]:
 
 
 def test_refusals(kernels: Kernels) -> None:
-    for name, act in refusals(kernels).items():
-        with pytest.raises(ValueError):
-            act()
-            pytest.fail(name)
+    check_refusals(refusals(kernels))
 
 
 def test_steps_that_cannot_be_computed(kernels: Kernels) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landrace.kernels.cpu import streams
 from landrace.kernels.reference.dense import rms_norm
-from landrace.kernels.reference.streams import collapsed, spread, weights_of
+from landrace.kernels.reference.streams import attended_blocks, collapsed, spread, weights_of
 from landrace.kernels.streams import HyperConnections
 
 ROWS = 14
@@ -104,6 +104,35 @@ def test_activations_with_factors(kernels: Kernels, kind: str) -> None:
     assert_near(kernels.same_everywhere(compute), expected, expected.abs() + 1e-30, 2e-6)
 
 
+@pytest.mark.parametrize("width", [37, 64])
+@pytest.mark.parametrize("count", [1, 2, 19])
+def test_attention_to_blocks(kernels: Kernels, count: int, width: int) -> None:
+    sums = [rows_of(ROWS, width, seed) * (1 + seed) for seed in range(count)]
+    sums[0][3, 5] = float("nan")
+    draw = torch.Generator().manual_seed(1)
+    scores, norm = torch.randn(width, generator=draw), torch.randn(width, generator=draw)
+
+    def compute(isa: str, threads: int) -> Tensor:
+        program = kernels.program(isa)
+        at, out, without = [program.buffer(width) for _ in sums], program.buffer(width), program.buffer(width)
+        streams.attend_blocks(program, at, kernels.vector(scores), kernels.vector(norm), 1e-3, out)
+        streams.attend_blocks(program, at, kernels.vector(scores), None, 1e-3, without)
+        for buffer, values in zip(at, sums, strict=True):
+            program.write(buffer, values)
+        program.run(plain_step(ROWS), threads)
+        return torch.cat([program.read(buffer, ROWS) for buffer in (out, without)])
+
+    found = kernels.same_everywhere(compute)
+    assert found.isnan().any(1).nonzero().flatten().tolist() == [3, ROWS + 3]
+    exact = [one.double() for one in sums]
+    expected = torch.cat([attended_blocks(exact, scores.double(), one, 1e-3) for one in (norm.double(), None)])
+    others = ~expected.isnan().any(1)
+    greatest = torch.stack(exact).abs().amax(0).repeat(2, 1)
+    assert_near(found[others], expected[others], greatest[others], 2e-5)
+    if count == 1:
+        assert torch.equal(found[:3], sums[0][:3])
+
+
 def test_what_is_no_number_stays_in_its_row(kernels: Kernels) -> None:
     form = FORMS["mixing"]
     x, logits = rows_of(ROWS, 4 * 37), rows_of(ROWS, 24, 2)
@@ -138,5 +167,11 @@ def test_refusals(kernels: Kernels) -> None:
         streams.collapse(program, wide, 6, program.buffer(2), weights=narrow)
     with pytest.raises(ValueError, match="weight for each stream"):
         streams.spread(program, wide, program.buffer(4), narrow, 3, 3, False)
+    with pytest.raises(ValueError, match="part of themselves"):
+        streams.attend_blocks(program, [wide], kernels.vector(torch.ones(12)), None, 0.0, wide)
+    with pytest.raises(ValueError, match="no block"):
+        streams.attend_blocks(program, [], kernels.vector(torch.ones(12)), None, 0.0, wide)
+    with pytest.raises(ValueError, match="value by value"):
+        streams.attend_blocks(program, [wide], kernels.vector(torch.ones(5)), None, 0.0, program.buffer(12))
     with pytest.raises(ValueError, match="whole groups"):
         streams.norm_each(program, wide, kernels.vector(torch.ones(12)), 0.0, 5, program.buffer(12))

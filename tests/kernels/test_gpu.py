@@ -23,6 +23,8 @@ ACTIVATIONS = [
     Activation("clamp_before", 1.0),
     Activation("clamp_after", 1.0),
     Activation("oai", 2.0, 1.7),
+    Activation("situ", 1.5, 2.0),
+    Activation("situ", alpha=2.0),
 ]
 
 

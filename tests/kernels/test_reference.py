@@ -72,6 +72,8 @@ def test_gates() -> None:
         Activation("clamp_before", limit=2.0): low / (1 + (-low).exp()) * near,
         Activation("clamp_after", limit=2.0): (gate / (1 + (-gate).exp())).clamp(max=2.0) * near,
         Activation("oai", limit=2.0, alpha=1.7): low / (1 + (-1.7 * low).exp()) * (near + 1),
+        Activation("situ", limit=2.0, alpha=4.0): 4 * (gate / 4).tanh() / (1 + (-gate).exp()) * 2 * (up / 2).tanh(),
+        Activation("situ", alpha=4.0): 4 * (gate / 4).tanh() / (1 + (-gate).exp()) * up,
     }
     for activation, values in expected.items():
         result = gated(gate, up, activation)

@@ -126,7 +126,10 @@ def write(path: Path, data: dict[str, Any], tensors: dict[str, np.ndarray], *, q
     writer = gguf.GGUFWriter(path, data["general.architecture"])
     for key, value in data.items():
         if key != "general.architecture":
-            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+            add = {
+                str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32,
+                list: writer.add_array,
+            }  # fmt: skip
             add[type(value)](key, value)
     kind = gguf.GGMLQuantizationType.Q8_0
     for name, tensor in tensors.items():

@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Mapping[str, Any]]] = {
     "a scaled rotation": (KIMI_48B, {"rope_scaling": {"type": "yarn", "factor": 4.0}}),
     "a layer twice": (KIMI_48B, {"linear_attn_config": {**KIMI_48B["linear_attn_config"], "full_attn_layers": [4, 1]}}),
     "an unknown key of the object": (
-        KIMI_48B, {"linear_attn_config": {**KIMI_48B["linear_attn_config"], "gate_lower_bound": -5.0}}
+        KIMI_48B, {"linear_attn_config": {**KIMI_48B["linear_attn_config"], "gate_upper_bound": 5.0}}
     ),
     "another score": (KIMI_48B, {"moe_router_activation_func": "softmax"}),
     "norms before": (TEXT_01, {"postnorm": False}),

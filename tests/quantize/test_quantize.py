@@ -40,6 +40,7 @@ from landrace.errors import CheckpointError, DataError, OptionError, Unsupported
 from landrace.kernels.reference.encoding import encode
 from landrace.model import open_model
 from landrace.models.batch import ForwardBatch
+from landrace.models.decoder import Decoder
 from landrace.quantize import quantize as module
 from landrace.quantize.gguf import gguf_model
 from landrace.quantize.importance import importance_of
@@ -177,8 +178,8 @@ def test_importance_follows_the_order_of_heads(write_model: WriteModel, text: Pa
     quantize(str(folder), "f32", out)
     ids = open_model(str(folder)).tokenizer.encode(TEXT)[:256]
     ours, theirs = (open_checkpoint(path) for path in (folder, out))
-    hub = importance_of(open_model(str(folder), dtype="float32").decoder, [ids])
-    file = importance_of(open_model(str(out), dtype="float32").decoder, [ids]).by_tensor(theirs.sources)
+    hub = importance_of(ours, [ids])
+    file = importance_of(theirs, [ids]).by_tensor(theirs.sources)
     written = hub.by_tensor(gguf_model(ours).sources)
     assert written.keys() == file.keys() and "blk.0.ssm_out.weight" in file
     for name, counts in file.items():
@@ -217,7 +218,7 @@ def test_importance_is_the_mean_square_of_inputs(llama: Path) -> None:
     for ids in windows:
         with torch.no_grad():
             model(torch.tensor([ids]))
-    found = importance_of(open_model(str(llama), dtype="float32").decoder, windows).of_inputs
+    found = importance_of(open_checkpoint(llama), windows).of_inputs
     assert found.keys() == {f"{name}.weight" for name in sums}
     n_rows, prior = sum(map(len, windows)), 16
     for name, total in sums.items():
@@ -228,8 +229,7 @@ def test_importance_is_the_mean_square_of_inputs(llama: Path) -> None:
 
 def test_importance_of_experts(mixture: Path, text: Path, tmp_path: Path) -> None:
     """Each expert has its own; one that no token went to has none."""
-    decoder = open_model(str(mixture), dtype="float32").decoder
-    found = importance_of(decoder, [[7]])
+    found = importance_of(open_checkpoint(mixture), [[7]])
     gate, down = (found.of_inputs[f"layers.1.mlp.experts.{name}_proj.weight"] for name in ("gate", "down"))
     assert (found.n_experts, found.n_unseen) == (12, 8)
     seen = (gate.std(1) > 1e-3).nonzero().flatten()
@@ -238,13 +238,35 @@ def test_importance_of_experts(mixture: Path, text: Path, tmp_path: Path) -> Non
     assert (down == 1).all(1).sum() == 4
     out = tmp_path / "m.gguf"
     quantize(str(mixture), "q5_0", out, importance=text, text=text)
-    ids = open_model(str(mixture)).tokenizer.encode(TEXT)
+    opened = open_model(str(mixture), dtype="float32")
+    ids = opened.tokenizer.encode(TEXT)
     windows = [ids[at : at + 256] for at in range(0, len(ids) // 256 * 256, 256)]
-    counts = importance_of(decoder, windows).of_inputs["layers.1.mlp.experts.up_proj.weight"]
+    counts = importance_of(opened.checkpoint, windows).of_inputs["layers.1.mlp.experts.up_proj.weight"]
     stored = read_gguf(out).tensors["blk.1.ffn_up_exps.weight"]
-    values = decoder.get_parameter("layers.1.mlp.experts.up_proj.weight")
+    values = opened.decoder.get_parameter("layers.1.mlp.experts.up_proj.weight")
     expected = torch.cat([encode(one, "Q5_0", own) for one, own in zip(values, counts, strict=True)])
     assert (stored.raw() == expected).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen3_moe", "deepseek_v3", "qwen3_5_text"])
+def test_importance_holds_one_layer_at_a_time(
+    case: str, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(write_model((MODELS | OTHER_MIXERS)[case]))
+    held: list[dict[str, int]] = []
+    load = Decoder.load
+
+    def loading(decoder: Decoder, *args: Any) -> Decoder:
+        load(decoder, *args)
+        held.append({name: one.nbytes for name, one in decoder.named_parameters() if not one.is_meta})
+        return decoder
+
+    monkeypatch.setattr(Decoder, "load", loading)
+    importance_of(checkpoint, [IDS, IDS[::-1]])
+    for names in held:
+        assert len({".".join(name.split(".")[:2]) for name in names}) <= 1
+    loaded = {name for names in held for name in names}
+    assert loaded == checkpoint.sources.keys() - {"lm_head.weight"}
 
 
 def test_mxfp4_for_experts(mixture: Path, tmp_path: Path) -> None:
@@ -318,7 +340,7 @@ def test_the_end_of_the_text_is_kept_for_the_figures(
     long.write_text(TEXT * 3, encoding="utf-8")
     heard: list[list[tuple[int, ...]]] = []
     monkeypatch.setattr(
-        module, "importance_of", lambda d, windows, p: (heard.append(windows), importance_of(d, windows))[1]
+        module, "importance_of", lambda c, windows, *_: (heard.append(windows), importance_of(c, windows))[1]
     )
     done = quantize(str(llama), "q8_0", tmp_path / "tiny.gguf", importance=long)
     ids = open_model(str(llama)).tokenizer.encode(TEXT * 3)

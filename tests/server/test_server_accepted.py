@@ -82,7 +82,6 @@ def test_what_asks_for_nothing_of_a_chat(server: Any, base: str, fields: dict[st
 
 
 WISHES: list[dict[str, Any]] = [
-    {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
     {"tools": {}},
     {"tool_choice": "required"},
     {"tool_choice": {"type": "function", "function": {"name": "f"}}},
@@ -100,7 +99,6 @@ WISHES: list[dict[str, Any]] = [
     {"store": 0},
     {"service_tier": "priority"},
     {"verbosity": "high"},
-    {"reasoning_effort": "low"},
     {"prediction": {"type": "content", "content": "a"}},
     {"audio": {"voice": "alloy", "format": "wav"}},
     {"web_search_options": {}},
@@ -121,6 +119,18 @@ def test_what_is_asked_for_and_not_there_is_refused(server: Any, base: str, path
     assert (error["param"], error["type"]) == (name, "invalid_request_error")
     assert name in error["message"]
     assert error["code"] in ("unsupported_parameter", "invalid_type")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tools": [{"type": "function", "function": {"name": "f"}}]}, {"reasoning_effort": "low"}]
+)
+def test_only_chats_have_tools_and_efforts(server: Any, base: str, fields: dict[str, Any]) -> None:
+    (name,) = fields
+    for path, body in ((PLAIN, {"prompt": "Hello"}), (CHAT, {"messages": HELLO})):
+        reply = server.post(path, {"model": base, **body, **GREEDY, **fields})
+        assert reply.status_code == 400
+        # This model's template knows neither.
+        assert reply.json()["error"]["param"] == name
 
 
 def test_events_can_hide_how_long_their_texts_are(server: Any, base: str, ask: Callable[..., Completion]) -> None:

@@ -31,12 +31,17 @@ ANSWER = {"role": "assistant", "content": "Zdravo.\nKako ste?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 MORE = {"role": "user", "content": "And tomorrow?"}
 RESULT = {"role": "tool", "name": "get_weather", "tool_call_id": "call00001", "content": "31 °C"}
+OTHER_RESULT = {**RESULT, "tool_call_id": "call00002", "content": "19 °C"}
 ARGUMENTS = {"city": "Huế", "days": 100001}
+OTHER = {"city": "Niš"}
 
 
-def calling(arguments: Any, content: Any) -> dict[str, Any]:
-    call = {"id": "call00001", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
-    return {"role": "assistant", "content": content, "tool_calls": [call]}
+def calling(*arguments: Any, content: Any) -> dict[str, Any]:
+    calls = [
+        {"id": f"call0000{number}", "type": "function", "function": {"name": "get_weather", "arguments": one}}
+        for number, one in enumerate(arguments, 1)
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
 def in_parts(message: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +49,8 @@ def in_parts(message: dict[str, Any]) -> dict[str, Any]:
 
 
 WIRE = json.dumps(ARGUMENTS, ensure_ascii=False)
-CALLED = calling(ARGUMENTS, "")
+OTHER_WIRE = json.dumps(OTHER, ensure_ascii=False)
+CALLED = calling(ARGUMENTS, content="")
 EMPTY = {"tool_calls": None, "name": None, "refusal": None, "audio": None, "function_call": None}
 # What a client sends, and the conversation that it means.
 CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]] = {
@@ -77,16 +83,42 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any
         {},
     ),
     "tools": ([SYSTEM, USER], [SYSTEM, USER], {"tools": [TOOL]}),
-    "arguments as an object": ([USER, calling(ARGUMENTS, None), RESULT], [USER, CALLED, RESULT], {}),
-    "arguments as text": ([USER, calling(WIRE, None), RESULT], [USER, CALLED, RESULT], {"tools": [TOOL]}),
-    "no arguments": ([USER, calling("", ""), RESULT], [USER, calling({}, ""), RESULT], {}),
-    "result in parts": ([USER, calling(WIRE, ""), in_parts(RESULT)], [USER, CALLED, RESULT], {}),
+    "arguments as an object": ([USER, calling(ARGUMENTS, content=None), RESULT], [USER, CALLED, RESULT], {}),
+    "arguments as text": ([USER, calling(WIRE, content=None), RESULT], [USER, CALLED, RESULT], {"tools": [TOOL]}),
+    "no arguments": ([USER, calling("", content=""), RESULT], [USER, calling({}, content=""), RESULT], {}),
+    "result in parts": ([USER, calling(WIRE, content=""), in_parts(RESULT)], [USER, CALLED, RESULT], {}),
     "words beside a call": (
-        [USER, calling(WIRE, "I look."), RESULT],
-        [USER, calling(ARGUMENTS, "I look."), RESULT],
+        [USER, calling(WIRE, content="I look."), RESULT],
+        [USER, calling(ARGUMENTS, content="I look."), RESULT],
         {"tools": [TOOL]},
     ),
-    "a finished call": ([USER, calling(WIRE, None), RESULT, ANSWER, MORE], [USER, CALLED, RESULT, ANSWER, MORE], {}),
+    "low effort": ([USER], [USER], {"reasoning_effort": "low"}),
+    "most effort": ([SYSTEM, USER], [SYSTEM, USER], {"reasoning_effort": "max", "enable_thinking": True}),
+    "two calls": (
+        [USER, calling(WIRE, OTHER_WIRE, content=None), RESULT, OTHER_RESULT],
+        [USER, calling(ARGUMENTS, OTHER, content=""), RESULT, OTHER_RESULT],
+        {"tools": [TOOL]},
+    ),
+    "thoughts before a call": (
+        [USER, {**calling(WIRE, content=None), "reasoning": "A city."}, RESULT],
+        [USER, {**CALLED, "reasoning_content": "A city.", "thinking": "A city."}, RESULT],
+        {"tools": [TOOL], "enable_thinking": True, "thinking": True},
+    ),
+    "turns with calls": (
+        [SYSTEM, USER, calling(WIRE, content=None), RESULT, ANSWER, MORE, calling(OTHER_WIRE, content=""), RESULT],
+        [SYSTEM, USER, CALLED, RESULT, ANSWER, MORE, calling(OTHER, content=""), RESULT],
+        {"tools": [TOOL], "enable_thinking": False},
+    ),
+    "an empty result": (
+        [USER, calling(WIRE, content=None), {**RESULT, "content": None}],
+        [USER, CALLED, {**RESULT, "content": ""}],
+        {"tools": [TOOL]},
+    ),
+    "a finished call": (
+        [USER, calling(WIRE, content=None), RESULT, ANSWER, MORE],
+        [USER, CALLED, RESULT, ANSWER, MORE],
+        {},
+    ),
 }
 # Templates that read calls in another form than most: arguments as text, null beside a call, the bare function.
 CALL_FORMS = {
@@ -108,14 +140,14 @@ def formed(name: str, message: dict[str, Any]) -> dict[str, Any]:
     if "tool_calls" not in message or name not in CALL_FORMS:
         return message
     as_object, empty = CALL_FORMS[name]
-    (call,) = message["tool_calls"]
-    function = dict(call["function"])
+    calls = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
     if not as_object:
-        # Text that was sent is written as it was sent.
-        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+        for call in calls:
+            # Text that was sent is written as it was sent.
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     if empty == "bare":
-        return {**message, "tool_calls": [function]}
-    return {**message, "content": message["content"] or empty, "tool_calls": [{**call, "function": function}]}
+        return {**message, "tool_calls": [call["function"] for call in calls]}
+    return {**message, "content": message["content"] or empty, "tool_calls": calls}
 
 
 def reference(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int] | None:

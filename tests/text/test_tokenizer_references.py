@@ -182,6 +182,25 @@ def test_sentencepiece_models_trained_here(tmp_path: Path, kind: str, rule: str)
             continue
         assert ours == theirs, text
         assert tokenizer.decode(reference.encode(text)) == reference.decode(reference.encode(text))
+    if kind == "unigram":
+        from_gguf = tokenizer_from_gguf(unigram_metadata(own_sentencepiece.read_model(tmp_path / "tokenizer.model")))
+        for text in [*ODD_TEXTS, *corpus.read_text(encoding="utf-8").splitlines()]:
+            assert from_gguf.encode(text) == tokenizer.encode(text, add_bos=False), text
+        assert from_gguf.eos_ids == tokenizer.eos_ids
+
+
+def unigram_metadata(model: own_sentencepiece.SentencePieceModel) -> dict[str, Any]:
+    return {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.tokens": [piece.text for piece in model.pieces],
+        "tokenizer.ggml.scores": [piece.score for piece in model.pieces],
+        "tokenizer.ggml.token_type": [int(piece.kind) for piece in model.pieces],
+        "tokenizer.ggml.add_space_prefix": model.add_dummy_prefix,
+        "tokenizer.ggml.remove_extra_whitespaces": model.remove_extra_whitespaces,
+        # As int8, which some writers store it as.
+        "tokenizer.ggml.precompiled_charsmap": [byte - 256 if byte > 127 else byte for byte in model.charsmap],
+        "tokenizer.ggml.eos_token_id": model.eos_id,
+    }
 
 
 def test_damaged_sentencepiece_models_are_refused(vocabularies: Path, tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ from landrace.checkpoints.quantised.parts import Parts, finite, matrix_rows, req
 from landrace.checkpoints.quantised.scaled import BLOCK, INTEGERS_OF_8_BITS
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError
-from landrace.kernels.reference.code_blocks import NF4, i8_blocks, nf4_blocks
+from landrace.kernels.reference.code_blocks import FP4, NF4, coded_blocks, i8_blocks
 from landrace.models.families.config import Config, shown
 
 STATE = ".quant_state.bitsandbytes__"
 CODES = 16
+_TABLES = {"NF4_F32": NF4, "FP4_F32": FP4}
+"""What codes stand for, by the kernels' block types."""
 _MAX_STATE_BYTES = 1 << 16
 _LARGEST = 127.0
 
@@ -104,8 +106,10 @@ def _put_4_bits(parts: Parts, name: str, state: TensorInfo) -> None:
     nested = _nested(parts, name, values, n_blocks)
     require(absmax, (n_blocks,), "U8" if nested else "F32")
     blocks = _Blocks(size, absmax, nested)
-    if size % BLOCK == 0 and n_in % BLOCK == 0 and torch.equal(table.load(), torch.tensor(NF4)):
-        parts.put(name, "NF4_F32", (n_out, n_in), partial(_nf4_rows, packed, blocks, n_in))
+    values_of_codes = table.load()
+    kind = next((kind for kind, known in _TABLES.items() if torch.equal(values_of_codes, torch.tensor(known))), None)
+    if kind is not None and size % BLOCK == 0 and n_in % BLOCK == 0:
+        parts.put(name, kind, (n_out, n_in), partial(_coded_rows, packed, blocks, n_in))
     else:
         parts.put(name, "F32", (n_out, n_in), partial(_rows, packed, table, blocks, n_in))
 
@@ -134,8 +138,8 @@ def _rows(packed: TensorInfo, table: TensorInfo, blocks: _Blocks, n_in: int, fir
     return finite(table)[codes.int()] * scales
 
 
-def _nf4_rows(packed: TensorInfo, blocks: _Blocks, n_in: int, first: int, end: int) -> Tensor:
-    return nf4_blocks(_codes(packed, n_in, first, end), _scales(blocks, n_in, first, end, BLOCK))
+def _coded_rows(packed: TensorInfo, blocks: _Blocks, n_in: int, first: int, end: int) -> Tensor:
+    return coded_blocks(_codes(packed, n_in, first, end), _scales(blocks, n_in, first, end, BLOCK))
 
 
 def _codes(packed: TensorInfo, n_in: int, first: int, end: int) -> Tensor:

@@ -12,8 +12,25 @@ import torch
 from torch import Tensor
 
 from landrace.checkpoints.quantised.fp4 import put_fp4
-from landrace.checkpoints.quantised.parts import Parts, group_numbers, matrix_rows, require, unpack_bits, words_for
-from landrace.checkpoints.quantised.scaled import FLOATS, entry_rows, grid_of, integer_block, integer_blocks, put_scaled
+from landrace.checkpoints.quantised.parts import (
+    Parts,
+    Rows,
+    columns_by_group,
+    group_numbers,
+    matrix_rows,
+    require,
+    unpack_bits,
+    words_for,
+)
+from landrace.checkpoints.quantised.scaled import (
+    BLOCK,
+    FLOATS,
+    entry_rows,
+    grid_of,
+    integer_block,
+    integer_blocks,
+    put_scaled,
+)
 from landrace.checkpoints.quantised.settings import matches, refuse_cache_scales
 from landrace.checkpoints.tensor_info import TensorInfo
 from landrace.errors import CheckpointError, UnsupportedError
@@ -108,12 +125,11 @@ def _put_integers(parts: Parts, name: str, packed: TensorInfo, scale: TensorInfo
     zeros = _zeros(parts, name, scheme)
     if zeros is not None:
         require(zeros, (words_for(bits, grid.n_down), grid.n_across), "I32")
-    order = parts.take_if(f"{name}_g_idx")
-    if order is None and scheme.get("actorder") == "group":
+    listed = parts.take_if(f"{name}_g_idx")
+    if listed is None and scheme.get("actorder") == "group":
         raise CheckpointError(f"config.json says actorder, but the checkpoint has no '{name}_g_idx'.")
-
-    def groups() -> Tensor | None:
-        return None if order is None else group_numbers(order, n_in, grid.n_across)
+    groups = None if listed is None else group_numbers(listed, n_in, grid.n_across)
+    order = None if groups is None else columns_by_group(groups, BLOCK)
 
     def stored(first: int, end: int) -> Tensor:
         return unpack_bits(matrix_rows(packed, first, end), bits, n_in)
@@ -125,17 +141,22 @@ def _put_integers(parts: Parts, name: str, packed: TensorInfo, scale: TensorInfo
 
     def rows(first: int, end: int) -> Tensor:
         numbers = stored(first, end).float()
-        numbers -= grid.spread(zero_rows, first, end, groups()) if zeros is not None else offset
-        return numbers.mul_(grid.spread(scales, first, end, groups()))
+        numbers -= grid.spread(zero_rows, first, end, groups) if zeros is not None else offset
+        return numbers.mul_(grid.spread(scales, first, end, groups))
 
     kind = integer_block(bits, scale.dtype)
 
-    def blocks(first: int, end: int) -> Tensor:
-        of = grid.of_blocks(scales, first, end)
-        points = torch.full_like(of, offset) if zeros is None else grid.of_blocks(zero_rows, first, end)
-        return integer_blocks(kind, stored(first, end), of, points.to(torch.uint8))
+    def of_blocks(entries: Rows, first: int, end: int) -> Tensor:
+        if order is None or groups is None:
+            return grid.of_blocks(entries, first, end)
+        return grid.spread(entries, first, end, groups[order][::BLOCK])
 
-    if order is None and grid.in_blocks:
-        parts.put(name, kind, shape, blocks)
+    def blocks(first: int, end: int) -> Tensor:
+        of, numbers = of_blocks(scales, first, end), stored(first, end)
+        points = torch.full_like(of, offset) if zeros is None else of_blocks(zero_rows, first, end)
+        return integer_blocks(kind, numbers if order is None else numbers[:, order], of, points.to(torch.uint8))
+
+    if order is not None or (groups is None and grid.in_blocks):
+        parts.put(name, kind, shape, blocks, order)
     else:
         parts.put(name, "F32", shape, rows)

@@ -64,7 +64,7 @@ def put_fp4(
 ) -> None:
     """The matrix `name` of bytes with two values each [..., n_out, n_in / 2] and their scales. For nvfp4, `factor` or
     `divisor` is a number that multiplies or divides all scales."""
-    if packed.dtype != "U8" or len(packed.shape) < 2:
+    if packed.dtype not in ("U8", "I8") or len(packed.shape) < 2:
         raise CheckpointError(
             f"'{packed.name}' is stored as {packed.dtype} {list(packed.shape)}, not as rows of bytes."
         )
@@ -116,6 +116,7 @@ def _put_mx(parts: Parts, name: str, shape: tuple[int, ...], packed: TensorInfo,
 
 
 def _codes(packed: Tensor) -> Tensor:
+    packed = packed.view(torch.uint8)
     return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from landrace.checkpoints.quantised.parts import (
     Parts,
     Unpack,
+    columns_by_group,
     finite,
     group_numbers,
     require,
@@ -72,7 +73,7 @@ def put_by_inputs(
         shape, name = (packed.n_out, packed.n_in), f"{module}.weight"
         if packed.in_blocks:
             kind = integer_block(packed.bits, packed.scales.dtype)
-            parts.put(name, kind, shape, partial(_blocks, kind, packed, less))
+            parts.put(name, kind, shape, partial(_blocks, kind, packed, less), packed.order)
         else:
             parts.put(name, "F32", shape, partial(_rows, packed, less))
 
@@ -82,18 +83,16 @@ class _Packed:
     bits: int
     n_out: int
     n_in: int
-    group_size: int
+    groups: Tensor
+    """[n_in]: which scale each input has."""
+    order: Tensor | None
+    """The inputs by their groups, where those are not neighbours; None: as they are."""
+    in_blocks: bool
+    """Whether every 32 inputs of that order share a scale."""
     weight: TensorInfo
     scales: TensorInfo
     zeros: TensorInfo
-    order: TensorInfo | None
     unpack: Unpack
-
-    @property
-    def in_blocks(self) -> bool:
-        """Whether every 32 inputs have a scale of their own."""
-        whole = self.n_in % BLOCK == 0 and (self.group_size % BLOCK == 0 or self.group_size == self.n_in)
-        return whole and self.order is None
 
     def numbers(self, first: int, end: int) -> Tensor:
         """uint8 [end - first, n_in]."""
@@ -123,25 +122,29 @@ def _packed(parts: Parts, module: str, group_size: int | None, unpack: Unpack) -
         given = n_in // n_groups
         if n_in % n_groups and order is None:
             raise CheckpointError(f"'{scales.name}' has {n_groups} groups, which do not fit {n_in} inputs.")
-    if order is not None and torch.equal(group_numbers(order, n_in, n_groups), torch.arange(n_in) // given):
-        order = None  # many writers list the groups though they are in order
-    return _Packed(bits, n_out, n_in, given, weight, scales, zeros, order, unpack)
+    groups = torch.arange(n_in) // given
+    columns = None
+    if order is not None:
+        listed = group_numbers(order, n_in, n_groups)
+        if not torch.equal(listed, groups):  # many writers list the groups though they are in order
+            groups, columns = listed, columns_by_group(listed, BLOCK)
+            return _Packed(bits, n_out, n_in, groups, columns, columns is not None, weight, scales, zeros, unpack)
+    in_blocks = n_in % BLOCK == 0 and (given % BLOCK == 0 or given == n_in)
+    return _Packed(bits, n_out, n_in, groups, None, in_blocks, weight, scales, zeros, unpack)
 
 
 def _blocks(kind: str, packed: _Packed, less: int, first: int, end: int) -> Tensor:
-    groups = torch.arange(0, packed.n_in, BLOCK) // packed.group_size
-    scales, zeros = (one[:, first:end].T[:, groups] for one in (finite(packed.scales), _zeros(packed, less)))
-    return integer_blocks(kind, packed.numbers(first, end), scales, zeros)
+    numbers, groups = packed.numbers(first, end), packed.groups
+    if packed.order is not None:
+        numbers, groups = numbers[:, packed.order], groups[packed.order]
+    scales, zeros = (one[:, first:end].T[:, groups[::BLOCK]] for one in (finite(packed.scales), _zeros(packed, less)))
+    return integer_blocks(kind, numbers, scales, zeros)
 
 
 def _rows(packed: _Packed, less: int, first: int, end: int) -> Tensor:
     numbers = packed.numbers(first, end).float()
-    scales = finite(packed.scales)
-    groups = torch.arange(packed.n_in) // packed.group_size
-    if packed.order is not None:
-        groups = group_numbers(packed.order, packed.n_in, len(scales))
-    zeros = _zeros(packed, less).float()
-    return numbers.sub_(zeros[:, first:end].T[:, groups]).mul_(scales[:, first:end].T[:, groups])
+    scales, zeros = (one[:, first:end].T[:, packed.groups] for one in (finite(packed.scales), _zeros(packed, less)))
+    return numbers.sub_(zeros).mul_(scales)
 
 
 def _zeros(packed: _Packed, less: int) -> Tensor:

@@ -43,14 +43,15 @@ class Parts:
     def take_if(self, name: str) -> TensorInfo | None:
         return self._left.pop(name, None)
 
-    def put(self, name: str, dtype: str, shape: Shape, rows: Rows) -> None:
-        """A matrix made of the tensors taken. `rows` gives its values, or bytes where `dtype` is a block type.
+    def put(self, name: str, dtype: str, shape: Shape, rows: Rows, order: Tensor | None = None) -> None:
+        """A matrix made of the tensors taken. `rows` gives its values, or bytes where `dtype` is a block type; `order`,
+        which column each of these columns is (`columns_by_group`).
 
         CheckpointError when the file has a tensor of the name besides.
         """
         if name in self._left or name in self._made:
             raise CheckpointError(f"The checkpoint holds '{name}' twice, quantised and not.")
-        self._made[name] = DecodedTensor(name, dtype, shape, _encoded(name, dtype, rows))
+        self._made[name] = DecodedTensor(name, dtype, shape, _encoded(name, dtype, rows), order=order)
 
     def tensors(self) -> dict[str, Readable]:
         """What was made and what is left."""
@@ -99,6 +100,14 @@ def group_numbers(info: TensorInfo, n_in: int, n_groups: int) -> Tensor:
     if n_in and not 0 <= int(groups.min()) <= int(groups.max()) < n_groups:
         raise CheckpointError(f"'{info.name}' names groups from {groups.min()} to {groups.max()}, of {n_groups}.")
     return groups
+
+
+def columns_by_group(groups: Tensor, block: int) -> Tensor | None:
+    """The columns, int32 [n_in], one group of scales after another, so that every `block` neighbours share one; None
+    where a group is not whole blocks."""
+    if (torch.bincount(groups) % block).any():
+        return None
+    return groups.argsort(stable=True).int()
 
 
 def unpack_bits(words: Tensor, bits: int, count: int) -> Tensor:

@@ -73,9 +73,9 @@ def grid_of(name: str, matrix: Shape, entries: Shape, block: Sequence[int] | Non
     """
     *before, n_out, n_in = matrix
     if math.prod(entries) == math.prod(before):
-        n_down = n_across = 1
+        n_down, n_across, block = 1, 1, None
     elif entries in (matrix[:-1], (*matrix[:-1], 1)):
-        n_down, n_across = n_out, 1
+        n_down, n_across, block = n_out, 1, None
     elif len(entries) == len(matrix) and entries[:-2] == tuple(before):
         n_down, n_across = entries[-2:]
     else:
@@ -88,11 +88,9 @@ def grid_of(name: str, matrix: Shape, entries: Shape, block: Sequence[int] | Non
 
 def _shared(size: int, count: int, given: int | None) -> int | None:
     """How many of `size` share one of `count` entries; None: they do not fit."""
-    if count in (1, size):
-        return size // count
-    if given is not None and -(-size // given) == count:
-        return given
-    return size // count if given is None and count and size % count == 0 else None
+    if given is not None:
+        return given if -(-size // given) == count else None
+    return size // count if count and size % count == 0 else None
 
 
 def _misfit(name: str, matrix: Shape, entries: Shape) -> CheckpointError:

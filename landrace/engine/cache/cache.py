@@ -70,6 +70,10 @@ class Cache:
         for group in self.groups:
             group.withdraw(hashes)
 
+    def take_copies(self) -> list[tuple[int, int, int]]:
+        """See `Group.take_copies`: the number of the group, from and to."""
+        return [(n, *places) for n, group in enumerate(self.groups) for places in group.take_copies()]
+
     def together(self, lengths: Sequence[int]) -> bool:
         """See `Group.together`."""
         return all(group.together(lengths) for group in self.groups)

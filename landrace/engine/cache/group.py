@@ -62,6 +62,10 @@ class Group(Protocol[Table]):
         """Publishes these no more."""
         ...
 
+    def take_copies(self) -> list[tuple[int, int]]:
+        """What is to be copied before the next step, in order: places of the pool, from and to."""
+        ...
+
     def together(self, lengths: Sequence[int]) -> bool:
         """Whether requests of so many tokens have room at the same time, sharing nothing."""
         ...

@@ -13,7 +13,7 @@ from torch import Tensor
 from landrace.engine.cache.paged import BlockTable
 from landrace.engine.cache.state import StateTable
 from landrace.errors import OptionError
-from landrace.models.batch import INT4, CacheView, GroupView, StateView
+from landrace.models.batch import INT4, CacheView, GroupView, LayerState, StateView
 from landrace.models.cache_spec import Kept, Paged
 from landrace.models.serving import ServingDecoder
 
@@ -75,7 +75,10 @@ class CacheMemory:
         """Of one token in all layers."""
         self.bytes_per_state = sum(n_bytes for kept, n_bytes in self._each if not isinstance(kept, Paged))
         """Of one state in all layers."""
+        self._groups = groups
         self._specs = [group.spec for group in groups]
+        self._tiles = block_size // decoder.cache_tile
+        """Of a block."""
         self.device = decoder.device
         self.in_main_memory = self.device.type == "cpu"
         self._block_size = block_size
@@ -109,6 +112,16 @@ class CacheMemory:
         size, every = self._block_size, _every(self._specs[group])
         entries = (position // every for position in range(first, end))
         return [table.block_at(entry // size) * size + entry % size for entry in entries]
+
+    def copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        """Copies blocks of what is kept once for several positions, in order: the number of the group, from and to."""
+        for group, source, target in copies:
+            come, go = (slice(block * self._tiles, (block + 1) * self._tiles) for block in (source, target))
+            for layer in self._groups[group].layers:
+                memory = self.layers[layer]
+                assert not isinstance(memory, LayerState)
+                for tensor in memory.shared:
+                    tensor[go] = tensor[come]
 
     def view(self, tables: Sequence[Sequence[Any]], ends: Sequence[int], places: Sequence[Tensor]) -> CacheView:
         """What a step sees of the cache: `tables` by sequence and group, `ends` by sequence, `places` by group."""

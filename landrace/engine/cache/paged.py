@@ -17,6 +17,8 @@ class BlockTable:
     first: int = 0
     """How many blocks of its beginning it does not hold, since none of its later tokens sees them."""
     blocks: list[int] = field(default_factory=list)
+    copied: int | None = None
+    """Another's block, which its next one is to begin with a copy of."""
 
     @property
     def end(self) -> int:
@@ -34,25 +36,29 @@ class PagedGroup:
     Where a position sees all of its past, a newcomer gets blocks for all its tokens, so that its prompt never runs dry.
     Under a window it takes them from step to step, for what that step computes, as it gives others back.
 
-    Blocks have `block_size` entries each. Where an entry stands for several positions, a block is named as the last of
-    those that it reaches over would be.
+    Blocks have `block_size` entries each. Where an entry stands for several positions, a block has the names of all
+    blocks of positions that end while it is filled, each for the entries that are there by then. Who goes on from some
+    of its entries has a copy, since others go on from them otherwise.
     """
 
     def __init__(self, spec: Paged, n_blocks: int, block_size: int) -> None:
         self.spec = spec
         self.pool = BlockPool(n_blocks)
+        self._entries = block_size
         self._size = block_size * spec.every
+        """Positions of a block."""
+        self._copies: list[tuple[int, int]] = []
 
     def new(self) -> BlockTable:
         return BlockTable()
 
     def usable(self, hashes: Sequence[bytes], limit: int) -> int:
-        n_blocks, hashes = limit // self._size, self._names(hashes)
+        n_blocks, named = limit // self._size, self._names(hashes)
         if self.spec.reach is None:
-            return len(self.pool.lookup(hashes[:n_blocks])) * self._size
+            return self._begun(hashes, len(self.pool.lookup(named[:n_blocks])) * self._size, limit)
         while n_blocks > 0:
             needed = range(n_blocks - 1, self._first_seen(n_blocks * self._size) - 1, -1)
-            missing = next((index for index in needed if hashes[index] not in self.pool.block_of), None)
+            missing = next((index for index in needed if named[index] not in self.pool.block_of), None)
             if missing is None:
                 break
             n_blocks = missing  # whatever lies further on needs this one as well
@@ -68,9 +74,14 @@ class PagedGroup:
         table.first = self._first_seen(length)
         table.blocks = [self.pool.block_of[digest] for digest in self._needed(hashes, length)]
         self.pool.share(table.blocks)
+        if self._n_entries(length) % self._entries:
+            table.copied = self.pool.block_of[hashes[length // self._entries - 1]]
 
     def reserve(self, table: BlockTable, held: int) -> None:
-        self.extend(table, self._reserved(table.end * self._size, held))
+        first = table.end
+        self.extend(table, self._reserved(first * self._size, held))
+        if table.copied is not None:
+            self._copies.append((table.copied, table.block_at(first)))
 
     def grows(self, table: BlockTable, end: int) -> bool:
         return self.pool.fits((), self._blocks(end) - table.end)
@@ -82,9 +93,10 @@ class PagedGroup:
         return end
 
     def committed(self, table: BlockTable, hashes: Sequence[bytes], before: int, cached: int, sure: int) -> None:
-        hashes = self._names(hashes)
-        for index in range(before // self._size, len(hashes)):
-            self.pool.publish(table.block_at(index), hashes[index])
+        for index in range(before // self._entries, len(hashes)):
+            end = (index + 1) * self._entries
+            if end % self._size == 0 or self._n_entries(end) % self._entries:
+                self.pool.publish(table.block_at((end - 1) // self._size), hashes[index])
         unseen = self._first_seen(cached) - table.first
         if unseen > 0:
             self.pool.release(table.blocks[:unseen])
@@ -98,6 +110,10 @@ class PagedGroup:
     def withdraw(self, hashes: Sequence[bytes]) -> None:
         for digest in hashes:
             self.pool.withdraw(digest)
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        copies, self._copies = self._copies, []
+        return copies
 
     def together(self, lengths: Sequence[int]) -> bool:
         return self.spec.reach is not None or sum(map(self._blocks, lengths)) <= self.pool.n_blocks
@@ -116,6 +132,20 @@ class PagedGroup:
     def _needed(self, hashes: Sequence[bytes], length: int) -> Sequence[bytes]:
         """Of the first `length` tokens' blocks, those that later tokens see."""
         return self._names(hashes)[self._first_seen(length) : length // self._size]
+
+    def _n_entries(self, length: int) -> int:
+        """Those that are there of so many tokens."""
+        return length // self.spec.every
+
+    def _begun(self, hashes: Sequence[bytes], length: int, limit: int) -> int:
+        """The greatest length up to `limit` at which the block behind the whole ones begins as one that is published,
+        or has no entry yet."""
+        ends = range(min(limit, length + self._size - self._entries), length, -self._entries)
+        return next((end for end in ends if self._is_there(hashes, end)), length)
+
+    def _is_there(self, hashes: Sequence[bytes], end: int) -> bool:
+        """Of the first tokens the entries behind the whole blocks."""
+        return self._n_entries(end) % self._entries == 0 or hashes[end // self._entries - 1] in self.pool.block_of
 
     def _names(self, hashes: Sequence[bytes]) -> Sequence[bytes]:
         """Of this group's blocks."""

@@ -38,7 +38,7 @@ class BlockPool:
         self.n_blocks = n_blocks
         self.references = [0] * n_blocks
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(n_blocks))
-        self.hash_of: dict[int, bytes] = {}
+        self.hashes_of: dict[int, list[bytes]] = {}
         self.block_of: dict[bytes, int] = {}
 
     def lookup(self, hashes: Sequence[bytes]) -> list[int]:
@@ -78,13 +78,14 @@ class BlockPool:
             self.references[block] -= 1
             if self.references[block] == 0:
                 self.free[block] = None
-                if block not in self.hash_of:
+                if block not in self.hashes_of:
                     self.free.move_to_end(block, last=False)
 
     def publish(self, block: int, digest: bytes) -> None:
-        """Offers a computed block for sharing. A second block with the same contents stays private."""
+        """Offers a computed block, or what is computed of one, for sharing. A second block with the same contents stays
+        private."""
         if digest not in self.block_of:
-            self.hash_of[block] = digest
+            self.hashes_of.setdefault(block, []).append(digest)
             self.block_of[digest] = block
 
     def withdraw(self, digest: bytes) -> None:
@@ -95,6 +96,5 @@ class BlockPool:
 
     def forget(self, block: int) -> None:
         """Stops offering a block, if it was."""
-        digest = self.hash_of.pop(block, None)
-        if digest is not None:
+        for digest in self.hashes_of.pop(block, ()):
             del self.block_of[digest]

@@ -65,7 +65,7 @@ class StateGroup:
     def extend(self, table: StateTable, end: int) -> None:
         if table.write is not None:
             return
-        is_snapshot = table.read in self.pool.hash_of
+        is_snapshot = table.read in self.pool.hashes_of
         if self._is_its_own(table) and not (is_snapshot and self.pool.fits((), 1)):
             assert table.read is not None
             self.pool.forget(table.read)
@@ -92,6 +92,9 @@ class StateGroup:
     def withdraw(self, hashes: Sequence[bytes]) -> None:
         for digest in hashes:
             self.pool.withdraw(digest)
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        return []
 
     def together(self, lengths: Sequence[int]) -> bool:
         return len(lengths) <= self.pool.n_blocks

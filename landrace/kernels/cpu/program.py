@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -20,40 +18,13 @@ from torch import Tensor
 from landrace.kernels.activation import SWIGLU, Activation
 from landrace.kernels.cpu.cache import CACHE_TYPES, CacheShape, Heads, IndexKeys, check_layer_cache
 from landrace.kernels.cpu.checks import check_tensor
+from landrace.kernels.cpu.part import Part, by_order
 from landrace.kernels.cpu.schema import mask_fields, native_fields
 from landrace.kernels.cpu.step import NativeStep, StepInput
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import INT4, LayerCache, LayerState
 from landrace.kernels.mask import FULL, Mask
-
-
-class Epilogue(StrEnum):
-    """What becomes of a product y."""
-
-    STORE = "store"
-    """out = factor * y."""
-    ADD = "add"
-    """out = out + factor * y."""
-    GATE = "gate"
-    """out = activation(y, the gated matrix's y)."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One matrix of a product and what becomes of it."""
-
-    matrix: PackedMatrix
-    out: int
-    """A buffer, or `Program.logits`."""
-    bias: PackedVector | None = None
-    epilogue: Epilogue = Epilogue.STORE
-    factor: float = 1.0
-    row_gate: int | None = None
-    """A buffer of width 1: y is multiplied by the sigmoid of the row's number there."""
-    gated: PackedMatrix | None = None
-    gated_bias: PackedVector | None = None
-    activation: Activation = SWIGLU
 
 
 class Program:
@@ -200,13 +171,15 @@ class Program:
         """Rows of `x`, normalised first where `norm` is given, times every part's matrix.
 
         `rows` says which: `logit_rows`, an adapter's slot, or None for all. With `gather` they are taken from their
-        places in `x`, with `scatter` put into their places in the outputs; otherwise they lie densely.
+        places in `x`, with `scatter` put into their places in the outputs; otherwise they lie densely. Matrices whose
+        inputs are in orders of their own are an operation for each order; one that gates another must have the same.
         """
-        records = [vars(part) | {"activation": [vars(part.activation)]} for part in parts]
-        self.add(
-            "product", name=name, x=x, parts=records, norm=norm, eps=eps,
-            rows=self.all_rows if rows is None else rows, gather=gather, scatter=scatter,
-        )  # fmt: skip
+        for order, own in by_order(parts):
+            records = [vars(part) | {"activation": [vars(part.activation)]} for part in own]
+            self.add(
+                "product", name=name, x=x, parts=records, norm=norm, eps=eps, order=order,
+                rows=self.all_rows if rows is None else rows, gather=gather, scatter=scatter,
+            )  # fmt: skip
 
     def rope(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from landrace.kernels.cpu.program import Program
@@ -51,6 +52,13 @@ def spread(program: Program, streams: int, branch: int, weights: int, count: int
     program.add(
         "spread", streams=streams, branch=branch, weights=weights, count=count, first=first, mixes=mixes,
     )  # fmt: skip
+
+
+def attend_blocks(
+    program: Program, sums: Sequence[int], scores: PackedVector, norm: PackedVector | None, eps: float, out: int
+) -> None:
+    """out = the sums of blocks, each times its share: see `kernels.reference.streams`."""
+    program.add("attend_blocks", blocks=[{"x": one} for one in sums], scores=scores, norm=norm, eps=eps, out=out)
 
 
 def activate(program: Program, x: int, kind: Literal["silu", "sigmoid"], inner: float, outer: float) -> None:

@@ -13,14 +13,26 @@ from torch import Tensor
 from landrace.kernels.reference.blocks import BLOCKS
 
 KINDS = (
-    *("F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32"),
+    *("F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32", "FP4_F32"),
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16", "I8_F32", "NVFP4_F32"),
 )
 """The block types that the kernels multiply with: a test compares them with the extension's own list."""
 COMPACT_SHARE = 0.85
 """Of its bytes, what a matrix of bfloat16 may take at most to be held in 12 bits a weight. See csrc/compact.h."""
+LARGEST_WHOLE = 1 << 24
+"""Up to here float32 holds every whole number."""
 _ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class PackedVector:
+    """`size` float32 values in `WeightMemory`."""
+
+    size: int
+    address: int
+    memory: Any
+    """What it lies in: it must live as long."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +48,8 @@ class PackedMatrix:
     """What it lies in: it must live as long."""
     n_bytes: int
     """What it takes of that."""
-
-
-@dataclass(frozen=True)
-class PackedVector:
-    """`size` float32 values in `WeightMemory`."""
-
-    size: int
-    address: int
-    memory: Any
-    """What it lies in: it must live as long."""
+    order: PackedVector | None = None
+    """Which of a row's values each input is, as whole numbers; None: that of its own number."""
 
 
 def matrix_bytes(native: ModuleType, block_type: str, n_out: int, n_in: int) -> int:
@@ -76,11 +80,13 @@ class WeightMemory:
     def used_bytes(self) -> int:
         return self._used
 
-    def matrix(self, stored: Tensor, block_type: str, n_in: int) -> PackedMatrix:
+    def matrix(self, stored: Tensor, block_type: str, n_in: int, order: PackedVector | None = None) -> PackedMatrix:
         """Packs stored rows, uint8 [n_out, bytes per row]; bfloat16 in 12 bits a weight where few exponents are enough.
-        ValueError when they are not rows of `n_in` such values."""
+        `order`: which of a row's values each input is. ValueError when they are not rows of `n_in` such values."""
         n_out = stored.shape[0]
         _check_matrix(block_type, n_out, n_in)
+        if order is not None and (order.size != n_in or n_in > LARGEST_WHOLE):
+            raise ValueError(f"{order.size} numbers cannot be the order of {n_in} inputs.")
         block = BLOCKS[block_type]
         row_bytes = n_in // block.elements * block.bytes
         if (stored.dtype, stored.dim(), stored.device.type) != (torch.uint8, 2, "cpu") or stored.shape[1] != row_bytes:
@@ -94,11 +100,11 @@ class WeightMemory:
             compact = _aligned(compaction.bytes)
             if compact <= COMPACT_SHARE * n_bytes:
                 handle = compaction.pack(self._pool, self._take(compact))
-                return PackedMatrix(block_type, n_out, n_in, handle, self._arena, compact)
+                return PackedMatrix(block_type, n_out, n_in, handle, self._arena, compact, order)
         address = self._take(n_bytes)
         self._native.pack_matrix(self._pool, block_type, n_out, n_in, stored.data_ptr(), address)
         handle = self._native.Matrix(block_type, n_out, n_in, address)
-        return PackedMatrix(block_type, n_out, n_in, handle, self._arena, n_bytes)
+        return PackedMatrix(block_type, n_out, n_in, handle, self._arena, n_bytes, order)
 
     def vector(self, values: Tensor) -> PackedVector:
         """Keeps the values of a one-dimensional tensor as float32."""

@@ -2,9 +2,9 @@
 
 F8_F32, E5M2_F32: a float32 scale and 32 floats of 8 bits (E4M3, without infinities, or E5M2). I4_F16, I4_BF16: a scale
 of that type, a zero point in a byte and 32 integers of 4 bits; I8_F32: the same in float32 and 8 bits. A value is
-scale * (integer - zero point). NF4_F32: a float32 scale and 32 codes of the 4-bit NormalFloat (Dettmers et al., 2023).
-NVFP4_F32: a float32 scale for all, two of 8 bits (E4M3) and 32 floats of 4 bits (E2M1), 16 to each of the two.
-Nibbles are in ggml's order, those of values i and i + 16 in a byte.
+scale * (integer - zero point). NF4_F32, FP4_F32: a float32 scale and 32 codes of the 4-bit NormalFloat (Dettmers et
+al., 2023) or of bitsandbytes' own 4-bit float. NVFP4_F32: a float32 scale for all, two of 8 bits (E4M3) and 32 floats
+of 4 bits (E2M1), 16 to each of the two. Nibbles are in ggml's order, those of values i and i + 16 in a byte.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ NF4 = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
+FP4 = tuple(
+    value / 12
+    for value in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, 0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0)
+)
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
@@ -36,8 +40,8 @@ def i8_blocks(numbers: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     return torch.cat((_bytes_of(scales), zeros[..., None], numbers.reshape(rows, -1, 32)), dim=2).view(rows, -1)
 
 
-def nf4_blocks(codes: Tensor, scales: Tensor) -> Tensor:
-    """uint8 [rows, columns] and float32 [rows, columns / 32] to uint8 [rows, bytes per row]."""
+def coded_blocks(codes: Tensor, scales: Tensor) -> Tensor:
+    """NF4_F32 or FP4_F32: uint8 [rows, columns] and float32 [rows, columns / 32] to uint8 [rows, bytes per row]."""
     return torch.cat((_bytes_of(scales), _nibbles(codes)), dim=2).view(len(codes), -1)
 
 
@@ -67,8 +71,13 @@ def unpack_i8(packed: Tensor, out: Tensor) -> None:
     out.sub_(packed[:, 4:5]).mul_(_scale(packed))
 
 
-def unpack_nf4(packed: Tensor, out: Tensor) -> None:
-    out.copy_(torch.tensor(NF4, device=packed.device)[_codes(packed[:, 4:])]).mul_(_scale(packed))
+def unpack_coded(table: tuple[float, ...]) -> Callable[[Tensor, Tensor], None]:
+    """The reader of blocks of codes of this table."""
+
+    def unpack(packed: Tensor, out: Tensor) -> None:
+        out.copy_(torch.tensor(table, device=packed.device)[_codes(packed[:, 4:])]).mul_(_scale(packed))
+
+    return unpack
 
 
 def unpack_nvfp4(packed: Tensor, out: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isinf
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,3 +54,6 @@ def gated(gate: Tensor, up: Tensor, activation: Activation = SWIGLU) -> Tensor:
         case "oai":
             gate = gate.clamp(max=limit)
             return gate * torch.sigmoid(activation.alpha * gate) * (up.clamp(-limit, limit) + 1)
+        case "situ":
+            up = up if isinf(limit) else limit * torch.tanh(up / limit)
+            return activation.alpha * torch.tanh(gate / activation.alpha) * torch.sigmoid(gate) * up

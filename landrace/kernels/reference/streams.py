@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,6 +52,15 @@ def collapsed(streams: Tensor, count: int, weights: Tensor | None = None) -> Ten
     """[T, d_model]: the sum of the streams, each times its weight [T, count or more]; None: their mean."""
     each = streams.view(len(streams), count, -1)
     return each.mean(1) if weights is None else (each * weights[:, :count, None]).sum(1)
+
+
+def attended_blocks(sums: Sequence[Tensor], scores: Tensor, norm: Tensor | None, eps: float) -> Tensor:
+    """[T, d_model]: the sum of blocks' sums, each times the softmax over them of its RMS norm, with the weight `norm`
+    if there is one, times scores [d_model] (attention residuals; Kimi Team, 2026)."""
+    each = torch.stack(tuple(sums), 1)
+    weight = scores if norm is None else scores * norm
+    shares = (rms_norm(each, None, eps) * weight).sum(-1).softmax(-1)
+    return (each * shares[..., None]).sum(1)
 
 
 def spread(streams: Tensor, branch: Tensor, weights: Tensor, count: int, first: int, mixes: bool) -> Tensor:

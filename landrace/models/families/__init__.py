@@ -28,6 +28,7 @@ from landrace.models.families import (
     hunyuan,
     hunyuan_moe,
     hy_v4,
+    kimi_k3,
     kimi_linear,
     llama,
     llama4,
@@ -47,14 +48,16 @@ from landrace.models.families.config import Config, shown, with_aliases
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Shape, Source
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import AttentionResiduals, ModelSpec
 
 _FILES = (
     *(llama, minicpm, mllama, qwen, glm, hunyuan, baichuan),
     *(qwen_moe, qwen_next, glm_moe, ernie_moe, hunyuan_moe, minimax, minimax_m3, gpt_oss, llama4, step, step3),
-    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, hy_v4, qwen4, glm5_next, deepseek_v4),
+    *(deepseek, deepseek_sparse, minicpm3, kimi_linear, kimi_k3, hy_v4, qwen4, glm5_next, deepseek_v4),
 )
-FAMILIES: Mapping[str, Family] = {kind: family for file in _FILES for kind, family in file.FAMILIES.items()}
+FAMILIES: Mapping[str, Family] = {
+    kind: family for file in _FILES for kind, family in getattr(file, "FAMILIES", {}).items()
+}
 TEXT_HALVES: Mapping[str, TextHalf] = {
     kind: half for file in _FILES for kind, half in getattr(file, "TEXT_HALVES", {}).items()
 }
@@ -109,12 +112,13 @@ def read_config(
     reader = Config(with_aliases(text, family.aliases), family.defaults)
     spec, passed_by = family.read(reader), family.passed_by(reader)
     spec = spec.in_rounds() if heads_in_rounds else spec
-    spec = _with_mtp(spec) if mtp else spec
+    spec = _with_mtp(spec, family, reader) if mtp else spec
     drafts = reader.get("num_nextn_predict_layers")
     reader.finish(family.no_effect, family.fixed)
 
     prefixes = halves[0].prefixes if halves else None
-    namings = [replace(naming, prefixes=prefixes or naming.prefixes, passed_by=passed_by) for naming in family.namings]
+    known = family.namings(spec) if callable(family.namings) else family.namings
+    namings = [replace(naming, prefixes=prefixes or naming.prefixes, passed_by=passed_by) for naming in known]
     shapes = shapes_of(spec)
     layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
     best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))
@@ -135,10 +139,12 @@ def read_config(
     return FamilyModel(spec, shapes, sources, adapter_sources, tuple(ignorable), tuple(guessing))
 
 
-def _with_mtp(spec: ModelSpec) -> ModelSpec:
-    """Such a layer is like the last one with attention, in all families that have one."""
+def _with_mtp(spec: ModelSpec, family: Family, config: Config) -> ModelSpec:
+    """Such a layer is like the last one with attention where the family says nothing of it."""
+    if family.mtp is not None:
+        return replace(spec, mtp=family.mtp(config))
     attending = [layer for layer in spec.layers if layer.caches == (Paged(FULL),)]
-    if not attending or spec.streams is not None:
+    if not attending or spec.streams is not None or isinstance(attending[-1].residual, AttentionResiduals):
         raise UnsupportedError("Layers that guess further tokens are not implemented for this kind of model.")
     return replace(spec, mtp=attending[-1])
 

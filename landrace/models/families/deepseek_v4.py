@@ -16,11 +16,11 @@ from landrace.models.families.dense import n_layers, read_decoder
 from landrace.models.families.family import Family
 from landrace.models.families.hy_v4 import stream_names
 from landrace.models.families.moe import TRAINING, read_experts
-from landrace.models.families.names import JOINT, Naming
+from landrace.models.families.names import JOINT, MtpNaming, Naming
 from landrace.models.families.rope import read_rope
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import RopeSpec
-from landrace.models.spec import Hyper, ModelSpec
+from landrace.models.spec import Hyper, LayerSpec, ModelSpec
 
 SLIDING, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 OF_RATIO = {0: SLIDING, 4: SPARSE, 128: HEAVY}
@@ -55,6 +55,15 @@ PUBLISHED = {
     "index_weights_proj": "indexer.weights_proj",
 }  # fmt: skip
 EXPERTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+MTP = MtpNaming(
+    layer="mtp.0.",
+    embedding_norm="mtp.0.enorm",
+    hidden_norm="mtp.0.hnorm",
+    embedding_proj="mtp.0.e_proj",
+    hidden_proj="mtp.0.h_proj",
+    norm="mtp.0.norm",
+    in_body=False,
+)
 HUB = Naming(
     (("", ""),),
     embedding="embed",
@@ -70,6 +79,7 @@ HUB = Naming(
         **{f"mlp.experts.{ours}": f"ffn.experts.{{}}.{theirs}" for ours, theirs in EXPERTS.items()},
         **{f"mlp.shared_expert.{ours}": f"ffn.shared_experts.{theirs}" for ours, theirs in EXPERTS.items()},
     },
+    mtp=MTP,
 )
 # What transformers makes of the hub's names when it writes.
 WRITTEN = replace(
@@ -97,16 +107,32 @@ SCORES = {"sqrtsoftplus": "sqrt_softplus", "softmax": "softmax", "sigmoid": "sig
 
 
 def read_deepseek_v4(config: Config) -> ModelSpec:
+    forms, count = _read_attentions(config), n_layers(config)
+    attentions = [forms[kind] for kind in _kinds(config)[:count]]
+    return read_decoder(config, attentions, _read_mixtures(config), residual=_read_streams(config))
+
+
+def read_guessing_layer(config: Config) -> LayerSpec:
+    """Sees its window alone, and chooses experts by score."""
+    kinds, (by_score, _) = _kinds(config)[n_layers(config) :], _read_experts(config)
+    if any(kind != SLIDING for kind in kinds[:1]):
+        raise UnsupportedError("Layers that guess further tokens from compressed rows are not implemented.")
+    attention = replace(_read_attentions(config)[SLIDING], keeps_all=True)
+    return LayerSpec(attention, by_score, _read_streams(config))
+
+
+def _read_streams(config: Config) -> Hyper:
     form = HyperConnections(
         config.size("hc_mult", MOST_STREAMS),
         config.number("hc_eps"),
         iterations=config.size("hc_sinkhorn_iters", MAX_LAYERS),
     )
-    return read_decoder(config, _read_attentions(config), _read_mixtures(config), residual=Hyper(form))
+    return Hyper(form)
 
 
-def _read_attentions(config: Config) -> list[Compressed]:
-    kinds, rates = _kinds(config), _rates(config)
+def _read_attentions(config: Config) -> dict[str, Compressed]:
+    """By kind of layer."""
+    rates = _rates(config)
     n_heads, n_groups, head_dim = (config.size(key) for key in ("num_attention_heads", "o_groups", "head_dim"))
     if n_heads % n_groups:
         raise CheckpointError(f"{n_heads} attention heads cannot be {n_groups} equal groups.")
@@ -129,12 +155,11 @@ def _read_attentions(config: Config) -> list[Compressed]:
         group_rank=config.size("o_lora_rank"),
         norm_eps=config.number("rms_norm_eps"),
     )
-    forms = {
+    return {
         SLIDING: plain,
         SPARSE: replace(plain, rope=compressing, compression=Compression(rates[SPARSE], True, selection)),
         HEAVY: replace(plain, rope=compressing, compression=Compression(rates[HEAVY], False)),
     }
-    return [forms[kind] for kind in kinds]
 
 
 def _kinds(config: Config) -> list[str]:
@@ -151,7 +176,7 @@ def _kinds(config: Config) -> list[str]:
     unknown = [kind for kind in kinds if kind not in (SLIDING, SPARSE, HEAVY)]
     if unknown:
         raise UnsupportedError(f"Layers of the type {shown(unknown[0])} are not implemented.")
-    return kinds[:count]
+    return kinds
 
 
 def _rates(config: Config) -> dict[str, int]:
@@ -207,6 +232,12 @@ def _read_mixtures(config: Config) -> list[Moe]:
     unknown = [kind for kind in kinds if kind not in ("hash_moe", "moe")]
     if unknown:
         raise UnsupportedError(f"Layers of the type {shown(unknown[0])} are not implemented.")
+    by_score, by_token = _read_experts(config)
+    return [by_token if kind == "hash_moe" else by_score for kind in kinds]
+
+
+def _read_experts(config: Config) -> tuple[Moe, Moe]:
+    """Chosen by score, and by token."""
     experts, chosen = read_experts(config, "n_routed_experts", "num_experts_per_tok")
     score = config.get("scoring_func")
     if score not in SCORES:
@@ -220,8 +251,7 @@ def _read_mixtures(config: Config) -> list[Moe]:
         scale=config.number("routed_scaling_factor"),
     )
     by_score = Moe(experts, width, router, activation=clamp, shared=Dense(width, activation=clamp))
-    by_token = replace(by_score, router=replace(router, choice_bias=False, by_token=True))
-    return [by_token if kind == "hash_moe" else by_score for kind in kinds]
+    return by_score, replace(by_score, router=replace(router, choice_bias=False, by_token=True))
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -232,6 +262,7 @@ FAMILIES: Mapping[str, Family] = {
         {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"},
         no_effect=(*TRAINING, "num_nextn_predict_layers", "num_hash_layers", "expert_dtype", "ep_size"),
         drafts=(r"(model\.)?mtp\..*",),
+        mtp=read_guessing_layer,
         fixed={
             "num_key_value_heads": 1,
             "n_shared_experts": 1,

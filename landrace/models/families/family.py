@@ -9,7 +9,7 @@ from typing import Any
 
 from landrace.models.families.config import Config
 from landrace.models.families.names import Naming
-from landrace.models.spec import ModelSpec
+from landrace.models.spec import LayerSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,17 @@ class Family:
     read: Callable[[Config], ModelSpec]
     defaults: Mapping[str, Any]
     """What a key means when config.json leaves it out: the defaults of the family's own config class."""
-    namings: tuple[Naming, ...] = (Naming(),)
-    """How its checkpoints may name their tensors: the hub's way first, which is also how they are written; the names
-    of transformers' own modules last."""
+    namings: tuple[Naming, ...] | Callable[[ModelSpec], tuple[Naming, ...]] = (Naming(),)
+    """How its checkpoints, or those of a model of it, may name their tensors: the hub's way first, which is also how
+    they are written; the names of transformers' own modules last."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names that config.json may use for the keys that `read` knows."""
     ignorable: tuple[str, ...] = ()
     """Regexes (whole name) of tensors that carry nothing for the logits."""
     drafts: tuple[str, ...] = ()
     """Regexes (whole name) of tensors that guess tokens after the next one, where they lie apart from the layers."""
+    mtp: Callable[[Config], LayerSpec] | None = None
+    """The layer that guesses the token after the next one; None: it is like the last one with attention."""
     no_effect: tuple[str, ...] = ()
     """Regexes (whole key) of further config keys that cannot change a logit."""
     fixed: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta, gguf_pools, gguf_streams
+from landrace.models.families import gguf_delta, gguf_kimi_k3, gguf_pools, gguf_streams
 from landrace.models.families.config import Config
 from landrace.models.families.gguf_architecture import (
     AFTER_ATTENTION,
@@ -325,6 +325,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fixed={"expert_weights_norm": True}, more=gguf_delta.kimi_facts, prepared=gguf_delta.kimi_keys,
         writes=gguf_delta.written_kimi, with_ones={"self_attn.a_log.weight": (-1, 1)},
     ),
+    "kimi-k3": Architecture(
+        "kimi_linear", latent=True, renamed=gguf_kimi_k3.RENAMED, experts=ROUTED_EXPERTS, score=SIGMOID,
+        reads={**ROUTED_READS, "norm_topk_prob": (Config.get, "expert_weights_norm")},
+        adds={"norm_topk_prob": False, "routed_scaling_factor": 1.0}, more=gguf_kimi_k3.k3_facts,
+        prepared=gguf_delta.kimi_keys,
+    ),
     "minimax-01": Architecture(
         "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),
         experts=LOCAL_EXPERTS, fixed={"expert_weights_norm": True}, more=gguf_delta.lightning_facts,
@@ -359,6 +365,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "num_hash_layers": (COUNT, "hash_layer_count"), "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
         },
         adds={"routed_scaling_factor": 1.0}, more=gguf_streams.deepseek_v4_facts,
+        writes=gguf_streams.written_compressed,
         prepared=lambda own: {**own, "feed_forward_length": own.get("expert_feed_forward_length")},
     ),
     "step35": Architecture(

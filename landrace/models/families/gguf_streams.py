@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from landrace.errors import UnsupportedError
+from landrace.models.compressed_spec import Compressed
 from landrace.models.families.config import Config
+from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec
 
@@ -55,6 +57,31 @@ def one_limit(keys: Config, *names: str) -> Any:
     if len(found) != 1:
         raise UnsupportedError(f"The GGUF file's layers differ in {names[0]}, which is not implemented.")
     return found.pop()
+
+
+def written_compressed(spec: ModelSpec, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """`deepseek_v4_facts` the other way round, and what architectures with streams are told besides. Layers of one kind
+    are alike; which they are, the first of each says."""
+    mixers = [layer.mixer for layer in spec.layers if isinstance(layer.mixer, Compressed)]
+    if not mixers:
+        return {}
+    first, count = mixers[0], len(mixers)
+    by_token = [isinstance(layer.ffn, Moe) and layer.ffn.router.by_token for layer in spec.layers]
+    turning = {mixer.compression is None: mixer.rope.theta for mixer in reversed(mixers)}
+    return {
+        "attention.head_count": first.n_heads,
+        "attention.head_count_kv": 1,
+        "attention.key_length": first.head_dim,
+        "attention.value_length": first.head_dim,
+        "attention.compress_ratios": [0 if one.compression is None else one.compression.ratio for one in mixers],
+        "attention.compress_rope_freq_base": turning.get(False, stated["compress_rope_theta"]),
+        "rope.freq_base": turning.get(True, stated["rope_theta"]),
+        "hash_layer_count": sum(by_token),
+        "expert_shared_count": 1,
+        "expert_weights_norm": True,
+        "swiglu_clamp_exp": [stated["swiglu_limit"]] * count,
+        "swiglu_clamp_shexp": [stated["swiglu_limit"]] * count,
+    }
 
 
 def hy_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:

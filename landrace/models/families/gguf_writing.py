@@ -90,12 +90,13 @@ def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -
     own |= {key: _as_read(how, stated.get(name)) for name, (how, key) in known.reads.items()}
     if "leading_dense_block_count" in own:
         own["leading_dense_block_count"] = next((n for n, ffn in enumerate(ffns) if isinstance(ffn, Moe)), 0)
-    own |= {**known.fixed, **known.writes(spec, dict(stated))}
-    rope = next((layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None), None)
+    ropes = [layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None]
+    rope = next((one for one in ropes if one.kind != "default"), next(iter(ropes), None))
     factors: Factors = {}
     if rope is not None:
         scaling, factors = _scaling(rope, stated.get("rope_parameters") or stated.get("rope_scaling") or {})
         own |= {"rope.freq_base": rope.theta, "rope.dimension_count": rope.rotary_dim, **scaling}
+    own |= {**known.fixed, **known.writes(spec, dict(stated))}
     return {key: value for key, value in own.items() if value is not None}, factors
 
 

@@ -15,6 +15,7 @@ from landrace.models.families.deepseek import NO_EFFECT, SIGMOID
 from landrace.models.families.deepseek_sparse import KINDS, have_indexers
 from landrace.models.families.dense import layer_kinds, n_layers, read_decoder, read_mlp
 from landrace.models.families.family import INSIDE, Family, TextHalf
+from landrace.models.families.kimi_k3 import read_floor
 from landrace.models.families.kimi_linear import FORGETTING, read_delta
 from landrace.models.families.latent import NAMES, read_latent_attention
 from landrace.models.families.moe import mixed, read_deepseek_mixture, sparse_after, sparse_by_name
@@ -125,11 +126,7 @@ def _read_delta(config: Config) -> Kda:
         floor = published.get("gate_lower_bound") if "gate_lower_bound" in published else floor
         floor = -5.0 if floor is None and published.get("safe_gate") is not False else floor
         published.finish(("full_attn_layers|kda_layers",))
-    if floor is None:
-        return delta
-    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not -1e3 <= floor < 0:
-        raise config.wrong("linear_lower_bound", floor, "a negative number from -1000 on, or null")
-    return replace(delta, decay_floor=float(floor))
+    return replace(delta, decay_floor=read_floor(config, "linear_lower_bound", floor))
 
 
 FAMILIES: Mapping[str, Family] = {

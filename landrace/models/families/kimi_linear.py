@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from landrace.errors import CheckpointError
+from landrace.models.families import kimi_k3
 from landrace.models.families.config import Config
 from landrace.models.families.dense import layer_kinds, n_layers, read_decoder, read_mlp
 from landrace.models.families.family import Family
@@ -28,6 +29,7 @@ KIMI_LINEAR = {
     "v_head_dim": 128, "linear_head_dim": 128, "linear_num_heads": 32, "linear_conv_kernel_dim": 4,
     "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 1024,
     "routed_scaling_factor": 2.446, "norm_topk_prob": True, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+    "hidden_act": "silu", "mla_use_output_gate": False, "latent_moe_use_norm": False, "attn_res_folded": False,
 }  # fmt: skip
 ALIASES = {
     "model_max_length": "max_position_embeddings",
@@ -56,6 +58,12 @@ HUB = replace(
     },
     with_ones={"self_attn.a_log.weight": (1, 1, -1, 1)},
 )
+K3 = replace(
+    HUB,
+    renamed={**HUB.renamed, **kimi_k3.RENAMED},
+    with_ones=kimi_k3.WITH_ONES,
+    padded=("self_attn.a_log.weight",),
+)
 DENSE = {f"mlp.{one}_proj": f"block_sparse_moe.{one}_proj" for one in ("gate", "up", "down")}
 SAVED = replace(HUB, renamed={**HUB.renamed, **DENSE})
 """transformers writes the dense layer under the experts' name."""
@@ -75,18 +83,19 @@ OWN = replace(
 
 def read_kimi_linear(config: Config) -> ModelSpec:
     count, published = n_layers(config), config.section("linear_attn_config")
-    latent, delta = read_latent_attention(config, turns=False), read_delta(config, published)
+    latent = kimi_k3.gated_latents(config, read_latent_attention(config, turns=False))
+    delta = read_delta(config, published)
     attends = layer_kinds(config, "layer_types", count, {"full_attention": True, "linear_attention": False})
     if attends is None:
         attends = [n > 0 and n % 4 == 0 for n in range(count)] if published is None else _listed(published, count)
     if published is not None:
+        delta = kimi_k3.gated_delta(published, delta)
         published.finish(("full_attn_layers|kda_layers",))
-    ffns = mixed(
-        sparse_by_name(config) or sparse_after(config, "first_k_dense_replace"),
-        read_mlp(config),
-        read_deepseek_mixture(config),
-    )
-    return read_decoder(config, [latent if one else delta for one in attends], ffns)
+    moe = kimi_k3.latent_experts(config, read_deepseek_mixture(config))
+    sparse = sparse_by_name(config) or sparse_after(config, "first_k_dense_replace")
+    ffns = mixed(sparse, *kimi_k3.activated(config, read_mlp(config), moe))
+    mixers = [latent if one else delta for one in attends]
+    return read_decoder(config, mixers, ffns, residual=kimi_k3.read_residuals(config))
 
 
 def read_delta(config: Config, published: Config | None) -> Kda:
@@ -111,7 +120,7 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_linear": Family(
         read_kimi_linear,
         KIMI_LINEAR,
-        (HUB, SAVED, OWN),
+        lambda spec: (K3,) if kimi_k3.is_extended(spec) else (HUB, SAVED, OWN),
         ALIASES,
         no_effect=(
             *TRAINING,
@@ -124,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
             "rope_scaling": None,
             "moe_router_activation_func": "sigmoid",
             "moe_layer_freq": 1,
+            "topk_method": "noaux_tc",
             "use_grouped_topk": True,
         },
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from landrace.models.families.weights import Form, LastFirst, Rotary, Rounds, Shape, Source
-from landrace.models.mixer_spec import Gdn, Gqa, Mixer, Mla
+from landrace.models.mixer_spec import Gdn, Gqa, Kda, Mixer, Mla
 from landrace.models.spec import LayerSpec, ModelSpec
 
 EXPERTS = "mlp.experts"
@@ -39,6 +39,8 @@ class MtpNaming:
     embedding_norm: str = "layers.{}.enorm"
     hidden_norm: str = "layers.{}.hnorm"
     proj: str = "layers.{}.eh_proj"
+    embedding_proj: str = "layers.{}.e_proj"
+    hidden_proj: str = "layers.{}.h_proj"
     norm: str = "layers.{}.shared_head.norm"
     in_body: bool = True
     """Whether all that comes behind the prefix of the decoder's tensors."""
@@ -76,7 +78,10 @@ class Naming:
     first_entry: Collection[str] = ()
     """Their tensors with an axis more than our parameter, which is the first entry."""
     with_ones: Mapping[str, Shape] = field(default_factory=dict)
-    """Our vectors of a layer that have axes of length 1 in the file: see `Source.ones`."""
+    """Our vectors that have axes of length 1 in the file: see `Source.ones`."""
+    padded: Collection[str] = ()
+    """Our vectors of a delta net with a number for each head, behind which the file may have zeros up to a head's width
+    (Kimi-K3)."""
     heads_in_rounds: bool = False
     """Whether value heads lie in the file as `Gdn.rounds` says, and not group by group."""
     interleaved: bool = False
@@ -126,9 +131,10 @@ class Naming:
                 found[name] = Source(f"{body}{self.embedding}.{leaf}", rows, spare=self.spare_rows)
             elif first == "norm":
                 found[name] = self._norm(f"{body}{self.norm}.{leaf}")
-            elif first == "hc_head":
+            elif first in ("hc_head", "head_blocks"):
                 theirs = body + self._renamed(name)
-                found[name] = self._norm(theirs) if name.endswith(NORM) else Source(theirs)
+                own = Source(theirs, ones=self.with_ones.get(name))
+                found[name] = self._norm(theirs) if name.endswith(NORM) else own
             else:
                 unit = leaf == "weight" and spec.vocab_size == self.unit_head
                 form: Form = "unit_rows" if unit else "plain"
@@ -146,12 +152,17 @@ class Naming:
     def _mtp(
         self, body: str, number: int, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
     ) -> Iterator[tuple[str, Source]]:
+        before = body + self.mtp.layer.format(number)
         inner = {name.removeprefix("layer."): shape for name, shape in shapes.items() if name.startswith("layer.")}
-        for name, source in self._layer(body + self.mtp.layer.format(number), inner, layer, tensor_names):
+        for name, source in self._layer(before, inner, layer, tensor_names):
             yield f"layer.{name}", source
-        for name in ("embedding_norm", "hidden_norm", "norm"):
-            yield f"{name}.weight", self._norm(f"{body}{getattr(self.mtp, name).format(number)}.weight")
-        yield "proj.weight", Source(f"{body}{self.mtp.proj.format(number)}.weight")
+        for name in (name for name in shapes if not name.startswith("layer.")):
+            module, _, leaf = name.partition(".")
+            if module == "hc_head":
+                yield name, Source(before + self._renamed(name))
+                continue
+            theirs = f"{body}{getattr(self.mtp, module).format(number)}.{leaf}"
+            yield name, self._norm(theirs) if module.endswith("norm") else Source(theirs)
 
     def _layer(
         self, before: str, shapes: Mapping[str, Shape], layer: LayerSpec, tensor_names: Collection[str]
@@ -184,6 +195,8 @@ class Naming:
                 )
             elif theirs in self.first_entry:
                 yield name, Source(tensor, entry=0)
+            elif name in self.padded and isinstance(layer.mixer, Kda):
+                yield name, Source(tensor, (0, shape[0]), spare=max(0, layer.mixer.head_dim - shape[0]))
             elif name.endswith(NORM) and name not in self.norms_around_one:
                 yield name, replace(self._norm(tensor), rotary=self._rotary(name, layer))
             else:

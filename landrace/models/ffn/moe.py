@@ -12,11 +12,16 @@ from landrace.models.params import Experts, Linear, Norm, RouterWeights
 
 
 class MoeBlock(nn.Module):
-    def __init__(self, spec: Moe, d_model: int, vocab_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, spec: Moe, d_model: int, vocab_size: int, norm_eps: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.spec = spec
         self.router = RouterWeights(spec.router, spec.n_experts, d_model, vocab_size)
-        self.experts = ExpertProjections(spec, d_model, dtype)
+        width = d_model if spec.latent is None else spec.latent.width
+        self.experts = ExpertProjections(spec, width, dtype)
+        if spec.latent is not None:
+            self.latent_down_proj = Linear(d_model, width, False, dtype)
+            self.latent_norm = Norm(width, norm_eps) if spec.latent.normed else None
+            self.latent_up_proj = Linear(width, d_model, False, dtype, "out")
         if spec.shared is not None:
             self.shared_expert = DenseBlock(spec.shared, d_model, dtype)
         if spec.shared_gate:
@@ -27,7 +32,13 @@ class MoeBlock(nn.Module):
         x = x if norm is None else ops.norm(x, norm)
         own = self.experts
         routing = ops.route(x, self.router, self.spec.router)
-        into = ops.experts(into, x, routing, own.gate_proj, own.up_proj, own.down_proj, self.spec, factor)
+        projections = (own.gate_proj, own.up_proj, own.down_proj)
+        if self.spec.latent is None:
+            into = ops.experts(into, x, routing, *projections, self.spec, factor)
+        else:
+            (latents,) = ops.linears(x, [self.latent_down_proj])
+            made = ops.experts(None, latents, routing, *projections, self.spec, 1.0)
+            into = ops.add_linear(into, made, self.latent_up_proj, factor, norm=self.latent_norm)
         if self.spec.shared is None:
             return into
         gate = ops.linears(x, [self.shared_gate])[0] if self.spec.shared_gate else None

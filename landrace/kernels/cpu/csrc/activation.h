@@ -5,16 +5,17 @@
 
 namespace landrace {
 
-/// With a limit l, clamp_before and oai take min(g, l) for the gate g, and all but swiglu take max(-l, min(u, l)) for the
-/// up u.
+/// With a limit l, clamp_before and oai take min(g, l) for the gate g, and they and clamp_after max(-l, min(u, l)) for the
+/// up u. situ takes l tanh(u / l), or u where l is infinite.
 enum class ActivationKind : int {
     swiglu,        // silu(g) * u
     clamp_before,  // silu(g) * u
     clamp_after,   // min(silu(g), l) * u
     oai,           // g * sigmoid(alpha * g) * (u + 1)
+    situ,          // alpha * tanh(g / alpha) * sigmoid(g) * u
 };
 /// What Python calls them, in order.
-inline constexpr const char* kActivations[] = {"swiglu", "clamp_before", "clamp_after", "oai"};
+inline constexpr const char* kActivations[] = {"swiglu", "clamp_before", "clamp_after", "oai", "situ"};
 
 struct Activation {
     ActivationKind kind = ActivationKind::swiglu;

@@ -47,13 +47,22 @@ constexpr float kNf4Values[16] = {
     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f,
 };
-template <> struct FloatStep<Kind::nf4_f32> : FloatStep<Kind::f32> {
+/// Those of bitsandbytes' fp4: two bits of exponent and one of mantissa, over 12.
+constexpr float kFp4Values[16] = {
+    0.0f, 0.0625f / 12, 8.0f / 12, 1.0f, 4.0f / 12, 6.0f / 12, 2.0f / 12, 3.0f / 12,
+    -0.0f, -0.0625f / 12, -8.0f / 12, -1.0f, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12,
+};
+/// What codes of half a byte stand for.
+template <Kind kind> constexpr const float* coded_values() { return kind == Kind::nf4_f32 ? kNf4Values : kFp4Values; }
+template <Kind kind> struct CodedStep : FloatStep<Kind::f32> {
     static Floats weights(const uint8_t* tile, int64_t step) {
-        const uint8_t* scales = tile + step / kGroup * group_bytes(Kind::nf4_f32);
-        const uint8_t* codes = tile + step_offset(Kind::nf4_f32, step / 2 * 2);
-        return mul(lookup_halves(kNf4Values, codes, static_cast<int>(step % 2) * 4), load(reinterpret_cast<const float*>(scales)));
+        const uint8_t* scales = tile + step / kGroup * group_bytes(kind);
+        const uint8_t* codes = tile + step_offset(kind, step / 2 * 2);
+        return mul(lookup_halves(coded_values<kind>(), codes, static_cast<int>(step % 2) * 4), load(reinterpret_cast<const float*>(scales)));
     }
 };
+template <> struct FloatStep<Kind::nf4_f32> : CodedStep<Kind::nf4_f32> {};
+template <> struct FloatStep<Kind::fp4_f32> : CodedStep<Kind::fp4_f32> {};
 template <> struct FloatStep<Kind::bf16> {
     using Mode = FlushDenormals;
     static const uint32_t* panels(const Rows& rows) { return rows.pairs; }
@@ -220,8 +229,8 @@ template <Kind kind> void unpack_float_row(const Matrix& matrix, int row, float 
     const uint8_t* tile = matrix.tile(row / kTile);
     const int lane = row % kTile;
     for (int k = 0; k < matrix.n_in; ++k) {
-        const int step = kind == Kind::nf4_f32 ? k / 2 * 2 : k / inputs;
-        const uint8_t* at = tile + step_offset(kind, step) + (kind == Kind::nf4_f32 ? lane : (lane * inputs + k % inputs) * size);
+        const int step = is_coded(kind) ? k / 2 * 2 : k / inputs;
+        const uint8_t* at = tile + step_offset(kind, step) + (is_coded(kind) ? lane : (lane * inputs + k % inputs) * size);
         float value;
         uint16_t half;
         if constexpr (kind == Kind::f32) {
@@ -231,7 +240,7 @@ template <Kind kind> void unpack_float_row(const Matrix& matrix, int row, float 
             std::memcpy(&scale, tile + k / kGroup * group_bytes(kind) + 4 * lane, sizeof(scale));
             if constexpr (kind == Kind::f8_f32) value = half_to_float(f8_as_half(*at)) * scale;
             else if constexpr (kind == Kind::e5m2_f32) value = half_to_float(static_cast<uint16_t>(*at << 8)) * scale;
-            else value = kNf4Values[*at >> 4 * (k % 2) & 15] * scale;
+            else value = coded_values<kind>()[*at >> 4 * (k % 2) & 15] * scale;
         } else if constexpr (kind == Kind::bf12) {
             value = bfloat_to_float(compact_weight(tile, lane, k));
         } else {

@@ -21,6 +21,7 @@ template <class F> inline void with_kind(Kind kind, F f) {
         case Kind::f8_f32: return f(std::integral_constant<Kind, Kind::f8_f32>());
         case Kind::e5m2_f32: return f(std::integral_constant<Kind, Kind::e5m2_f32>());
         case Kind::nf4_f32: return f(std::integral_constant<Kind, Kind::nf4_f32>());
+        case Kind::fp4_f32: return f(std::integral_constant<Kind, Kind::fp4_f32>());
         case Kind::q4_0: return f(std::integral_constant<Kind, Kind::q4_0>());
         case Kind::q4_1: return f(std::integral_constant<Kind, Kind::q4_1>());
         case Kind::q5_0: return f(std::integral_constant<Kind, Kind::q5_0>());

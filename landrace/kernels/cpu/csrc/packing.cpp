@@ -8,8 +8,8 @@
 //   planes of four quads. Eight-bit values are stored with 128 added.
 // - Super-blocks (Q4_K, Q5_K, Q6_K, IQ4_XS): before every eighth group, the float16 scales (and minima) of the sixteen lanes;
 //   NVFP4_F32: their float32 scales, times 128.
-// - Scales that are powers of two (MXFP4) become bfloat16. F8_F32 (times 256), E5M2_F32, NF4_F32: the float32 scales, then
-//   sixteen values for each input of the group, or sixteen bytes for two, the first in the low nibbles.
+// - Scales that are powers of two (MXFP4) become bfloat16. F8_F32 (times 256), E5M2_F32, NF4_F32, FP4_F32: the float32 scales,
+//   then sixteen values for each input of the group, or sixteen bytes for two, the first in the low nibbles.
 #include "packing.h"
 
 #include <cstring>
@@ -37,7 +37,8 @@ Block block_of(Kind kind) {
         case Kind::q6_k: return {256, 210};
         case Kind::f8_f32:
         case Kind::e5m2_f32: return {32, 36};
-        case Kind::nf4_f32: return {32, 20};
+        case Kind::nf4_f32:
+        case Kind::fp4_f32: return {32, 20};
         case Kind::iq4_nl: return {32, 18};
         case Kind::iq4_xs: return {256, 136};
         case Kind::mxfp4: return {32, 17};
@@ -198,7 +199,7 @@ void write_float_groups(Kind kind, const uint8_t* row, int n_groups, int lane, u
         uint8_t* at = tile + static_cast<size_t>(group) * static_cast<size_t>(group_bytes(kind));
         write_scale(block, kind == Kind::f8_f32 ? 256.0f : 1.0f, at + 4 * lane);  // reading E4M3 as float16 divides by that
         uint8_t* values = at + 4 * kTile + lane;
-        if (kind == Kind::nf4_f32) {
+        if (is_coded(kind)) {
             uint8_t codes[kGroup];
             low_and_high(block + 4, codes);
             for (int i = 0; i < kGroup; i += 2) values[kTile * (i / 2)] = static_cast<uint8_t>(codes[i] | codes[i + 1] << 4);

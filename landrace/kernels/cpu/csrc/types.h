@@ -15,21 +15,23 @@ constexpr int kGroup = 32;
 /// Groups of a super-block (Q4_K, Q5_K, Q6_K).
 constexpr int kSuper = 8;
 
-/// How a matrix is stored. f8_f32, e5m2_f32: 8-bit floats (E4M3, E5M2) with a float32 scale for 32. nf4_f32: 4-bit
-/// NormalFloats with the same. i4_f16, i4_bf16, i8_f32: integers of 4 or 8 bits with a scale of that type and a zero point
-/// for 32. nvfp4_f32: 4-bit floats (E2M1) with a scale (E4M3) for 16 and a float32 one for all. bf12: bfloat16 in 12 bits
-/// (compact.h). The others follow ggml's block types of the same names.
+/// How a matrix is stored. f8_f32, e5m2_f32: 8-bit floats (E4M3, E5M2) with a float32 scale for 32. nf4_f32, fp4_f32: 4-bit
+/// NormalFloats and bitsandbytes' 4-bit floats with the same. i4_f16, i4_bf16, i8_f32: integers of 4 or 8 bits with a scale
+/// of that type and a zero point for 32. nvfp4_f32: 4-bit floats (E2M1) with a scale (E4M3) for 16 and a float32 one for
+/// all. bf12: bfloat16 in 12 bits (compact.h). The others follow ggml's block types of the same names.
 enum class Kind : int {
-    f32, f16, bf16, f8_f32, e5m2_f32, nf4_f32,
+    f32, f16, bf16, f8_f32, e5m2_f32, nf4_f32, fp4_f32,
     q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, i4_f16, i4_bf16, i8_f32, nvfp4_f32,
     bf12
 };
 /// What Python calls those that files have, in order.
-constexpr const char* kKinds[] = {"F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32",
+constexpr const char* kKinds[] = {"F32", "F16", "BF16", "F8_F32", "E5M2_F32", "NF4_F32", "FP4_F32",
                                   "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K",
                                   "IQ4_NL", "IQ4_XS", "MXFP4", "I4_F16", "I4_BF16", "I8_F32", "NVFP4_F32"};
 
 constexpr bool is_quantised(Kind kind) { return kind >= Kind::q4_0 && kind != Kind::bf12; }
+/// Floats that are codes of half a byte, by a table.
+constexpr bool is_coded(Kind kind) { return kind == Kind::nf4_f32 || kind == Kind::fp4_f32; }
 
 /// Bytes of one group of a tile, without the super-block's header; 0 for floats without groups.
 constexpr int group_bytes(Kind kind) {
@@ -40,7 +42,8 @@ constexpr int group_bytes(Kind kind) {
         case Kind::bf12: break;
         case Kind::f8_f32:
         case Kind::e5m2_f32: return 64 + 512;
-        case Kind::nf4_f32: return 64 + 256;
+        case Kind::nf4_f32:
+        case Kind::fp4_f32: return 64 + 256;
         case Kind::q4_0:
         case Kind::iq4_nl:
         case Kind::mxfp4: return 32 + 256;
@@ -80,7 +83,7 @@ constexpr int step_inputs(Kind kind) { return kind == Kind::bf16 || kind == Kind
 constexpr int float_bytes(Kind kind) { return kind == Kind::f32 ? 4 : kind == Kind::f8_f32 || kind == Kind::e5m2_f32 ? 1 : 2; }
 /// Bytes of a tile's weights for one step. With codes of half a byte two steps share theirs.
 constexpr int step_bytes(Kind kind) {
-    if (kind == Kind::nf4_f32) return kTile / 2;
+    if (is_coded(kind)) return kTile / 2;
     return kind == Kind::bf12 ? 3 * kTile : float_bytes(kind) * step_inputs(kind) * kTile;
 }
 /// Bytes that a tile of bf12 begins with.

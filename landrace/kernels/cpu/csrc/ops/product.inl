@@ -2,7 +2,7 @@
 // `row_gate` is multiplied by the sigmoid of the one number that the row has there.
 //
 // `rows` says how many rows and which: with `gather` they are taken from their places in `x`, with `scatter` put into their
-// places in the output; otherwise they lie densely.
+// places in the output; otherwise they lie densely. With an `order`, the matrices' inputs are a row's values in that order.
 #pragma once
 
 #include "matrix_product.inl"
@@ -35,6 +35,7 @@ public:
     static constexpr Field kSchema[] = {
         buffer_field("x"),        records_field("parts", kPartSchema), optional(vector_field("norm")), optional(number_field("eps")),
         integer_field("rows"),    optional(flag_field("gather")),      optional(flag_field("scatter")),
+        optional(vector_field("order")),
     };
 
     ProductOperation(const Fields& fields, Workspace& workspace)
@@ -47,8 +48,9 @@ public:
         if (norm_.data) workspace.expect(x_, norm_.size);
         if ((gather_ && rows_ == kAllRows) || (scatter_ && rows_ < 0)) throw std::invalid_argument("there are no places to gather from or scatter to");
         for (const Fields& part : parts) add(part, workspace);
+        set_order(fields.vector("order"));
         prepared_.widen(n_in_, forms_);
-        own_rows_.widen(n_in_);
+        own_rows_.widen(order_.empty() ? n_in_ : 2 * n_in_);
     }
 
     void run(const Context& c, int thread) override {
@@ -57,9 +59,14 @@ public:
         float* own = own_rows_.of(thread);
         const Rows input = prepared_.prepare(c, thread, n_rows, n_in_, forms_, [&](int row) -> const float* {
             const float* x = c.row(x_, gather_ ? place(c.step, row) : row);
-            if (!norm_.data) return x;
-            rms_norm(x, norm_.data, eps_, n_in_, own);
-            return own;
+            if (norm_.data) {
+                rms_norm(x, norm_.data, eps_, n_in_, own);
+                x = own;
+            }
+            if (order_.empty()) return x;
+            float* ordered = own + n_in_;
+            for (int k = 0; k < n_in_; ++k) ordered[k] = x[order_[static_cast<size_t>(k)]];
+            return ordered;
         });
         const int n_blocks = ceil_div(n_rows, kRowsPerTask);
         const int together = pieces_together(c.threads, n_tiles_);
@@ -98,6 +105,15 @@ private:
         if (part.is_gated) forms_.add(part.gated.kind);
         n_tiles_ += matrix.n_tiles();
         parts_.push_back(part);
+    }
+
+    void set_order(const Vector& order) {
+        if (!order.data) return;
+        if (order.size != n_in_) throw std::invalid_argument("an order of " + std::to_string(order.size) + " values cannot be that of " + std::to_string(n_in_));
+        for (int k = 0; k < n_in_; ++k) {
+            if (!(order.data[k] >= 0 && order.data[k] < static_cast<float>(n_in_))) throw std::invalid_argument("an order names values that a row does not have");
+            order_.push_back(static_cast<int32_t>(order.data[k]));
+        }
     }
 
     int64_t place(const Step& step, int row) const {
@@ -139,6 +155,7 @@ private:
     int rows_;
     bool gather_, scatter_;
     std::vector<Part> parts_;
+    std::vector<int32_t> order_;
     int n_tiles_ = 0;
     Forms forms_;
     PreparedRows& prepared_;

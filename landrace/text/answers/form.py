@@ -1,0 +1,41 @@
+"""`AnswerForm`: how the answer to one prompt is to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from landrace.text.answers.grammar import REASONING, Grammar
+from landrace.text.answers.machine import AnswerParser
+
+if TYPE_CHECKING:
+    from landrace.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """A grammar, the state in which the answer begins, and the tools that may be called. Travels between processes."""
+
+    grammar: Grammar
+    begin: str
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def begins_in_thought(self) -> bool:
+        """Whether the prompt has opened a thought."""
+        return self.begin == REASONING
+
+    def parser(self) -> AnswerParser:
+        return AnswerParser(self.grammar, self.begin, self.tools)
+
+    def shown_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """The control tokens that marks are made of: a parser must see their texts."""
+        texts = ((index, tokenizer.token_text(index)) for index in tokenizer.special_ids)
+        return frozenset(index for index, text in texts if text and any(text in mark for mark in self.grammar.marks))
+
+
+def answer_form(tokenizer: Tokenizer, prompt: str, tools: Sequence[Mapping[str, Any]] = ()) -> AnswerForm:
+    """How to read the answer to `prompt`, as the tokenizer's template wrote it. Without `tools`, calls are text."""
+    grammar = tokenizer.answer_grammar
+    return AnswerForm(grammar, grammar.begin(prompt), tuple(tools))
