@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landrace.checkpoints.adapter_config import PeftConfig, build_config, parse_config
+from landrace.checkpoints.adapter_config import PeftConfig, build_config, ends_with, parse_config
 from landrace.checkpoints.adapter_modules import EXPERTS, HubModule, fold, hub_modules, module_places, of_expert, unfold
 from landrace.checkpoints.bounded import read_json, readable
 from landrace.checkpoints.folder import whole_folder
@@ -122,8 +122,10 @@ def write_adapter(
         rank_pattern=ranks,
         alpha_pattern={name: _alpha_at(spec.alpha, spec.rank, rank, spec.rslora) for name, rank in ranks.items()},
         # Beside experts a leaf alone may be another module's too: attention has a gate_proj in some.
-        targets=tuple({_in_layer(name) if mixture else _leaf(name) for name in stored.keys() - parameters.keys()}),
-        parameters=tuple(set(map(_in_layer, parameters.values()))),
+        targets=_told_by(stored.keys() - parameters.keys(), modules, _in_layer if mixture else _leaf),
+        parameters=_told_by(
+            parameters.values(), {_parameter(name, module) for name, module in modules.items()}, _in_layer
+        ),
         selective=False,
     )
     files = (CONFIG_NAME, TENSORS_NAME, METADATA_NAME)
@@ -170,6 +172,17 @@ def _leaf(module: str) -> str:
 def _without_body(module: str) -> str:
     """The name from the layer's on: what is before it differs between files and models."""
     return re.sub(r".*\.(?=layers\.\d+\.)", "", module)
+
+
+def _told_by(names: Iterable[str], known: Iterable[str], shortened: Callable[[str], str]) -> tuple[str, ...]:
+    """By which endings peft finds these and nothing else: short ones, unless others of the `known` have them, or what
+    lies beside the decoder may, whose layers then are deeper than in one module."""
+    whole = set(names)
+    short = {shortened(name) for name in whole}
+    beside = any(name.removesuffix(_without_body(name)).count(".") > 1 for name in whole)
+    others = (name for name in known if name not in whole)
+    shared = beside or any(ends_with(name, ending) for name in others for ending in short)
+    return tuple(whole if shared else short)
 
 
 def _in_layer(module: str) -> str:

@@ -85,10 +85,10 @@ class PeftConfig:
 
     def is_target(self, module: str) -> bool:
         """Whether the file names this module. True when only the tensors can tell."""
-        return self.targets is None or any(_ends_with(module, target) for target in self.targets)
+        return self.targets is None or any(ends_with(module, target) for target in self.targets)
 
     def is_target_parameter(self, name: str) -> bool:
-        return any(_ends_with(name, target) for target in self.parameters)
+        return any(ends_with(name, target) for target in self.parameters)
 
 
 def parse_config(values: Mapping[str, Any]) -> PeftConfig:
@@ -144,10 +144,10 @@ def build_config(config: PeftConfig, base_name: str) -> dict[str, Any]:
 
 def _lookup(pattern: Mapping[str, Value], module: str, default: Value) -> Value:
     """peft takes the first key that matches the end of the module's name."""
-    return next((value for key, value in pattern.items() if _ends_with(module, key)), default)
+    return next((value for key, value in pattern.items() if ends_with(module, key)), default)
 
 
-def _ends_with(module: str, key: str) -> bool:
+def ends_with(module: str, key: str) -> bool:
     return module == key.removeprefix("^") or (not key.startswith("^") and module.endswith("." + key))
 
 

@@ -36,7 +36,7 @@ def write_gguf_model(folder: Path, origin: Checkpoint, tensors: Mapping[str, Ten
     kinds = {name: origin.tensor_infos[name].dtype for name in replaced}
     kinds = {name: kind if kind in WHOLE else "F32" for name, kind in kinds.items()}
     filled = {
-        name: torch.empty(origin.tensor_infos[name].shape, dtype=WHOLE.get(kind, torch.float32))
+        name: torch.zeros(origin.tensor_infos[name].shape, dtype=WHOLE.get(kind, torch.float32))
         for name, kind in kinds.items()
     }
     for name, source in origin.sources.items():

@@ -27,6 +27,8 @@ from landrace.models.stored import WHOLE
 Shape = tuple[int, ...]
 
 _UINT32, _INT32, _FLOAT32, _UINT64, _INT64 = 4, 5, 6, 10, 11
+OF_NGRAMS = (".ple.layer_multipliers", ".ple.head_vocab_sizes", ".ple.head_offsets")
+"""Lists that llama.cpp takes in 64 bits only."""
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, str]]) -> None:
@@ -34,7 +36,8 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tu
 
     A floating tensor is encoded as its block type. A uint8 tensor [..., bytes per row] is taken as encoded already.
     Metadata values are str, bool, int (uint32 where it fits, else int32, uint64 or int64), float (float32), or lists of
-    one of them; integers in lists are int32, as ggml stores its vocabularies. OptionError for a value without a type.
+    one of them; integers in lists are int32, as ggml stores its vocabularies, or uint64 in what n-grams are hashed by.
+    OptionError for a value without a type.
     """
     encoded = {name: _encode(name, tensor, kind) for name, (tensor, kind) in tensors.items()}
     shapes = {name: (shape, tensors[name][1]) for name, (shape, _) in encoded.items()}
@@ -109,6 +112,8 @@ def _bytes(kind: int, value: Any) -> bytes:
 
 def _list_type(key: str, values: Sequence[Any]) -> int:
     kinds = {_scalar_type(key, value) for value in values}
+    if key.endswith(OF_NGRAMS) and kinds <= {_UINT32, _UINT64}:
+        return _UINT64
     if kinds <= {_UINT32, _INT32} and all(value < 1 << 31 for value in values):
         return _INT32
     if len(kinds) != 1:

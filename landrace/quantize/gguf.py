@@ -77,11 +77,17 @@ def _of_folder(checkpoint: Checkpoint) -> GgufModel:
     for name, own in parts.items():
         param, source = next(iter(own.items()))
         shape = source.stored_shape(params[param].shape, rows.get(name))
-        # llama.cpp's convolutions have no axis of length 1 between the others.
-        written = (shape[0], *(size for size in shape[1:-1] if size > 1), *shape[1:][-1:])
         whole = params[param].block_type in WHOLE
-        tensors[name] = GgufTensor(written, partial(_assembled, name, shape, own, params), whole=whole)
+        values = partial(_assembled, name, shape, own, params)
+        tensors[name] = GgufTensor(_as_written(name, shape), values, whole=whole)
     return GgufModel(metadata, tensors, sources)
+
+
+def _as_written(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """llama.cpp's convolutions have no axis of length 1 between the others, unless q, k and v have one each."""
+    if "ssm_conv1d_" in name:
+        return shape
+    return (shape[0], *(size for size in shape[1:-1] if size > 1), *shape[1:][-1:])
 
 
 def _assembled(

@@ -61,7 +61,7 @@ _NARROW = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0
 """Types with blocks of 32 in place of those of 256."""
 _KEPT = (
     r".*\.bias|.*norm.*|.*ffn_gate_inp(_shexp)?\.weight|.*ssm_conv1d.*|.*ssm_(a|d|dt)(\..*)?|rope_.*|.*exp_probs_b.*"
-    r"|.*_compressor_ape.*|.*hc_(attn|ffn)_fn.*|output_hc_fn.*"
+    r"|.*_compressor_ape.*|.*ple_conv1d.*|.*hc_(attn_|ffn_)?(fn|base|scale)\.weight"
 )
 
 

@@ -27,6 +27,7 @@ MIXTURES = (
     *WITH_EXPERTS,
     *("minimax_m3_vl_text", "minimax_m3_vl", "deepseek_v2", "deepseek_v3", "kimi_k25", "deepseek_v32", "glm_moe_dsa"),
     *("glm4_moe_lite", "hy_v4", "qwen3_next", "qwen3_5_moe_text", "qwen3_5_moe", "kimi_linear", "minimax"),
+    *("qwen4_exp_text", "glm5_next"),
 )
 USUAL = ("qwen2_moe", "qwen3_moe", "deepseek_v2", "minimax_m2")
 IDS = list(range(3, 40))

@@ -83,9 +83,7 @@ def test_adapters_on_every_projection(kind: str, shared: Path, extension: Module
     model, checkpoint = saved(kind, shared, tmp_path / "model")
     # Not on the tower's.
     targets = rf".*language_model.*\.({'|'.join(TARGETS[kind])})" if kind == "glm5_next" else TARGETS[kind]
-    # The files' names of what decays are not those of transformers' modules.
-    same = kind != "glm5_next"
-    assert_pefts_are_ours(model, checkpoint, targets, SEQUENCES, extension, tmp_path, same_file=same)
+    assert_pefts_are_ours(model, checkpoint, targets, SEQUENCES, extension, tmp_path)
 
 
 @pytest.mark.parametrize("kind", TARGETS)

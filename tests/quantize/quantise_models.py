@@ -84,6 +84,117 @@ DELTA_EXPERTS = {
     "norm_topk_prob": True,
 }
 SECTIONS = {"rope_parameters": {**DELTA["rope_parameters"], "mrope_section": [4, 2, 2], "mrope_interleaved": True}}
+QWEN4 = {
+    "model_type": "qwen4_exp_text",
+    "output_gate_type": "sigmoid",
+    "hc_count": 2,
+    "hc_lowrank": 32,
+    "indexer_n_heads": 8,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 32,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 4,
+    "ple_layer_ids": [2],
+    "ple_embed_dim": 256,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 50,
+    "make_ngram_vocab_size_divisible_by": 8,
+    "split_ngram_parts": 1,
+}
+KDA: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "qk_nope_head_dim": 32,
+    "linear_num_heads": 4,
+    "linear_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "n_group": 1,
+    "topk_group": 1,
+}
+GLM5_NEXT = {
+    **DEEPSEEK_V3,
+    **KDA,
+    "model_type": "glm5_next_text",
+    "architectures": ["Glm5NextForCausalLM"],
+    "qk_rope_head_dim": 0,
+    "layer_types": [*["linear_attention"] * 3, "indexed_attention"],
+    "index_topk": 16,
+    "index_kpool": 4,
+    "index_head_dim": 32,
+    "index_n_heads": 32,
+    "hc_mult": 4,
+    "hc_sinkhorn_iters": 3,
+    "swiglu_limit": 2,
+}
+INDEXER: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "index_topk": 16,
+    "index_head_dim": 64,  # llama.cpp rotates by Hadamard matrices of 64.
+    "index_n_heads": 32,
+    "indexer_types": ["full", "shared", "full", "shared"],
+}
+HY_V4: dict[str, Any] = {"model_type": "hy_v4", "hc_mult": 2, "hc_eps": 1e-6, "swiglu_limit": 2.0}
+MINIMAX_M3: dict[str, Any] = {
+    "model_type": "minimax_m3_vl_text",
+    "num_hidden_layers": 4,
+    "intermediate_size": 64,
+    "dense_intermediate_size": 96,
+    "shared_intermediate_size": 64,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "routed_scaling_factor": 2.0,
+    "rotary_dim": 32,
+    "index_n_heads": 2,
+    "index_head_dim": 32,
+    "index_block_size": 4,
+    "index_topk_blocks": 16,  # All: llama.cpp chooses in flash attention alone, whose sums are of float16.
+    "index_local_blocks": 1,
+    "layer_types": ["full_attention", *["minimax_m3_sparse"] * 3],
+    "mlp_layer_types": ["dense", *["sparse"] * 3],
+}
+GLM4_MOE: dict[str, Any] = {
+    "model_type": "glm4_moe",
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "n_group": 1,
+    "topk_group": 1,
+    "partial_rotary_factor": 1.0,
+}
+ERNIE_MOE: dict[str, Any] = {
+    "model_type": "ernie4_5_moe",
+    "moe_num_experts": 8,
+    "moe_k": 2,
+    "moe_intermediate_size": 64,
+    "moe_num_shared_experts": 2,
+    "moe_layer_start_index": 1,
+    "moe_layer_interval": 1,
+}
+HUNYUAN_MOE: dict[str, Any] = {
+    "model_type": "hunyuan_v1_moe",
+    "num_experts": 8,
+    "moe_topk": 2,
+    "moe_intermediate_size": 512,
+    "num_shared_expert": 1,
+}
+MINIMAX: dict[str, Any] = {
+    "model_type": "minimax",
+    "architectures": ["MiniMaxForCausalLM"],
+    "num_hidden_layers": 4,
+    "rms_norm_eps": 1e-6,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "layer_types": KDA["layer_types"],
+    "block_size": 8,
+    **{f"{kind}_alpha_factor": 3.5565588200778455 for kind in ("full_attn", "linear_attn", "mlp")},
+}
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

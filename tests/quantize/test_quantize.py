@@ -14,8 +14,18 @@ from quantise_models import (
     DEEPSEEK_V3,
     DELTA,
     DELTA_EXPERTS,
+    ERNIE_MOE,
+    GLM4_MOE,
+    GLM5_NEXT,
+    HUNYUAN_MOE,
+    HY_V4,
+    INDEXER,
+    KDA,
     LLAMA,
+    MINIMAX,
+    MINIMAX_M3,
     QWEN3_MOE,
+    QWEN4,
     SECTIONS,
     TEXT,
     WriteModel,
@@ -74,6 +84,9 @@ def test_without_loss(llama: Path, mixture: Path, tmp_path: Path) -> None:
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}  # fmt: skip
+SECTIONS_OF_VL = {
+    "rope_scaling": {"rope_type": "default", "mrope_section": [16, 8, 8]},
+}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
     "llama, tied": LLAMA | {"tie_word_embeddings": True},
@@ -86,6 +99,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
     },
     "qwen3_moe": QWEN3_MOE,
+    "qwen2_5_vl_text": LLAMA | SECTIONS_OF_VL | {"model_type": "qwen2_5_vl_text"},
+    "qwen3_vl_text": LLAMA | SECTIONS_OF_VL | {"model_type": "qwen3_vl_text", "attention_bias": False},
+    "qwen3_vl_moe_text": QWEN3_MOE | SECTIONS_OF_VL | {"model_type": "qwen3_vl_moe_text", "attention_bias": False},
+    "minicpm": LLAMA | {"model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 64},
 }  # fmt: skip
 V3_YARN = {
     "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 1.0,
@@ -101,6 +118,17 @@ OTHER_MIXERS: dict[str, dict[str, Any]] = {
     "qwen3_next": DELTA | DELTA_EXPERTS | {"model_type": "qwen3_next"},
     "qwen3_5_text": DELTA | SECTIONS | {"model_type": "qwen3_5_text"},
     "qwen3_5_moe_text": DELTA | DELTA_EXPERTS | SECTIONS | {"model_type": "qwen3_5_moe_text"},
+    # Where no row's budget is left with a few positions, which llama.cpp fills.
+    "qwen4_exp_text": DELTA | DELTA_EXPERTS | SECTIONS | QWEN4,
+    "glm5_next_text": GLM5_NEXT,
+    "kimi_linear": DEEPSEEK_V3 | KDA | {"model_type": "kimi_linear", "q_lora_rank": None},
+    "minimax": LLAMA | MINIMAX,
+    "glm_moe_dsa, shared": DEEPSEEK_V3 | INDEXER | {"model_type": "glm_moe_dsa", "n_group": 1, "topk_group": 1},
+    "hy_v4": DEEPSEEK_V3 | INDEXER | HY_V4,
+    "minimax_m3": LLAMA | MINIMAX_M3,
+    "glm4_moe": LLAMA | GLM4_MOE,
+    "ernie4_5_moe": LLAMA | ERNIE_MOE,
+    "hunyuan_v1_moe": LLAMA | HUNYUAN_MOE,
 }
 
 
@@ -136,7 +164,7 @@ def test_latents_and_states_in_llama_cpp(case: str, write_model: WriteModel, tmp
     assert (theirs - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
-@pytest.mark.parametrize("case", ["deepseek_v3", "qwen3_5_text"])
+@pytest.mark.parametrize("case", ["deepseek_v3", "qwen3_5_text", "qwen4_exp_text", "glm5_next_text"])
 def test_latents_and_states_in_fewer_bits(case: str, write_model: WriteModel, text: Path, tmp_path: Path) -> None:
     folder, out = write_model(OTHER_MIXERS[case]), tmp_path / "tiny.gguf"
     quantize(str(folder), "q4_k_m", out, importance=text, text=text)

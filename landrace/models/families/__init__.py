@@ -123,7 +123,8 @@ def read_config(
     layouts = [naming.sources(spec, shapes, stored or {}) for naming in namings]
     best = min(range(len(layouts)), key=lambda n: _misfits(layouts[n], shapes, stored or {}))
     naming, sources = namings[best], layouts[best]
-    adapter_sources = _adapted(namings, naming, spec, shapes, stored or {})
+    modules = halves[0].modules if halves else None
+    adapter_sources = _adapted(namings, naming, spec, shapes, stored or {}, modules)
     ignorable = [*BUFFERS, *(pattern for half in halves for pattern in half.towers)]
     body, head = naming.prefix(stored or {})
     if spec.tie_embeddings:
@@ -171,16 +172,23 @@ def _misfits(sources: Mapping[str, Source], shapes: Mapping[str, Shape], stored:
 
 
 def _adapted(
-    namings: Sequence[Naming], own: Naming, spec: ModelSpec, shapes: Mapping[str, Shape], stored: Mapping[str, Shape]
+    namings: Sequence[Naming],
+    own: Naming,
+    spec: ModelSpec,
+    shapes: Mapping[str, Shape],
+    stored: Mapping[str, Shape],
+    modules: tuple[str, str] | None,
 ) -> tuple[dict[str, Source], ...]:
     """How an adapter's modules may be named beside a file whose naming is `own`; their rows lie as the file's in any
     case.
 
     What is written is named as the file is. But where there are experts, as transformers, whose names are a family's
-    last: what is on one expert alone, peft reads for some types, and only with all of a layer's projections.
+    last: what is on one expert alone, peft reads for some types, and only with all of a layer's projections. And beside
+    towers it is named by transformers' `modules`, which peft knows alone.
     """
     known = [replace(one, interleaved=own.interleaved, index_interleaved=own.index_interleaved) for one in namings]
     written = known[-1] if any(".experts." in name for name in shapes) else own
+    written = written if modules is None else replace(written, prefixes=(modules,))
     bodies = (replace(one, prefixes=(pair,)) for one in known for pair in one.prefixes)
     return (written.sources(spec, shapes, stored), *(body.sources(spec, shapes) for body in bodies))
 

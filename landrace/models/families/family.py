@@ -57,6 +57,8 @@ class TextHalf:
     """Where its tensors lie."""
     towers: tuple[str, ...]
     """Regexes (whole name) of the tensors that carry nothing for text."""
+    modules: tuple[str, str] = ("model.language_model.", "")
+    """The prefixes of transformers' modules, by which adapters name them."""
     section: str = "text_config"
     """The object with the text half's keys. When it is absent, its keys lie beside the towers'."""
     tied: tuple[str, ...] = ("outer", "text")

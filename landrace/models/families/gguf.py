@@ -15,7 +15,8 @@ from landrace.errors import UnsupportedError
 from landrace.models.declared import shapes_of
 from landrace.models.families import gguf_delta
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
-from landrace.models.families.gguf_architectures import ARCHITECTURES, Architecture
+from landrace.models.families.gguf_architecture import Architecture
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_rope import ReadTensor
 from landrace.models.families.names import MtpNaming, Naming
@@ -154,6 +155,8 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         renamed={**LAYER, **known.renamed},
         fused=known.fused,
         by_head=known.by_head,
+        once=known.once,
+        with_ones=known.with_ones,
         forms=gguf_delta.FORMS,
         heads_in_rounds=known.heads_in_rounds,
         mtp=MTP,

@@ -5,17 +5,46 @@ llama.cpp's own code fixes part of each model: what a file leaves out is what th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta, gguf_kimi_k3, gguf_streams
-from landrace.models.families.config import MAX_LAYERS, Config
-from landrace.models.families.gguf_rope import ReadRope, gguf_rope, gpt_oss_rope, step_rope
+from landrace.models.families import gguf_delta, gguf_kimi_k3, gguf_pools, gguf_streams
+from landrace.models.families.config import Config
+from landrace.models.families.gguf_architecture import (
+    AFTER_ATTENTION,
+    ANY_SIZE,
+    ATTENTION,
+    BIASED,
+    BIASED_QKV,
+    BLOCK_INDEXER,
+    BLOCK_READS,
+    COUNT,
+    GATED_QUERIES,
+    INDEXER_READS,
+    LLAMA_FLAGS,
+    LOCAL_EXPERTS,
+    MLP,
+    NEXT_FIXED,
+    NEXT_READS,
+    NUMBER,
+    QKV,
+    QWEN_EXPERTS,
+    ROUTED_EXPERTS,
+    ROUTED_READS,
+    SIGMOID,
+    SIZE,
+    SOFTMAX,
+    SOFTMAX_OF_CHOSEN,
+    SQRT_SOFTPLUS,
+    STEP,
+    Architecture,
+    Facts,
+)
+from landrace.models.families.gguf_rope import gpt_oss_rope, step_rope
+from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.spec import ModelSpec
 
-SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN, SQRT_SOFTPLUS = 1, 2, 3, 4
-"""Of `expert_gating_func`."""
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
 GLM_LITE_LAYERS, GLM_LITE_VOCABULARY = (47, 48), 154_880
 """By which llama.cpp, too, tells a GLM-4.7-Flash that does not say how its experts are scored."""
@@ -24,58 +53,6 @@ GLM_5_2_LENGTH = 1 << 20
 BAICHUAN_13B_LAYERS = 40
 """By which llama.cpp, too, tells the Baichuan that does not rotate."""
 
-Facts = dict[str, Any]
-ReadMore = Callable[[Config, Collection[str], Facts], Facts]
-"""Called with the file's keys, its tensors' names and the config so far."""
-Reads = Mapping[str, tuple[Callable[[Config, str], Any], str]]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One value of `general.architecture`."""
-
-    model_type: str
-    """The family that reads it."""
-    interleaved: bool = False
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """See `Naming.fused`."""
-    by_head: tuple[str, ...] = ()
-    """See `Naming.by_head`."""
-    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Config key to the layer tensors whose biases it switches on, which are all there or all absent."""
-    unit_head: int | None = None
-    """See `Naming.unit_head`."""
-    experts: tuple[str, str, str] | None = None
-    """Config keys of how many experts there are, how many a token goes to, and how wide they are."""
-    score: int | None = SOFTMAX
-    """None: `more` reads it, and groups of experts."""
-    latent: bool = False
-    """Whether its attention is over latents."""
-    heads_in_rounds: bool = False
-    """See `ModelSpec.in_rounds`."""
-    index_last: bool = False
-    """See `Naming.index_last`."""
-    index_interleaved: bool = False
-    """See `Naming.index_interleaved`."""
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata keys that may be there with this value and no other."""
-    no_effect: tuple[str, ...] = ()
-    """Regexes (whole key) of metadata keys that cannot change a logit."""
-    reads: Reads = field(default_factory=dict)
-    """Config key to how it is read, and from which metadata key. What that finds nothing of is left out."""
-    adds: Mapping[str, Any] = field(default_factory=dict)
-    """Config keys that llama.cpp's code fixes, or what they are where the file does not say."""
-    more: ReadMore = lambda keys, names, config: {}
-    """Further config keys, where `reads` finds nothing."""
-    rope: ReadRope = gguf_rope
-    prepared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda keys: keys
-    """The file's keys in the form that the rest takes."""
-
-
-def _step_of_layers(keys: Config, key: str) -> int | None:
-    return keys.optional_size(key, MAX_LAYERS)
-
 
 def _minicpm(keys: Config, names: Collection[str], config: Facts) -> Facts:
     """Stored as the decoder uses them; the hub's keys hold the numbers they were made from."""
@@ -83,6 +60,14 @@ def _minicpm(keys: Config, names: Collection[str], config: Facts) -> Facts:
         "scale_emb": keys.number("embedding_scale"),
         "scale_depth": keys.number("residual_scale") * config["num_hidden_layers"] ** 0.5,
         "dim_model_base": config["hidden_size"] / keys.number("logit_scale"),
+    }
+
+
+def _written_minicpm(spec: ModelSpec, stated: Facts) -> Facts:
+    return {
+        "embedding_scale": float(stated["scale_emb"]),
+        "residual_scale": stated["scale_depth"] / len(spec.layers) ** 0.5,
+        "logit_scale": stated["hidden_size"] / stated["dim_model_base"],
     }
 
 
@@ -117,6 +102,16 @@ def _hunyuan_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
     shared = keys.optional_size("expert_shared_count") or 1
     keys.require("expert_shared_feed_forward_length", shared * config["intermediate_size"])
     return {"num_shared_expert": shared}
+
+
+def _written_shared(spec: ModelSpec, stated: Facts) -> Facts:
+    """llama.cpp asks for the width of the shared experts, of which ERNIE 4.5 and Hunyuan may have several."""
+    shared = next((layer.ffn.shared for layer in spec.layers if isinstance(layer.ffn, Moe)), None)
+    return {} if shared is None else {"expert_shared_feed_forward_length": shared.d_hidden}
+
+
+def _written_hunyuan_moe(spec: ModelSpec, stated: Facts) -> Facts:
+    return _written_shared(spec, stated) | {"expert_shared_count": stated["num_shared_expert"]}
 
 
 def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
@@ -182,6 +177,14 @@ def _minimax_m3(keys: Config, names: Collection[str], config: Facts) -> Facts:
     }
 
 
+def _written_minimax_m3(spec: ModelSpec, stated: Facts) -> Facts:
+    ffns = [layer.ffn for layer in spec.layers]
+    return {
+        "leading_dense_block_count": sum(isinstance(ffn, Dense) for ffn in ffns),
+        "expert_shared_count": stated["shared_intermediate_size"] // stated["intermediate_size"],
+    }
+
+
 def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
     count, dense = config["num_hidden_layers"], keys.count("leading_dense_block_count")
     return {
@@ -204,47 +207,6 @@ def _one_head_count(own: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**own, HEADS: full.pop(), SLIDING_HEADS: sliding.pop()}
 
 
-SIZE, ANY_SIZE, NUMBER = Config.size, Config.optional_size, Config.optional_number
-COUNT, STEP = Config.count, _step_of_layers
-QKV = ("attn_q", "attn_k", "attn_v")
-ATTENTION = (*QKV, "attn_output")
-MLP = ("ffn_gate", "ffn_up", "ffn_down")
-AFTER_ATTENTION = {"post_attention_layernorm": "post_attention_norm"}
-LLAMA_FLAGS = {"attention_bias": ATTENTION, "mlp_bias": MLP}
-BIASED = {"attention_bias": ATTENTION}
-BIASED_QKV = {"attention_bias": QKV}
-PER_TOKEN = "num_experts_per_tok"
-QWEN_EXPERTS = ("num_experts", PER_TOKEN, "moe_intermediate_size")
-ROUTED_EXPERTS = ("n_routed_experts", PER_TOKEN, "moe_intermediate_size")
-LOCAL_EXPERTS = ("num_local_experts", PER_TOKEN, "intermediate_size")
-ROUTED_READS: Reads = {
-    "n_shared_experts": (SIZE, "expert_shared_count"),
-    "first_k_dense_replace": (COUNT, "leading_dense_block_count"),
-    "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
-}
-
-INDEXER_READS: Reads = {
-    **ROUTED_READS,
-    "index_n_heads": (SIZE, "attention.indexer.head_count"),
-    "index_head_dim": (SIZE, "attention.indexer.key_length"),
-    "index_topk": (SIZE, "attention.indexer.top_k"),
-}
-
-BLOCK_READS: Reads = {
-    "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
-    "index_n_heads": (SIZE, "attention.indexer.head_count"),
-    "index_head_dim": (SIZE, "attention.indexer.key_length"),
-    "index_topk_blocks": (SIZE, "attention.indexer.top_k"),
-    "index_block_size": (SIZE, "attention.indexer.block_size"),
-    "index_local_blocks": (SIZE, "attention.indexer.local_blocks"),
-}
-BLOCK_INDEXER = {f"self_attn.index_{part}": f"indexer.{part}" for part in ("q_proj", "k_proj", "q_norm", "k_norm")}
-
-GATED_QUERIES = ("attn_q.weight",)
-OF_QWEN3_5 = {theirs: ours for theirs, ours in gguf_delta.FUSED.items() if theirs != "ssm_ba"}
-NEXT_READS: Reads = {"shared_expert_intermediate_size": (SIZE, "expert_shared_feed_forward_length")}
-NEXT_FIXED = {"expert_weights_norm": True, "expert_shared_count": 1}
-
 QWEN3_MOE = Architecture(
     "qwen3_moe",
     flags=BIASED,
@@ -265,11 +227,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         },
         more=lambda keys, names, config: {"attention_multiplier": config["head_dim"] ** -0.5},
     ),
-    "minicpm": Architecture("minicpm", interleaved=True, flags=BIASED, more=_minicpm),
+    "minicpm": Architecture("minicpm", interleaved=True, flags=BIASED, more=_minicpm, writes=_written_minicpm),
     "qwen2": Architecture("qwen2"),
     # Text alone turns every section of its rotary embedding by the same position, as Qwen2 does.
     "qwen2vl": Architecture("qwen2"),
     "qwen3": Architecture("qwen3", flags=BIASED),
+    "qwen3vl": Architecture("qwen3", flags=BIASED, no_effect=("n_deepstack_layers",)),  # Of images.
     "glm4": Architecture(
         "glm4", interleaved=True,
         renamed={"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"},
@@ -296,6 +259,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "glm4_moe", renamed=AFTER_ATTENTION, flags=BIASED_QKV, experts=ROUTED_EXPERTS, score=SIGMOID,
         reads=ROUTED_READS,
         adds={"partial_rotary_factor": 1.0, "routed_scaling_factor": 1.0}, more=_glm4_moe,
+        writes=lambda spec, stated: {"expert_weights_norm": stated["norm_topk_prob"]},
     ),
     "ernie4_5-moe": Architecture(
         "ernie4_5_moe", interleaved=True, flags={"use_bias": (*ATTENTION, *MLP)},
@@ -305,16 +269,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "moe_layer_start_index": (COUNT, "leading_dense_block_count"),
             "moe_layer_interval": (STEP, "interleave_moe_layer_step"),
         },
-        adds={"moe_layer_interval": 1},
+        adds={"moe_layer_interval": 1}, writes=_written_shared,
     ),
     "hunyuan-moe": Architecture(
         "hunyuan_v1_moe", flags=BIASED, experts=("num_experts", "moe_topk", "moe_intermediate_size"), more=_hunyuan_moe,
+        writes=_written_hunyuan_moe,
     ),
     "minimax-m2": Architecture("minimax_m2", experts=LOCAL_EXPERTS, score=SIGMOID),
     "minimax-m3": Architecture(
         "minimax_m3_vl_text", renamed=BLOCK_INDEXER, experts=LOCAL_EXPERTS, score=SIGMOID,
         fixed={"expert_weights_norm": True}, reads=BLOCK_READS,
-        adds={"routed_scaling_factor": 1.0, "rotary_dim": None}, more=_minimax_m3,
+        adds={"routed_scaling_factor": 1.0, "rotary_dim": None}, more=_minimax_m3, writes=_written_minimax_m3,
     ),
     "gpt-oss": Architecture(
         "gpt_oss", renamed=AFTER_ATTENTION, flags=BIASED, experts=LOCAL_EXPERTS, score=SOFTMAX_OF_CHOSEN,
@@ -332,12 +297,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     "qwen35": Architecture(
-        "qwen3_5_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
-        adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
+        "qwen3_5_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=gguf_delta.OF_QWEN3_5,
+        by_head=GATED_QUERIES,        adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
     ),
     "qwen35moe": Architecture(
-        "qwen3_5_moe_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=OF_QWEN3_5, by_head=GATED_QUERIES,
-        experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
+        "qwen3_5_moe_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=gguf_delta.OF_QWEN3_5,
+        by_head=GATED_QUERIES,        experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
@@ -352,11 +317,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "glm-dsa": Architecture(
         "glm_moe_dsa", interleaved=True, latent=True, index_interleaved=True, experts=ROUTED_EXPERTS, score=None,
         reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
+        writes=gguf_streams.written_indexers,
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
     "kimi-linear": Architecture(
         "kimi_linear", latent=True, renamed=gguf_delta.KIMI, experts=ROUTED_EXPERTS, score=SIGMOID, reads=ROUTED_READS,
         fixed={"expert_weights_norm": True}, more=gguf_delta.kimi_facts, prepared=gguf_delta.kimi_keys,
+        writes=gguf_delta.written_kimi, with_ones={"self_attn.a_log.weight": (-1, 1)},
     ),
     "kimi-k3": Architecture(
         "kimi_linear", latent=True, renamed=gguf_kimi_k3.RENAMED, experts=ROUTED_EXPERTS, score=SIGMOID,
@@ -368,6 +335,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),
         experts=LOCAL_EXPERTS, fixed={"expert_weights_norm": True}, more=gguf_delta.lightning_facts,
         prepared=lambda own: {"expert_feed_forward_length": own.get("feed_forward_length"), **own},
+        writes=gguf_delta.written_lightning,
     ),
     "hy_v4": Architecture(
         "hy_v4", interleaved=True, index_interleaved=True, index_last=True, latent=True,
@@ -380,7 +348,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "index_n_heads": (ANY_SIZE, "attention.indexer.head_count"),
             "index_head_dim": (ANY_SIZE, "attention.indexer.key_length"),
         },
-        adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts,
+        adds={"routed_scaling_factor": 1.0}, more=gguf_streams.hy_v4_facts, writes=gguf_streams.written_hy_v4,
     ),
     "deepseek4": Architecture(
         "deepseek_v4", renamed=gguf_streams.COMPRESSED, experts=ROUTED_EXPERTS, score=SQRT_SOFTPLUS,
@@ -397,6 +365,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "num_hash_layers": (COUNT, "hash_layer_count"), "routed_scaling_factor": (NUMBER, "expert_weights_scale"),
         },
         adds={"routed_scaling_factor": 1.0}, more=gguf_streams.deepseek_v4_facts,
+        writes=gguf_streams.written_compressed,
         prepared=lambda own: {**own, "feed_forward_length": own.get("expert_feed_forward_length")},
     ),
     "step35": Architecture(
@@ -409,4 +378,5 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         },
         adds={"moe_router_scaling_factor": 1.0}, more=_step, rope=step_rope, prepared=_one_head_count,
     ),
+    **gguf_pools.ARCHITECTURES,
 }  # fmt: skip

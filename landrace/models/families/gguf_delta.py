@@ -15,7 +15,8 @@ from landrace.errors import CheckpointError
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Form
-from landrace.models.mixer_spec import Gdn
+from landrace.models.mixer_spec import Gdn, Kda, Lightning
+from landrace.models.spec import ModelSpec
 
 RECURRENT = "attention.recurrent_layers"
 RENAMED: Mapping[str, str] = {
@@ -34,6 +35,7 @@ FUSED: Mapping[str, tuple[str, ...]] = {
     "ssm_ba": ("self_attn.in_proj_b", "self_attn.in_proj_a"),
     "ssm_conv1d": ("self_attn.q_conv", "self_attn.k_conv", "self_attn.v_conv"),
 }
+OF_QWEN3_5 = {theirs: ours for theirs, ours in FUSED.items() if theirs != "ssm_ba"}
 OLD_FUSED: Mapping[str, tuple[str, ...]] = {
     "ssm_in": ("self_attn.in_proj_q", "self_attn.in_proj_k", "self_attn.in_proj_v", "self_attn.in_proj_z"),
 }
@@ -103,11 +105,29 @@ def kimi_keys(own: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def kimi_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
+    recurrent = keys.per_layer(RECURRENT, config["num_hidden_layers"]) or []
+    return {"layer_types": layer_types(recurrent), **of_kimi_delta(keys, config)}
+
+
+def of_kimi_delta(keys: Config, config: dict[str, Any]) -> dict[str, Any]:
+    """As many heads as attention has."""
     return {
-        "layer_types": _layer_types(keys.per_layer(RECURRENT, config["num_hidden_layers"]) or []),
         "linear_num_heads": config["num_attention_heads"],
         "linear_head_dim": keys.size("kda.head_dim"),
         "linear_conv_kernel_dim": keys.size("ssm.conv_kernel"),
+    }
+
+
+def written_kimi(spec: ModelSpec, stated: dict[str, Any]) -> dict[str, Any]:
+    """The same, the other way round."""
+    mixers = [layer.mixer for layer in spec.layers]
+    delta = next((mixer for mixer in mixers if isinstance(mixer, Kda)), None)
+    if delta is None:
+        return {}
+    return {
+        "attention.head_count_kv": [0 if isinstance(mixer, Kda) else 1 for mixer in mixers],
+        "kda.head_dim": delta.head_dim,
+        "ssm.conv_kernel": delta.conv_width,
     }
 
 
@@ -117,10 +137,19 @@ def lightning_facts(keys: Config, names: Collection[str], config: dict[str, Any]
     recurrent = keys.per_layer(RECURRENT, count) or [(n + 1) % interval != 0 for n in range(count)]
     kept = keys.number("residual_scale")
     return {
-        "layer_types": _layer_types(recurrent),
+        "layer_types": layer_types(recurrent),
         **{f"{kind}_alpha_factor": kept for kind in ("full_attn", "linear_attn", "mlp")},
     }
 
 
-def _layer_types(recurrent: Sequence[Any]) -> list[str]:
+def written_lightning(spec: ModelSpec, stated: dict[str, Any]) -> dict[str, Any]:
+    """The same, the other way round."""
+    return {
+        RECURRENT: [isinstance(layer.mixer, Lightning) for layer in spec.layers],
+        "residual_scale": float(stated["full_attn_alpha_factor"]),
+    }
+
+
+def layer_types(recurrent: Sequence[Any]) -> list[str]:
+    """What the hub calls layers that keep a state, and the others."""
     return ["linear_attention" if one else "full_attention" for one in recurrent]

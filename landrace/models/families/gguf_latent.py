@@ -23,7 +23,8 @@ def latent_widths(own: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of latent attention, under the hub's keys."""
     keys = Config(own, where="The GGUF metadata")
     found = {name: keys.optional_size(f"attention.{name}") if own.get(f"attention.{name}") else None for name in WIDTHS}
-    turned, key = keys.size("rope.dimension_count"), found["key_length_mla"] or found["key_length"] or 0
+    turned = 0 if own.get("rope.dimension_count") == 0 else keys.size("rope.dimension_count")
+    key = found["key_length_mla"] or found["key_length"] or 0
     if key <= turned:
         raise CheckpointError(f"The GGUF metadata give each head {key} channels, of which {turned} turn.")
     return {
@@ -46,6 +47,7 @@ def written_latents(mixer: Mla) -> dict[str, Any]:
         "attention.value_length_mla": mixer.v_dim,
         "attention.q_lora_rank": mixer.q_rank,
         "attention.kv_lora_rank": mixer.kv_rank,
+        "rope.dimension_count": mixer.rope_dim,
     }
 
 
@@ -54,7 +56,7 @@ def without_latents(own: Mapping[str, Any]) -> dict[str, Any]:
     left = {key: value for key, value in own.items() if key.removeprefix("attention.") not in WIDTHS}
     return left | {
         "attention.head_count_kv": own.get("attention.head_count"),
-        "attention.key_length": own.get("rope.dimension_count"),
+        "attention.key_length": own.get("rope.dimension_count") or None,
     }
 
 

@@ -9,6 +9,7 @@ from landrace.errors import UnsupportedError
 from landrace.models.compressed_spec import Compressed
 from landrace.models.families.config import Config
 from landrace.models.ffn_spec import Moe
+from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec
 
 HYPER: Mapping[str, str] = {
@@ -40,17 +41,22 @@ COMPRESSED: Mapping[str, str] = {
 
 def deepseek_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
     """The layers that guess further tokens are among those that the file counts."""
-    drafts, bounds = keys.count("nextn_predict_layers"), keys.get("swiglu_clamp_exp")
-    of_shared = keys.get("swiglu_clamp_shexp")
-    limits = {*_listed(bounds), *_listed(of_shared)}
-    if len(limits) != 1:
-        raise UnsupportedError("The GGUF file's layers differ in swiglu_clamp_exp, which is not implemented.")
+    drafts = keys.count("nextn_predict_layers")
     return {
-        "swiglu_limit": limits.pop(),
+        "swiglu_limit": one_limit(keys, "swiglu_clamp_exp", "swiglu_clamp_shexp"),
         "compress_ratios": keys.get("attention.compress_ratios"),
         "num_hidden_layers": config["num_hidden_layers"] - drafts,
         "num_nextn_predict_layers": drafts,
     }
+
+
+def one_limit(keys: Config, *names: str) -> Any:
+    """One value that all keys say of all layers: each is stored once or once a layer, or not at all."""
+    values = [keys.get(name) for name in names]
+    found = {one for value in values if value is not None for one in (value if isinstance(value, list) else [value])}
+    if len(found) != 1:
+        raise UnsupportedError(f"The GGUF file's layers differ in {names[0]}, which is not implemented.")
+    return found.pop()
 
 
 def written_compressed(spec: ModelSpec, stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,19 +84,25 @@ def written_compressed(spec: ModelSpec, stated: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _listed(value: Any) -> list[Any]:
-    """A value that is stored once or once a layer, or not at all."""
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 def hy_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
     """One bound on what experts multiply, said for each layer. Without an indexer every layer attends to all."""
     count = config["num_hidden_layers"]
-    limits = set(keys.per_layer("swiglu_clamp_exp", count) or ())
-    if len(limits) != 1:
-        raise UnsupportedError("The GGUF file's layers differ in swiglu_clamp_exp, which is not implemented.")
-    found = {"swiglu_limit": limits.pop()}
+    keys.per_layer("swiglu_clamp_exp", count)
+    found = {"swiglu_limit": one_limit(keys, "swiglu_clamp_exp")}
     if not keys.get("attention.indexer.top_k"):
         return found | {"layer_types": ["full_attention"] * count}
     own = keys.per_layer("attention.indexer.types", count) or [True] * count
     return found | {"indexer_types": ["full" if one else "shared" for one in own]}
+
+
+def written_hy_v4(spec: ModelSpec, stated: dict[str, Any]) -> dict[str, Any]:
+    """The same, the other way round."""
+    limit = {"swiglu_clamp_exp": [float(stated["swiglu_limit"])] * len(spec.layers)}
+    return limit | written_indexers(spec, stated)
+
+
+def written_indexers(spec: ModelSpec, stated: dict[str, Any]) -> dict[str, Any]:
+    """Which layers choose for themselves, where some do not."""
+    mixers = [layer.mixer for layer in spec.layers]
+    own = [not isinstance(one, Mla) or one.selection is None or one.selection.own for one in mixers]
+    return {} if all(own) else {"attention.indexer.types": own}

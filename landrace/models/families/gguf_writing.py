@@ -5,28 +5,34 @@ Not every model can be written. What was written is read again, and must amount 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from landrace.errors import LandraceError, UnsupportedError
 from landrace.kernels.router import Router
-from landrace.models.compressed_spec import Compressed
 from landrace.models.families import read_config, stated_config
+from landrace.models.families.config import Config
 from landrace.models.families.gguf import config_from_gguf, gguf_sources
-from landrace.models.families.gguf_architectures import ARCHITECTURES, SIGMOID, SOFTMAX, Architecture
+from landrace.models.families.gguf_architecture import NUMBER, SIGMOID, SOFTMAX, Architecture
+from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.families.gguf_delta import written_delta
 from landrace.models.families.gguf_latent import written_latents
 from landrace.models.families.gguf_rope import llama3_factors
-from landrace.models.families.gguf_streams import written_compressed
 from landrace.models.families.weights import Source
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
 from landrace.models.spec import ModelSpec
 
-_NAMES = {one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])} | dict.fromkeys(
-    ("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"
-)
+_NAMES = {
+    **{one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])},
+    **dict.fromkeys(("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"),
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), "qwen2vl"),
+    "qwen3_vl_text": "qwen3vl",
+    "qwen3_vl_moe_text": "qwen3vlmoe",
+}
 """Model types to architectures, the first of several."""
+SAID_BY_SHAPES = ("make_ngram_vocab_size_divisible_by",)
+"""Keys of a config.json that a file leaves to the shapes of its tensors."""
 Factors = dict[str, Sequence[float]]
 """Small tensors that belong to the metadata, by name."""
 
@@ -38,14 +44,15 @@ def gguf_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], Factors, dict[st
     """
     spec, stated = read_config(config).spec, stated_config(config)
     name = _NAMES.get(stated["model_type"])
-    if name is None or not all(isinstance(layer.mixer, Gqa | Mla | Gdn | Compressed) for layer in spec.layers):
+    if name is None:
         raise _unsupported(stated["model_type"])
     own, factors = _metadata(spec, stated, ARCHITECTURES[name])
     metadata = {"general.architecture": name} | {f"{name}.{key}": value for key, value in own.items()}
     sources = gguf_sources(spec, name)
     tensors = {*factors, *(tensor for source in sources.values() for tensor in source.tensors)}
+    by_shapes = {key: stated[key] for key in SAID_BY_SHAPES if key in stated}
     try:
-        again = read_config(config_from_gguf(metadata, tensors, lambda tensor: factors[tensor])).spec
+        again = read_config(config_from_gguf(metadata, tensors, lambda tensor: factors[tensor]) | by_shapes).spec
     except LandraceError as error:
         raise _unsupported(stated["model_type"]) from error
     if again != spec:
@@ -80,15 +87,22 @@ def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -
             "expert_feed_forward_length": experts.d_hidden,
             **_routing(experts.router, known),
         }
-    own |= {key: stated.get(name) for name, (_, key) in known.reads.items()}
+    own |= {key: _as_read(how, stated.get(name)) for name, (how, key) in known.reads.items()}
+    if "leading_dense_block_count" in own:
+        own["leading_dense_block_count"] = next((n for n, ffn in enumerate(ffns) if isinstance(ffn, Moe)), 0)
     ropes = [layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None]
     rope = next((one for one in ropes if one.kind != "default"), next(iter(ropes), None))
     factors: Factors = {}
     if rope is not None:
         scaling, factors = _scaling(rope, stated.get("rope_parameters") or stated.get("rope_scaling") or {})
         own |= {"rope.freq_base": rope.theta, "rope.dimension_count": rope.rotary_dim, **scaling}
-    own |= written_compressed(spec, stated)
+    own |= {**known.fixed, **known.writes(spec, dict(stated))}
     return {key: value for key, value in own.items() if value is not None}, factors
+
+
+def _as_read(how: Callable[[Config, str], Any], value: Any) -> Any:
+    """A whole number in a config.json may be meant as a fraction."""
+    return float(value) if how is NUMBER and value is not None else value
 
 
 def _attention(spec: ModelSpec) -> dict[str, Any]:

@@ -80,6 +80,7 @@ TEXT_HALVES: Mapping[str, TextHalf] = {
         "llama4_text",
         WRAPPED,
         (r"(model\.)?(vision_model|multi_modal_projector)\..*",),
+        modules=("language_model.model.", "language_model."),
         no_effect=("vision_config", r"\w+_token_index"),
     )
 }

@@ -71,6 +71,8 @@ class Naming:
     """Their tensors that are stored [in, out]."""
     adapted_as_stored: bool = False
     """transformers keeps experts [in, out] in modules that do not say so: peft's A and B are those of the transpose."""
+    once: Mapping[str, str] = field(default_factory=dict)
+    """Our parameters of a layer that the file keeps outside its layers, by the whole name. It may hold further rows."""
     joined: Collection[str] = ()
     """Our parameters of a layer whose rows lie in several of their tensors, whose number is {}."""
     first_entry: Collection[str] = ()
@@ -171,7 +173,9 @@ class Naming:
             tensor = before + theirs
             expert = name.startswith(EXPERTS)
             transposed = theirs in self.transposed
-            if name in self.joined:
+            if name in self.once:
+                yield name, Source(self.once[name], (0, shape[0]))
+            elif name in self.joined:
                 found = next(n for n in count() if tensor.replace("{}", str(n)) not in tensor_names)
                 yield name, Source(tensor, stacked=max(1, found), joined=True)
             elif "{}" in theirs:

@@ -94,6 +94,7 @@ TEXT_HALVES: Mapping[str, TextHalf] = {
         "qwen2_5_omni_thinker",
         (("thinker.model.", "thinker."),),
         (r"(talker|token2wav)\..*", r"thinker\.(visual|audio_tower)\..*"),
+        modules=("thinker.model.language_model.", "thinker."),
         section="thinker_config",
         no_effect=(r"(talker|token2wav)_config", *OMNI_CONFIG),
     ),

@@ -31,8 +31,8 @@ from landrace.models.selection_spec import PoolSelection
 from landrace.models.spec import GatedStreams, ModelSpec, NGramEmbedding
 
 _GAMMA = 0x9E3779B97F4A7C15
-MOST_TOKENS, MOST_TABLES = 4, 64
-"""Of an n-gram, and of the tables for each length."""
+MOST_TOKENS, MOST_TABLES, MOST_ROWS = 4, 64, 1 << 26
+"""Of an n-gram; of the tables for each length; of one table."""
 
 QWEN4_EXP = {
     **QWEN3_5_MOE,
@@ -123,7 +123,8 @@ def _read_selection(config: Config, attention: Gqa) -> PoolSelection | None:
 
 
 def read_ngrams(config: Config, streams: GatedStreams) -> dict[int, NGramEmbedding]:
-    """By layer. Their tables' sizes and multipliers follow from a few numbers (splitmix64; Steele et al., 2014)."""
+    """By layer. Their tables' sizes and multipliers follow from a few numbers (splitmix64; Steele et al., 2014), or are
+    said themselves, as in files of llama.cpp."""
     listed = config.get("ple_layer_ids") or []
     if not isinstance(listed, list) or any(type(one) is not int or one < 1 for one in listed):
         raise config.wrong("ple_layer_ids", listed, "a list of layers, counted from 1")
@@ -133,16 +134,26 @@ def read_ngrams(config: Config, streams: GatedStreams) -> dict[int, NGramEmbeddi
         n_tables = (longest - 1) * heads
         width = config.optional_size("ple_embed_dim") or config.size("hidden_size")
         conv_width = config.size("ple_conv_kernel_size", MOST_TOKENS)
-        filler = config.get("eos_token_id")
+        filler = config.get("eos_token_id" if config.get("ple_eos_token_id") is None else "ple_eos_token_id")
         filler = filler[0] if isinstance(filler, list) and filler else filler
         if longest < 2 or width % n_tables or type(filler) is not int or filler < 0:
             raise CheckpointError(f"Layer {layer} has n-grams that do not go together with the rest of config.json.")
-        sizes = _primes(config.size("ngram_vocab_size_base", 1 << 26), place * n_tables, n_tables)
+        sizes = _said(config, "ple_head_vocab_sizes", n_tables, MOST_ROWS)
+        sizes = sizes or _primes(config.size("ngram_vocab_size_base", MOST_ROWS), place * n_tables, n_tables)
+        multipliers = _said(config, "ple_layer_multipliers", longest, (1 << 63) - 1)
         step = config.size("make_ngram_vocab_size_divisible_by")
-        form = NGrams(_multipliers(config, longest, place), sizes, filler)
+        form = NGrams(multipliers or _multipliers(config, longest, place), sizes, filler)
         channels = streams.count * config.size("hidden_size")
         found[layer - 1] = NGramEmbedding(form, -(-sum(sizes) // step) * step, width, conv_width, channels)
     return found
+
+
+def _said(config: Config, key: str, count: int, limit: int) -> tuple[int, ...]:
+    """Numbers from 1 to `limit`; none where the key is left out."""
+    values = config.per_layer(key, count) or ()
+    if any(type(one) is not int or not 1 <= one <= limit for one in values):
+        raise config.wrong(key, values, f"a list of integers from 1 to {limit}")
+    return tuple(values)
 
 
 def _multipliers(config: Config, count: int, place: int) -> tuple[int, ...]:

@@ -102,6 +102,7 @@ TEXT_HALVES: Mapping[str, TextHalf] = {
         "qwen3_omni_moe_thinker",
         (("thinker.model.", "thinker."),),
         (r"(talker|code2wav)\..*", r"thinker\.(visual|audio_tower)\..*"),
+        modules=("thinker.model.language_model.", "thinker."),
         section="thinker_config",
         no_effect=(r"(talker|code2wav)_config", *OMNI_CONFIG),
     ),
