@@ -103,9 +103,8 @@ def stored_shapes(params: Sequence[Param], sources: Mapping[str, Source]) -> dic
     found: dict[str, tuple[int, ...]] = {}
     for param in params:
         source = sources[param.name]
-        heads = (param.n_heads, param.shape[0] // param.n_heads, *param.shape[1:]) if source.by_head else param.shape
         found.pop(source.tensor, None)
-        found[source.tensor] = source.stored_shape(heads, rows.get(source.tensor))
+        found[source.tensor] = source.stored_shape(param.shape, rows.get(source.tensor))
     return found
 
 

@@ -57,7 +57,7 @@ def test_a_quantised_model_agrees_along_every_path(form: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("form", "unpacked"), [("gptq", False), ("int8 of bitsandbytes", False), ("fp4", True), ("hqq", True)]
+    ("form", "unpacked"), [("gptq", False), ("int8 of bitsandbytes", False), ("fp4", False), ("hqq", True)]
 )
 def test_what_is_unpacked_is_said(form: str, unpacked: bool, folder: Path) -> None:
     write_model(folder, "dense", *FORMS[form])

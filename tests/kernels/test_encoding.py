@@ -13,6 +13,7 @@ from torch import Tensor
 
 from landrace.kernels.reference.blocks import BLOCKS, dequantize, quantize
 from landrace.kernels.reference.encoding import ENCODED, encode
+from landrace.kernels.reference.small_blocks import IQ4_VALUES
 
 COLUMNS = 512
 FLOATS = ("F32", "F16", "BF16")
@@ -93,6 +94,17 @@ def test_no_more_is_lost_than_by_ggml(kind: str, weighed: bool, ggml: ctypes.CDL
 
 
 @pytest.mark.parametrize("kind", SEARCHED)
+@pytest.mark.parametrize("kind", ["IQ4_NL", "IQ4_XS"])
+@pytest.mark.parametrize("end", IQ4_VALUES[:: len(IQ4_VALUES) - 1])
+def test_either_end_of_a_table_may_be_the_greatest_value(kind: str, end: int) -> None:
+    """Groups of numbers of the table, up to `end` in magnitude, at scales that can be stored."""
+    known = torch.tensor([value for value in IQ4_VALUES if abs(value) <= abs(end)], dtype=torch.float32)
+    chosen = torch.randint(len(known), (4, COLUMNS // 32, 32), generator=torch.Generator().manual_seed(3))
+    chosen[..., 0] = known.tolist().index(end)
+    values = (known[chosen] * 2.0**-9).view(4, COLUMNS)
+    assert torch.equal(dequantize(encode(values, kind), kind, COLUMNS), values)
+
+
 def test_importance_moves_errors_to_where_they_count_less(kind: str) -> None:
     values, importance = weights(), counts()
     weighed, plain = (error(values, encode(values, kind, one), kind, importance) for one in (importance, None))

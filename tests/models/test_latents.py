@@ -207,7 +207,7 @@ def test_the_cache_holds_a_latent_once(extension: ModuleType, shared: Path) -> N
     spec = read_config(config).spec
     for dtype, n_bytes in ((torch.float32, 576 * 4), (torch.float16, 576 * 2), (torch.int8, 576 + 8)):
         layers = new_cpu_cache(extension, spec, [32], dtype)
-        assert [layer.nbytes for layer in layers] == [32 * n_bytes] * 4
+        assert [sum(layer.group_bytes) for layer in layers] == [32 * n_bytes] * 4
     assert attention_of(spec).kept_values == 576
 
 
@@ -217,8 +217,11 @@ def test_the_cache_holds_an_indexers_keys_beside(extension: ModuleType, shared: 
     spec = read_config({**config, "indexer_types": ["full", "shared"] * 2}).spec
     assert [layer.mixer.kept_values for layer in spec.layers] == [704, 576] * 2  # type: ignore[union-attr]
     for dtype, own, shares in ((torch.float16, 704 * 2, 576 * 2), (torch.int8, 704 + 12, 576 + 8)):
-        assert [layer.nbytes for layer in new_cpu_cache(extension, spec, [32], dtype)] == [32 * own, 32 * shares] * 2
-    assert [layer.nbytes for layer in Decoder(spec).new_cache([32])[:2]] == [32 * 704 * 4, 32 * 576 * 4]
+        assert [sum(layer.group_bytes) for layer in new_cpu_cache(extension, spec, [32], dtype)] == [
+            32 * own,
+            32 * shares,
+        ] * 2
+    assert [sum(layer.group_bytes) for layer in Decoder(spec).new_cache([32])[:2]] == [32 * 704 * 4, 32 * 576 * 4]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from landrace.kernels.reference.fitting import (
 from landrace.kernels.reference.small_blocks import E2M1_DOUBLED, IQ4_VALUES
 
 IQ4 = table(IQ4_VALUES)
-IQ4_TARGETS = tuple(IQ4_VALUES[0] + 4.0 * i for i in range(-6, 9))
-"""What a search of scales takes the value of greatest magnitude to."""
+IQ4_TARGETS = (*(-127.0 + 4.0 * i for i in range(-6, 9)), *(113.0 + 4.0 * i for i in range(-8, 7)))
+"""What a search takes the value of greatest magnitude to: near either end, since the table has no symmetry."""
 _E2M1_LEVELS = tuple(sorted(set(E2M1_DOUBLED)))
 _E2M1 = table(_E2M1_LEVELS)
 _E2M1_CODES = tuple(E2M1_DOUBLED.index(level) for level in _E2M1_LEVELS)

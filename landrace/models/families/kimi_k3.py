@@ -98,6 +98,7 @@ TEXT_HALVES: Mapping[str, TextHalf] = {
         "kimi_linear",
         WRAPPED,
         (r"(model\.)?(vision_tower|mm_projector)\..*",),
+        modules=("language_model.model.", "language_model."),
         no_effect=("vision_config", "image_placeholder", "ignore_index"),
     ),
 }
