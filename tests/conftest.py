@@ -32,12 +32,19 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 
+_TORCH_THREADS = torch.get_num_threads()
 INSTRUCTION_SETS = ("plain", "avx2", "avx2_vnni", "avx512", "avx512_bf16")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_repetitions(items)
+
+
+@pytest.fixture(autouse=True)
+def torch_threads() -> None:
+    """An engine that is opened with some sets PyTorch's, and sums in float32 differ by their number."""
+    torch.set_num_threads(_TORCH_THREADS)
 
 
 @pytest.fixture(scope="session")

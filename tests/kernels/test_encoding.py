@@ -93,7 +93,6 @@ def test_no_more_is_lost_than_by_ggml(kind: str, weighed: bool, ggml: ctypes.CDL
     assert ours < 1.05 * error(values, theirs, kind, importance)
 
 
-@pytest.mark.parametrize("kind", SEARCHED)
 @pytest.mark.parametrize("kind", ["IQ4_NL", "IQ4_XS"])
 @pytest.mark.parametrize("end", IQ4_VALUES[:: len(IQ4_VALUES) - 1])
 def test_either_end_of_a_table_may_be_the_greatest_value(kind: str, end: int) -> None:
@@ -105,6 +104,7 @@ def test_either_end_of_a_table_may_be_the_greatest_value(kind: str, end: int) ->
     assert torch.equal(dequantize(encode(values, kind), kind, COLUMNS), values)
 
 
+@pytest.mark.parametrize("kind", SEARCHED)
 def test_importance_moves_errors_to_where_they_count_less(kind: str) -> None:
     values, importance = weights(), counts()
     weighed, plain = (error(values, encode(values, kind, one), kind, importance) for one in (importance, None))

@@ -80,7 +80,8 @@ def test_gradients_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
         source = checkpoint.sources[name]
         expected = source.part(theirs[source.tensor])
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+        # Theirs of decays change by up to 2.4e-4 of the greatest with the number of PyTorch's threads.
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=5e-4 * expected.abs().max().item())
 
 
 def _delta(checkpoint: Checkpoint, **changes: Any) -> Any:
