@@ -163,7 +163,7 @@ class Engine:
             stream=TextStream(
                 self.tokenizer,
                 keep_leading_space=True,
-                shown=form.shown_ids(self.tokenizer) if form is not None else frozenset(),
+                shown=self.tokenizer.mark_ids if form is not None else frozenset(),
             ),
             drafter=Drafter(progress.tokens, progress.held),
             parser=form.parser() if form is not None else None,

@@ -133,7 +133,7 @@ def importance_of(
                 rows[window] = layer(rows[window], step)
         if progress is not None:
             progress(number + 1, len(decoder.layers))
-    with loaded("norm."), loaded("hc_head."):
+    with loaded("norm."), loaded("hc_head."), loaded("head_blocks."):
         for window, step in enumerate(steps):
             decoder.end(rows[window], step)
     return listener.importance()

@@ -92,13 +92,21 @@ class Tokenizer:
 
         return answer_grammar(self.chat_template, [token.content for token in self._added.values()])
 
+    @cached_property
+    def mark_ids(self) -> frozenset[int]:
+        """The control tokens that the marks of answers are made of: who takes answers apart must see their texts."""
+        texts = ((index, self.token_text(index)) for index in self.special_ids)
+        return frozenset(
+            index for index, text in texts if text and any(text in one for one in self.answer_grammar.marks)
+        )
+
     def added_ids(self, text: str) -> list[int]:
         """The added tokens that `text` spells out, in the order they appear."""
         return [index for index in self.encode(text, add_bos=False) if index in self._added]
 
     def warm_up(self) -> None:
         """Works out now what the first long text, or the first chat, would have to wait for."""
-        _ = self._borders, self._fewest_tokens, self.answer_grammar
+        _ = self._borders, self._fewest_tokens, self.mark_ids
 
     def check_length(self, text: str, limit: int) -> None:
         """PromptTooLongError where the length of `text` tells that it has more than `limit` tokens."""

@@ -30,6 +30,7 @@ from landrace.models.ffn_spec import Latent
 from landrace.models.lora_spec import PROJECTIONS, LoraSpec
 from landrace.models.mixer_spec import Kda, Mla
 from landrace.models.spec import AttentionResiduals, LayerSpec, ModelSpec
+from landrace.quantize.importance import importance_of
 
 SEQUENCES = random_ids((90, 23))
 
@@ -97,6 +98,13 @@ def test_gradients_of_every_weight(tmp_path: Path) -> None:
         assert parameter.grad is not None
         near = 3e-4 * expected.abs().max().item() if expected.any() else 1e-6
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=near)
+
+
+def test_importance_reaches_every_projection(tmp_path: Path) -> None:
+    """Layer by layer, as `quantize` finds it."""
+    checkpoint = opened(tmp_path, *wrapped(tensors()))
+    found = importance_of(checkpoint, SEQUENCES).of_inputs
+    assert found.keys() >= {f"{name}.weight" for name in Decoder(checkpoint.spec).adaptable(PROJECTIONS)}
 
 
 def test_adapters_on_every_linear(extension: ModuleType, tmp_path: Path) -> None:

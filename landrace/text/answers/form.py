@@ -29,11 +29,6 @@ class AnswerForm:
     def parser(self) -> AnswerParser:
         return AnswerParser(self.grammar, self.begin, self.tools)
 
-    def shown_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
-        """The control tokens that marks are made of: a parser must see their texts."""
-        texts = ((index, tokenizer.token_text(index)) for index in tokenizer.special_ids)
-        return frozenset(index for index, text in texts if text and any(text in mark for mark in self.grammar.marks))
-
 
 def answer_form(tokenizer: Tokenizer, prompt: str, tools: Sequence[Mapping[str, Any]] = ()) -> AnswerForm:
     """How to read the answer to `prompt`, as the tokenizer's template wrote it. Without `tools`, calls are text."""
