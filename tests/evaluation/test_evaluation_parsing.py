@@ -138,5 +138,4 @@ def test_the_last_match_of_a_pattern_is_the_answer() -> None:
     pattern = re.compile(r"#### (-?[\d,.]+)")
     assert parse_pattern("#### 5 no wait\n#### -1,200.", pattern, PLAIN) == "-1,200"
     assert parse_pattern("five", pattern, PLAIN) is None
-    assert parse_pattern("<think>#### 5</think>", pattern, PLAIN) is None
     assert parse_pattern("ab", re.compile("a(x)?b"), PLAIN) is None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landrace.evaluation.judging import judge_answer
+from landrace.evaluation.judging import judge_text
 from landrace.evaluation.labels import read_label
 from landrace.evaluation.latex import parse
 from landrace.evaluation.latex_tokens import ParseError
@@ -169,7 +169,7 @@ def judged(task: Task, answer: str) -> Any:
         task.kind, "1"
     )
     row = {"q": "?", "answer": "A" if task.kind == "option" else gold, "options": ["x", "y"]}
-    return judge_answer(task, task.from_rows([row]).rows[0], answer)
+    return judge_text(task, task.from_rows([row]).rows[0], answer)
 
 
 fragment = st.sampled_from(
