@@ -15,8 +15,9 @@ from landrace.evaluation.reading import strip_reasoning
 PLAIN = Normalisation()
 
 
-def parse_label(answer: str, labels: tuple[str, ...], normalisation: Normalisation) -> str | None:
-    return read_label(answer, {label: label for label in labels}, casefold=normalisation.casefold).value
+def parse_label(text: str, labels: tuple[str, ...], normalisation: Normalisation) -> str | None:
+    names = {label: label for label in labels}
+    return read_label(strip_reasoning(text), names, casefold=normalisation.casefold).value
 
 
 LABELS = ("refund", "refund_status", "check_in", "退款", "otkazivanje", "hủy_phòng")
