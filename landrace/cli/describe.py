@@ -9,7 +9,7 @@ from typing import Any, assert_never
 from landrace.checkpoints import open_checkpoint
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
-from landrace.kernels.mask import Chunked, Full, Sliding
+from landrace.kernels.mask import Chunked, Full, Sliding, Whole
 from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.compressed_spec import Compressed
 from landrace.models.declared import Counts, count
@@ -117,7 +117,7 @@ def _attention(mixer: Gqa | Mla) -> str:
             return f"{heads}, over {window} tokens"
         case Chunked(chunk):
             return f"{heads}, in chunks of {chunk} tokens"
-        case Full():
+        case Full() | Whole():
             return heads
         case _:
             assert_never(mixer.mask)
