@@ -64,7 +64,7 @@ def from_fairseq(folder: Path, config: FolderConfig) -> Tokenizer:
     if {piece.text for piece in model.pieces[:3]} != _OWN_FIRST:
         raise CheckpointError("sentencepiece.bpe.model does not begin with <unk>, <s> and </s>, as XLM-RoBERTa's does.")
     pieces = (*_FAIRSEQ_FIRST, *model.pieces[3:], Piece("<mask>", 0.0, Kind.CONTROL))
-    backend = sentencepiece.build_backend(replace(model, pieces=pieces, space_every_segment=False))
+    backend = sentencepiece.build_backend(replace(model, pieces=pieces))
     config.check_ids(backend)
     return encoder_tokenizer(backend, Spelling.SENTENCEPIECE, fairseq_frame(backend), adds_space=model.add_dummy_prefix)
 
