@@ -30,8 +30,6 @@ _NAMED = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
-_WORDPIECE_IDS = {"unknown_token_id": 100, "cls_token_id": 101, "seperator_token_id": 102}
-"""Where the file does not say."""
 MAX_TOKENS = 4_000_000
 
 
@@ -100,9 +98,13 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]
 def _wordpiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
     """Files mark the pieces that begin a word, where vocabularies mark the others. They do not say whether letters
     become lower case: they do where the vocabulary has no others."""
-    facts = {**{_KEY + name: index for name, index in _WORDPIECE_IDS.items() if index < len(tokens)}, **metadata}
     start, end, unknown = (
-        _token_id(facts, key, len(tokens)) for key in ("cls_token_id", "seperator_token_id", "unknown_token_id")
+        _first_id(metadata, keys, usual, len(tokens))
+        for keys, usual in (
+            (("cls_token_id", "bos_token_id"), 101),
+            (("seperator_token_id", "eos_token_id"), 102),
+            (("unknown_token_id",), 100),
+        )
     )
     if start is None or end is None or unknown is None:
         raise CheckpointError("The GGUF file does not say which tokens start, end and replace what is unknown.")
@@ -219,6 +221,12 @@ def _strings(values: Any, key: str) -> list[str]:
     if not all(isinstance(value, str) for value in found):
         raise CheckpointError(f"The GGUF file has {_KEY}{key} that are not all text.")
     return found
+
+
+def _first_id(metadata: Mapping[str, Any], keys: Sequence[str], usual: int, count: int) -> int | None:
+    """The id under the first of the keys that the file has; else `usual`, where there are so many tokens."""
+    found = (_token_id(metadata, key, count) for key in keys)
+    return next((index for index in found if index is not None), usual if usual < count else None)
 
 
 def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:

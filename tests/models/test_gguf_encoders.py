@@ -61,7 +61,7 @@ def vocabulary(checkpoint: EncoderCheckpoint) -> dict[str, Any]:
         piece if kind == 3 else piece[2:] if piece.startswith("##") else f"\u2581{piece}"
         for piece, kind in zip(pieces, kinds, strict=True)
     ]
-    ids = {"padding": 0, "unknown": 1, "cls": 2, "seperator": 3, "mask": 4}
+    ids = {"padding": 0, "unknown": 1, "bos": 2, "cls": 2, "seperator": 3, "mask": 4}
     return {
         "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.pre": "default",
