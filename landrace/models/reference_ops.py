@@ -89,11 +89,9 @@ class ReferenceOps(ReferenceCompressed):
         return rows if factor == 1.0 else rows * factor
 
     def add_embedding(self, into: Tensor, table: Table, of: Literal["positions", "types"]) -> Tensor:
-        types = self._batch.token_types
-        if of == "types" and types is None:
-            return into + table.weight[0].float()
-        numbers = self._batch.positions if of == "positions" else types
-        return into + F.embedding(numbers, table.weight).float()
+        numbers = self._batch.positions if of == "positions" else self._batch.token_types
+        rows = table.weight[0] if numbers is None else F.embedding(numbers, table.weight)
+        return into + rows.float()
 
     def hidden(self, width: int) -> Tensor:
         assert self._batch.hidden is not None

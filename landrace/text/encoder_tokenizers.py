@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from landrace.errors import CheckpointError, UnsupportedError
 from landrace.text import sentencepiece, wordpiece
@@ -11,6 +12,9 @@ from landrace.text.folder_config import FolderConfig, read_json
 from landrace.text.sentencepiece import Kind, Piece
 from landrace.text.tokenizer import Conventions, Spelling, Tokenizer
 from landrace.text.whole_texts import Frame, bert_frame, fairseq_frame
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _SPECIAL = {
     "unk_token": "[UNK]",
@@ -69,7 +73,9 @@ def from_fairseq(folder: Path, config: FolderConfig) -> Tokenizer:
     return encoder_tokenizer(backend, Spelling.SENTENCEPIECE, fairseq_frame(backend), adds_space=model.add_dummy_prefix)
 
 
-def encoder_tokenizer(backend: object, spelling: Spelling, frame: Frame, adds_space: bool = True) -> Tokenizer:
+def encoder_tokenizer(
+    backend: tokenizers.Tokenizer, spelling: Spelling, frame: Frame, adds_space: bool = True
+) -> Tokenizer:
     """A tokenizer whose texts are read as a whole."""
     own = Conventions(spelling, prefix_ids=frame.prefix, adds_space=adds_space)
     return Tokenizer(backend, frame.around(own))
