@@ -29,6 +29,8 @@ def open_encoder(
     `threads`: None for as many as this process may use. Raises OptionError, StoreError, CheckpointError or
     UnsupportedError.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     checkpoint = open_encoder_checkpoint(ModelStore(home or default_home()).resolve(name))
     tokenizer = open_tokenizer(checkpoint)
     tensors = {part: held_as(part, one, weights) for part, one in checkpoint.stored().items()}

@@ -24,21 +24,16 @@ class Frame:
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> Frame:
         """What the post-processor of a `tokenizers` backend writes."""
-        pair = backend.encode("a", "a", add_special_tokens=True)
-        whose = pair.sequence_ids
-        if 0 not in whose or 1 not in whose:
+        alone, pair = backend.encode("a"), backend.encode("a", "a")
+        if 0 not in alone.sequence_ids:
             return cls()
-        first, second = whose.index(0), whose.index(1)
-        last = len(whose) - whose[::-1].index(1)
-        middle = first + whose.count(0)
-        alone = backend.encode("a", add_special_tokens=True)
-        end = len(alone.ids) - alone.sequence_ids[::-1].index(0)
-        return cls(
-            prefix=tuple(alone.ids[: alone.sequence_ids.index(0)]),
-            suffix=tuple(alone.ids[end:]) if alone.ids[end:] == pair.ids[last:] else (),
-            between=tuple(pair.ids[middle:second]),
-            second_type=pair.type_ids[second],
-        )
+        first, end = alone.sequence_ids.index(0), len(alone) - alone.sequence_ids[::-1].index(0)
+        prefix, suffix = tuple(alone.ids[:first]), tuple(alone.ids[end:])
+        if 1 not in pair.sequence_ids:
+            return cls(prefix, suffix)
+        second = pair.sequence_ids.index(1)
+        middle = second - pair.sequence_ids[:second][::-1].index(0)
+        return cls(prefix, suffix, tuple(pair.ids[middle:second]), pair.type_ids[second])
 
     def around(self, conventions: Conventions) -> Conventions:
         """The same with this frame, but for the prefix."""
