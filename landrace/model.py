@@ -14,6 +14,7 @@ import torch
 
 from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
+from landrace.checkpoints.encoder_checkpoint import EncoderCheckpoint
 from landrace.checkpoints.parameters import read_by
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.checkpoints.tensor_info import DecodedTensor
@@ -74,7 +75,7 @@ def training_product_dtype(name: str, device: torch.device) -> str:
     return name
 
 
-def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def open_tokenizer(checkpoint: Checkpoint | EncoderCheckpoint) -> Tokenizer:
     """The tokenizer that came with the weights."""
     if checkpoint.format == "gguf":
         return tokenizer_from_gguf(checkpoint.metadata)
@@ -146,7 +147,7 @@ def open_engine(
     if options.draft == MTP:
         checkpoint = checkpoint.with_mtp()
     tokenizer = open_tokenizer(checkpoint)
-    extension, missing = _choose_kernels(kernels, device)
+    extension, missing = choose_kernels(kernels, device)
 
     def decoder_of(opened: Checkpoint) -> ServingDecoder:
         if extension is None:
@@ -244,7 +245,7 @@ def _open(name: str, max_length: int | None, home: Path | None) -> Checkpoint:
     return replace(checkpoint, spec=checkpoint.spec.for_length(max_length))
 
 
-def _choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:
+def choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:
     """The C++ kernels, or None for the reference; and what to tell the user about it."""
     if asked not in KERNELS:
         raise OptionError(f"There are no kernels {asked!r}.", hint=f"Choose {', '.join(KERNELS)}.")
@@ -281,7 +282,7 @@ def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
     """Of `open_engine` on this machine, by what keys and values are kept in: first as it is unless told otherwise, then
     in each type that takes less. Reads no weights."""
     spec, device = checkpoint.spec, default_device()
-    extension, _ = _choose_kernels("auto", device)
+    extension, _ = choose_kernels("auto", device)
     n_slots = 1 if extension is None else extension.TILE
     slots = [n_slots] * len(spec.cache_groups)
     if extension is None:

@@ -47,6 +47,7 @@ ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("checkpoints", "models"): (
         "models.spec",
         "models.declared",
+        "models.encoder_spec",
         "models.families",
         "models.lora_spec",
         "models.stored",
