@@ -20,7 +20,7 @@ from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
 from landrace.engine.cache.memory import CACHE_DTYPES
 from landrace.engine.options import MTP
-from landrace.errors import OptionError
+from landrace.errors import OptionError, UnsupportedError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
@@ -100,7 +100,7 @@ def open_model(
     device = device or default_device()
     held = resolve_dtype(dtype, device)
     products = held if product_dtype is None else resolve_dtype(product_dtype, device)
-    checkpoint = _open(name, max_length, home)
+    checkpoint = _writer(_open(name, max_length, home))
     tokenizer = open_tokenizer(checkpoint)
     decoder = Decoder(checkpoint.spec, dtype=held, product_dtype=products)
     decoder.load(checkpoint.tensors(), device=device)
@@ -128,9 +128,10 @@ def open_engine(
     threads: int | None = None,
     options: EngineOptions | None = None,
     home: Path | None = None,
+    classifier: bool = False,
 ) -> ServingModel:
     """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
-    ready to be asked for.
+    ready to be asked for. `classifier`: also one that has no head for tokens, and is only read.
 
     `options.draft` may name a smaller model, which is opened as well, or ask for the model's own layer for further
     tokens. `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
@@ -143,6 +144,7 @@ def open_engine(
         torch.set_num_threads(threads)
     options = options or EngineOptions()
     checkpoint = _open(name, options.max_length, home)
+    checkpoint = checkpoint if classifier else _writer(checkpoint)
     if options.draft == MTP:
         checkpoint = checkpoint.with_mtp()
     tokenizer = open_tokenizer(checkpoint)
@@ -242,6 +244,16 @@ def _open(name: str, max_length: int | None, home: Path | None) -> Checkpoint:
     if max_length is None:
         return checkpoint
     return replace(checkpoint, spec=checkpoint.spec.for_length(max_length))
+
+
+def _writer(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, of a model that writes text. UnsupportedError for a classifier."""
+    if checkpoint.score is not None:
+        raise UnsupportedError(
+            f"{checkpoint.path} is a classifier: it judges texts and writes none.",
+            hint="Use it with `landrace rerank`.",
+        )
+    return checkpoint
 
 
 def _choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:

@@ -73,8 +73,10 @@ def _from_json(file: Path, config: FolderConfig) -> Tokenizer:
     backend.add_tokens([token.as_added() for token in missing])
     config.check_ids(backend)
     spelling, adds_space = _spelling(parsed.get("decoder"))
-    prefix = None if config.adds_bos is not None else _prefix(backend)
-    return _assemble(backend, config, spelling, adds_space=adds_space, adds_bos=False, prefix=prefix)
+    prefix, suffix = _around(backend)
+    if config.adds_bos is not None:
+        prefix = None
+    return _assemble(backend, config, spelling, adds_space=adds_space, adds_bos=False, prefix=prefix, suffix=suffix)
 
 
 def _from_vocab(folder: Path, config: FolderConfig) -> Tokenizer:
@@ -148,12 +150,16 @@ def _assemble(
     adds_space: bool,
     adds_bos: bool,
     prefix: tuple[int, ...] | None = None,
+    suffix: tuple[int, ...] = (),
 ) -> Tokenizer:
     bos = _id_of(backend, config.named_tokens.get("bos_token"))
     if prefix is None:
         wanted = adds_bos if config.adds_bos is None else config.adds_bos
         prefix = (bos,) if wanted and bos is not None else ()
-    ends = {_id_of(backend, config.named_tokens.get("eos_token"))}
+    eos = _id_of(backend, config.named_tokens.get("eos_token"))
+    if not suffix and config.adds_eos and eos is not None:
+        suffix = (eos,)
+    ends = {eos}
     ends |= ids_in_config(config.generation_config) | ids_in_config(config.model_config)
     template = config.chat_template() or built_in_template(
         config.model_config.get("model_type"),
@@ -168,6 +174,7 @@ def _assemble(
     conventions = Conventions(
         spelling=spelling,
         prefix_ids=prefix,
+        suffix_ids=suffix,
         bos_id=bos,
         eos_ids=frozenset(end for end in ends if end is not None),
         adds_space=adds_space,
@@ -200,14 +207,14 @@ def _flat(decoder: Any) -> list[Mapping[str, Any]]:
     return [decoder]
 
 
-def _prefix(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """What the tokenizer.json's own post-processor writes before a text."""
+def _around(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """What the tokenizer.json's own post-processor writes before a text, and behind it."""
     bare = backend.encode("a", add_special_tokens=False).ids
     full = backend.encode("a", add_special_tokens=True).ids
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
-            return tuple(full[:start])
-    return ()
+            return tuple(full[:start]), tuple(full[start + len(bare) :])
+    return (), ()
 
 
 def _id_of(backend: tokenizers.Tokenizer, token: str | None) -> int | None:

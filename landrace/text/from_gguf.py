@@ -123,9 +123,11 @@ def _assemble(
         control = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == Kind.CONTROL}
         ends.add(turn_end_id(template, control))
     prefixed = bool(metadata.get(_KEY + "add_bos_token", adds_bos)) and bos is not None
+    eos = _token_id(metadata, "eos_token_id", len(tokens)) if metadata.get(_KEY + "add_eos_token") else None
     conventions = Conventions(
         spelling=spelling,
         prefix_ids=(bos,) if prefixed and bos is not None else (),
+        suffix_ids=() if eos is None else (eos,),
         bos_id=bos,
         eos_ids=frozenset(end for end in ends if end is not None),
         adds_space=adds_space,

@@ -36,12 +36,14 @@ class Conventions:
     """What a vocabulary's file says beyond the tokens.
 
     `prefix_ids` is what a text starts with (usually BOS, nothing for many models, `[gMASK]<sop>` for GLM).
+    `suffix_ids` is what a whole text ends with where it is read and not continued, as for an embedding.
     `adds_space` is true where encoding puts a space before the text, which decoding takes away again.
     `eos_ids` are the tokens that end an answer, see `landrace.text.end_tokens`.
     """
 
     spelling: Spelling
     prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
     bos_id: int | None = None
     eos_ids: frozenset[int] = field(default_factory=frozenset)
     adds_space: bool = False
