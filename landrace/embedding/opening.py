@@ -41,7 +41,7 @@ def open_embedder(
     OptionError for a pooling that is not known, UnsupportedError for a module of the checkpoint that is not known here.
     """
     asked = _asked(pooling)
-    path = ModelStore(home or default_home()).resolve(name)
+    path = _located(name, home)
     modules = read_modules(path) if path.is_dir() else None
     inner = name if modules is None or modules.transformer == path else str(modules.transformer)
     serving = open_engine(
@@ -133,6 +133,12 @@ def activation_of(config: Mapping[str, Any]) -> Activation:
     if found is None:
         raise UnsupportedError(f"config.json makes scores by {str(stated)!r}, which is not implemented.")
     return found
+
+
+def _located(name: str, home: Path | None) -> Path:
+    """The model's file or folder. One with a list of modules may have its weights in a folder of their own."""
+    folder = Path(name).expanduser()
+    return folder if (folder / "modules.json").is_file() else ModelStore(home or default_home()).resolve(name)
 
 
 def _asked(pooling: str | None) -> PoolingFacts | None:
