@@ -21,9 +21,11 @@ class Thinking:
         return None if form is None or thought is None else cls(form, thought, tokenizer, budget)
 
     def __init__(self, form: AnswerForm, thought: Thought, tokenizer: Tokenizer, budget: int | None) -> None:
-        self._token_bytes = tokenizer.token_bytes
+        self._tokenizer = tokenizer
+        self._thought = thought
         self._open, self._close = thought.open.encode(), thought.close.encode()
-        self._end = tuple(tokenizer.encode(thought.end, add_bos=False)) if budget is not None else ()
+        self._beginnings = [thought.close[:size].encode() for size in range(len(thought.close) - 1, 0, -1)]
+        """Of the closing mark, the longest first."""
         self._budget = budget
         self._framed = form.grammar.framed
         self._inside = form.begins_in_thought
@@ -31,33 +33,74 @@ class Thinking:
         """Whether a thought can still begin: where nothing is around what is said, only before that."""
         self._tail = b""
         """The last bytes, in which a mark may have begun."""
-        self._forced = 0
-        """Tokens of the end that have been forced."""
+        self._begun: tuple[int, ...] = ()
+        """Of the last tokens of a thought, how many bytes each has: those that may be the beginning of its end."""
+        self._ending: tuple[int, ...] = ()
+        """The tokens that are still to be forced."""
         self.n_tokens = 0
         """Tokens of thoughts so far, without their marks."""
+        self._end_if_spent()
 
     @property
     def forced(self) -> int | None:
         """The token that comes next whatever the model chooses."""
-        spent = self._inside and self._budget is not None and self.n_tokens >= self._budget
-        return self._end[self._forced] if spent or self._forced else None
+        return self._ending[0] if self._ending else None
 
     def record(self, token: int) -> None:
         """Notes a token of the answer."""
-        if self.forced is not None:
-            self._forced += 1
-            if self._forced == len(self._end):
-                self._forced, self._inside, self._tail = 0, False, b""
+        if self._ending:
+            self._ending = self._ending[1:]
+            if not self._ending:
+                self._inside, self._tail = False, b""
             return
-        text = self._tail + self._token_bytes(token)
+        data = self._tokenizer.token_bytes(token)
+        text = self._tail + data
         mark = self._close if self._inside else self._open
         before, found, after = text.partition(mark)
+        self._tail = after if found else text[-len(mark) :]
         if self._inside:
             self._inside = not found
-            self.n_tokens += not found
+            self._count(data)
         elif self._may_open:
-            self._inside = bool(found)
             said = before.strip()
             self._may_open = self._framed or (not said if found else self._open.startswith(said))
-            self._inside = self._inside and self._may_open
-        self._tail = after if found else text[-len(mark) :]
+            self._inside = bool(found) and self._may_open
+        self._end_if_spent()
+
+    def _count(self, data: bytes) -> None:
+        """A token of a thought, or of its mark: which of the two may only be known later."""
+        if not self._inside:
+            self._begun = ()
+            return
+        self._begun = (*self._begun, len(data))
+        while self._begun and sum(self._begun) > self._n_begun:
+            self._begun = self._begun[1:]
+            self.n_tokens += 1
+
+    @property
+    def _n_begun(self) -> int:
+        """How many bytes of its closing mark the thought ends with so far."""
+        return next((len(one) for one in self._beginnings if self._tail.endswith(one)), 0)
+
+    def _end_if_spent(self) -> None:
+        """A token that may begin the mark counts here as one of the thought, which is then never longer than its
+        budget."""
+        if self._inside and self._budget is not None and self.n_tokens + len(self._begun) >= self._budget:
+            self._ending, self._begun = tuple(self._end_from_here()), ()
+
+    def _end_from_here(self) -> list[int]:
+        """The tokens of the thought's end, without what the model has written of the mark."""
+        if not self._n_begun:
+            return self._tokenizer.encode(self._thought.end, add_bos=False)
+        _, mark, after = self._thought.end.partition(self._thought.close)
+        return _tokens_behind(self._tokenizer, (mark + after).encode()[self._n_begun :].decode())
+
+
+def _tokens_behind(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of text that goes on from another, so without the space that some vocabularies put before one."""
+    before = "\n" if tokenizer.conventions.adds_space else ""
+    ids = tokenizer.encode(before + text, add_bos=False)
+    left = len(f" {before}") if before else 0
+    while left > 0:
+        left -= len(tokenizer.token_bytes(ids.pop(0)))
+    return ids
