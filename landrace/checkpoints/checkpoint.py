@@ -67,7 +67,7 @@ class Checkpoint:
     """Tensors of layers that guess tokens after the next one."""
     adapter_sources: tuple[dict[str, Source], ...] = field(default=(), repr=False)
     """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
-    score: Readable | None = None
+    score: StoredTensor | None = None
     """The head [n_labels, d_model] of a model that was made a classifier: it has none for tokens, and its embedding
     stands in there, which nobody should ask."""
     _sha256: str | None = field(default=None, repr=False)
@@ -245,7 +245,7 @@ def _open_folder(path: Path) -> Checkpoint:
         generation_config=generation_config,
         left_out=_matching(found, model.drafts),
         adapter_sources=model.adapter_sources,
-        score=found[SCORE] if classifies and SCORE in found else None,
+        score=stored_parameters({SCORE: Source(SCORE)}, found)[SCORE] if classifies and SCORE in found else None,
     )
 
 

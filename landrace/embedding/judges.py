@@ -113,5 +113,5 @@ class HeadJudge(_Judge):
     def scores(self, encoded: Sequence[Encoded], adapter: str | None) -> list[float]:
         """See `Scorer`."""
         readouts = [Pooling.of(("last",), len(one.ids)) for one in encoded]
-        completions = self._read(encoded, readouts, adapter)
-        return [float(np.add.reduce(self._weight * completion.read)) for completion in completions]
+        rows = (completion.read for completion in self._read(encoded, readouts, adapter))
+        return [float(np.add.reduce(self._weight * row)) for row in rows if row is not None]

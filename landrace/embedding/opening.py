@@ -113,7 +113,7 @@ def reranker_on(serving: ServingModel) -> Reranker:
     activation = activation_of(checkpoint.config)
     if checkpoint.score is None:
         return Reranker(YesNoJudge(serving.engine, tokenizer), activation, notice=serving.notice)
-    head = checkpoint.score.load()
+    head = checkpoint.score.floats()
     if head.shape[0] != 1:
         raise UnsupportedError(
             f"{checkpoint.path} sorts texts into {head.shape[0]} classes; a reranker has one score.",
