@@ -127,3 +127,42 @@ def modes(*names: str, **more: Any) -> dict[str, Any]:
 def _write(file: Path, value: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value))
+
+
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] a b c d e f g h i j k l m n o p q r s t u v w x y z ##a ##e ##i ##n ##s ##t ##g "
+    "##ing how do change my booking is free until the day before cat cats , ! : spelled out"
+)
+
+
+def write_encoder(folder: Path, *, kind: str = "BertModel", **config: Any) -> Path:
+    """A BERT of random weights, by transformers, with a small WordPiece vocabulary."""
+    import transformers
+    from tokenizers import decoders, normalizers
+
+    vocab = {word: index for index, word in enumerate(WORDS.split())}
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    backend.add_special_tokens([AddedToken(mark, special=True) for mark in special])
+    backend.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    sizes = {
+        name: SIZES[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "initializer_range")
+    }
+    made = transformers.BertConfig(
+        **{**sizes, "vocab_size": len(vocab), "num_attention_heads": 4, "max_position_embeddings": 128, **config}
+    )
+    torch.manual_seed(0)
+    getattr(transformers, kind)(made).save_pretrained(folder)
+    backend.save(str(folder / "tokenizer.json"))
+    named = {
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+    }
+    settings = {**named, "tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

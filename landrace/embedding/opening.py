@@ -9,16 +9,20 @@ from typing import Any
 import torch
 
 from landrace.checkpoints import Checkpoint
+from landrace.checkpoints.bounded import read_json
+from landrace.checkpoints.encoder_checkpoint import EncoderCheckpoint, is_encoder
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.embedding.embedder import Embedder
+from landrace.embedding.encoders import EncoderVectors, PairJudge
 from landrace.embedding.judges import HeadJudge, YesNoJudge
-from landrace.embedding.modules import Modules, PoolingFacts, gguf_modules, read_modules
+from landrace.embedding.modules import MAX_BYTES, Modules, PoolingFacts, gguf_modules, read_modules
 from landrace.embedding.reranker import Activation, Reranker
 from landrace.embedding.sources import DecoderVectors
+from landrace.encoder_model import open_encoder
 from landrace.engine import EngineOptions
 from landrace.engine.readout import POOL_KINDS
 from landrace.errors import CheckpointError, OptionError, UnsupportedError
-from landrace.model import ServingModel, open_engine
+from landrace.model import ServingModel, kernels_notice, known_weights, open_engine
 
 _BY_DEFAULT = PoolingFacts(("last",), "the default for decoders")
 _ACTIVATIONS: Mapping[str, Activation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
@@ -35,14 +39,18 @@ def open_embedder(
     options: EngineOptions | None = None,
     home: Path | None = None,
 ) -> Embedder:
-    """Opens a model by store name, folder or `.gguf` path to make vectors.
+    """Opens a model by store name, folder or `.gguf` path to make vectors: a decoder or an encoder.
 
     `pooling`: one of `POOL_KINDS`, instead of what the checkpoint says; the rest as in `open_engine`. Raises
-    OptionError for a pooling that is not known, UnsupportedError for a module of the checkpoint that is not known here.
+    OptionError for a pooling that is not known, or where nobody names one and the model is an encoder, and for options
+    that an encoder does not have; UnsupportedError for a module of the checkpoint that is not known here.
     """
     asked = _asked(pooling)
     path = _located(name, home)
     modules = read_modules(path) if path.is_dir() else None
+    if is_encoder(path if modules is None else modules.transformer):
+        _check_encoder_options(adapters, options)
+        return _encoder_embedder(path, modules, asked, weights, kernels, threads)
     inner = name if modules is None or modules.transformer == path else str(modules.transformer)
     serving = open_engine(
         inner,
@@ -72,7 +80,32 @@ def embedder_on(serving: ServingModel, modules: Modules | None = None, pooling: 
     )
 
 
-def modules_of(checkpoint: Checkpoint) -> Modules:
+def _encoder_embedder(
+    path: Path, modules: Modules | None, asked: PoolingFacts | None, weights: str, kernels: str, threads: int | None
+) -> Embedder:
+    where = str(path if modules is None else modules.transformer)
+    encoder, tokenizer, checkpoint = open_encoder(
+        where, weights=known_weights(weights), kernels=kernels, threads=threads
+    )
+    modules = modules or modules_of(checkpoint)
+    pooling = asked or modules.pooling
+    if pooling is None:
+        raise OptionError(
+            f"{path} does not say how its rows become one vector.",
+            hint="Name the pooling it was trained with: --pooling mean or --pooling cls.",
+        )
+    return Embedder(
+        tokenizer,
+        EncoderVectors(encoder),
+        modules,
+        pooling,
+        takes_instructions=False,
+        allowed_dimensions=_allowed_dimensions(checkpoint.config),
+        notice=kernels_notice(kernels),
+    )
+
+
+def modules_of(checkpoint: Checkpoint | EncoderCheckpoint) -> Modules:
     """What lies beside the weights, or in their metadata."""
     if checkpoint.format == "gguf":
         return gguf_modules(checkpoint.path, checkpoint.metadata)
@@ -89,11 +122,20 @@ def open_reranker(
     options: EngineOptions | None = None,
     home: Path | None = None,
 ) -> Reranker:
-    """Opens a model by store name, folder or `.gguf` path to judge documents. Options as in `open_engine`.
+    """Opens a model by store name, folder or `.gguf` path to judge documents: a decoder, or a cross-encoder. Options as
+    in `open_engine`.
 
-    Raises OptionError for a decoder that cannot be asked as Qwen3-Reranker is, UnsupportedError for a classifier with
-    more than one label.
+    Raises OptionError for a decoder that cannot be asked as Qwen3-Reranker is, and for options that an encoder does not
+    have; UnsupportedError for a classifier with more than one label.
     """
+    path = ModelStore(home or default_home()).resolve(name)
+    if is_encoder(path):
+        _check_encoder_options(adapters, options)
+        encoder, tokenizer, checkpoint = open_encoder(
+            str(path), weights=known_weights(weights), kernels=kernels, threads=threads
+        )
+        judge = PairJudge(encoder, tokenizer, str(path))
+        return Reranker(judge, activation_of(path, checkpoint.config), notice=kernels_notice(kernels))
     serving = open_engine(
         name,
         adapters=adapters,
@@ -110,7 +152,7 @@ def open_reranker(
 def reranker_on(serving: ServingModel) -> Reranker:
     """A reranker on an engine that is open already, and may serve other requests at other times."""
     checkpoint, tokenizer = serving.model.checkpoint, serving.model.tokenizer
-    activation = activation_of(checkpoint.config)
+    activation = activation_of(checkpoint.path, checkpoint.config)
     if checkpoint.score is None:
         return Reranker(YesNoJudge(serving.engine, tokenizer), activation, notice=serving.notice)
     head = checkpoint.score.floats()
@@ -122,17 +164,27 @@ def reranker_on(serving: ServingModel) -> Reranker:
     return Reranker(HeadJudge(serving.engine, tokenizer, weight), activation, notice=serving.notice)
 
 
-def activation_of(config: Mapping[str, Any]) -> Activation:
-    """What sentence-transformers makes of a score: what config.json says, else a sigmoid."""
-    own = config.get("sentence_transformers")
-    stated = own.get("activation_fn") if isinstance(own, Mapping) else None
+def activation_of(path: Path, config: Mapping[str, Any]) -> Activation:
+    """What sentence-transformers makes of a score: what its own file or config.json says, else a sigmoid."""
+    file = path / "config_sentence_transformers.json"
+    own = read_json(file, MAX_BYTES) if file.is_file() else {}
+    older = config.get("sentence_transformers")
+    stated = own.get("activation_fn") or (older.get("activation_fn") if isinstance(older, Mapping) else None)
     stated = stated or config.get("sbert_ce_default_activation_function")
     if stated is None:
         return "sigmoid"
     found = _ACTIVATIONS.get(str(stated).rpartition(".")[2])
     if found is None:
-        raise UnsupportedError(f"config.json makes scores by {str(stated)!r}, which is not implemented.")
+        raise UnsupportedError(f"The checkpoint makes scores by {str(stated)!r}, which is not implemented.")
     return found
+
+
+def _check_encoder_options(adapters: Mapping[str, Path] | None, options: EngineOptions | None) -> None:
+    """OptionError for what only decoders have."""
+    if adapters:
+        raise OptionError("An encoder takes no adapter.", hint="Leave --adapter out.")
+    if options is not None and options.max_length is not None:
+        raise OptionError("An encoder reads as much as it was trained to.", hint="Leave --max-length out.")
 
 
 def _located(name: str, home: Path | None) -> Path:

@@ -16,6 +16,8 @@ class Encoded:
     ids: tuple[int, ...]
     cut: int
     """Tokens of the text that were left out because it is too long."""
+    types: tuple[int, ...] = ()
+    """Of a pair for an encoder: which of the two each token is of."""
 
 
 def check_texts(texts: Sequence[str], what: str) -> None:

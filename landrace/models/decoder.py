@@ -13,7 +13,7 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from landrace.errors import CheckpointError, OptionError
+from landrace.errors import OptionError
 from landrace.kernels.layer_cache import CompressedCache, LayerCache, LayerMemory, LayerState
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
@@ -22,6 +22,7 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.build import stream_head
 from landrace.models.compressed_spec import Compressed
 from landrace.models.layer import Layer
+from landrace.models.load_weights import load_weights
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.mtp import mtp_block
@@ -121,25 +122,7 @@ class Decoder(nn.Module):
         Raises CheckpointError for an unknown name, a second copy, a wrong shape, a tensor that is not floating point,
         or a parameter nobody gave.
         """
-        missing = {name: parameter for name, parameter in self.named_parameters() if name.startswith(under)}
-        for name, tensor in tensors:
-            parameter = missing.pop(name, None)
-            if parameter is None:
-                raise CheckpointError(f"The model has no place for the tensor {name!r}, or it came twice.")
-            if tuple(tensor.shape) != tuple(parameter.shape):
-                raise CheckpointError(
-                    f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
-                    f"{list(parameter.shape)}."
-                )
-            if tensor.is_floating_point() != parameter.is_floating_point():
-                raise CheckpointError(f"The tensor {name!r} holds {tensor.dtype}, not floating-point weights.")
-            path, _, leaf = name.rpartition(".")
-            setattr(
-                self.get_submodule(path), leaf, as_parameter(tensor.detach().to(device=device, dtype=parameter.dtype))
-            )
-        if missing:
-            some = ", ".join(list(missing)[:5])
-            raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
+        load_weights(self, tensors, device, under)
         return self
 
     def unload(self, under: str) -> None:

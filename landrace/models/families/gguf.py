@@ -13,8 +13,9 @@ from typing import Any
 
 from landrace.errors import UnsupportedError
 from landrace.models.declared import shapes_of
-from landrace.models.families import gguf_delta
+from landrace.models.families import gguf_delta, gguf_encoders
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
+from landrace.models.families.encoders import encoder_error
 from landrace.models.families.gguf_architecture import Architecture
 from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
@@ -172,6 +173,8 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
 
 
 def _architecture(name: Any) -> Architecture:
+    if name == gguf_encoders.ARCHITECTURE:
+        raise encoder_error(name)
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedError(
             f"GGUF files of the architecture {shown(name)} are not supported.",
