@@ -48,6 +48,8 @@ class State:
     """Stands once on either side of the slot's text and does not belong to it."""
     may_end: bool = False
     """Whether a call is whole if the answer ends here."""
+    escaped: bool = False
+    """Whether `&quot;` and `&amp;` stand for signs in the slot's text."""
     hidden: bool = False
     """Whether its text is part of the frame, and no reader's even where the answer ends in it."""
 
@@ -73,6 +75,8 @@ class Grammar:
     """Whether every part of an answer stands in a frame of its own, so that marks are there with and without tools."""
     silent: bool = False
     """Whether the marks are control tokens, which no reader sees: a broken call comes back without them."""
+    sign: str = ""
+    """A control token that stands before the tags of a call: a broken one comes back without it."""
 
     @property
     def marks(self) -> frozenset[str]:
