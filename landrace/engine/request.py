@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from landrace.engine.readout import Readout
 from landrace.engine.sampling_params import SamplingParams
 from landrace.text.answers import AnswerForm
+from landrace.text.guides import Guide
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class Request:
     """How the answer is taken apart, where it is one to a chat."""
     readout: Readout | None = None
     """What is read of the prompt instead of an answer: then the request ends with its last prompt row."""
+    guide: Guide | None = None
+    """The language of the answer, behind its thoughts if it has some."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))

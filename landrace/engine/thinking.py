@@ -14,18 +14,25 @@ class Thinking:
     """
 
     @classmethod
-    def of(cls, form: AnswerForm | None, tokenizer: Tokenizer, budget: int | None) -> Thinking | None:
+    def of(
+        cls, form: AnswerForm | None, tokenizer: Tokenizer, budget: int | None, *, leads_on: bool = False
+    ) -> Thinking | None:
         """What follows the thoughts of an answer in this form; None for one that knows none. `budget`: most tokens of
-        thoughts; None: any number."""
+        thoughts; None: any number. `leads_on`: whether what the family writes behind a thought is forced behind those
+        too that the model ends."""
         thought = None if form is None else form.grammar.thought
-        return None if form is None or thought is None else cls(form, thought, tokenizer, budget)
+        return None if form is None or thought is None else cls(form, thought, tokenizer, budget, leads_on)
 
-    def __init__(self, form: AnswerForm, thought: Thought, tokenizer: Tokenizer, budget: int | None) -> None:
+    def __init__(
+        self, form: AnswerForm, thought: Thought, tokenizer: Tokenizer, budget: int | None, leads_on: bool
+    ) -> None:
         self._tokenizer = tokenizer
         self._thought = thought
         self._open, self._close = thought.open.encode(), thought.close.encode()
         self._beginnings = [thought.close[:size].encode() for size in range(len(thought.close) - 1, 0, -1)]
         """Of the closing mark, the longest first."""
+        self._lead = thought.end.partition(thought.close)[2].encode() if leads_on else b""
+        """What is forced behind a thought that the model has ended."""
         self._budget = budget
         self._framed = form.grammar.framed
         self._inside = form.begins_in_thought
@@ -46,6 +53,16 @@ class Thinking:
         """The token that comes next whatever the model chooses."""
         return self._ending[0] if self._ending else None
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next token is part of a thought, or of what the family writes around it."""
+        return self._inside or bool(self._ending)
+
+    @property
+    def pending(self) -> bytes:
+        """Of the mark that ends the thought, what may stand there already."""
+        return self._close[: self._n_begun]
+
     def record(self, token: int) -> None:
         """Notes a token of the answer."""
         if self._ending:
@@ -61,6 +78,8 @@ class Thinking:
         if self._inside:
             self._inside = not found
             self._count(data)
+            if found and self._lead and self._lead.startswith(after):
+                self._ending = tuple(_tokens_behind(self._tokenizer, self._lead[len(after) :].decode()))
         elif self._may_open:
             said = before.strip()
             self._may_open = self._framed or (not said if found else self._open.startswith(said))

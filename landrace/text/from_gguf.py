@@ -171,6 +171,7 @@ def _assemble(
         bos_id=bos,
         eos_ids=frozenset(end for end in ends if end is not None),
         adds_space=adds_space,
+        unused_ids=frozenset(index for index, kind in enumerate(kinds) if kind == Kind.UNUSED),
     )
     end = _token_id(metadata, "eos_token_id", len(tokens))
     if end is not None and bool(metadata.get(_KEY + "add_eos_token", False)):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from landrace.text.answers.grammar import Grammar
     from landrace.text.chat_template import ChatTemplate
+    from landrace.text.guides import GuideCompiler
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -40,6 +41,7 @@ class Conventions:
     `prefix_ids` is what a text starts with (usually BOS, nothing for many models, `[gMASK]<sop>` for GLM).
     `adds_space` is true where encoding puts a space before the text, which decoding takes away again.
     `eos_ids` are the tokens that end an answer, see `landrace.text.end_tokens`.
+    `unused_ids` are rows that a file fills up with tokens that no text has.
     `suffix_ids` is what a text ends with that is read as a whole, and `between_ids` what stands between two that are
     read together (`encode_whole`, `encode_pair`), of which the tokens of the second have the type `second_type`.
     """
@@ -49,6 +51,7 @@ class Conventions:
     bos_id: int | None = None
     eos_ids: frozenset[int] = field(default_factory=frozenset)
     adds_space: bool = False
+    unused_ids: frozenset[int] = field(default_factory=frozenset)
     suffix_ids: tuple[int, ...] = ()
     between_ids: tuple[int, ...] = ()
     second_type: int = 0
@@ -106,6 +109,13 @@ class Tokenizer:
         return frozenset(
             index for index, text in texts if text and any(text in one for one in self.answer_grammar.marks)
         )
+
+    @cached_property
+    def guides(self) -> GuideCompiler:
+        """Makes grammars of this vocabulary's tokens out of guides."""
+        from landrace.text.guides import GuideCompiler
+
+        return GuideCompiler(self)
 
     def added_ids(self, text: str) -> list[int]:
         """The added tokens that `text` spells out, in the order they appear."""
