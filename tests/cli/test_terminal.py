@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from matrix import mostly_long
-from patience import SECONDS, wait_until
+from patience import SECONDS
 from reciting_model import ENDLESS, THINKING, write_reciting_model
 from said import without_progress
 
@@ -39,6 +39,7 @@ class Terminal:
 
     def __init__(self, *arguments: str, home: Path, **environment: str) -> None:
         self.shown = b""
+        self._seen = 0
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             given = {"LANDRACE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "TERM": "xterm"}
@@ -46,18 +47,17 @@ class Terminal:
             os.execve(sys.executable, [sys.executable, "-m", "landrace", *arguments], os.environ | given | environment)
 
     def wait_for(self, text: str) -> None:
-        """Reads until `text` is shown."""
+        """Reads until `text` is shown, after what was waited for before."""
         deadline = time.monotonic() + SECONDS
-        while text.encode() not in self.shown:
+        while (at := self.shown.find(text.encode(), self._seen)) < 0:
             assert time.monotonic() < deadline, self.shown
             assert self._read(), self.shown
+        self._seen = at + len(text.encode())
 
-    def wait_for_prompt(self, text: str = "> ") -> None:
-        """Reads until the chat shows `text`, its prompt at the end, and sleeps there: readline misses a signal between
-        the two, and drops what is typed."""
-        self.wait_for(text)
-        process = psutil.Process(self.pid)
-        wait_until(lambda: process.status() == psutil.STATUS_SLEEPING)
+    def wait_for_prompt(self) -> None:
+        """Reads until the chat waits for a line: it has asked that what is pasted is marked, and shown its hint."""
+        self.wait_for("\x1b[?2004h")
+        self.wait_for("or /help")
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
@@ -218,13 +218,13 @@ def test_ctrl_c_and_ctrl_d_in_a_chat(speaker: Path, tmp_path: Path) -> None:
     chat = Terminal("run", str(speaker), *GREEDY, home=tmp_path)
     chat.wait_for_prompt()
     chat.type("hello\n")
-    chat.wait_for_prompt(HOSTILE_SHOWN + "\r\n> ")
-    chat.type("\x04")
-    assert chat.end() == 0
-    chat = Terminal("run", str(speaker), home=tmp_path)
+    chat.wait_for(HOSTILE_SHOWN + "\r\n")
     chat.wait_for_prompt()
     chat.type("\x03")
-    assert chat.end() == 128 + signal.SIGINT
+    chat.wait_for("Ctrl-D or /exit ends the chat.")
+    chat.wait_for_prompt()
+    chat.type("\x04")
+    assert chat.end() == 0
     assert b"Traceback" not in chat.shown
 
 
@@ -247,9 +247,9 @@ def test_a_signal_at_any_moment_of_opening(
     line = [sys.executable, "-m", "landrace", "run", str(speaker)]
     pipe = subprocess.PIPE
     process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=_as_from_a_shell)
-    assert process.stdout is not None
+    assert process.stderr is not None
     times = psutil.Process(process.pid).cpu_times
-    while times().user + times().system < seconds and not select.select([process.stdout], [], [], 0.01)[0]:
+    while times().user + times().system < seconds and not select.select([process.stderr], [], [], 0.01)[0]:
         assert process.poll() is None
     process.send_signal(number)
     _, told = process.communicate(timeout=SECONDS)
@@ -264,11 +264,12 @@ def test_nohup_is_respected(speaker: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         line,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
-    assert process.stdout is not None
-    assert process.stdout.read(2) == b"> "
+    assert process.stderr is not None
+    while b"Type a message" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGHUP)
     process.communicate(b"/exit\n", timeout=SECONDS)
     assert process.returncode == 0
@@ -294,4 +295,4 @@ def test_thoughts_are_dimmed(tmp_path: Path) -> None:
     folder = write_reciting_model(tmp_path / "model", tmp_path / "extras", ENDLESS, THINKING)
     terminal = Terminal("run", str(folder), "Is it?", "--think", "3", *GREEDY, home=tmp_path)
     assert terminal.end() == 0
-    assert b"\x1b[2mHm So Hm\x1b[0m\r\n\r\nSure." in terminal.shown
+    assert b"\x1b[2mHm\x1b[0m\x1b[2m So\x1b[0m\x1b[2m Hm\x1b[0m\r\n\r\nSure." in terminal.shown

@@ -21,6 +21,7 @@ _STYLES = {
 _ANYWHERE = ("**", "***", "~~")
 """Marks that may stand within a word, as they do in text without spaces."""
 _MARK = re.compile(r"\\|`+|\*+|_+|~+")
+_BACKQUOTES = re.compile("`+")
 _ESCAPABLE = "\\`*_~#|"
 
 Span = tuple[str, Style]
@@ -40,7 +41,7 @@ def spans(text: str, style: Style = PLAIN, *, whole: bool = True, before: str = 
             before = text[start - 1]
         if match.end() == len(text) and not whole:
             return found, text[start:]  # the mark itself may go on
-        inner, end = _inside(text, start, mark, before)
+        inner, end = _inside(text, start, mark, before, len(text) + whole)
         if inner is None:
             if not whole and _opens(text, match.end(), mark, before) and len(text) - start < LONGEST_OPEN:
                 return found, text[start:]
@@ -54,15 +55,16 @@ def spans(text: str, style: Style = PLAIN, *, whole: bool = True, before: str = 
     return found, ""
 
 
-def _inside(text: str, start: int, mark: str, before: str) -> tuple[list[Span] | None, int]:
-    """What the mark at `start` and its partner enclose, and where that ends; None where it has none."""
+def _inside(text: str, start: int, mark: str, before: str, until: int) -> tuple[list[Span] | None, int]:
+    """What the mark at `start` and its partner enclose, and where that ends; None where it has none that ends
+    before `until`."""
     inside = start + len(mark)
     if mark == "\\":
         following = text[inside : inside + 1]
         return ([(following, PLAIN)], inside + 1) if following and following in _ESCAPABLE else (None, inside)
     if not _opens(text, inside, mark, before):
         return None, inside
-    end = _code_end(text, inside, mark) if mark[0] == "`" else _end(text, inside, mark)
+    end = _code_end(text, inside, mark, until) if mark[0] == "`" else _end(text, inside, mark, until)
     if end is None:
         return None, inside
     inner = text[inside:end]
@@ -83,11 +85,12 @@ def _opens(text: str, inside: int, mark: str, before: str) -> bool:
     return mark in _ANYWHERE or not _in_word(before, mark)
 
 
-def _code_end(text: str, at: int, mark: str) -> int | None:
-    return next((match.start() for match in re.compile("`+").finditer(text, at) if match[0] == mark), None)
+def _code_end(text: str, at: int, mark: str, until: int) -> int | None:
+    runs = (match for match in _BACKQUOTES.finditer(text, at) if match[0] == mark and match.end() < until)
+    return next((match.start() for match in runs), None)
 
 
-def _end(text: str, at: int, mark: str) -> int | None:
+def _end(text: str, at: int, mark: str, until: int) -> int | None:
     """Where the partner of `mark` stands, outside of code."""
     first = at
     while (match := _MARK.search(text, at)) is not None:
@@ -95,10 +98,12 @@ def _end(text: str, at: int, mark: str) -> int | None:
         if match[0] == "\\":
             at += 1
         elif match[0][0] == "`":
-            end = _code_end(text, at, match[0])
+            end = _code_end(text, at, match[0], until)
+            if end is None and until == len(text):
+                return None  # what follows may close it
             at = at if end is None else end + len(match[0])
         elif match[0] == mark and match.start() > first and _closes(text, match.start(), at, mark):
-            return match.start()
+            return match.start() if at < until else None
     return None
 
 
