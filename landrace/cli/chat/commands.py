@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from landrace.cli.chat.conversation import Conversation
-from landrace.cli.chat.files import checked_tools, read_chat, read_tools, write_chat
+from landrace.cli.chat.files import checked_tools, read_chat, read_json, read_tools, write_chat
 from landrace.cli.chat.reading import quoted, unquoted
 from landrace.cli.chat.settings import NAMES, Display, shown_settings, with_setting
 from landrace.errors import DataError, RequestError
 
 _COMMAND = re.compile(r"/(?P<name>\S*)\s*(?P<argument>.*)", re.DOTALL)
 _LONGEST = 200
-"""Characters of a system message that `/show` shows."""
+"""Characters of a system message or a schema that `/show` shows."""
 
 Told = str | tuple[str, str]
 """A line, or a name and what belongs to it."""
@@ -149,11 +150,27 @@ def _tools(state: State, argument: str) -> Reply:
     return Reply(("There are no tools now." if argument == "off" else f"The model may call {talk.tool_names}.",))
 
 
-def _save(state: State, argument: str) -> Reply:
+def _schema(state: State, argument: str) -> Reply:
+    from landrace.text.guides import Guide
+
     talk = state.talk
+    if not argument:
+        return Reply((talk.guide.source if talk.guide is not None else "Answers are held to no schema.",))
+    if argument == "off":
+        talk.use_guide(None)
+        return Reply(("Answers are free again.",))
+    file = _file(argument)
+    try:
+        talk.use_guide(Guide.of_schema(read_json(file)))
+    except RequestError as error:
+        raise DataError(f"{file} cannot be followed: {error.message}", hint=error.hint) from error
+    return Reply(("Answers are JSON of this schema from now on.",))
+
+
+def _save(state: State, argument: str) -> Reply:
+    talk, file = state.talk, _named(argument)
     if not talk.messages:
         raise RequestError("Nothing was said yet that could be saved.")
-    file = _named(argument)
     write_chat(file, talk.whole, talk.tools, talk.variables)
     return Reply((f"{len(talk.messages)} messages are saved in {file}.",))
 
@@ -177,17 +194,21 @@ def _show(state: State, _: str) -> Reply:
     talk = state.talk
     used = talk.used()
     left = "" if used is None else f"{used:,} tokens used, {max(0, talk.context - used):,} left"
-    system = talk.system or "none"
     facts = {
         "model": talk.serving.model.name + (f" with {talk.adapter}" if talk.adapter else ""),
         "kernels": talk.serving.kernels,
         "context": f"{left or 'unknown'} of {talk.context:,}",
         "messages": f"{len(talk.messages)}",
-        "system": system if len(system) <= _LONGEST else f"{system[:_LONGEST]}... ({len(system):,} characters)",
+        "system": _cut(talk.system or "none"),
         "tools": talk.tool_names or "none",
+        "schema": _cut(talk.guide.source) if talk.guide is not None else "none",
         "thinking": talk.thinking,
     }
     return Reply((*facts.items(), *shown_settings(talk.params, state.display)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
 def _refuse_raw(talk: Conversation, what: str) -> None:
@@ -198,10 +219,7 @@ def _refuse_raw(talk: Conversation, what: str) -> None:
 def _named(argument: str) -> Path:
     if not argument:
         raise RequestError("The name of a file is missing.")
-    try:
-        return Path(argument).expanduser()
-    except RuntimeError as error:  # ~somebody who is not there
-        raise DataError(f"{argument} is no file: {error}") from error
+    return Path(os.path.expanduser(argument))  # leaves ~ and a name that nobody has as it is
 
 
 def _file(argument: str) -> Path:
@@ -226,6 +244,7 @@ COMMANDS: Mapping[str, Command] = {
         "[on|off|N]", "shows or sets whether the model thinks, or for how many tokens", _think, ("on", "off")
     ),
     "tools": Command("[FILE|off]", "declares functions that the model may call", _tools, ("off",), takes_file=True),
+    "schema": Command("[FILE|off]", "holds answers to a JSON schema", _schema, ("off",), takes_file=True),
     "show": Command("", "shows model, context, settings", _show),
     "save": Command("FILE", "writes the conversation as JSON", _save, takes_file=True),
     "load": Command("FILE", "goes on from a saved conversation", _load, takes_file=True),

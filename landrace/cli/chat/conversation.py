@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from landrace.engine import Completion, Request, SamplingParams, StepOutput
     from landrace.model import ServingModel
     from landrace.text.answers import ToolCall
+    from landrace.text.guides import Guide
 
 Message = dict[str, Any]
 OnOutput = Callable[["StepOutput"], None]
@@ -51,15 +52,18 @@ class Conversation:
         system: str | None = None,
         variables: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        guide: Guide | None = None,
         raw: bool = False,
     ) -> None:
-        """`variables`: of the model's template. `raw`: each text is continued as it is, on its own."""
+        """`variables`: of the model's template. `guide`: what every answer must be. `raw`: each text is continued as it
+        is, on its own."""
         self.serving = serving
         self.params = params
         self.adapter = adapter
         self.system = system or None
         self.variables = dict(variables or {})
         self.tools = list(tools)
+        self.guide = guide
         self.raw = raw
         self.messages: list[Message] = []
         """Without the system message."""
@@ -94,6 +98,14 @@ class Conversation:
     def use_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
         """Lets the model call these. RequestError where its template cannot tell it of them."""
         self._change(tools=list(tools))
+
+    def use_guide(self, guide: Guide | None) -> None:
+        """What answers must be from now on. RequestError for one that cannot be followed."""
+        from landrace.text.guides import check_guide
+
+        if guide is not None:
+            check_guide(guide, self.serving.model.tokenizer)
+        self.guide = guide
 
     def think(self, how: str) -> None:
         """on, off, or the most tokens of thoughts. RequestError where the model's template has no way to say so."""
@@ -227,10 +239,10 @@ class Conversation:
         tokenizer = self.serving.model.tokenizer
         if self.raw:
             ids = tokenizer.encode(asked[-1]["content"], limit=self._limit)
-            return Request(NAME, tuple(ids), self.params, self.adapter)
+            return Request(NAME, tuple(ids), self.params, self.adapter, guide=self.guide)
         text, ids = self._prompt(asked)
         form = answer_form(tokenizer, text, self.tools)
-        return Request(NAME, tuple(ids), self.params, self.adapter, form)
+        return Request(NAME, tuple(ids), self.params, self.adapter, form, self.guide)
 
     def _prompt(self, messages: Sequence[Message], *, question: bool = True) -> tuple[str, list[int]]:
         """The text and the tokens that the template writes; `question`: with the beginning of an answer."""
