@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import psutil
 import pytest
 from matrix import mostly_long
 from patience import SECONDS
+from pseudo_terminal import Terminal, as_from_a_shell
 from reciting_model import ENDLESS, THINKING, write_reciting_model
 from said import without_progress
 
@@ -27,61 +26,6 @@ HOSTILE_SHOWN = r"\x1b]8;hi\x07 \x9b2J\x0d\u200d" + "\u00e9"
 EVIL_BYTES = b"b\xff\x1b[31m[bold][/]"
 EVIL_SHOWN = r"b\udcff\x1b[31m[bold][/]"
 GREEDY = ("--temperature", "0", "--threads", "1")
-
-
-def _as_from_a_shell() -> None:
-    """In the child: a Ctrl-C counts, also where the tests run in the background and ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class Terminal:
-    """The command on a pseudo-terminal of its own: what it shows, what is typed, how it ends."""
-
-    def __init__(self, *arguments: str, home: Path, **environment: str) -> None:
-        self.shown = b""
-        self._seen = 0
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            given = {"LANDRACE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-            _as_from_a_shell()
-            os.execve(sys.executable, [sys.executable, "-m", "landrace", *arguments], os.environ | given | environment)
-
-    def wait_for(self, text: str) -> None:
-        """Reads until `text` is shown, after what was waited for before."""
-        deadline = time.monotonic() + SECONDS
-        while (at := self.shown.find(text.encode(), self._seen)) < 0:
-            assert time.monotonic() < deadline, self.shown
-            assert self._read(), self.shown
-        self._seen = at + len(text.encode())
-
-    def wait_for_prompt(self) -> None:
-        """Reads until the chat waits for a line: it has asked that what is pasted is marked, and shown its hint."""
-        self.wait_for("\x1b[?2004h")
-        self.wait_for("or /help")
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def kill(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def end(self) -> int:
-        """Reads to the end, and returns the exit status; minus the signal when one killed it."""
-        while self._read():
-            pass
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self._fd)
-        return os.waitstatus_to_exitcode(status)
-
-    def _read(self) -> bool:
-        ready, _, _ = select.select([self._fd], [], [], SECONDS)
-        assert ready, self.shown
-        try:
-            piece = os.read(self._fd, 65536)
-        except OSError:  # Linux's end of a terminal
-            return False
-        self.shown += piece
-        return bool(piece)
 
 
 def command(*arguments: str | bytes, home: Path, stdin: bytes = b"", **environment: str) -> tuple[int, bytes, str]:
@@ -246,7 +190,7 @@ def test_a_signal_at_any_moment_of_opening(
     """After so much processor time, or where the chat waits for its first line."""
     line = [sys.executable, "-m", "landrace", "run", str(speaker)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=_as_from_a_shell)
+    process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=as_from_a_shell)
     assert process.stderr is not None
     times = psutil.Process(process.pid).cpu_times
     while times().user + times().system < seconds and not select.select([process.stderr], [], [], 0.01)[0]:
