@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from chatting import ANSWER, write_caller, write_rambler, write_talker, write_to
 from pseudo_terminal import Terminal
 from reciting_model import ENDLESS, THINKING, write_reciting_model
 
+from landrace.cli import pulling
+from landrace.cli.console import SafeConsole
 from landrace.safe_text import HIDDEN
 
 GREEDY = ("--temperature", "0", "--threads", "1")
@@ -170,3 +174,24 @@ def test_terminals_that_want_less(environment: dict[str, str], tmp_path: Path) -
         assert not HIDDEN.search(plain(chat).replace("\r", ""))
     else:
         assert not re.search(rb"\x1b\[[0-9;]*(3[0-7]|9[0-7])m", chat.shown)
+
+
+def test_a_model_that_is_not_there_is_offered(tmp_path: Path) -> None:
+    terminal = Terminal("run", "smollm2", home=tmp_path)
+    terminal.wait_for("smollm2 is not in the store. Pull it (92.9 MB)? [Y/n]")
+    terminal.type("n\r")
+    assert terminal.end() == 1
+    assert "There is no model smollm2 in the store." in plain(terminal)
+    assert not list(tmp_path.glob("models/*"))
+
+
+def test_a_model_that_is_wanted_is_pulled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pulled: list[str] = []
+    monkeypatch.setenv("LANDRACE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(pulling, "err", SafeConsole(force_terminal=True, file=io.StringIO()))
+    monkeypatch.setattr("typer.confirm", lambda question, **how: "92.9 MB" in question)
+    monkeypatch.setattr(pulling.ModelStore, "pull", lambda self, name, progress: pulled.append(name))
+    for name in ("smollm2", "./smollm2", "no-such-model"):
+        pulling.offer_pull(name)
+    assert pulled == ["smollm2"]

@@ -239,7 +239,7 @@ COMMANDS: Mapping[str, Command] = {
     "clear": Command("", "forgets the conversation", _clear),
     "retry": Command("", "answers the last message again", _retry),
     "system": Command("[TEXT|off]", "shows or sets the system message", _system, ("off",)),
-    "set": Command("[NAME [VALUE]]", f"shows or sets {', '.join(NAMES)}", _set, NAMES),
+    "set": Command("[NAME [VALUE]]", "shows or sets how answers are sampled and shown", _set, NAMES),
     "think": Command(
         "[on|off|N]", "shows or sets whether the model thinks, or for how many tokens", _think, ("on", "off")
     ),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
+
+from rich.table import Table
 
 from landrace.checkpoints.store import default_home
 from landrace.cli.chat.commands import Reply, State, message_in, run_command
@@ -95,6 +98,8 @@ class _Session:
             finally:
                 printer.end()
             self._tell_turn(turn)
+            if out.is_terminal:
+                out.print()
 
     def _tell_turn(self, turn: Turn) -> None:
         tell_dropped(turn)
@@ -135,13 +140,16 @@ def _reader() -> Reader:
 
 
 def _tell(reply: Reply) -> None:
-    width = max((len(one[0]) for one in reply.told if isinstance(one, tuple)), default=0)
-    for one in reply.told:
-        if isinstance(one, tuple):
-            err.print(styled((f"{one[0]:<{width}}", "bold"), f"  {one[1]}"), soft_wrap=True)
+    for paired, lines in groupby(reply.told, lambda one: isinstance(one, tuple)):
+        if paired:
+            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+            table.add_column(no_wrap=True, style="bold")
+            for name, value in lines:
+                table.add_row(name, value)
+            err.print(table)
         else:
-            for line in one.split("\n"):
-                err.print(styled((line, "dim")), soft_wrap=True)
+            for line in "\n".join(map(str, lines)).split("\n"):
+                err.print(styled((line, "dim")))
 
 
 def _say(text: str) -> None:
