@@ -144,6 +144,7 @@ def _tell(reply: Reply) -> None:
         if paired:
             table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
             table.add_column(no_wrap=True, style="bold")
+            table.add_column(overflow="fold")
             for name, value in lines:
                 table.add_row(name, value)
             err.print(table)
