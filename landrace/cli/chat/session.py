@@ -145,8 +145,8 @@ def _tell(reply: Reply) -> None:
             table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
             table.add_column(no_wrap=True, style="bold")
             table.add_column(overflow="fold")
-            for name, value in lines:
-                table.add_row(name, value)
+            for one in lines:
+                table.add_row(*one)
             err.print(table)
         else:
             for line in "\n".join(map(str, lines)).split("\n"):
