@@ -146,8 +146,9 @@ def test_no_letter_is_lost(text: str, width: int, pieces: int) -> None:
 def test_inline_marks_wait_for_their_partner(text: str, cut: int) -> None:
     whole, rest = spans(text)
     assert rest == ""
-    first, waiting = spans(text[:cut], whole=False)
-    before = first[-1][0][-1] if first else ""
+    beginning = text[:cut]
+    first, waiting = spans(beginning, whole=False)
+    before = beginning[: len(beginning) - len(waiting)][-1:]
     more, _ = spans(waiting + text[cut:], before=before)
     assert "".join(part for part, _ in [*first, *more]) == "".join(part for part, _ in whole)
 

@@ -65,7 +65,7 @@ class MarkdownText:
         """Whether it is known what the line is, and its text is shown as it comes."""
         self._style = PLAIN
         self._last = ""
-        """The last character of the line that was shown."""
+        """The last character of the line that is done with, a mark's included."""
         self._code: CodeBlock | None = None
         self._table: list[str] = []
 
@@ -166,10 +166,11 @@ class MarkdownText:
         self._words.hang(hanging, _DIM)
 
     def _stream(self, *, whole: bool) -> None:
-        found, self._line = spans(self._line, self._style, whole=whole, before=self._last)
+        line = self._line
+        found, self._line = spans(line, self._style, whole=whole, before=self._last)
+        self._last = line[: len(line) - len(self._line)][-1:] or self._last
         for text, style in found:
             self._words.write(text, style)
-            self._last = text[-1:] or self._last
 
     def _end_table(self) -> None:
         lines, self._table = self._table, []
