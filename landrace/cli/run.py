@@ -14,6 +14,7 @@ from landrace.cli.chat.conversation import Conversation, Turn, as_message
 from landrace.cli.chat.files import read_tools
 from landrace.cli.chat.thinking import budget
 from landrace.cli.console import notice, print_json
+from landrace.cli.guided import ChoiceOption, RegexOption, SchemaOption, read_guide
 from landrace.cli.options import (
     CacheDtypeOption,
     ContextKeepOption,
@@ -58,6 +59,9 @@ def run(
     tools: Annotated[
         Path | None, typer.Option(help="A JSON file of functions that the model may call, as the OpenAI API has them.")
     ] = None,
+    schema: SchemaOption = None,
+    regex: RegexOption = None,
+    choice: ChoiceOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without a template.")] = False,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -72,7 +76,7 @@ def run(
     ] = False,
 ) -> None:
     """Talk to a model in the terminal."""
-    from landrace.cli.chat.session import chat, check_text, tell_dropped
+    from landrace.cli.chat.session import chat, check_text, tell_cut, tell_dropped
     from landrace.cli.chat.showing import answer_printer
     from landrace.engine import SamplingParams
 
@@ -98,6 +102,7 @@ def run(
         prompt = sys.stdin.read()
     for what, text in (("prompt", prompt), ("system message", system), *(("stop text", text) for text in stop or ())):
         check_text(what, text or "")
+    guide = read_guide(schema, regex, choice)
     from landrace.model import open_engine
 
     offer_pull(model)
@@ -119,6 +124,7 @@ def run(
         )
     notice(serving.notice)
     talk = Conversation(serving, params, adapter="adapter" if adapter else None, system=system, raw=raw)
+    talk.use_guide(guide)
     if declared:
         talk.use_tools(declared)
     if think is not None:
@@ -139,6 +145,8 @@ def run(
         finally:
             printer.end()
         tell_dropped(turn)
+        if guide is not None:
+            tell_cut(talk, turn)
 
 
 def _json(talk: Conversation, turn: Turn, seconds: float) -> dict[str, Any]:

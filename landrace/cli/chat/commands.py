@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from landrace.cli.chat.conversation import Conversation
-from landrace.cli.chat.files import checked_tools, read_chat, read_json, read_tools, write_chat
+from landrace.cli.chat.files import checked_tools, read_chat, read_tools, write_chat
 from landrace.cli.chat.reading import quoted, unquoted
 from landrace.cli.chat.settings import NAMES, Display, shown_settings, with_setting
+from landrace.cli.guided import read_guide
 from landrace.errors import DataError, RequestError
 
 _COMMAND = re.compile(r"/(?P<name>\S*)\s*(?P<argument>.*)", re.DOTALL)
@@ -151,17 +152,15 @@ def _tools(state: State, argument: str) -> Reply:
 
 
 def _schema(state: State, argument: str) -> Reply:
-    from landrace.text.guides import Guide
-
     talk = state.talk
     if not argument:
-        return Reply((talk.guide.source if talk.guide is not None else "Answers are held to no schema.",))
+        return Reply((talk.guide.source if talk.guide is not None else "Answers are free.",))
     if argument == "off":
         talk.use_guide(None)
         return Reply(("Answers are free again.",))
     file = _file(argument)
     try:
-        talk.use_guide(Guide.of_schema(read_json(file)))
+        talk.use_guide(read_guide(file, None, None))
     except RequestError as error:
         raise DataError(f"{file} cannot be followed: {error.message}", hint=error.hint) from error
     return Reply(("Answers are JSON of this schema from now on.",))

@@ -106,9 +106,7 @@ class _Session:
         if turn.stopped:
             kept = "What was said so far is kept" if turn.kept else "Nothing was said yet, so the message is not kept"
             _say(f"Stopped. {kept}; /retry answers again.")
-        elif turn.completion.finish_reason == "length":
-            full = len(turn.completion.token_ids) < self._talk.params.max_tokens
-            _say("The context is full; /clear forgets the conversation." if full else "The answer reached max_tokens.")
+        tell_cut(self._talk, turn)
         if self._state.display.stats:
             used = turn.completion.prompt_tokens + len(turn.completion.token_ids)
             _say(told_speed(turn, max(0, self._talk.context - used)))
@@ -167,6 +165,14 @@ def check_text(what: str, text: str) -> None:
             field="prompt",
             hint="Convert it to UTF-8, or set PYTHONIOENCODING to the encoding it has.",
         ) from None
+
+
+def tell_cut(talk: Conversation, turn: Turn) -> None:
+    if turn.completion.finish_reason != "length":
+        return
+    cut = "The answer" if talk.guide is None else "The answer was cut before it was whole: it"
+    full = len(turn.completion.token_ids) < talk.params.max_tokens
+    _say(f"{cut} reached {'the end of the context; /clear forgets what was said' if full else 'max_tokens'}.")
 
 
 def tell_dropped(turn: Turn) -> None:
