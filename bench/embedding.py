@@ -12,6 +12,7 @@ Ends with an error where a pair of vectors has a cosine below 0.99999. Prints on
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -23,6 +24,7 @@ import torch
 
 from landrace import open_embedder
 from landrace.bench.pairs import pair_ratio, timed
+from landrace.checkpoints.manifest import hash_file
 from landrace.errors import LandraceError
 from landrace.ledger.provenance import Provenance
 
@@ -89,7 +91,12 @@ def main() -> None:
         "texts_a_second": {name: statistics.median(each) for name, each in rates.items()},
         "ratio": asdict(pair_ratio(rates["ours"], rates["theirs"], higher_is_better=True)),
         "peers": {"sentence-transformers": sentence_transformers.__version__, "torch": torch.__version__},
-        "provenance": asdict(Provenance.here()),
+        "provenance": asdict(
+            Provenance.here(
+                weights_sha256=hash_file(args.model / "model.safetensors", lambda _: None),
+                data_sha256=hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+            )
+        ),
     }
     text = json.dumps(report, indent=2)
     print(text)
