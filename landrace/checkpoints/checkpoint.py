@@ -38,6 +38,7 @@ MAX_CONFIG_BYTES = 1 << 22
 NAMES_IN_ERROR = 5
 READ_BYTES = 1 << 24
 HEAD = re.compile(r"(.*\.)?(lm_head|output_layer|output)\.weight")
+SCORE = "score.weight"
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -66,6 +67,9 @@ class Checkpoint:
     """Tensors of layers that guess tokens after the next one."""
     adapter_sources: tuple[dict[str, Source], ...] = field(default=(), repr=False)
     """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
+    score: StoredTensor | None = None
+    """The head [n_labels, d_model] of a model that was made a classifier: it has none for tokens, and its embedding
+    stands in there, which nobody should ask."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
@@ -225,8 +229,11 @@ def _open_folder(path: Path) -> Checkpoint:
     infos = read_safetensors_folder(path)
     found = unpacked(config, infos)
     config = without_settings(config)
+    classifies = _classifies(config)
+    if classifies:
+        config = {**config, "tie_word_embeddings": True}
     model = read_config(config, {name: tensor.shape for name, tensor in found.items()})
-    check_names(path, model.sources, found, model.ignorable)
+    check_names(path, model.sources, found, (*model.ignorable, re.escape(SCORE)) if classifies else model.ignorable)
     return Checkpoint(
         path,
         "safetensors",
@@ -238,7 +245,14 @@ def _open_folder(path: Path) -> Checkpoint:
         generation_config=generation_config,
         left_out=matching(found, model.drafts),
         adapter_sources=model.adapter_sources,
+        score=stored_parameters({SCORE: Source(SCORE)}, found)[SCORE] if classifies and SCORE in found else None,
     )
+
+
+def _classifies(config: Mapping[str, Any]) -> bool:
+    """Whether transformers would open it as a decoder with a classifier's head, which is called `score`."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
 
 
 def check_names(

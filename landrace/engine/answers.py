@@ -48,7 +48,7 @@ def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], c
     """Changes no state: asked again, the logits say the same."""
     states: list[SamplingState | None] = []
     for live, rows in zip(lives, wanted, strict=True):
-        states += [None] * len(rows.scored)
+        states += [None] * (len(rows.rows) - rows.n_sampled)
         states += _states(live)[: rows.n_sampled]
     chosen = choose_tokens(logits, states, choose)
     told = [_Told(live, rows, chosen) for live, rows in zip(lives, wanted, strict=True)]
@@ -71,7 +71,7 @@ class _Told:
     def __init__(self, live: Live, rows: WantedRows, chosen: Sequence[int]) -> None:
         """`chosen`: by all rows of the step."""
         self.rows = rows
-        first_sampled = rows.rows.start + len(rows.scored)
+        first_sampled = rows.rows.stop - rows.n_sampled
         self.tokens = _kept(chosen[first_sampled : rows.rows.stop], live.progress.draft)
         self.sound = NOT_FINITE not in (*chosen[rows.rows.start : first_sampled], *self.tokens)
         self.n_top = live.request.params.logprobs

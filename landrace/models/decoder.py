@@ -183,27 +183,28 @@ class Decoder(nn.Module):
     def with_hidden(self, batch: ForwardBatch, operations: type[ReferenceOps] = ReferenceOps) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`."""
         ops = operations(batch, self.adapters, self.product_dtype, None)
-        logits = self.compute(ops) if batch.hidden is None else self.guess(ops)
+        logits = self.compute(ops, keep_hidden=True) if batch.hidden is None else self.guess(ops)
         assert ops.kept_hidden is not None
         return logits, ops.kept_hidden
 
-    def compute(self, ops: Ops[X]) -> X:
-        """The forward pass, for any backend."""
+    def compute(self, ops: Ops[X], *, keep_hidden: bool = False) -> X:
+        """The forward pass, for any backend. `keep_hidden`: what the head reads of every row is kept, as it always is
+        where an MTP layer needs it."""
         x = self.begin(ops)
         for layer in self.layers:
             x = layer(x, ops)
-        return self.end(x, ops)
+        return self.end(x, ops, keep_hidden=keep_hidden)
 
     def begin(self, ops: Ops[X]) -> X:
         """What the first layer reads."""
         x = ops.embed(self.embed_tokens, self.spec.embed_scale)
         return x if self.spec.streams is None else ops.widen(x, self.spec.streams.count)
 
-    def end(self, x: X, ops: Ops[X]) -> X:
+    def end(self, x: X, ops: Ops[X], *, keep_hidden: bool = False) -> X:
         """What the head makes of the last layer's result."""
         if self.head_blocks is not None:
             x = self.head_blocks(x, ops)
-        return self._head(x, self.hc_head, self.norm, ops)
+        return self._head(x, self.hc_head, self.norm, ops, keep_hidden=keep_hidden)
 
     def guess(self, ops: Ops[X]) -> X:
         """The MTP layer's pass."""
@@ -214,12 +215,22 @@ class Decoder(nn.Module):
         x: X = self.mtp(ops.hidden(width), embedded, ops)
         return self._head(x, self.mtp.hc_head, self.mtp.norm, ops)
 
-    def _head(self, x: X, hc_head: HyperHead | GatedHead | None, norm: Norm | None, ops: Ops[X]) -> X:
+    def _head(
+        self,
+        x: X,
+        hc_head: HyperHead | GatedHead | None,
+        norm: Norm | None,
+        ops: Ops[X],
+        *,
+        keep_hidden: bool = False,
+    ) -> X:
         """Logits of what a last layer leaves."""
         if self.mtp is not None:
             ops.keep_hidden(x, norm if hc_head is None else None)
         if hc_head is not None:
             x = hc_head(x, ops)
+        if keep_hidden and self.mtp is None:
+            ops.keep_hidden(x, norm)
         return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 
     def choose_tokens(

@@ -177,7 +177,7 @@ def _byte_level(backend: Tokenizer) -> re.Pattern[str] | None:
 
 
 def _known_cuts() -> set[tuple[str | None, ...]]:
-    cuts = {tuple(map(_as_characters, cut.patterns)) for cut in CUTS.values()}
+    cuts = {tuple(map(_as_characters, steps)) for cut in CUTS.values() for steps in (cut.patterns, cut.steps)}
     # The last step writes bytes as characters, and may cut by GPT-2's pattern itself.
     own = {(*cut[:-1], _as_characters(GPT2) + _BYTES) for cut in cuts if cut[-1] == _as_characters(GPT2)}
     return {(*cut, _BYTES) for cut in cuts} | own

@@ -165,7 +165,11 @@ def _assemble(
     if prefix is None:
         wanted = adds_bos if config.adds_bos is None else config.adds_bos
         prefix = (bos,) if wanted and bos is not None else ()
-    ends = {_id_of(backend, config.named_tokens.get("eos_token"))}
+    eos = _id_of(backend, config.named_tokens.get("eos_token"))
+    frame = frame or Frame()
+    if not frame.suffix and config.adds_eos and eos is not None:
+        frame = replace(frame, suffix=(eos,))
+    ends = {eos}
     ends |= ids_in_config(config.generation_config) | ids_in_config(config.model_config)
     template = config.chat_template() or built_in_template(
         config.model_config.get("model_type"),
@@ -184,7 +188,7 @@ def _assemble(
         eos_ids=frozenset(end for end in ends if end is not None),
         adds_space=adds_space,
     )
-    return Tokenizer(backend, conventions if frame is None else frame.around(conventions), template)
+    return Tokenizer(backend, frame.around(conventions), template)
 
 
 def _spelling(decoder: Any) -> tuple[Spelling, bool]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from landrace.checkpoints import open_checkpoint
 from landrace.checkpoints.encoder_checkpoint import is_encoder, open_encoder_checkpoint
+from landrace.cli.describe import describe_model
 from landrace.encoder_model import open_encoder
 from landrace.errors import CheckpointError, OptionError, RequestError, UnsupportedError
 from landrace.model import open_engine
@@ -195,3 +196,11 @@ def test_who_wants_text_is_told_that_it_is_an_encoder(tmp_path: Path) -> None:
     for opens in (lambda: open_checkpoint(folder), lambda: open_engine(str(folder))):
         with pytest.raises(UnsupportedError, match="xlm-roberta is an encoder"):
             opens()
+
+
+def test_what_show_tells(tmp_path: Path) -> None:
+    facts = describe_model(str(saved(tiny("bert", "ForSequenceClassification", num_labels=3), tmp_path)))
+    assert facts["model type"].startswith("bert, an encoder")
+    assert facts["attention"] == "3 heads of 16, over the whole text"
+    assert facts["around a text"] == "[CLS] text [SEP]"
+    assert (facts["classifier"], facts["longest sequence"]) == ("scores for 3 labels", 40)

@@ -19,7 +19,7 @@ from written_answers import CALLS, TOOLS, USER, message, written
 from landrace.errors import RequestError
 from landrace.text import ChatTemplate
 from landrace.text.answers import AnswerParser, Parts, answer_grammar
-from landrace.text.answers.grammar import Grammar, Thought
+from landrace.text.answers.grammar import REASONING, Grammar, Thought
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "answers.md"
 HEAD = "| template | grammar | thought ends with | round trip |"
@@ -83,6 +83,28 @@ def _parts(template: ChatTemplate, grammar: Grammar, calls: list[Any], **more: A
     before, answer = text
     parser = AnswerParser(grammar, grammar.begin(before), TOOLS)
     return before + answer, Parts.of([event for one in answer for event in parser.push(one)] + parser.flush())
+
+
+def calls_come_again(template: ChatTemplate, grammar: Grammar) -> bool:
+    """Whether calls that were read are written again as they had been."""
+    for calls in (CALLS, CALLS[:1]):
+        if (found := _parts(template, grammar, calls)) is not None:
+            text, parts = found
+            read = [(call.name, call.arguments) for call in parts.calls]
+            again = written(template, grammar, message(read))
+            return not isinstance(again, str) and "".join(again) == text
+    return False
+
+
+def thought_comes_back(template: ChatTemplate, grammar: Grammar) -> bool:
+    """Whether a thought is told from what is said, in the answer of a model that thinks as its family does."""
+    if grammar.thought is None:
+        return False
+    begin = grammar.begin(template.render([USER]))
+    opening = "" if begin == REASONING else grammar.thought.open
+    parser = AnswerParser(grammar, begin, TOOLS)
+    parts = Parts.of(parser.push(f"{opening}{THOUGHT}{grammar.thought.end}{CONTENT}") + parser.flush())
+    return parts == Parts(THOUGHT, CONTENT, ())
 
 
 def table(shared: Path) -> str:
