@@ -44,7 +44,6 @@ from landrace.kernels.reference.encoding import encode
 from landrace.model import open_model
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
-from landrace.quantize import gguf as writing
 from landrace.quantize import quantize as module
 from landrace.quantize.gguf import gguf_model
 from landrace.quantize.importance import importance_of
@@ -180,32 +179,6 @@ def test_latents_and_states_in_fewer_bits(case: str, write_model: WriteModel, te
     quantize(str(folder), "q4_k_m", out, importance=text, text=text)
     expected, got = logits(folder), logits(out)
     assert 1e-4 < (got - expected).abs().mean() < 0.5 * expected.std()
-
-
-@pytest.mark.parametrize(("case", "name"), [
-    ("qwen4_exp_text", "per_layer_token_embd.weight"),
-    ("qwen3_next", "blk.1.ffn_up_exps.weight"),
-    ("deepseek_v3", "output.weight"),
-])  # fmt: skip
-def test_great_tensors_go_by_in_pieces(
-    case: str, name: str, write_model: WriteModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a tensor of the file is a parameter, entry by entry; the bytes are the same."""
-    folder = write_model(OTHER_MIXERS[case])
-    quantize(str(folder), "q4_k_m", tmp_path / "whole.gguf", importance=text)
-    quantize(str(folder), "q8_0", tmp_path / "q8.gguf")
-    again = quantize(str(tmp_path / "q8.gguf"), "q8_0", tmp_path / "q8 whole.gguf")
-    assert again.weights.keys() >= {"Q8_0", "F32"}
-    monkeypatch.setattr(writing, "PIECE", 4096)
-    for model in (folder, tmp_path / "q8.gguf"):
-        tensor = gguf_model(open_checkpoint(model)).tensors[name]
-        sizes = [piece.numel() for piece in tensor.pieces()]
-        entry = math.prod(tensor.shape[1:])
-        assert len(sizes) > 3 and sum(sizes) == math.prod(tensor.shape) and max(sizes) <= max(4096, entry)
-    quantize(str(folder), "q4_k_m", tmp_path / "pieces.gguf", importance=text)
-    quantize(str(tmp_path / "q8.gguf"), "q8_0", tmp_path / "q8 pieces.gguf")
-    for one, other in (("whole.gguf", "pieces.gguf"), ("q8 whole.gguf", "q8 pieces.gguf")):
-        assert (tmp_path / one).read_bytes() == (tmp_path / other).read_bytes()
 
 
 def test_importance_follows_the_order_of_heads(write_model: WriteModel, text: Path, tmp_path: Path) -> None:
