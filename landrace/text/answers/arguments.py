@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-_MAX_DEPTH = 16
+MAX_DEPTH = 16
 """Most references and alternatives that are followed in a schema."""
 _TYPE_OF = {
     "bool": "boolean",
@@ -36,17 +36,17 @@ def typed(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
 
 def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
     """The JSON types that a schema takes; none where it does not say."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return set()
     named = schema.get("type")
     types = {named} if isinstance(named, str) else {one for one in _list(named) if isinstance(one, str)}
-    values = _list(schema.get("enum")) + ([schema["const"]] if "const" in schema else [])
+    values = alternatives(schema, "enum") + ([schema["const"]] if "const" in schema else [])
     if not types:
         types = {_TYPE_OF.get(type(value).__name__, "string") for value in values}
     if isinstance(schema.get("$ref"), str):
-        types |= types_of(_referred(schema["$ref"], root), root, depth + 1)
+        types |= types_of(referred(schema["$ref"], root), root, depth + 1)
     for name in ("anyOf", "oneOf", "allOf"):
-        for one in _list(schema.get(name)):
+        for one in alternatives(schema, name):
             types |= types_of(one, root, depth + 1)
     if not types and ("properties" in schema or "items" in schema):
         types = {"object" if "properties" in schema else "array"}
@@ -58,7 +58,12 @@ def read_json(text: str) -> Any:
     return json.loads(text, strict=False, parse_constant=_refuse_constant)
 
 
-def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+def alternatives(schema: Mapping[str, Any], name: str) -> list[Any]:
+    """What a schema lists under `name`; nothing where it lists none."""
+    return _list(schema.get(name))
+
+
+def referred(reference: str, root: Mapping[str, Any]) -> Any:
     """What `#/a/b` points at; None where there is nothing."""
     found: Any = root
     for part in reference.removeprefix("#").strip("/").split("/"):
