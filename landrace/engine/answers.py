@@ -56,7 +56,7 @@ def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], c
     result = []
     for one in told:
         if not one.sound:
-            error = RequestError("The model's logits are not finite numbers for this request.")
+            error = one.unguided or RequestError("The model's logits are not finite numbers for this request.")
             result.append(Answer((), (), (), error))
             continue
         scores = tuple(islice(logprobs, len(one.rows.scored)))
@@ -74,6 +74,8 @@ class _Told:
         first_sampled = rows.rows.start + len(rows.scored)
         self.tokens = _kept(chosen[first_sampled : rows.rows.stop], live.progress.draft)
         self.sound = NOT_FINITE not in (*chosen[rows.rows.start : first_sampled], *self.tokens)
+        guiding = live.sampling.guiding
+        self.unguided = None if guiding is None else guiding.error
         self.n_top = live.request.params.logprobs
         self.prompt_ids = live.request.prompt_ids
 

@@ -18,6 +18,7 @@ from landrace.engine.cache.memory import CACHE_DTYPES, CacheMemory
 from landrace.engine.cache.pool import root_hash
 from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
+from landrace.engine.guiding import Guiding
 from landrace.engine.live import Live
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
@@ -153,11 +154,12 @@ class Engine:
         adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
         params = request.params
         progress = begun(request, root_hash(adapter), self.options, self.max_length)
-        form = request.answer
-        thinking = Thinking.of(form, self.tokenizer, params.thinking_budget)
+        form = request.answer if request.guide is None or request.answer is None else request.answer.guided()
+        guiding = Guiding.of(request, self.tokenizer)
+        thinking = Thinking.of(form, self.tokenizer, params.thinking_budget, leads_on=guiding is not None)
         live = Live(
             progress=progress,
-            sampling=SamplingState(params, request.prompt_ids, self.decoder.device, thinking),
+            sampling=SamplingState(params, request.prompt_ids, self.decoder.device, thinking, guiding),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
             stop_text=StopText(params.stop),
             stream=TextStream(
@@ -303,7 +305,7 @@ class Engine:
                 reason = "stop"
                 break
             text += live.stop_text.push(live.stream.push((token,)))
-            if live.stop_text.matched:
+            if live.stop_text.matched or live.sampling.complete:
                 reason = "stop"
                 break
             full = progress.held + len(taken) == self.max_length

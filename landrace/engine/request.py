@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.text.answers import AnswerForm
+from landrace.text.guides import Guide
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,8 @@ class Request:
     adapter: str | None = None
     answer: AnswerForm | None = None
     """How the answer is taken apart, where it is one to a chat."""
+    guide: Guide | None = None
+    """The language of the answer, behind its thoughts if it has some."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))

@@ -7,7 +7,8 @@ Each row of logits x [vocab] passes, in this order:
 2. presence and frequency penalties, for every token of the output (OpenAI's definition):
    x - presence - frequency * count;
 3. logit bias: x + bias;
-4. the decoder's kernels, which choose by temperature, top-k, top-p and min-p: see `SamplingRule`.
+4. the decoder's kernels, which choose, of the tokens that a guide allows, by temperature, top-k, top-p and min-p: see
+   `SamplingRule`.
 
 With one uniform number, a function of its seed and of the token's index in its output, a request looks the token up in
 its own cumulative distribution: what else is in the batch changes nothing, nor how often a step is computed.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from landrace.engine.draws import uniform
+from landrace.engine.guiding import Guiding
 from landrace.engine.outputs import TokenLogprob
 from landrace.engine.sampling_params import SamplingParams
 from landrace.engine.thinking import Thinking
@@ -31,7 +33,9 @@ from landrace.models.sampling import GREEDY, NOT_FINITE, SamplingRule, log_total
 
 _FLOAT_MAX = torch.finfo(torch.float32).max
 
-ChooseTokens = Callable[[Tensor, Sequence[int], Sequence[SamplingRule], Sequence[float]], list[int]]
+ChooseTokens = Callable[
+    [Tensor, Sequence[int], Sequence[SamplingRule], Sequence[float], Sequence[Tensor | None]], list[int]
+]
 """A decoder's `choose_tokens`."""
 
 
@@ -44,9 +48,11 @@ class SamplingState:
         prompt_ids: Sequence[int],
         device: torch.device,
         thinking: Thinking | None = None,
+        guiding: Guiding | None = None,
     ) -> None:
         self.params = params
         self.thinking = thinking
+        self.guiding = guiding
         self.rule = rule_of(params)
         self.seed = secrets.randbits(63) if params.seed is None else params.seed
         self.n_output = 0
@@ -60,7 +66,18 @@ class SamplingState:
     @property
     def forced(self) -> int | None:
         """The next token, where it is not the model's to choose."""
-        return None if self.thinking is None else self.thinking.forced
+        forced = None if self.thinking is None else self.thinking.forced
+        return self.guiding.forced if forced is None and self.guiding is not None else forced
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which tokens may come next; None: all, or the one that is forced."""
+        return None if self.guiding is None or self.forced is not None else self.guiding.mask
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+        return self.guiding is not None and self.guiding.complete
 
     @property
     def uniform(self) -> float:
@@ -70,8 +87,10 @@ class SamplingState:
     def record(self, token: int) -> None:
         """Notes a token of the output."""
         self.n_output += 1
-        if self.thinking is not None:
+        if self.thinking is not None and not (self.guiding is not None and self.guiding.begun):
             self.thinking.record(token)
+        if self.guiding is not None:
+            self.guiding.record(token, self.thinking)
         if self.seen is not None:
             self.seen.add(token)
 
@@ -80,6 +99,7 @@ class SamplingState:
         then = copy(self)
         then.seen = copy(self.seen)
         then.thinking = copy(self.thinking)
+        then.guiding = copy(self.guiding)
         then.record(token)
         return then
 
@@ -138,14 +158,21 @@ def _chosen(logits: Tensor, states: Sequence[SamplingState | None], choose: Choo
     """The tokens that the requests' own parameters choose."""
     rules = [GREEDY if state is None else state.rule for state in states]
     uniforms = [0.0 if state is None else state.uniform for state in states]
+    masks = [None if state is None else state.mask for state in states]
     adjusted = [row for row, state in enumerate(states) if state is not None and state.adjusts]
     if not adjusted:
-        return choose(logits, range(len(states)), rules, uniforms)
+        return choose(logits, range(len(states)), rules, uniforms, masks)
     tokens = [0] * len(states)
     plain = sorted(set(range(len(states))).difference(adjusted))
-    own = adjust_logits(logits[adjusted], [state for state in states if state is not None and state.adjusts])
-    for rows, source, places in ((plain, logits, plain), (adjusted, own, range(len(adjusted)))):
-        chosen = choose(source, places, [rules[row] for row in rows], [uniforms[row] for row in rows])
+    changed = adjust_logits(logits[adjusted], [state for state in states if state is not None and state.adjusts])
+    for rows, source, places in ((plain, logits, plain), (adjusted, changed, range(len(adjusted)))):
+        chosen = choose(
+            source,
+            places,
+            [rules[row] for row in rows],
+            [uniforms[row] for row in rows],
+            [masks[row] for row in rows],
+        )
         for row, token in zip(rows, chosen, strict=True):
             tokens[row] = token
     return tokens

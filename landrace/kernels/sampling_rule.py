@@ -7,6 +7,9 @@
 
 Every filter is a threshold on x / temperature, so equal tokens stay or go together. A uniform number from [0, 1)
 chooses among what is left: the token in whose share it falls, with shares laid end to end in order of id.
+
+A row may have a mask, int32 [n]: token i may be chosen where bit i % 32 of word i / 32 is set, and none beyond the last
+word. All of the above is then about those that may be chosen.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 NOT_FINITE = -1
-"""Chosen for a row that holds NaN or +infinity, or no finite logit."""
+"""Chosen for a row that holds NaN or +infinity, or no finite logit that may be chosen."""
 
 
 class SamplingRule(NamedTuple):

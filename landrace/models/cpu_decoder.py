@@ -139,10 +139,16 @@ class CpuDecoder:
         return logits, used.hidden(batch.token_ids.numel())
 
     def choose_tokens(
-        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+        self,
+        logits: Tensor,
+        rows: Sequence[int],
+        rules: Sequence[SamplingRule],
+        uniforms: Sequence[float],
+        masks: Sequence[Tensor | None] = (),
     ) -> list[int]:
         """See `ServingDecoder`."""
-        return sampling.choose_tokens(self._native, self._pool, self.isa, logits, rows, rules, uniforms, self.threads)
+        native, pool, isa = self._native, self._pool, self.isa
+        return sampling.choose_tokens(native, pool, isa, logits, rows, rules, uniforms, self.threads, masks)
 
     def hear_choices(self, hear: Callable[[tuple[Tensor, ...]], None] | None) -> None:
         """From now on `hear` is given what each choice in every step is made of, in the order in which a pass makes

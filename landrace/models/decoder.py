@@ -240,7 +240,12 @@ class Decoder(nn.Module):
         return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 
     def choose_tokens(
-        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+        self,
+        logits: Tensor,
+        rows: Sequence[int],
+        rules: Sequence[SamplingRule],
+        uniforms: Sequence[float],
+        masks: Sequence[Tensor | None] = (),
     ) -> list[int]:
         """See `ServingDecoder`."""
-        return sampling.choose_tokens(logits, rows, rules, uniforms)
+        return sampling.choose_tokens(logits, rows, rules, uniforms, masks)

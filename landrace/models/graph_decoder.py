@@ -109,10 +109,15 @@ class GraphDecoder:
         self._decoder.remove_adapter(place)
 
     def choose_tokens(
-        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+        self,
+        logits: Tensor,
+        rows: Sequence[int],
+        rules: Sequence[SamplingRule],
+        uniforms: Sequence[float],
+        masks: Sequence[Tensor | None] = (),
     ) -> list[int]:
         """See `ServingDecoder`."""
-        return self._decoder.choose_tokens(logits, rows, rules, uniforms)
+        return self._decoder.choose_tokens(logits, rows, rules, uniforms, masks)
 
     def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`. Never a graph."""

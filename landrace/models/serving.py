@@ -68,8 +68,14 @@ class ServingDecoder(Protocol):
         ...
 
     def choose_tokens(
-        self, logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+        self,
+        logits: Tensor,
+        rows: Sequence[int],
+        rules: Sequence[SamplingRule],
+        uniforms: Sequence[float],
+        masks: Sequence[Tensor | None] = (),
     ) -> list[int]:
         """One token for each of `rows` of float32 `logits` [R, vocab], by its rule and its uniform number from [0, 1)
-        (unused where the temperature is 0); NOT_FINITE for a row without probabilities."""
+        (unused where the temperature is 0), of those that its mask allows, int32 [n] in main memory as `SamplingRule`
+        says; NOT_FINITE for a row without probabilities."""
         ...

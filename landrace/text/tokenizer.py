@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from landrace.text.answers.grammar import Grammar
     from landrace.text.chat_template import ChatTemplate
+    from landrace.text.guides import GuideCompiler
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -99,6 +100,13 @@ class Tokenizer:
         return frozenset(
             index for index, text in texts if text and any(text in one for one in self.answer_grammar.marks)
         )
+
+    @cached_property
+    def guides(self) -> GuideCompiler:
+        """Makes grammars of this vocabulary's tokens out of guides."""
+        from landrace.text.guides import GuideCompiler
+
+        return GuideCompiler(self)
 
     def added_ids(self, text: str) -> list[int]:
         """The added tokens that `text` spells out, in the order they appear."""

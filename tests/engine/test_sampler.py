@@ -50,7 +50,9 @@ def choose_tokens(request: pytest.FixtureRequest) -> Choose:
     return lambda logits, states: choose_by(
         logits,
         states,
-        lambda x, rows, rules, uniforms: cpu.choose_tokens(extension, pool, isa, x, rows, rules, uniforms, 2),
+        lambda x, rows, rules, uniforms, masks: cpu.choose_tokens(
+            extension, pool, isa, x, rows, rules, uniforms, 2, masks
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from landrace.server.fingerprint import fingerprint
     ("owner", "name", "other"),
     [
         (SamplingState, "uniform", property(lambda state: uniform(state.seed, state.n_output + 1))),
-        (Decoder, "choose_tokens", lambda self, logits, rows, rules, uniforms: [0] * len(rows)),
+        (Decoder, "choose_tokens", lambda self, logits, rows, rules, uniforms, masks: [0] * len(rows)),
     ],
 )
 def test_other_draws_have_another_fingerprint(

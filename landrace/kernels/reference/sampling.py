@@ -12,14 +12,19 @@ from landrace.kernels.sampling_rule import NOT_FINITE, SamplingRule
 
 
 def choose_tokens(
-    logits: Tensor, rows: Sequence[int], rules: Sequence[SamplingRule], uniforms: Sequence[float]
+    logits: Tensor,
+    rows: Sequence[int],
+    rules: Sequence[SamplingRule],
+    uniforms: Sequence[float],
+    masks: Sequence[Tensor | None] = (),
 ) -> list[int]:
     """One token for each of `rows` of float32 `logits` [R, vocab], which stay as they are, by its rule and its uniform
-    number (unused where the temperature is 0); NOT_FINITE for a row without probabilities."""
+    number (unused where the temperature is 0), of those that its mask allows (see `SamplingRule`); NOT_FINITE for a row
+    without probabilities."""
     tokens = [NOT_FINITE] * len(rows)
     if not rows:
         return tokens
-    x = _take(logits, rows)
+    x = _only_allowed(_take(logits, rows), masks)
     told = [x.amax(-1).isfinite().long()]
     if any(rule.temperature == 0 for rule in rules):
         told.append(x.argmax(-1))
@@ -60,6 +65,23 @@ def log_total(x: Tensor) -> Tensor:
     """[..., 1] log of the sum of e^x over the last dimension. Added in float64 on a GPU, where the order of a sum
     depends on how many rows there are."""
     return (x.double() if x.is_cuda else x).logsumexp(-1, keepdim=True).to(x.dtype)
+
+
+def _only_allowed(x: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """-inf for every token that its row's mask does not allow; a row that held NaN or +inf is all NaN."""
+    masked = [(row, mask) for row, mask in enumerate(masks) if mask is not None]
+    if not masked:
+        return x
+    rows = [row for row, _ in masked]
+    words = torch.stack([mask for _, mask in masked]).to(x.device)
+    bits = (words[:, :, None] >> torch.arange(32, device=x.device)) & 1
+    allowed = torch.zeros(len(rows), x.shape[1], dtype=torch.bool, device=x.device)
+    known = min(x.shape[1], bits[0].numel())
+    allowed[:, :known] = bits.flatten(1)[:, :known].bool()
+    own = x[rows]
+    sound = own.amax(-1, keepdim=True).isfinite()
+    own = own.masked_fill(~allowed, -math.inf).masked_fill(~sound, math.nan)
+    return x.index_put((torch.tensor(rows, device=x.device),), own)
 
 
 def _take(x: Tensor, rows: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from landrace.text.answers.grammar import REASONING, Grammar
@@ -25,6 +25,13 @@ class AnswerForm:
     def begins_in_thought(self) -> bool:
         """Whether the prompt has opened a thought."""
         return self.begin == REASONING
+
+    def guided(self) -> AnswerForm:
+        """The form of an answer that a guide shapes. With tools, the guide may shape calls: they are read as ever."""
+        if self.tools:
+            return self
+        grammar = self.grammar.guided()
+        return replace(self, grammar=grammar, begin=REASONING if self.begins_in_thought else grammar.start)
 
     def parser(self) -> AnswerParser:
         return AnswerParser(self.grammar, self.begin, self.tools)

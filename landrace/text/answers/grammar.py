@@ -14,6 +14,8 @@ CONTENT, REASONING = "content", "reasoning"
 TOOL = "{tool}"
 """In a mark: the name of a tool that the caller declared; the exit is there once for each."""
 
+_START = "before anything is said"
+
 
 @dataclass(frozen=True)
 class Exit:
@@ -104,6 +106,21 @@ class Grammar:
                 replace(state, exits=state.exits + own) if state.name == CONTENT else state for state in self.states
             ),
         )
+
+    def guided(self) -> Grammar:
+        """The grammar of an answer without calls that a guide shapes: once something is said, no mark is one."""
+
+        def said(state: State) -> State:
+            return State(CONTENT, (), slot=CONTENT) if state.name == CONTENT else state
+
+        states = tuple(said(state) for state in self.states)
+        if self.start != CONTENT:
+            return replace(self, states=states)
+        before = tuple(exit for state in self.states if state.name == CONTENT for exit in state.exits)
+        start = State(_START, tuple(exit for exit in before if exit.to in (CONTENT, REASONING)), otherwise=CONTENT)
+        thoughts = State(REASONING, (Exit(self.thought.close, _START),), slot=REASONING) if self.thought else None
+        others = tuple(state for state in states if state.name != REASONING)
+        return replace(self, states=(start, *others, *([thoughts] if thoughts else [])), start=_START)
 
     def begin(self, prompt: str) -> str:
         """The state that an answer to `prompt`, as the template wrote it, begins in."""

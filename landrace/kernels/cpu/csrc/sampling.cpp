@@ -24,7 +24,7 @@ std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, ChooseRow choo
             SamplingScratch scratch;
             for (int i; (i = pool.claim(thread, n)) < n;) {
                 const RowChoice& row = rows[static_cast<size_t>(i)];
-                tokens[static_cast<size_t>(i)] = choose(row.logits, vocab, row.rule, row.uniform, scratch);
+                tokens[static_cast<size_t>(i)] = choose(row, vocab, scratch);
             }
         } catch (...) {
             std::lock_guard<std::mutex> lock(mutex);

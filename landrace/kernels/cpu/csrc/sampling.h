@@ -35,19 +35,27 @@ struct SamplingScratch {
     std::vector<double> block_weights;
     Candidates candidates;
     std::vector<Weighed> weighed;
+    std::vector<float> allowed;
 };
 
 /// The token of a row that holds NaN or +infinity, or no finite logit.
 constexpr int64_t kNotFinite = -1;
 
-using ChooseRow = int64_t (*)(const float* logits, int64_t vocab, const SamplingRule&, double uniform, SamplingScratch&);
+/// Bit i % 32 of word i / 32 is set where token i may be chosen; none is beyond the words. Without words all may.
+struct TokenMask {
+    const uint32_t* words;
+    int64_t n_words;
+};
 
 struct RowChoice {
     const float* logits;
     SamplingRule rule;
     /// In [0, 1); unused where the temperature is 0.
     double uniform;
+    TokenMask mask;
 };
+
+using ChooseRow = int64_t (*)(const RowChoice&, int64_t vocab, SamplingScratch&);
 
 /// The token of each row. A row's token depends on nothing but the row.
 std::vector<int64_t> choose_tokens(ThreadPool& pool, int threads, ChooseRow choose, const std::vector<RowChoice>& rows, int64_t vocab);

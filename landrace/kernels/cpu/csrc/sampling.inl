@@ -251,9 +251,28 @@ inline double gather_nucleus(const Row& row, double top_p, SamplingScratch& scra
     return total;
 }
 
-inline int64_t choose_row(const float* logits, int64_t vocab, const SamplingRule& rule, double uniform, SamplingScratch& scratch) {
-    Row row{logits, vocab, 0, rule.temperature};
+/// The row with -infinity for every token that its mask does not allow.
+inline const float* only_allowed(const float* logits, int64_t vocab, TokenMask mask, std::vector<float>& allowed) {
+    allowed.assign(static_cast<size_t>(vocab), -kInfinity);
+    for (int64_t word = 0; word < std::min(mask.n_words, (vocab + 31) / 32); ++word) {
+        const uint32_t bits = mask.words[word];
+        const int64_t first = word * 32, n = std::min<int64_t>(32, vocab - first);
+        if (bits == 0) continue;
+        for (int64_t i = 0; i < n; ++i)
+            if (bits >> i & 1) allowed[static_cast<size_t>(first + i)] = logits[first + i];
+    }
+    return allowed.data();
+}
+
+inline int64_t choose_row(const RowChoice& choice, int64_t vocab, SamplingScratch& scratch) {
+    const SamplingRule& rule = choice.rule;
+    const double uniform = choice.uniform;
+    Row row{choice.logits, vocab, 0, rule.temperature};
     if (!scan(row, scratch.lane_maxima)) return kNotFinite;
+    if (choice.mask.words) {  // Behind the scan: a row that holds NaN is none to choose from, whatever is allowed.
+        row.logits = only_allowed(choice.logits, vocab, choice.mask, scratch.allowed);
+        if (!scan(row, scratch.lane_maxima)) return kNotFinite;
+    }
     if (rule.temperature == 0) return first_greatest(row, scratch.lane_maxima);
     const bool by_rank = 0 < rule.top_k && rule.top_k < vocab, by_share = rule.top_p < 1;
     if (!by_rank && !by_share && rule.min_p <= 0) return draw_from_all(row, uniform, scratch.block_weights);

@@ -16,9 +16,12 @@ namespace {
 /// temperature, top_k, top_p, min_p: a landrace.kernels.sampling_rule.SamplingRule.
 using Rule = std::tuple<double, int64_t, double, double>;
 
+/// Address and number of the words of a row's mask; 0 for a row without one.
+using Mask = std::tuple<uintptr_t, int64_t>;
+
 std::vector<int64_t> choose(
     ThreadPool& pool, int threads, const std::string& isa, uintptr_t logits, int64_t stride, int64_t vocab, const std::vector<int64_t>& rows,
-    const std::vector<Rule>& rules, const std::vector<double>& uniforms
+    const std::vector<Rule>& rules, const std::vector<double>& uniforms, const std::vector<Mask>& masks
 ) {
     const ChooseRow choose_row = instruction_set(isa).row_chooser();
     nb::gil_scoped_release release;
@@ -27,7 +30,9 @@ std::vector<int64_t> choose(
     for (size_t i = 0; i < rows.size(); ++i) {
         const auto& [temperature, top_k, top_p, min_p] = rules[i];
         const SamplingRule rule{static_cast<float>(temperature), top_k, static_cast<float>(top_p), min_p};
-        choices.push_back({reinterpret_cast<const float*>(logits) + rows[i] * stride, rule, uniforms[i]});
+        const auto& [words, n_words] = masks[i];
+        const TokenMask mask{reinterpret_cast<const uint32_t*>(words), n_words};
+        choices.push_back({reinterpret_cast<const float*>(logits) + rows[i] * stride, rule, uniforms[i], mask});
     }
     return choose_tokens(pool, threads, choose_row, choices, vocab);
 }

@@ -1,0 +1,85 @@
+"""`GuideCompiler`: guides to grammars, within bounds, for one tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from llguidance import LLMatcher, LLParserLimits
+
+from landrace.errors import RequestError
+from landrace.text.guides.guide import Guide
+from landrace.text.guides.schema import checked_schema
+from landrace.text.guides.vocabulary import GuideVocabulary
+from landrace.text.guides.walk import Walk, reason
+
+if TYPE_CHECKING:
+    from landrace.text.tokenizer import Tokenizer
+
+KEPT = 32
+"""Compiled guides that are kept: requests repeat theirs, and the choices of one request share it."""
+MAX_BYTES = 1 << 18
+"""Of a guide's source."""
+LIMITS = LLParserLimits(verbose_errors=False)
+
+_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""One way to write each value, that of `json.dumps`: what models have seen most, and forced tokens wherever the schema
+leaves no choice."""
+
+
+class GuideCompiler:
+    """Safe to share between threads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._lock = Lock()
+        self._kept: OrderedDict[Guide, LLMatcher] = OrderedDict()
+
+    @cached_property
+    def vocabulary(self) -> GuideVocabulary:
+        return GuideVocabulary(self._tokenizer)
+
+    def check(self, guide: Guide) -> None:
+        """Raises RequestError, field `guide`, for one that cannot be followed."""
+        self._compiled(guide)
+
+    def walk(self, guide: Guide) -> Walk:
+        """The beginning of an answer. RequestError as `check`."""
+        return Walk(self.vocabulary, self._compiled(guide).deep_copy())
+
+    def _compiled(self, guide: Guide) -> LLMatcher:
+        with self._lock:
+            found = self._kept.pop(guide, None)
+            if found is None:
+                found = self._compile(guide)
+            self._kept[guide] = found
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+    def _compile(self, guide: Guide) -> LLMatcher:
+        if len(guide.source.encode()) > MAX_BYTES:
+            raise RequestError(f"The guide has more than {MAX_BYTES} bytes.", field="guide", hint="Make it shorter.")
+        matcher = LLMatcher(self.vocabulary.native, _grammar(guide), log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise RequestError(f"The guide cannot be followed: {reason(matcher)}", field="guide")
+        return matcher
+
+
+def _grammar(guide: Guide) -> str:
+    """As llguidance reads it."""
+    match guide.kind:
+        case "json_schema":
+            return LLMatcher.grammar_from_json_schema(checked_schema(guide.source), overrides=_FORMAT)
+        case "json_object":
+            return LLMatcher.grammar_from_json_schema('{"type": "object"}', overrides=_FORMAT)
+        case "regex":
+            return LLMatcher.grammar_from_regex(guide.source)
+        case "choice":
+            return LLMatcher.grammar_from_regex("|".join(map(re.escape, json.loads(guide.source))))
+        case "lark":
+            return LLMatcher.grammar_from_lark(guide.source)
