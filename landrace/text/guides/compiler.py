@@ -26,7 +26,7 @@ MAX_BYTES = 1 << 18
 """Of a guide's source."""
 LIMITS = LLParserLimits(verbose_errors=False)
 
-_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write each value, that of `json.dumps`: what models have seen most, and forced tokens wherever the schema
 leaves no choice."""
 
@@ -74,9 +74,9 @@ def _grammar(guide: Guide) -> str:
     """As llguidance reads it."""
     match guide.kind:
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(checked_schema(guide.source), overrides=_FORMAT)
+            return LLMatcher.grammar_from_json_schema(checked_schema(guide.source), overrides=JSON_FORMAT)
         case "json_object":
-            return LLMatcher.grammar_from_json_schema('{"type": "object"}', overrides=_FORMAT)
+            return LLMatcher.grammar_from_json_schema('{"type": "object"}', overrides=JSON_FORMAT)
         case "regex":
             return LLMatcher.grammar_from_regex(guide.source)
         case "choice":
