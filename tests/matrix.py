@@ -31,7 +31,7 @@ def mark_repetitions(items: Sequence[pytest.Item]) -> None:
 
 def _repetitions(matrix: Sequence[pytest.Function]) -> list[pytest.Function]:
     left = [item for item in matrix if not item.get_closest_marker("skip")]
-    met: Counter[tuple[int, str]] = Counter()
+    met: Counter[tuple[str, str]] = Counter()
     while left:
         # Whatever meets the most, so that few are needed; of those, values that came seldom: all come about as often.
         best = max(
@@ -44,6 +44,6 @@ def _repetitions(matrix: Sequence[pytest.Function]) -> list[pytest.Function]:
     return left
 
 
-def _values(item: pytest.Function) -> set[tuple[int, str]]:
-    """What each `parametrize`, and each fixture with parameters, gives it."""
-    return set(enumerate(item.callspec._idlist))
+def _values(item: pytest.Function) -> set[tuple[str, str]]:
+    """Each parameter, those of fixtures too, with its value: of a `parametrize` with several names, each by itself."""
+    return {(name, repr(value)) for name, value in item.callspec.params.items()}

@@ -29,6 +29,11 @@ absent = pytest.param("absent", marks=pytest.mark.skip("not here"))
 def test_matrix(a, b, c):
     pass
 
+@pytest.mark.matrix
+@pytest.mark.parametrize(("a", "b"), [(a, b) for a in "xyz" for b in range(5)])
+def test_together(a, b):
+    pass
+
 @pytest.mark.parametrize("a", ["x", "y"])
 @pytest.mark.parametrize("b", range(5))
 def test_plain(a, b):
@@ -51,7 +56,8 @@ def test_every_value_comes_once(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text(SETTINGS)
     few = collected(tmp_path, "-m", "not long")
     assert few.count("test_plain") == 10
-    values = [ids.split("-") for ids in few if ids != "test_plain" and "absent" not in ids]
+    assert few.count("test_together") == 5
+    values = [ids.split("-") for ids in few if "-" in ids and "absent" not in ids]
     assert len(values) == 5
     assert [set(kind) for kind in zip(*values, strict=True)] == [{"here", "there"}, {*"01234"}, {"x", "y", "z"}]
-    assert len(collected(tmp_path)) == 45 + 10
+    assert len(collected(tmp_path)) == 45 + 15 + 10

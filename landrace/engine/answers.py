@@ -30,27 +30,39 @@ class Answer:
     """Why there is no answer."""
 
 
-def answers(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], choose: ChooseTokens) -> list[Answer]:
+def answers(
+    logits: Tensor,
+    lives: Sequence[Live],
+    wanted: Sequence[WantedRows],
+    states: Sequence[Sequence[SamplingState]],
+    choose: ChooseTokens,
+) -> list[Answer]:
     """What the logits say to each request: to all at once, and where that fails to one after another, so that only
-    those whose own it is have none."""
+    those whose own it is have none. `states`: what each request's tokens are chosen by, `n_sampled` of them."""
     try:
-        return _read(logits, lives, wanted, choose)
+        return _read(logits, lives, wanted, states, choose)
     except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
         if len(lives) == 1:
             return [Answer((), (), (), StepError.of(cause, "choose this request's token"))]
     return [
-        answers(logits[rows.rows.start : rows.rows.stop], [live], [rows.alone], choose)[0]
-        for live, rows in zip(lives, wanted, strict=True)
+        answers(logits[rows.rows.start : rows.rows.stop], [live], [rows.alone], [own], choose)[0]
+        for live, rows, own in zip(lives, wanted, states, strict=True)
     ]
 
 
-def _read(logits: Tensor, lives: Sequence[Live], wanted: Sequence[WantedRows], choose: ChooseTokens) -> list[Answer]:
+def _read(
+    logits: Tensor,
+    lives: Sequence[Live],
+    wanted: Sequence[WantedRows],
+    states: Sequence[Sequence[SamplingState]],
+    choose: ChooseTokens,
+) -> list[Answer]:
     """Changes no state: asked again, the logits say the same."""
-    states: list[SamplingState | None] = []
-    for live, rows in zip(lives, wanted, strict=True):
-        states += [None] * len(rows.scored)
-        states += _states(live)[: rows.n_sampled]
-    chosen = choose_tokens(logits, states, choose)
+    of_rows: list[SamplingState | None] = []
+    for rows, own in zip(wanted, states, strict=True):
+        of_rows += [None] * len(rows.scored)
+        of_rows += own
+    chosen = choose_tokens(logits, of_rows, choose)
     told = [_Told(live, rows, chosen) for live, rows in zip(lives, wanted, strict=True)]
     logprobs = iter(_logprobs(logits, [one for one in told if one.sound]))
     result = []
@@ -78,14 +90,6 @@ class _Told:
         self.unguided = None if guiding is None else guiding.error
         self.n_top = live.request.params.logprobs
         self.prompt_ids = live.request.prompt_ids
-
-
-def _states(live: Live) -> list[SamplingState]:
-    """What the next token is chosen by, and each that follows one of the draft."""
-    states = [live.sampling]
-    for guess in live.progress.draft:
-        states.append(states[-1].after(guess))
-    return states
 
 
 def _kept(chosen: Sequence[int], draft: Sequence[int]) -> tuple[int, ...]:

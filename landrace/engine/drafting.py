@@ -57,11 +57,11 @@ class Drafting:
         if self._writer is None:
             for live in lives:
                 live.drafter.read()
-        if any(live.progress.left > 1 for live in lives):
+        if not all(live.progress.decodes for live in lives):
             yield
         else:
             self._draft(lives)
-            rows = sum(1 + len(live.progress.draft) for live in lives)
+            rows = _rows(lives) + sum(len(live.progress.draft) for live in lives)
             started = time.perf_counter()
             yield
             self._times.note(rows, time.perf_counter() - started)
@@ -84,7 +84,7 @@ class Drafting:
             self._writer.draft(lives, self._rooms(lives), self._vocab_size, self._times)
 
     def _draft_ngrams(self, lives: Sequence[Live]) -> None:
-        rows, expected = len(lives), float(len(lives))
+        rows, expected = _rows(lives), float(len(lives))
         for live in lives:
             room = min(self._room(live), self._max_step_tokens - rows)
             live.progress.draft, right = live.drafter.draft(room, rows, expected, self._times)
@@ -92,16 +92,23 @@ class Drafting:
 
     def _rooms(self, lives: Sequence[Live]) -> list[int]:
         """Most tokens of each draft: they share evenly what is left of a step."""
-        share = (self._max_step_tokens - len(lives)) // len(lives)
+        share = (self._max_step_tokens - _rows(lives)) // len(lives)
         return [min(self._room(live), share) for live in lives]
 
     def _room(self, live: Live) -> int:
         """Most tokens of a draft: to the end of the last token's block, and one less than the answer can still have,
-        since every step chooses one itself."""
+        since every step chooses one itself. None where this step does not come to the last token."""
         progress = live.progress
+        if progress.scheduled < progress.left:
+            return 0
         left = min(live.request.params.max_tokens - progress.n_output, self._max_length - progress.held)
         room = min(-progress.held % self._block_size, left - 1)
         return room if self._snapshots is None else min(room, max(0, -progress.held % self._snapshots - 1))
+
+
+def _rows(lives: Sequence[Live]) -> int:
+    """What a step computes without drafts."""
+    return sum(live.progress.scheduled for live in lives)
 
 
 def drafting(

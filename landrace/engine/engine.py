@@ -1,9 +1,9 @@
-"""`Engine`: requests in, tokens out. No I/O, no threads, no globals: whoever owns it calls `step`."""
+"""`Engine`: requests in, tokens out. No I/O, no globals, one thread for `Masks`: whoever owns it calls `step`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from operator import eq
@@ -20,6 +20,7 @@ from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
 from landrace.engine.guiding import Guiding
 from landrace.engine.live import Live
+from landrace.engine.masks import Masks
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.overflow import begun, continued
@@ -33,6 +34,9 @@ from landrace.errors import LandraceError, OptionError, RequestError, StepError
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
+
+MOST_FORCED = 32
+"""So many forced tokens are taken at once: they are computed in one step with what others choose there."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Engine:
         self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype, self.options.most_guesses)
         self._scheduler = self._new_scheduler()
         self._drafting = drafting(self.options, decoder, self._memory, draft_model, cache_dtype, self.max_length)
+        self._masks = Masks()
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
@@ -279,13 +284,16 @@ class Engine:
                 live.progress.admitted = now
         try:
             batch, wanted = build_batch([live.progress for live in lives], self._memory, slots)
-            logits = self._drafting.compute(self.decoder, batch) if self._drafting else self.decoder(batch)
+            states = [live.states(rows.n_sampled) for live, rows in zip(lives, wanted, strict=True)]
+            with self._masks.beside([state for own in states for state in own]):
+                logits = self._drafting.compute(self.decoder, batch) if self._drafting else self.decoder(batch)
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
             error = StepError.of(cause, "compute this step")
             for live in lives:
                 outputs.append(self._fail(live, error))
             return
-        for live, answer in zip(lives, answers(logits, lives, wanted, self.decoder.choose_tokens), strict=True):
+        told = answers(logits, lives, wanted, states, self.decoder.choose_tokens)
+        for live, answer in zip(lives, told, strict=True):
             try:
                 output = self._fail(live, answer.error, sound=False) if answer.error else self._advance(live, answer)
             except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
@@ -298,7 +306,7 @@ class Engine:
         progress, params = live.progress, live.request.params
         taken: list[int] = []
         text, reason = "", None
-        for token in answer.tokens:
+        for token in _followed(live, answer):
             taken.append(token)
             live.sampling.record(token)
             if token in live.stop_ids:
@@ -314,7 +322,7 @@ class Engine:
             if full or reason:
                 break
         draft = progress.draft
-        self._scheduler.commit(progress, taken)
+        self._scheduler.commit(progress, taken, max(0, len(taken) - len(answer.tokens)))
         if params.max_tokens == 0 and progress.left == 0:
             reason = "length"
         token_ids, logprobs = tuple(taken), answer.logprobs[: len(taken)]
@@ -328,7 +336,8 @@ class Engine:
             return None
         if not draft:
             return output
-        return replace(output, drafted_tokens=len(draft), accepted_tokens=sum(map(eq, taken, draft)))
+        accepted = sum(map(eq, taken[: len(answer.tokens)], draft))
+        return replace(output, drafted_tokens=len(draft), accepted_tokens=accepted)
 
     def _finish(
         self,
@@ -362,6 +371,17 @@ class Engine:
         del self._live[live.request.id]
         if self._drafting:
             self._drafting.forget(live.request.id)
+
+
+def _followed(live: Live, answer: Answer) -> Iterator[int]:
+    """The tokens of an answer, and those that are forced behind them: each is recorded before the next is asked for.
+    Where logprobs are wanted a step has to say them, and every token waits for its own."""
+    yield from answer.tokens
+    if answer.tokens and live.request.params.logprobs is None:
+        for _ in range(MOST_FORCED):
+            if (forced := live.sampling.forced) is None:
+                return
+            yield forced
 
 
 def _output(

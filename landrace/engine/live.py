@@ -30,6 +30,13 @@ class Live:
     def request(self) -> Request:
         return self.progress.request
 
+    def states(self, n: int) -> list[SamplingState]:
+        """What the next token is chosen by, and each that follows one of the draft; `n` of them."""
+        states = [self.sampling][:n]
+        for guess in self.progress.draft[: max(0, n - 1)]:
+            states.append(states[-1].after(guess))
+        return states
+
     @property
     def thought_tokens(self) -> int:
         """Tokens of thoughts so far."""

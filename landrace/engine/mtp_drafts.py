@@ -108,7 +108,8 @@ class MtpDrafts:
         right, wrong = trace.judge(live.progress.tokens)
         for odds in (trace.odds, self._odds):
             odds.note(right, wrong)
-        return trace if trace.n_waiting and trace.end == live.progress.cached else None
+        progress = live.progress
+        return trace if trace.n_waiting and trace.end == progress.cached == progress.held - 1 else None
 
     def _write(self, writers: Sequence[_Writer], vocab_size: int) -> list[_Writer]:
         """One pass: a token more for each. Returns those who go on."""

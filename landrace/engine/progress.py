@@ -14,9 +14,9 @@ from landrace.engine.request import Request
 class Progress:
     """A request and its state, in three integers: tokens held, cached, scheduled.
 
-    Each step computes the tokens [cached, cached + scheduled); prefix hits, prefill chunks, decode steps and the
-    recomputation after a pre-emption are all this one interval. Only the scheduler changes the state, and the engine
-    its two times.
+    Each step computes the tokens [cached, cached + scheduled); prefix hits, prefill chunks, decode steps, forced tokens
+    and the recomputation after a pre-emption are all this one interval. Only the scheduler changes the state, and the
+    engine its two times.
     """
 
     request: Request
@@ -35,6 +35,8 @@ class Progress:
     """Guesses at the tokens after those held, which the current step computes behind them."""
     guessed: int = field(init=False, default=0, repr=False)
     """How many of its last tokens are guesses, where a model writes a draft."""
+    forced: int = field(init=False, default=0, repr=False)
+    """How many of its last tokens no step has chosen: a guide or a spent budget left no choice."""
     tables: Tables = field(init=False, default_factory=list, repr=False)
     """What it holds of the cache, by group; empty where it holds nothing."""
     hashes: list[bytes] = field(init=False, default_factory=list, repr=False)
@@ -71,8 +73,13 @@ class Progress:
 
     @property
     def left(self) -> int:
-        """Tokens to compute before the next can be chosen; 1: it is decoding."""
+        """Tokens to compute before the next can be chosen."""
         return len(self.tokens) - self.cached
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it has nothing to compute but the token that was chosen last and those that were forced behind it."""
+        return self.left <= 1 + self.forced
 
     @property
     def n_output(self) -> int:

@@ -85,15 +85,19 @@ class Scheduler:
                     work.append(progress)
         return Plan(tuple(sorted(work, key=_is_prompt)))
 
-    def commit(self, progress: Progress, tokens: Sequence[int]) -> None:
+    def commit(self, progress: Progress, tokens: Sequence[int], forced: int = 0) -> None:
         """Books a computed interval and the tokens chosen from its last rows; publishes what is whole now.
 
-        The last of `tokens` is not computed yet, those before it are: they were the draft.
+        The last `forced` of `tokens` were not chosen but forced. They are not computed yet, nor is the one before them;
+        those before that are: they were the draft.
         """
         before, prompt = progress.cached, len(progress.request.prompt_ids)
         sure = before + progress.scheduled
         progress.tokens += tokens
-        progress.cached = progress.held - 1 if tokens else sure
+        if tokens:
+            progress.cached, progress.forced = progress.held - 1 - forced, forced
+        else:
+            progress.cached = sure
         progress.scheduled, progress.draft = 0, []
         progress.scored = max(progress.scored, min(progress.cached + 1, prompt))
         hashes: Sequence[bytes] = ()
@@ -104,12 +108,17 @@ class Scheduler:
     def _shares(self) -> dict[Progress, int]:
         """How many tokens each running request gets of a step.
 
-        Those that decode get one each. Of the rest, half goes to the first prompt in order of arrival, so that it ends
-        whatever arrives, and what is left to those with least to compute, so that none waits for a longer one.
+        Those that decode get one each, and those with forced tokens as many more as there is room for. Of the rest,
+        half goes to the first prompt in order of arrival, so that it ends whatever arrives, and what is left to those
+        with least to compute, so that none waits for a longer one.
         """
-        shares = {progress: 1 for progress in self.running if progress.left == 1}
+        shares = {progress: 1 for progress in self.running if progress.decodes}
         budget = self.options.max_step_tokens - len(shares)
-        prompts = [progress for progress in self.running if progress.left > 1]
+        for progress in shares:
+            more = min(progress.left - 1, budget)
+            shares[progress] += more
+            budget -= more
+        prompts = [progress for progress in self.running if not progress.decodes]
         for first in prompts[:1]:
             shares[first] = min(first.left, -(-budget // 2))
             budget -= shares[first]
@@ -196,7 +205,7 @@ def _left(progress: Progress) -> int:
 
 
 def _is_prompt(progress: Progress) -> bool:
-    return progress.left > 1
+    return not progress.decodes
 
 
 def _let_go(progress: Progress) -> None:

@@ -71,6 +71,7 @@ def make_spec(
     followers: tuple[int, ...] = (),
     head_dim: int = 8,
     compressed: tuple[Compression | None, ...] = (),
+    vocab: int = VOCAB,
     **attention: Any,
 ) -> ModelSpec:
     """Three layers with `masks` in turn; `window`: a full one and a window in turn; `attention`: what else it has;
@@ -106,7 +107,7 @@ def make_spec(
         LayerSpec(mixer(index), ffn, forms[index % len(forms)], ngrams if index == 0 else None) for index in range(3)
     )
     return ModelSpec(
-        vocab_size=VOCAB,
+        vocab_size=vocab,
         d_model=32,
         layers=layers,
         norm_eps=1e-5,

@@ -181,6 +181,7 @@ def check(completions: Sequence[Completion], expected: Sequence[Expected]) -> No
         assert list(completion.prompt_logprobs) == scores, completion.request_id
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("model", "weights", "cache"), HELD)
 def test_greedy_ladder(
     model: str, weights: Weights, cache: str, extension: ModuleType, tiny_decoder: Callable, tokenizer: object

@@ -75,6 +75,7 @@ def with_mtp(options: EngineOptions) -> EngineOptions:
     return replace(options, draft="mtp")
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(("kernels", "options", "model"), CASES)
 def test_the_same_with_the_layer_as_without(

@@ -68,6 +68,7 @@ RUNGS = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kernels", ["reference", "float32"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_token_is_that_of_a_fresh_run(

@@ -87,6 +87,7 @@ CASES = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("name", CASES)
 def test_the_chosen_are_those_of_the_reference(kernels: Kernels, isa: str, name: str, dtype: torch.dtype) -> None:

@@ -24,6 +24,8 @@ KEPT = 32
 """Compiled guides that are kept: requests repeat theirs, and the choices of one request share it."""
 MAX_BYTES = 1 << 18
 """Of a guide's source."""
+MAX_CHOICES = 8192
+"""20,000 take 0.7 seconds."""
 LIMITS = LLParserLimits(verbose_errors=False)
 
 JSON_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -62,11 +64,24 @@ class GuideCompiler:
         return found
 
     def _compile(self, guide: Guide) -> LLMatcher:
-        if len(guide.source.encode()) > MAX_BYTES:
-            raise RequestError(f"The guide has more than {MAX_BYTES} bytes.", field="guide", hint="Make it shorter.")
-        matcher = LLMatcher(self.vocabulary.native, _grammar(guide), log_level=0, limits=LIMITS)
+        try:
+            size = len(guide.source.encode())
+        except UnicodeEncodeError as error:
+            raise RequestError("The guide is not Unicode text.", field="guide") from error
+        if size > MAX_BYTES:
+            raise RequestError(
+                f"The guide has {size} bytes; the most is {MAX_BYTES}.", field="guide", hint="Make it shorter."
+            )
+        try:
+            grammar = _grammar(guide)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"The guide cannot be read: {error}", field="guide") from error
+        matcher = LLMatcher(self.vocabulary.native, grammar, log_level=0, limits=LIMITS)
+        first = Walk(self.vocabulary, matcher.deep_copy())
         if matcher.is_error():
             raise RequestError(f"The guide cannot be followed: {reason(matcher)}", field="guide")
+        if not (first.complete or any(first.mask)):
+            raise RequestError("No answer is in the guide's language, or to begin one takes too much.", field="guide")
         return matcher
 
 
@@ -80,6 +95,17 @@ def _grammar(guide: Guide) -> str:
         case "regex":
             return LLMatcher.grammar_from_regex(guide.source)
         case "choice":
-            return LLMatcher.grammar_from_regex("|".join(map(re.escape, json.loads(guide.source))))
+            return LLMatcher.grammar_from_regex("|".join(map(re.escape, _choices(guide.source))))
         case "lark":
             return LLMatcher.grammar_from_lark(guide.source)
+
+
+def _choices(source: str) -> list[str]:
+    texts = json.loads(source)
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise RequestError("The choices must be texts, at least one, none of them empty.", field="guide")
+    if len(texts) > MAX_CHOICES:
+        raise RequestError(
+            f"There are {len(texts)} choices; the most is {MAX_CHOICES}.", field="guide", hint="Offer fewer."
+        )
+    return texts
