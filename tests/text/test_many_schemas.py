@@ -64,7 +64,14 @@ HOSTILE: dict[str, Any] = {
     "refers to nothing": {"$ref": "#/$defs/nothing"},
     "is nested deeply": _nested(500),
     "has patterns that multiply": {
-        "allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(20, 24)]
+        "allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(20, 60)]
+    },
+    "has patterns that multiply elsewhere": {
+        "allOf": [
+            {"properties": {"a": {"items": {"$ref": "#/$defs/p"}, "pattern": f"(a|b)*a(a|b){{{n}}}"}}}
+            for n in range(20)
+        ],
+        "$defs": {"p": {"pattern": "(a|b)*a(a|b){9}", "anyOf": [{"$ref": "#/$defs/p"}, {"pattern": "a*"}]}},
     },
     "has a back reference": {"type": "string", "pattern": r"(a)\1"},
     "looks ahead": {"type": "string", "pattern": "a(?=b)"},
