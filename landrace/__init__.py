@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landrace.embedding import open_embedder, open_reranker
     from landrace.model import Model, open_model
 
     __version__: str
 
-__all__ = ["Model", "__version__", "open_model"]
+__all__ = ["Model", "__version__", "open_embedder", "open_model", "open_reranker"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from landrace import model
 
         return getattr(model, name)
+    if name in ("open_embedder", "open_reranker"):
+        from landrace import embedding
+
+        return getattr(embedding, name)
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

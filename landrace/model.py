@@ -14,13 +14,14 @@ import torch
 
 from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import read_adapter
+from landrace.checkpoints.encoder_checkpoint import EncoderCheckpoint
 from landrace.checkpoints.parameters import read_by
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.checkpoints.tensor_info import DecodedTensor
 from landrace.engine import Engine, EngineOptions
 from landrace.engine.cache.memory import CACHE_DTYPES
 from landrace.engine.options import MTP
-from landrace.errors import OptionError
+from landrace.errors import OptionError, UnsupportedError
 from landrace.kernels.capability import native_bfloat16
 from landrace.kernels.cpu import MISSING, native
 from landrace.kernels.cpu.weights import KINDS
@@ -74,7 +75,7 @@ def training_product_dtype(name: str, device: torch.device) -> str:
     return name
 
 
-def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def open_tokenizer(checkpoint: Checkpoint | EncoderCheckpoint) -> Tokenizer:
     """The tokenizer that came with the weights."""
     if checkpoint.format == "gguf":
         return tokenizer_from_gguf(checkpoint.metadata)
@@ -100,7 +101,7 @@ def open_model(
     device = device or default_device()
     held = resolve_dtype(dtype, device)
     products = held if product_dtype is None else resolve_dtype(product_dtype, device)
-    checkpoint = _open(name, max_length, home)
+    checkpoint = _writer(_open(name, max_length, home))
     tokenizer = open_tokenizer(checkpoint)
     decoder = Decoder(checkpoint.spec, dtype=held, product_dtype=products)
     decoder.load(checkpoint.tensors(), device=device)
@@ -128,25 +129,25 @@ def open_engine(
     threads: int | None = None,
     options: EngineOptions | None = None,
     home: Path | None = None,
+    classifier: bool = False,
 ) -> ServingModel:
     """Opens a model by store name, folder or `.gguf` path, and an engine on it, with `adapters` (name to peft folder)
-    ready to be asked for.
+    ready to be asked for. `classifier`: also one that has no head for tokens, and is only read.
 
     `options.draft` may name a smaller model, which is opened as well, or ask for the model's own layer for further
     tokens. `threads`: None for as many as this process may use. Raises OptionError for what this machine cannot do.
     """
     device = default_device()
-    held = next((choice for choice in WEIGHTS if choice == weights), None)
-    if held is None:
-        raise OptionError(f"Weights cannot be held as {weights!r}.", hint=f"Choose {', '.join(WEIGHTS)}.")
+    held = known_weights(weights)
     if threads is not None:
         torch.set_num_threads(threads)
     options = options or EngineOptions()
     checkpoint = _open(name, options.max_length, home)
+    checkpoint = checkpoint if classifier else _writer(checkpoint)
     if options.draft == MTP:
         checkpoint = checkpoint.with_mtp()
     tokenizer = open_tokenizer(checkpoint)
-    extension, missing = _choose_kernels(kernels, device)
+    extension, missing = choose_kernels(kernels, device)
 
     def decoder_of(opened: Checkpoint) -> ServingDecoder:
         if extension is None:
@@ -174,6 +175,14 @@ def open_engine(
     notices = [text for text in told if text is not None]
     used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
     return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+
+
+def known_weights(name: str) -> Weights:
+    """How weights are held, by its name. OptionError for another."""
+    held = next((choice for choice in WEIGHTS if choice == name), None)
+    if held is None:
+        raise OptionError(f"Weights cannot be held as {name!r}.", hint=f"Choose {', '.join(WEIGHTS)}.")
+    return held
 
 
 def _check_same_tokens(name: str, tokenizer: Tokenizer, draft: str, other: Tokenizer) -> None:
@@ -244,7 +253,17 @@ def _open(name: str, max_length: int | None, home: Path | None) -> Checkpoint:
     return replace(checkpoint, spec=checkpoint.spec.for_length(max_length))
 
 
-def _choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:
+def _writer(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, of a model that writes text. UnsupportedError for a classifier."""
+    if checkpoint.score is not None:
+        raise UnsupportedError(
+            f"{checkpoint.path} is a classifier: it judges texts and writes none.",
+            hint="Use it with `landrace rerank`.",
+        )
+    return checkpoint
+
+
+def choose_kernels(asked: str, device: torch.device) -> tuple[ModuleType | None, str | None]:
     """The C++ kernels, or None for the reference; and what to tell the user about it."""
     if asked not in KERNELS:
         raise OptionError(f"There are no kernels {asked!r}.", hint=f"Choose {', '.join(KERNELS)}.")
@@ -267,6 +286,11 @@ def cpu_decoder(
     return decoder.load({name: held_as(name, t, weights, decoder.quantize_weights) for name, t in tensors.items()})
 
 
+def kernels_notice(asked: str) -> str | None:
+    """What to tell the user of an encoder's kernels, which compute on the processor."""
+    return choose_kernels(asked, torch.device("cpu"))[1]
+
+
 @dataclass(frozen=True)
 class CacheNeeds:
     """Bytes that one sequence takes in the cache."""
@@ -281,7 +305,7 @@ def cache_needs(checkpoint: Checkpoint) -> dict[str, CacheNeeds]:
     """Of `open_engine` on this machine, by what keys and values are kept in: first as it is unless told otherwise, then
     in each type that takes less. Reads no weights."""
     spec, device = checkpoint.spec, default_device()
-    extension, _ = _choose_kernels("auto", device)
+    extension, _ = choose_kernels("auto", device)
     n_slots = 1 if extension is None else extension.TILE
     slots = [n_slots] * len(spec.cache_groups)
     if extension is None:

@@ -84,6 +84,16 @@ def smollm2_path() -> Path:
     pytest.skip("SmolLM2 is not here: run `landrace pull smollm2`")
 
 
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """The folder of all-MiniLM-L6-v2: where LANDRACE_MINILM says, or beside the checkout's shared folder."""
+    named = os.environ.get("LANDRACE_MINILM")
+    folder = Path(named) if named else ROOT.parent / "shared" / "models" / "all-MiniLM-L6-v2"
+    if not (folder / "modules.json").is_file():
+        pytest.skip("all-MiniLM-L6-v2 is not here: name its folder in LANDRACE_MINILM")
+    return folder
+
+
 @pytest.fixture
 def free_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps take as long with drafts as without: whatever can be guessed is drafted, on any machine."""

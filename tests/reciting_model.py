@@ -32,9 +32,12 @@ ENDLESS = [[":", "<think>", " Hm", " So", " Hm"], ["\n", "</think>"], ["\n", "Su
 """Thinks for ever, until somebody ends it."""
 
 
-def write_reciting_model(folder: Path, extras: Path, chains: Sequence[Sequence[str]], template: str) -> Path:
+def write_reciting_model(
+    folder: Path, extras: Path, chains: Sequence[Sequence[str]], template: str, *, mtp: bool = False
+) -> Path:
     """`chains` of pieces, each of which leads to the next; what leads nowhere leads to the end. A piece of several
-    characters is a token of its own. `extras`: a new folder for the tokenizer's files."""
+    characters is a token of its own. `extras`: a new folder for the tokenizer's files. `mtp`: with a layer that guesses
+    the token after the next one, and recites the same."""
     backend = byte_vocabulary()
     pieces = dict.fromkeys(piece for chain in chains for piece in chain)
     backend.add_tokens([AddedToken(piece, normalized=False) for piece in pieces if len(piece) > 1 and piece != END])
@@ -48,11 +51,11 @@ def write_reciting_model(folder: Path, extras: Path, chains: Sequence[Sequence[s
         return int(index)
 
     follows = {number(a): number(b) for chain in chains for a, b in pairwise(chain)}
-    _write(folder, extras, backend.get_vocab_size(), number(END), follows)
+    _write(folder, extras, backend.get_vocab_size(), number(END), follows, mtp)
     return folder
 
 
-def _write(folder: Path, extras: Path, n_tokens: int, end: int, follows: Mapping[int, int]) -> None:
+def _write(folder: Path, extras: Path, n_tokens: int, end: int, follows: Mapping[int, int], mtp: bool) -> None:
     size = -(-n_tokens // 16) * 16
     config = {
         "model_type": "llama",
@@ -69,14 +72,17 @@ def _write(folder: Path, extras: Path, n_tokens: int, end: int, follows: Mapping
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
         "hidden_act": "silu",
+        **({"num_nextn_predict_layers": 1} if mtp else {}),
     }
-    family = read_config(config)
+    family = read_config(config, mtp=mtp)
     tensors = {name: torch.zeros(shape) for name, shape in shapes_of(family.spec).items()}
     for name, tensor in tensors.items():
         if tensor.ndim == 1:
             tensor.fill_(1)
         elif "embed" in name:
             tensor.copy_(torch.eye(size))
+        elif name == "mtp.proj.weight":
+            tensor[:, :size] = torch.eye(size)  # of the token, and nothing of what the layers said before it
         elif "head" in name:
             for token in range(size):
                 tensor[follows.get(token, end), token] = 1

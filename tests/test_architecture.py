@@ -31,6 +31,7 @@ MAY_USE: Mapping[str, frozenset[str]] = {
     ),
     "quantize": frozenset({TOP, "evaluation", "engine", "checkpoints", "models", "kernels", "text"}),
     "bench": frozenset({TOP, "engine", "checkpoints", "models", "kernels", "text", "ledger"}),
+    "embedding": frozenset({TOP, "engine", "checkpoints", "models", "text"}),
     "evaluation": frozenset({"data", "engine", "text", "checkpoints", "ledger"}),
     "training": frozenset({"data", "engine", "models", "text", "checkpoints", "ledger"}),
     "data": frozenset(),
@@ -47,6 +48,7 @@ ONLY: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("checkpoints", "models"): (
         "models.spec",
         "models.declared",
+        "models.encoder_spec",
         "models.families",
         "models.lora_spec",
         "models.stored",

@@ -24,6 +24,9 @@ COMMANDS: Mapping[str, Any] = vars(typer.main.get_command(app))["commands"]
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """What the parser raises for any mistake; typer gives it no public name."""
 STORE_VERBS = {"pull", "list", "show", "remove"}
+VECTOR_VERBS = {"embed", "rerank"}
+SHARED_GUIDES = {"store.md": STORE_VERBS, "embeddings.md": VECTOR_VERBS}
+"""The guides to several verbs; every other verb has its own."""
 SHELL = {"sh", "bash", "console", "shell"}
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
@@ -160,9 +163,10 @@ def test_the_command_check_can_fail() -> None:
 
 @pytest.mark.parametrize("verb", sorted(COMMANDS))
 def test_a_guide_names_only_options_that_exist(verb: str) -> None:
-    page = ROOT / "docs" / ("store.md" if verb in STORE_VERBS else f"{verb}.md")
+    shared = ((name, verbs) for name, verbs in SHARED_GUIDES.items() if verb in verbs)
+    name, verbs = next(shared, (f"{verb}.md", {verb}))
+    page = ROOT / "docs" / name
     assert page.exists()
-    verbs = STORE_VERBS if verb in STORE_VERBS else {verb}
     named = {word for span in re.findall(r"`([^`\n]+)`", prose(page)) for word in re.findall(r"(?<!\S)--[\w-]+", span)}
     assert named <= options(*verbs)
 

@@ -61,11 +61,7 @@ def _check_end(path: Path, end: int) -> None:
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object without repeated keys. `what` names the text in the error."""
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CheckpointError(f"{what} is not valid JSON: {reason}.") from error
+    value = _parsed(data, what)
     if not isinstance(value, dict):
         raise CheckpointError(f"{what} is not a JSON object.")
     return value
@@ -73,10 +69,30 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
     """The JSON object in a file of at most `limit` bytes."""
+    return parse_json(_whole(path, limit), str(path))
+
+
+def read_json_list(path: Path, limit: int) -> list[Any]:
+    """The JSON list in a file of at most `limit` bytes."""
+    value = _parsed(_whole(path, limit), str(path))
+    if not isinstance(value, list):
+        raise CheckpointError(f"{path} is not a JSON list.")
+    return value
+
+
+def _whole(path: Path, limit: int) -> bytes:
     size = file_size(path)
     if size > limit:
         raise CheckpointError(f"{path} has {size} bytes; at most {limit} are accepted.")
-    return parse_json(read_range(path, 0, size).numpy().tobytes(), str(path))
+    return read_range(path, 0, size).numpy().tobytes()
+
+
+def _parsed(data: bytes, what: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"{what} is not valid JSON: {reason}.") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ MAX_CONFIG_BYTES = 1 << 22
 NAMES_IN_ERROR = 5
 READ_BYTES = 1 << 24
 HEAD = re.compile(r"(.*\.)?(lm_head|output_layer|output)\.weight")
+SCORE = "score.weight"
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -66,6 +67,9 @@ class Checkpoint:
     """Tensors of layers that guess tokens after the next one."""
     adapter_sources: tuple[dict[str, Source], ...] = field(default=(), repr=False)
     """Where the hub's models keep each parameter, in every way that adapters may name them; the first to write."""
+    score: StoredTensor | None = None
+    """The head [n_labels, d_model] of a model that was made a classifier: it has none for tokens, and its embedding
+    stands in there, which nobody should ask."""
     _sha256: str | None = field(default=None, repr=False)
 
     @property
@@ -100,7 +104,7 @@ class Checkpoint:
         read: Mapping[str, Readable] = self.tensors_read
         infos = self.tensor_infos
         if self.format == "gguf":
-            read = infos = _with_ones(sources, infos, model.shapes)
+            read = infos = with_ones(sources, infos, model.shapes)
         stored_parameters(sources, read)
         left_out = tuple(name for name in self.left_out if name not in used)
         opened = self.spec.max_length
@@ -114,7 +118,7 @@ class Checkpoint:
         if self.format == "gguf":
             return []
         used = {tensor for source in self.sources.values() for tensor in source.tensors}
-        used |= set(_matching(self.tensors_read, (HEAD.pattern, *BUFFERS)))
+        used |= set(matching(self.tensors_read, (HEAD.pattern, *BUFFERS)))
         left = [tensor for name, tensor in self.tensors_read.items() if name not in used]
         return [tensor for tensor in left if isinstance(tensor, TensorInfo) and tensor.dtype in PLAIN]
 
@@ -133,7 +137,7 @@ class Checkpoint:
         """SHA-256 of the weights, kept once it is known. One file: that of the file. Several: that of the lines
         `<sha256>  <file name>\\n`, sorted by file name."""
         if self._sha256 is None:
-            self._sha256 = _hash_files({info.path for info in self.tensor_infos.values()}, progress)
+            self._sha256 = hash_files({info.path for info in self.tensor_infos.values()}, progress)
         return self._sha256
 
     def _check_tied_head(self) -> None:
@@ -166,8 +170,8 @@ def _open_gguf(path: Path) -> Checkpoint:
     config = config_from_gguf(file.metadata, file.tensors, lambda name: _numbers(path, file.tensors, name))
     model = read_config(config, heads_in_rounds=gguf_heads_in_rounds(file.metadata))
     sources = gguf_sources(model.spec, file.metadata["general.architecture"], file.tensors)
-    _check_names(path, sources, file.tensors, gguf_ignorable(config))
-    infos = _with_ones(sources, file.tensors, model.shapes)
+    check_names(path, sources, file.tensors, gguf_ignorable(config))
+    infos = with_ones(sources, file.tensors, model.shapes)
     return Checkpoint(
         path,
         "gguf",
@@ -177,18 +181,18 @@ def _open_gguf(path: Path) -> Checkpoint:
         infos,
         infos,
         file.metadata,
-        left_out=_matching(infos, gguf_drafts(config)),
+        left_out=matching(infos, gguf_drafts(config)),
         adapter_sources=model.adapter_sources,
     )
 
 
-def _matching(names: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:
+def matching(names: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:
     """Those that match a regex whole, in order."""
     known = [re.compile(pattern) for pattern in patterns]
     return tuple(sorted(name for name in names if any(pattern.fullmatch(name) for pattern in known)))
 
 
-def _with_ones(
+def with_ones(
     sources: Mapping[str, Source], infos: Mapping[str, TensorInfo], shapes: Mapping[str, Shape]
 ) -> dict[str, TensorInfo]:
     """The tensors with axes of length 1 as the parameters have them: converters keep some and drop others."""
@@ -225,8 +229,11 @@ def _open_folder(path: Path) -> Checkpoint:
     infos = read_safetensors_folder(path)
     found = unpacked(config, infos)
     config = without_settings(config)
+    classifies = _classifies(config)
+    if classifies:
+        config = {**config, "tie_word_embeddings": True}
     model = read_config(config, {name: tensor.shape for name, tensor in found.items()})
-    _check_names(path, model.sources, found, model.ignorable)
+    check_names(path, model.sources, found, (*model.ignorable, re.escape(SCORE)) if classifies else model.ignorable)
     return Checkpoint(
         path,
         "safetensors",
@@ -236,18 +243,26 @@ def _open_folder(path: Path) -> Checkpoint:
         infos,
         found,
         generation_config=generation_config,
-        left_out=_matching(found, model.drafts),
+        left_out=matching(found, model.drafts),
         adapter_sources=model.adapter_sources,
+        score=stored_parameters({SCORE: Source(SCORE)}, found)[SCORE] if classifies and SCORE in found else None,
     )
 
 
-def _check_names(
+def _classifies(config: Mapping[str, Any]) -> bool:
+    """Whether transformers would open it as a decoder with a classifier's head, which is called `score`."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
+
+
+def check_names(
     path: Path, sources: Mapping[str, Source], infos: Mapping[str, Readable], ignorable: Iterable[str]
 ) -> None:
+    """CheckpointError unless every tensor that is needed is there, and every other one may be left out."""
     needed = {tensor for source in sources.values() for tensor in source.tensors}
     if missing := needed - infos.keys():
         raise CheckpointError(f"{path} lacks {_some(missing)} that its configuration needs.")
-    left_over = infos.keys() - needed - set(_matching(infos, ignorable))
+    left_over = infos.keys() - needed - set(matching(infos, ignorable))
     if left_over:
         raise CheckpointError(f"{path} holds {_some(left_over)} that its configuration has no place for.")
 
@@ -275,7 +290,8 @@ def _bytes(tensor: Readable) -> Tensor:
     return out
 
 
-def _hash_files(paths: set[Path], progress: Progress | None) -> str:
+def hash_files(paths: set[Path], progress: Progress | None) -> str:
+    """See `Checkpoint.sha256`."""
     total, done = sum(file_size(path) for path in paths), 0
     sums: dict[str, str] = {}
     for path in sorted(paths):

@@ -41,14 +41,17 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tu
     """
     encoded = {name: _encode(name, tensor, kind) for name, (tensor, kind) in tensors.items()}
     shapes = {name: (shape, tensors[name][1]) for name, (shape, _) in encoded.items()}
-    write_encoded_gguf(path, metadata, shapes, (raw for _, raw in encoded.values()))
+    write_encoded_gguf(path, metadata, shapes, ((raw,) for _, raw in encoded.values()))
 
 
 def write_encoded_gguf(
-    path: Path, metadata: Mapping[str, Any], shapes: Mapping[str, tuple[Shape, str]], encoded: Iterable[Tensor]
+    path: Path,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[Shape, str]],
+    encoded: Iterable[Iterable[Tensor]],
 ) -> None:
-    """The same for tensors that do not fit into memory together: `shapes` says name to (shape, block type), and
-    `encoded` gives the bytes of each in that order, as uint8. OptionError where they are not as many as that takes.
+    """The same for tensors that do not fit into memory: `shapes` says name to (shape, block type), and `encoded` gives
+    the bytes of each in that order, piece by piece, as uint8. OptionError where they are not as many as that takes.
     """
     header = [MAGIC, struct.pack("<IQQ", 3, len(shapes), len(metadata))]
     for key, value in metadata.items():
@@ -61,11 +64,11 @@ def write_encoded_gguf(
         offset += stored_bytes(shape, kind) + -stored_bytes(shape, kind) % DEFAULT_ALIGNMENT
     with path.open("wb") as file:
         file.write(b"".join(header))
-        for (name, (shape, kind)), raw in zip(shapes.items(), encoded, strict=True):
-            if raw.numel() != stored_bytes(shape, kind):
-                raise OptionError(f"'{name}' has {raw.numel()} bytes, but {kind} {list(shape)} takes another number.")
+        for (name, (shape, kind)), pieces in zip(shapes.items(), encoded, strict=True):
             _pad(file)
-            file.write(raw.contiguous().view(-1).numpy().data)
+            written = sum(file.write(raw.contiguous().view(-1).numpy().data) for raw in pieces)
+            if written != stored_bytes(shape, kind):
+                raise OptionError(f"'{name}' has {written} bytes, but {kind} {list(shape)} takes another number.")
         _pad(file)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from landrace.checkpoints import hub_worker
 from landrace.checkpoints.gguf_parts import part_names
-from landrace.checkpoints.manifest import MANIFEST_NAME, ModelFormat, StoredFile, hash_file
+from landrace.checkpoints.manifest import MANIFEST_NAME, MODULE_FILE, ModelFormat, StoredFile, hash_file
 from landrace.checkpoints.store_home import WorkFolder
 from landrace.checkpoints.watched_process import Progress, run_watched
 from landrace.errors import StoreError
@@ -112,20 +112,22 @@ def fetch_hub_model(
     progress("download", plan.size, plan.size)
     stored = _verify(plan, partial, progress)
     for file, kept in zip(plan.files, stored, strict=True):
+        (staged / kept.path).parent.mkdir(exist_ok=True)
         (partial / file.path).rename(staged / kept.path)
     shutil.rmtree(partial)
     return stored
 
 
 def _choose(name: HubName, listing: Sequence[HubFile]) -> list[HubFile]:
-    """config.json, the weights in safetensors and the tokenizer's files; the top folder only, no pickles."""
+    """config.json, the weights in safetensors, the tokenizer's files and what says how vectors are made; no pickles."""
     top = [file for file in listing if "/" not in file.path and file.path != MANIFEST_NAME]
     tensors = [file for file in top if file.path.endswith(".safetensors")]
     # Some repositories carry the same weights a second time in their trainer's own layout.
     weights = [file for file in tensors if _WEIGHTS.fullmatch(file.path)] or tensors
     side = [file for file in top if any(fnmatch.fnmatchcase(file.path, pattern) for pattern in _SIDE_FILES)]
     if weights and any(file.path == "config.json" for file in side):
-        return [*side, *weights]
+        listed = any(file.path == "modules.json" for file in side)
+        return [*side, *weights, *(file for file in listing if listed and MODULE_FILE.fullmatch(file.path))]
     ggufs = [file.path for file in listing if file.path.endswith(".gguf")]
     missing = "config.json" if weights else "weights in safetensors"
     raise StoreError(
@@ -177,7 +179,8 @@ def _verify(plan: HubPlan, partial: Path, progress: Progress) -> tuple[StoredFil
                 f"{file.path} of {plan.name.repo} did not arrive whole (its size or SHA-256 is wrong).",
                 hint=f"Run `landrace pull {plan.name}` again; what arrived well is kept.",
             )
-        stored.append(StoredFile(PurePosixPath(file.path).name, size, digest))
+        kept = file.path if MODULE_FILE.fullmatch(file.path) else PurePosixPath(file.path).name
+        stored.append(StoredFile(kept, size, digest))
     return tuple(stored)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from landrace.errors import StoreError
 
 MANIFEST_NAME = "landrace.json"
 """Not manifest.json: some repositories have a file of that name."""
+MODULE_FILE = re.compile(r"\d{1,2}_[A-Za-z]\w{0,40}/(config\.json|model\.safetensors)", re.ASCII)
+"""The files in folders of their own that come with a model: sentence-transformers' modules, such as a pooling."""
 _FORMAT_VERSION = 1
 _LARGEST_MANIFEST = 4 << 20
 _CHUNK = 1 << 20
@@ -24,7 +27,7 @@ ModelFormat = Literal["gguf", "safetensors"]
 @dataclass(frozen=True)
 class StoredFile:
     path: str
-    """Plain file name inside the model's folder."""
+    """Plain file name inside the model's folder, or a `MODULE_FILE`."""
     size: int
     sha256: str
 
@@ -113,7 +116,8 @@ def _parse(data: dict[str, Any]) -> Manifest:
 
 def _parse_file(row: dict[str, Any]) -> StoredFile:
     path, size = _string(row["path"]), row["size"]
-    if path != os.path.basename(path) or path in ("", ".", "..") or "\0" in path:
+    plain = path == os.path.basename(path) and path not in ("", ".", "..") and "\0" not in path
+    if not plain and not MODULE_FILE.fullmatch(path):
         raise ValueError(f"{path!r} is not a plain file name")
     if not isinstance(size, int) or size < 0:
         raise ValueError(f"{size!r} is not a size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from landrace.checkpoints.tensor_info import PLAIN, Readable, require_weights
 from landrace.errors import UnsupportedError
 from landrace.kernels.reference.blocks import BLOCKS
-from landrace.models.families.weights import Source
+from landrace.models.families.weights import Shape, Source
 from landrace.models.stored import WHOLE, StoredTensor
 
 Infos = Mapping[str, Readable]
@@ -34,7 +34,7 @@ def stored_parameters(sources: Mapping[str, Source], infos: Infos) -> dict[str, 
             tensor = _of_transposed_heads(read[source.tensor], shape)
         elif source.whole_rows:
             order = None if source.stacked is not None else read[source.tensor].order
-            tensor = StoredTensor(block_type, shape, _reader(source, read), order=order)
+            tensor = _of_spans(block_type, shape, _Spans.of(source, read), source, order)
         else:
             group = mixed.setdefault(source.tensor, _Mixed(read[source.tensor]))
             tensor = StoredTensor(block_type, shape, group.reader(name, source))
@@ -61,38 +61,61 @@ def _block_type(source: Source, infos: Infos, whole: bool) -> str:
     return kinds[0]
 
 
-def _reader(source: Source, infos: Infos) -> Callable[[], Tensor]:
-    spans = _spans(source, infos)
-    shape = source.shape({one: infos[one].shape for one in source.tensors})
-    rows = math.prod(shape[:-1])
+@dataclass(frozen=True)
+class _Spans:
+    """The stretches of the files that hold a parameter, in order."""
 
-    def read() -> Tensor:
-        out = torch.empty(sum(span.nbytes for span in spans), dtype=torch.uint8)
+    each: tuple[Readable, ...]
+    single: bool = False
+    """Each is one entry of the parameter's first axis, not as many as it has itself."""
+
+    @classmethod
+    def of(cls, source: Source, infos: Infos) -> _Spans:
+        if source.stacked is not None:
+            return cls(tuple(infos[one].part(source.rows) for one in source.tensors), single=not source.joined)
+        info = infos[source.tensor]
+        if source.entry is not None:
+            return cls((info.entry(source.entry),))
+        if source.per_expert and source.rows is not None:
+            return cls(tuple(info.entry(expert).part(source.rows) for expert in range(info.shape[0])), single=True)
+        if source.heads is not None and source.rows is not None:
+            each, (first, end) = info.shape[0] // source.heads, source.rows
+            return cls(tuple(info.part((head * each + first, head * each + end)) for head in range(source.heads)))
+        return cls((info.part(source.rows),))
+
+    def part(self, first: int, end: int) -> _Spans:
+        """Those of the entries [first, end)."""
+        if self.single:
+            return replace(self, each=self.each[first:end])
+        found, at = [], 0
+        for span in self.each:
+            begin, stop = max(first - at, 0), min(end - at, span.shape[0])
+            if begin < stop:
+                found.append(span.part((begin, stop)))
+            at += span.shape[0]
+        return replace(self, each=tuple(found))
+
+    def read(self) -> Tensor:
+        out = torch.empty(sum(span.nbytes for span in self.each), dtype=torch.uint8)
         at = 0
-        for span in spans:
+        for span in self.each:
             span.read_into(out[at : at + span.nbytes])
             at += span.nbytes
+        return out
+
+
+def _of_spans(block_type: str, shape: Shape, spans: _Spans, source: Source, order: Tensor | None) -> StoredTensor:
+    def read() -> Tensor:
+        out = spans.read()
         if source.is_turned:
             # Turning moves entries of the first axis; the bytes of one entry of it stay together.
-            out = source.turn(out.view(sum(span.shape[0] for span in spans), -1))
-        return out.view(rows, -1)
+            out = source.turn(out.view(sum(span.shape[0] for span in spans.each), -1))
+        return out.view(math.prod(shape[:-1]), -1)
 
-    return read
+    def part(first: int, end: int) -> StoredTensor:
+        return _of_spans(block_type, (end - first, *shape[1:]), spans.part(first, end), source, order)
 
-
-def _spans(source: Source, infos: Infos) -> list[Readable]:
-    """The stretches of the files that hold the parameter, in order."""
-    if source.stacked is not None:
-        return [infos[one].part(source.rows) for one in source.tensors]
-    info = infos[source.tensor]
-    if source.entry is not None:
-        return [info.entry(source.entry)]
-    if source.per_expert and source.rows is not None:
-        return [info.entry(expert).part(source.rows) for expert in range(info.shape[0])]
-    if source.heads is not None and source.rows is not None:
-        each, (first, end) = info.shape[0] // source.heads, source.rows
-        return [info.part((head * each + first, head * each + end)) for head in range(source.heads)]
-    return [info.part(source.rows)]
+    return StoredTensor(block_type, shape, read, order=order, part=None if source.is_turned else part)
 
 
 def _of_transposed_heads(info: Readable, shape: tuple[int, ...]) -> StoredTensor:

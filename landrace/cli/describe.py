@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
 from landrace.checkpoints import open_checkpoint
+from landrace.checkpoints.encoder_checkpoint import is_encoder
 from landrace.checkpoints.store import ModelStore, default_home
 from landrace.cli.console import human_bytes
-from landrace.kernels.mask import Chunked, Full, Sliding
+from landrace.cli.describe_encoder import describe_encoder
+from landrace.kernels.mask import Chunked, Full, Sliding, Whole
 from landrace.model import CacheNeeds, cache_needs, open_tokenizer
 from landrace.models.compressed_spec import Compressed
 from landrace.models.declared import Counts, count
@@ -22,6 +24,8 @@ from landrace.text import ChatTemplate
 def describe_model(name: str) -> dict[str, Any]:
     """Facts from the files alone; no weights are loaded."""
     stored = ModelStore(default_home()).show(name).model
+    if is_encoder(stored.path):
+        return describe_encoder(stored)
     checkpoint = open_checkpoint(stored.path)
     tokenizer = open_tokenizer(checkpoint)
     spec = checkpoint.spec
@@ -117,7 +121,7 @@ def _attention(mixer: Gqa | Mla) -> str:
             return f"{heads}, over {window} tokens"
         case Chunked(chunk):
             return f"{heads}, in chunks of {chunk} tokens"
-        case Full():
+        case Full() | Whole():
             return heads
         case _:
             assert_never(mixer.mask)

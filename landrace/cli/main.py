@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from landrace import __version__
-from landrace.cli import bench, certify, compare, demo, evaluate, quantize, run, serve, store, tune
+from landrace.cli import bench, certify, compare, demo, embed, evaluate, quantize, rerank, run, serve, store, tune
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
 from landrace.errors import LandraceError
@@ -30,6 +30,8 @@ app.command("pull")(store.pull)
 app.command("list")(store.list_models)
 app.command("show")(store.show)
 app.command("remove")(store.remove)
+app.command("embed")(embed.embed)
+app.command("rerank")(rerank.rerank)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

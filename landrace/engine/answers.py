@@ -60,7 +60,7 @@ def _read(
     """Changes no state: asked again, the logits say the same."""
     of_rows: list[SamplingState | None] = []
     for rows, own in zip(wanted, states, strict=True):
-        of_rows += [None] * len(rows.scored)
+        of_rows += [None] * (len(rows.rows) - rows.n_sampled)
         of_rows += own
     chosen = choose_tokens(logits, of_rows, choose)
     told = [_Told(live, rows, chosen) for live, rows in zip(lives, wanted, strict=True)]
@@ -83,7 +83,7 @@ class _Told:
     def __init__(self, live: Live, rows: WantedRows, chosen: Sequence[int]) -> None:
         """`chosen`: by all rows of the step."""
         self.rows = rows
-        first_sampled = rows.rows.start + len(rows.scored)
+        first_sampled = rows.rows.stop - rows.n_sampled
         self.tokens = _kept(chosen[first_sampled : rows.rows.stop], live.progress.draft)
         self.sound = NOT_FINITE not in (*chosen[rows.rows.start : first_sampled], *self.tokens)
         guiding = live.sampling.guiding

@@ -11,12 +11,14 @@ import torch
 
 from landrace.engine.cache.memory import CacheMemory
 from landrace.engine.progress import Progress
+from landrace.engine.readout import TokenLogits
 from landrace.models.batch import AdapterRows, ForwardBatch
 
 
 @dataclass(frozen=True)
 class WantedRows:
-    """One request's logit rows in a step: those that score prompt tokens, then those to sample from."""
+    """One request's logit rows in a step: those that score prompt tokens or are only read, then those to sample
+    from."""
 
     rows: range
     """Rows of the logits."""
@@ -24,6 +26,8 @@ class WantedRows:
     """Indices of the prompt tokens the first of them predict."""
     n_sampled: int
     """How many of the last of them predict new tokens, one after another."""
+    packed: range = range(0)
+    """All rows of the request in the step."""
 
     @property
     def alone(self) -> WantedRows:
@@ -62,10 +66,12 @@ def build_batch(
         if (adapter := progress.request.adapter) is not None:
             rows_of_slot.setdefault(adapter_slots[adapter], []).extend(range(starts[-2], starts[-1]))
         scored, n_sampled = _predictions(progress)
-        n_wanted = len(scored) + n_sampled
-        wanted.append(WantedRows(range(len(logit_rows), len(logit_rows) + n_wanted), scored, n_sampled))
+        n_last = n_sampled + _is_read(progress)
+        n_wanted = len(scored) + n_last
+        rows = range(len(logit_rows), len(logit_rows) + n_wanted)
+        wanted.append(WantedRows(rows, scored, n_sampled, range(starts[-2], starts[-1])))
         logit_rows += [row + token - 1 for token in scored]
-        logit_rows += range(row + end - n_sampled, row + end)
+        logit_rows += range(row + end - n_last, row + end)
     device = memory.device
     adapters = tuple(
         AdapterRows(slot, None if len(rows) == len(token_ids) else torch.tensor(rows, device=device))
@@ -92,5 +98,11 @@ def _predictions(progress: Progress) -> tuple[range, int]:
     """The prompt tokens this step scores, and how many new ones it samples: the row of position p predicts p + 1's."""
     end = progress.cached + progress.scheduled
     scored = range(max(progress.scored, progress.cached + 1), min(len(progress.request.prompt_ids), end + 1))
-    samples = end == progress.held and progress.request.params.max_tokens > 0
+    samples = end == progress.held and progress.request.max_tokens > 0
     return scored, 1 + len(progress.draft) if samples else 0
+
+
+def _is_read(progress: Progress) -> bool:
+    """Whether the last row's logits are read and nothing is sampled from them."""
+    ends = progress.cached + progress.scheduled == progress.held
+    return ends and isinstance(progress.request.readout, TokenLogits)

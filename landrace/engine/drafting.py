@@ -68,9 +68,11 @@ class Drafting:
         if self._mtp is not None:
             self._mtp.take(lives, cached)
 
-    def compute(self, decoder: ServingDecoder, batch: ForwardBatch) -> Tensor:
-        """The logits of a step."""
-        return decoder(batch) if self._mtp is None else self._mtp.compute(decoder, batch)
+    def compute(self, decoder: ServingDecoder, batch: ForwardBatch, with_hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """The logits of a step, and what the head read of its rows where that is wanted or needed here."""
+        if self._mtp is not None:
+            return self._mtp.compute(decoder, batch)
+        return decoder.with_hidden(batch) if with_hidden else (decoder(batch), None)
 
     def forget(self, request_id: str) -> None:
         """After a request has ended."""

@@ -24,6 +24,8 @@ from landrace.engine.masks import Masks
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.overflow import begun, continued
+from landrace.engine.reading import Reader
+from landrace.engine.readout import Pooling, PoolKind
 from landrace.engine.refusals import check_request
 from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
@@ -31,6 +33,7 @@ from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
 from landrace.engine.thinking import Thinking
 from landrace.errors import LandraceError, OptionError, RequestError, StepError
+from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
 from landrace.text import TextStream, Tokenizer
@@ -174,6 +177,7 @@ class Engine:
             ),
             drafter=Drafter(progress.tokens, progress.held),
             parser=form.parser() if form is not None else None,
+            reader=Reader.of(request.readout, self.decoder.spec),
         )
         live.progress.arrived = arrived
         self._scheduler.add(live.progress)
@@ -276,6 +280,20 @@ class Engine:
             raise
         return [Completion.of(request, outputs) for request, outputs in zip(requests, parts, strict=True)]
 
+    def embed(
+        self,
+        prompts: Sequence[Sequence[int]],
+        kinds: Sequence[PoolKind] = ("last",),
+        *,
+        skipped: int = 0,
+        adapter: str | None = None,
+    ) -> list[Completion]:
+        """The vector of each prompt, as `Completion.read`: its hidden rows after the last norm, pooled. The first
+        `skipped` rows do not count. Needs an engine without other work; beside other work, `add` such a request."""
+        readouts = [Pooling.of(kinds, len(ids), skipped) for ids in prompts]
+        pairs = zip(prompts, readouts, strict=True)
+        return self.generate([Request.reading(str(n), ids, own, adapter) for n, (ids, own) in enumerate(pairs)])
+
     def _compute(self, lives: Sequence[Live], outputs: list[StepOutput]) -> None:
         slots = {name: adapter.slot for name, adapter in self._adapters.items()}
         now = time.perf_counter()
@@ -286,20 +304,30 @@ class Engine:
             batch, wanted = build_batch([live.progress for live in lives], self._memory, slots)
             states = [live.states(rows.n_sampled) for live, rows in zip(lives, wanted, strict=True)]
             with self._masks.beside([state for own in states for state in own]):
-                logits = self._drafting.compute(self.decoder, batch) if self._drafting else self.decoder(batch)
+                logits, hidden = self._run(batch, any(isinstance(live.request.readout, Pooling) for live in lives))
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
             error = StepError.of(cause, "compute this step")
             for live in lives:
                 outputs.append(self._fail(live, error))
             return
         told = answers(logits, lives, wanted, states, self.decoder.choose_tokens)
-        for live, answer in zip(lives, told, strict=True):
+        for live, answer, rows in zip(lives, told, wanted, strict=True):
             try:
+                if live.reader is not None and answer.error is None:
+                    live.reader.read(rows, live.progress, logits, hidden)
                 output = self._fail(live, answer.error, sound=False) if answer.error else self._advance(live, answer)
+            except RequestError as error:
+                output = self._fail(live, error, sound=False)
             except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
                 output = self._fail(live, StepError.of(cause, "go on with this request"), sound=False)
             if output is not None:
                 outputs.append(output)
+
+    def _run(self, batch: ForwardBatch, with_hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """The logits of a step, and what the head read of its rows if that is wanted."""
+        if self._drafting is not None:
+            return self._drafting.compute(self.decoder, batch, with_hidden)
+        return self.decoder.with_hidden(batch) if with_hidden else (self.decoder(batch), None)
 
     def _advance(self, live: Live, answer: Answer) -> StepOutput | None:
         """Books what a step computed for one request. None when there is nothing to report yet."""
@@ -323,7 +351,7 @@ class Engine:
                 break
         draft = progress.draft
         self._scheduler.commit(progress, taken, max(0, len(taken) - len(answer.tokens)))
-        if params.max_tokens == 0 and progress.left == 0:
+        if live.request.max_tokens == 0 and progress.left == 0:
             reason = "length"
         token_ids, logprobs = tuple(taken), answer.logprobs[: len(taken)]
         if reason is not None:
@@ -407,4 +435,5 @@ def _output(
         dropped_tokens=live.progress.dropped,
         events=live.events(text, whole=finish_reason in ("stop", "length")),
         thought_tokens=live.thought_tokens,
+        read=live.reader.found if live.reader is not None and finish_reason == "length" else None,
     )

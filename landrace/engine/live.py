@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from landrace.engine.drafter import Drafter
 from landrace.engine.progress import Progress
+from landrace.engine.reading import Reader
 from landrace.engine.request import Request
 from landrace.engine.sampler import SamplingState
 from landrace.engine.stopping import StopText
@@ -25,6 +26,8 @@ class Live:
     drafter: Drafter
     parser: AnswerParser | None
     """Takes the text apart, where the request says how."""
+    reader: Reader | None = None
+    """Of a request whose prompt is only read."""
 
     @property
     def request(self) -> Request:

@@ -56,11 +56,11 @@ class MtpDrafts:
     cache_bytes = 0
     """Beside the model's own."""
 
-    def compute(self, decoder: ServingDecoder, batch: ForwardBatch) -> Tensor:
-        """The logits of a step of the model."""
+    def compute(self, decoder: ServingDecoder, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        """The logits of a step of the model, and what the head read of its rows."""
         logits, hidden = decoder.with_hidden(batch)
         self._step = hidden, batch.starts
-        return logits
+        return logits, hidden
 
     def take(self, lives: Sequence[Live], before: Sequence[int]) -> None:
         """After a step: `before` says how much of each request was cached until then."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from landrace.engine.request import Request
 from landrace.errors import RequestError
 from landrace.text.answers import Event, Parts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class StepOutput:
     """What came of the answer, for a request that says how it is taken apart; `text` then shows its marks."""
     thought_tokens: int = 0
     """Tokens of thoughts so far."""
+    read: NDArray[np.float32] | None = None
+    """At the end of a request whose prompt is only read: the pooled vector, or the logits of the tokens it names."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Completion:
     parts: Parts
     """The answer taken apart, for a request that says how."""
     thought_tokens: int
+    read: NDArray[np.float32] | None = None
+    """As in `StepOutput`."""
 
     @staticmethod
     def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
@@ -98,4 +107,5 @@ class Completion:
             dropped_tokens=last.dropped_tokens,
             parts=Parts.of(event for output in outputs for event in output.events),
             thought_tokens=last.thought_tokens,
+            read=last.read,
         )

@@ -25,7 +25,8 @@ def without_the_oldest(tokens: Sequence[int], keep: int, most: int) -> list[int]
 def begun(request: Request, root: bytes, options: EngineOptions, max_length: int) -> Progress:
     """Where a request begins: with less of its prompt, if it leaves no room for a token and that is wanted."""
     prompt = request.prompt_ids
-    kept = without_the_oldest(prompt, options.context_keep, max_length - 1) if options.shifts else prompt
+    shifts = options.shifts and request.readout is None
+    kept = without_the_oldest(prompt, options.context_keep, max_length - 1) if shifts else prompt
     progress = Progress(request if len(kept) == len(prompt) else replace(request, prompt_ids=tuple(kept)), root)
     progress.dropped = len(prompt) - len(kept)
     return progress

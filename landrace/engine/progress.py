@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from landrace.engine.cache.cache import Tables
 from landrace.engine.cache.pool import chain_hash
+from landrace.engine.readout import Pooling
 from landrace.engine.request import Request
 
 
@@ -87,8 +88,10 @@ class Progress:
 
     @property
     def reusable(self) -> int:
-        """How many of its leading tokens may come out of the cache. The first row whose logits are wanted must be
-        computed."""
+        """How many of its leading tokens may come out of the cache. The first row whose logits are wanted, or which is
+        pooled, must be computed."""
+        if isinstance(self.request.readout, Pooling):
+            return self.request.readout.first
         return (self.scored if self.scored < len(self.request.prompt_ids) else self.held) - 1
 
     def hash_blocks(self, n_blocks: int, block_size: int) -> Sequence[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from landrace.engine.options import EngineOptions
+from landrace.engine.readout import check_readout
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import shown
 from landrace.errors import PromptTooLongError, RequestError
@@ -13,14 +14,16 @@ def check_request(request: Request, vocab_size: int, max_length: int, options: E
     params, n_prompt = request.params, len(request.prompt_ids)
     if n_prompt == 0:
         raise RequestError("The prompt is empty.", field="prompt")
-    goes_on = options.shifts and params.prompt_logprobs_from is None
-    if n_prompt + min(params.max_tokens, 1) > max_length and not goes_on:
+    goes_on = options.shifts and params.prompt_logprobs_from is None and request.readout is None
+    if n_prompt + min(request.max_tokens, 1) > max_length and not goes_on:
         cure = " or raise cache_tokens" if max_length == options.cache_room else ""
         raise PromptTooLongError(
             f"The maximum context length is {max_length} tokens, answer included; the prompt has {n_prompt}.",
             field="prompt",
             hint=f"Shorten the prompt{cure}.",
         )
+    if request.readout is not None:
+        check_readout(request.readout, n_prompt, vocab_size)
     for field, ids in (
         ("prompt", request.prompt_ids),
         ("stop_token_ids", params.stop_token_ids),

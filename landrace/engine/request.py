@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from landrace.engine.readout import Readout
 from landrace.engine.sampling_params import SamplingParams
 from landrace.text.answers import AnswerForm
 from landrace.text.guides import Guide
@@ -19,9 +21,21 @@ class Request:
     adapter: str | None = None
     answer: AnswerForm | None = None
     """How the answer is taken apart, where it is one to a chat."""
+    readout: Readout | None = None
+    """What is read of the prompt instead of an answer: then the request ends with its last prompt row."""
     guide: Guide | None = None
     """The language of the answer, behind its thoughts if it has some; where `answer` has tools, with the marks of calls
     and of frames (`call_guide`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
+
+    @staticmethod
+    def reading(id: str, prompt_ids: Sequence[int], readout: Readout, adapter: str | None = None) -> Request:
+        """One whose prompt is only read."""
+        return Request(id, tuple(prompt_ids), SamplingParams(max_tokens=1), adapter, readout=readout)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens to generate."""
+        return self.params.max_tokens if self.readout is None else 0

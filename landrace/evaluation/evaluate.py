@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from landrace.engine import Completion, Request, SamplingParams, StepOutput
 from landrace.errors import OptionError
-from landrace.evaluation.judging import Judgement, judge_answer, judge_choices, unscored
+from landrace.evaluation.judging import Judgement, judge_answer, judge_choices, judge_text, unscored
 from landrace.evaluation.results import ChoiceScore, Evaluation, RowResult
 from landrace.evaluation.rows import Row, TaskData
 from landrace.evaluation.task import Task
@@ -165,8 +165,7 @@ def _result(task: Task, question: _Question, completions: Sequence[Completion]) 
     if task.kind == "choice":
         return _likelihood_result(task, question, completions, error)
     completion = completions[0]
-    said = completion.text if question.requests[0].answer is None else completion.parts.content
-    judgement = Judgement(None, "unparsed") if error else judge_answer(task, question.row, said)
+    judgement = Judgement(None, "unparsed") if error else _judged(task, question, completion)
     return RowResult(
         **_shared(task, question, completions, error),
         answer=completion.text,
@@ -176,6 +175,15 @@ def _result(task: Task, question: _Question, completions: Sequence[Completion]) 
         completion_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
     )
+
+
+def _judged(task: Task, question: _Question, completion: Completion) -> Judgement:
+    form = question.requests[0].answer
+    if form is None:
+        return judge_text(task, question.row, completion.text)
+    said = completion.parts.content
+    # Of a template that shows no thoughts, a model tuned to think may still write some, as text.
+    return (judge_text if form.grammar.thought is None else judge_answer)(task, question.row, said)
 
 
 def _likelihood_result(

@@ -10,7 +10,7 @@ from landrace.evaluation.folding import folded
 from landrace.evaluation.number_answer import gold_number, same_number
 from landrace.evaluation.numbers import Number, ascii_digits, find_numbers, number_text
 from landrace.evaluation.parsing import Normalisation, strip_decoration
-from landrace.evaluation.reading import boxed, cleaned, has_box, naming_regions, plain_text, refusing
+from landrace.evaluation.reading import boxed, has_box, naming_regions, plain_text, refusing
 
 MAX_ITEMS = 1000
 _AND = "and|und|et|y|e|и|i|та|і|a|ve|και|و|और|और|และ|và|en|och|og|ja|és|dan|și|si|og|以及|和|与|與|と|및|그리고"
@@ -20,9 +20,7 @@ _ITEM_MARK = re.compile(r"^\s*(?:[-*•·]|\(?\d{1,3}[.)](?=\s))\s*", re.MULTILI
 
 def read_items(answer: str, language: str, normalisation: Normalisation, *, numbers: bool) -> tuple[list[str], bool]:
     """The items that `answer` gives, in order, and whether it declines to answer."""
-    text = cleaned(answer)
-    if has_box(text):
-        text = boxed(text) or ""
+    text = boxed(answer) or "" if has_box(answer) else answer
     text = plain_text(text).replace("\\{", "").replace("\\}", "").replace("$", "")
     if refusing(folded(text).text):
         return [], True

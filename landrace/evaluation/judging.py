@@ -15,7 +15,7 @@ from landrace.evaluation.math_answer import formula, read_maths
 from landrace.evaluation.maths import same
 from landrace.evaluation.number_answer import gold_number, read_number, same_number
 from landrace.evaluation.parsing import parse_pattern, parse_text
-from landrace.evaluation.reading import Reading, answering_parts, cleaned, refusing
+from landrace.evaluation.reading import Reading, answering_parts, refusing, strip_reasoning, unmarked
 from landrace.evaluation.results import ChoiceScore
 from landrace.evaluation.rows import Row
 from landrace.evaluation.task import Task
@@ -39,8 +39,15 @@ class Judgement:
         return self.verdict == "refused"
 
 
+def judge_text(task: Task, row: Row, text: str) -> Judgement:
+    """Judge generated text as it came: `judge_answer` of what stands outside thoughts."""
+    return judge_answer(task, row, strip_reasoning(text))
+
+
 def judge_answer(task: Task, row: Row, answer: str) -> Judgement:
-    """Judge generated text (every kind but choice). Never raises, and takes time linear in the answer's length."""
+    """Judge an answer, without the thoughts before it (every kind but choice). Never raises, and takes time linear in
+    the answer's length."""
+    answer = unmarked(answer)
     language = row.language or task.language
     if task.kind == "classification":
         names = {label: label for label in task.labels}
@@ -113,7 +120,7 @@ def _judged_text(task: Task, row: Row, answer: str) -> Judgement:
     accepted = [_accepted(task, text) for text in row.expected]
     if task.kind != "contains" and parsed in accepted:
         return Judgement(parsed, "right")
-    plain = folded(cleaned(answer)).text
+    plain = folded(answer).text
     refused = refusing(plain)
     if task.kind == "contains" and parsed is not None:
         searched = parsed

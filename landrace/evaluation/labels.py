@@ -19,7 +19,6 @@ from landrace.evaluation.reading import (
     UNREAD,
     Reading,
     boxed,
-    cleaned,
     line_end,
     naming_regions,
     plain_text,
@@ -44,7 +43,6 @@ _LOOKALIKES = str.maketrans("АВЕКМНОРСТХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ"
 def read_label(answer: str, names: Mapping[str, str], *, casefold: bool = True) -> Reading:
     """The label that `answer` gives. `names` maps what may be written to the label that it stands for."""
     finder = _finder(tuple(names.items()), casefold)
-    answer = cleaned(answer)
     for whole in (answer, plain_text(boxed(answer) or "")):
         if (label := finder.whole(whole)) is not None:
             return Reading(label)

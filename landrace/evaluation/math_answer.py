@@ -9,7 +9,7 @@ from landrace.evaluation.latex import MAX_LENGTH, Node, parse
 from landrace.evaluation.latex_tokens import FUNCTIONS, ParseError
 from landrace.evaluation.marked import UNREADABLE, Marked
 from landrace.evaluation.maths import same
-from landrace.evaluation.reading import Reading, boxed, cleaned, has_box, refusing
+from landrace.evaluation.reading import Reading, boxed, has_box, refusing
 
 MAX_FORMULAS = 40
 _DELIMITERS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
@@ -23,17 +23,16 @@ _BARE = re.compile(rf"{_PART}(?:\s?{_PART})*")
 
 def read_maths(answer: str, language: str) -> Reading:
     """The LaTeX (or plain) text of the one formula that `answer` gives; what cannot be parsed is not read."""
-    text = cleaned(answer)
-    if has_box(text):
-        return _parsed(boxed(text) or "", language)
-    formulas = _delimited(text) or (None if _is_formula(text, language) else _bare(text))
+    if has_box(answer):
+        return _parsed(boxed(answer) or "", language)
+    formulas = _delimited(answer) or (None if _is_formula(answer, language) else _bare(answer))
     if formulas is None:
-        return Reading(text.strip())
+        return Reading(answer.strip())
     if not formulas:
-        return Reading(None, refused=refusing(folded(text).text))
+        return Reading(None, refused=refusing(folded(answer).text))
     if len(formulas) > MAX_FORMULAS:
         formulas = formulas[-MAX_FORMULAS:]
-    return Marked.of(text, _merged(formulas, language)).answer()
+    return Marked.of(answer, _merged(formulas, language)).answer()
 
 
 def formula(text: str, language: str) -> Node | None:

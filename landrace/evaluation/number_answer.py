@@ -10,7 +10,7 @@ from landrace.evaluation.folding import folded
 from landrace.evaluation.marked import Marked
 from landrace.evaluation.numbers import Number, ascii_digits, find_numbers, number_text, number_word
 from landrace.evaluation.parsing import strip_decoration
-from landrace.evaluation.reading import Reading, boxed, cleaned, has_box, naming_regions, plain_text, refusing
+from landrace.evaluation.reading import Reading, boxed, has_box, naming_regions, plain_text, refusing
 
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(-?\d+)\s*\}|(\d))")
 _DELIMITER = re.compile(r"\\[()\[\]]|\$\$|\*\*(?!\d)|(?<!\w)__|`")
@@ -19,9 +19,7 @@ _MACHINE = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3})?|[-+]?\d+/0*[1-9]
 
 def read_number(answer: str, language: str) -> Reading:
     """The one number that `answer` gives, as `number_text` writes it."""
-    text = cleaned(answer)
-    if has_box(text):
-        text = plain_text(boxed(text) or "")
+    text = plain_text(boxed(answer) or "") if has_box(answer) else answer
     plain = _plain(text)
     found = [(item.start, item.end, number_text(item)) for item in find_numbers(plain, language)]
     return Marked.of(plain, found).answer() if found else _in_words(text)

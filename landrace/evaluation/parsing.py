@@ -6,8 +6,6 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from landrace.evaluation.reading import cleaned
-
 _OPENING, _CLOSING = "([{（［｛【〔", ")]}）］｝】〕"
 _LISTED = re.compile(f"[{re.escape(_OPENING + _CLOSING)},;]")
 _QUOTES = "\"'`´‘’‚‛“”„‟«»‹›「」『』*_"
@@ -46,13 +44,13 @@ class Normalisation:
 
 def parse_text(answer: str, normalisation: Normalisation) -> str | None:
     """The normalised answer, or None if nothing is left of it."""
-    return normalisation.apply(cleaned(answer)) or None
+    return normalisation.apply(answer) or None
 
 
 def parse_pattern(answer: str, pattern: re.Pattern[str], normalisation: Normalisation) -> str | None:
     """What the first capture group holds at the last match that has it, normalised; reasoning often comes first."""
     captured = None
-    for match in pattern.finditer(cleaned(answer)):
+    for match in pattern.finditer(answer):
         captured = captured if match[1] is None else match[1]
     return None if captured is None else normalisation.apply(captured) or None
 

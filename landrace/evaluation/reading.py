@@ -33,7 +33,8 @@ UNREAD = Reading(None)
 
 
 def strip_reasoning(answer: str) -> str:
-    """The answer without `<think>...</think>`. Reasoning that never ends leaves no answer.
+    """The answer without `<think>...</think>`, where nothing but its text tells. Reasoning that never ends leaves no
+    answer.
 
     Some templates open the reasoning in the prompt, so a lone `</think>` ends it too.
     """
@@ -42,9 +43,8 @@ def strip_reasoning(answer: str) -> str:
     return answer.partition("<think>")[0]
 
 
-def cleaned(answer: str) -> str:
-    """The answer without reasoning, without channels before the last `final` one, and without left-over stop marks."""
-    answer = strip_reasoning(answer)
+def unmarked(answer: str) -> str:
+    """The answer without channels before the last `final` one, and without left-over stop marks."""
     *_, last = _FINAL_CHANNEL.split(answer)
     return _CONTROL_MARK.sub("", last)
 

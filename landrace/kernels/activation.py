@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Gate = Literal["silu", "sigmoid"]
+Pointwise = Literal["silu", "sigmoid", "gelu", "gelu_tanh", "relu", "tanh"]
+"""What becomes of a value by itself. gelu: x Phi(x), Phi the normal distribution's (Hendrycks and Gimpel, 2016);
+gelu_tanh: the same by tanh."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,9 @@ Position = TypeVar("Position", int, float, "Tensor")
 class Full:
     """A position sees all of its past, and itself."""
 
+    sees_ahead: ClassVar[bool] = False
+    """Whether it sees positions after its own as well."""
+
     def first_seen(self, position: Position) -> Position:
         """The first position that `position` sees; one below 0 says that it sees everything before it."""
         return 0 * position
@@ -25,6 +28,7 @@ class Sliding:
     """Position i sees j <= i when i - j < window."""
 
     window: int
+    sees_ahead: ClassVar[bool] = False
 
     def first_seen(self, position: Position) -> Position:
         """See `Full`."""
@@ -36,11 +40,24 @@ class Chunked:
     """Position i sees j <= i in its own chunk: i // chunk == j // chunk (Llama 4)."""
 
     chunk: int
+    sees_ahead: ClassVar[bool] = False
 
     def first_seen(self, position: Position) -> Position:
         """See `Full`."""
         return position // self.chunk * self.chunk
 
 
-Mask = Full | Sliding | Chunked
+@dataclass(frozen=True)
+class Whole:
+    """A position sees all of its sequence (encoders), so the rows of a sequence come in one step."""
+
+    sees_ahead: ClassVar[bool] = True
+
+    def first_seen(self, position: Position) -> Position:
+        """See `Full`."""
+        return 0 * position
+
+
+Mask = Full | Sliding | Chunked | Whole
 FULL = Full()
+WHOLE = Whole()

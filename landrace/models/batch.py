@@ -71,7 +71,9 @@ class ForwardBatch:
     adapters: tuple[AdapterRows, ...] = ()
     hidden: Tensor | None = None
     """[T, d_model] float32: what the head read at each row's position. Then the step is one of the model's MTP layer
-    (`ModelSpec.mtp`), and `token_ids` are the tokens after the positions."""
+    (`ModelSpec.mtp`), and `token_ids` are the tokens after the positions; or one of an encoder's classifier."""
+    token_types: Tensor | None = None
+    """[T] int64: which of a pair of texts each token is of (encoders); None: the first."""
 
     @staticmethod
     def packed(

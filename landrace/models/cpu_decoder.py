@@ -69,6 +69,7 @@ class CpuDecoder:
         self._pool = native.ThreadPool(threads)
         self._adapters: dict[int, PackedAdapter] = {}
         self._hear_choices: Callable[[tuple[Tensor, ...]], None] | None = None
+        self._keeps_hidden = spec.mtp is not None
         self.weight_bytes = 0
 
     @property
@@ -130,6 +131,9 @@ class CpuDecoder:
     def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`."""
         cache = batch.cache or self._whole_sequences(batch)
+        if not self._keeps_hidden:  # from now on: a norm of all rows is nothing beside a layer
+            self._keeps_hidden = True
+            self._pass = self._record()
         if batch.hidden is None:
             used, rows = self._pass, self._adapter_rows(batch)
         else:
@@ -186,7 +190,7 @@ class CpuDecoder:
         groups = _paged(layers)
         program = Program(self._native, self._pool, self.isa)
         recorder = Recorder(program, self._weights, self._adapters, groups, self._hear_choices)
-        self._tree.compute(recorder)
+        self._tree.compute(recorder, keep_hidden=self._keeps_hidden)
         return Recorded(program, recorder, slice(len(layers)), groups)
 
     def _record_mtp(self) -> Recorded:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from torch import nn
+
 from landrace.models.decoder import Decoder
 from landrace.models.params import Role, Split, Weights
 from landrace.models.spec import ModelSpec
@@ -64,8 +66,8 @@ def shapes_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return {param.name: param.shape for param in declared(spec)}
 
 
-def params_of(decoder: Decoder) -> tuple[Param, ...]:
-    """Every parameter of the decoder, in order of use."""
+def params_of(tree: nn.Module) -> tuple[Param, ...]:
+    """Every parameter of a decoder or an encoder, in order of use."""
     return tuple(
         Param(
             f"{holder.name}.{leaf}",
@@ -76,7 +78,7 @@ def params_of(decoder: Decoder) -> tuple[Param, ...]:
             holder.n_heads,
             holder.repeats,
         )
-        for holder in decoder.modules()
+        for holder in tree.modules()
         if isinstance(holder, Weights)
         for leaf, weight in holder.named_parameters(recurse=False)
     )

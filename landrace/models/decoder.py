@@ -13,7 +13,7 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from landrace.errors import CheckpointError, OptionError
+from landrace.errors import OptionError
 from landrace.kernels.layer_cache import CompressedCache, LayerCache, LayerMemory, LayerState
 from landrace.kernels.reference import sampling
 from landrace.kernels.sampling_rule import SamplingRule
@@ -22,6 +22,7 @@ from landrace.models.batch import ForwardBatch
 from landrace.models.build import stream_head
 from landrace.models.compressed_spec import Compressed
 from landrace.models.layer import Layer
+from landrace.models.load_weights import load_weights
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Gdn, Gqa, Kda, Lightning, Mla
 from landrace.models.mtp import mtp_block
@@ -121,25 +122,7 @@ class Decoder(nn.Module):
         Raises CheckpointError for an unknown name, a second copy, a wrong shape, a tensor that is not floating point,
         or a parameter nobody gave.
         """
-        missing = {name: parameter for name, parameter in self.named_parameters() if name.startswith(under)}
-        for name, tensor in tensors:
-            parameter = missing.pop(name, None)
-            if parameter is None:
-                raise CheckpointError(f"The model has no place for the tensor {name!r}, or it came twice.")
-            if tuple(tensor.shape) != tuple(parameter.shape):
-                raise CheckpointError(
-                    f"The tensor {name!r} has shape {list(tensor.shape)}, but the configuration says "
-                    f"{list(parameter.shape)}."
-                )
-            if tensor.is_floating_point() != parameter.is_floating_point():
-                raise CheckpointError(f"The tensor {name!r} holds {tensor.dtype}, not floating-point weights.")
-            path, _, leaf = name.rpartition(".")
-            setattr(
-                self.get_submodule(path), leaf, as_parameter(tensor.detach().to(device=device, dtype=parameter.dtype))
-            )
-        if missing:
-            some = ", ".join(list(missing)[:5])
-            raise CheckpointError(f"The checkpoint lacks {len(missing)} tensors the configuration asks for: {some}.")
+        load_weights(self, tensors, device, under)
         return self
 
     def unload(self, under: str) -> None:
@@ -200,27 +183,28 @@ class Decoder(nn.Module):
     def with_hidden(self, batch: ForwardBatch, operations: type[ReferenceOps] = ReferenceOps) -> tuple[Tensor, Tensor]:
         """See `ServingDecoder`."""
         ops = operations(batch, self.adapters, self.product_dtype, None)
-        logits = self.compute(ops) if batch.hidden is None else self.guess(ops)
+        logits = self.compute(ops, keep_hidden=True) if batch.hidden is None else self.guess(ops)
         assert ops.kept_hidden is not None
         return logits, ops.kept_hidden
 
-    def compute(self, ops: Ops[X]) -> X:
-        """The forward pass, for any backend."""
+    def compute(self, ops: Ops[X], *, keep_hidden: bool = False) -> X:
+        """The forward pass, for any backend. `keep_hidden`: what the head reads of every row is kept, as it always is
+        where an MTP layer needs it."""
         x = self.begin(ops)
         for layer in self.layers:
             x = layer(x, ops)
-        return self.end(x, ops)
+        return self.end(x, ops, keep_hidden=keep_hidden)
 
     def begin(self, ops: Ops[X]) -> X:
         """What the first layer reads."""
         x = ops.embed(self.embed_tokens, self.spec.embed_scale)
         return x if self.spec.streams is None else ops.widen(x, self.spec.streams.count)
 
-    def end(self, x: X, ops: Ops[X]) -> X:
+    def end(self, x: X, ops: Ops[X], *, keep_hidden: bool = False) -> X:
         """What the head makes of the last layer's result."""
         if self.head_blocks is not None:
             x = self.head_blocks(x, ops)
-        return self._head(x, self.hc_head, self.norm, ops)
+        return self._head(x, self.hc_head, self.norm, ops, keep_hidden=keep_hidden)
 
     def guess(self, ops: Ops[X]) -> X:
         """The MTP layer's pass."""
@@ -231,12 +215,22 @@ class Decoder(nn.Module):
         x: X = self.mtp(ops.hidden(width), embedded, ops)
         return self._head(x, self.mtp.hc_head, self.mtp.norm, ops)
 
-    def _head(self, x: X, hc_head: HyperHead | GatedHead | None, norm: Norm | None, ops: Ops[X]) -> X:
+    def _head(
+        self,
+        x: X,
+        hc_head: HyperHead | GatedHead | None,
+        norm: Norm | None,
+        ops: Ops[X],
+        *,
+        keep_hidden: bool = False,
+    ) -> X:
         """Logits of what a last layer leaves."""
         if self.mtp is not None:
             ops.keep_hidden(x, norm if hc_head is None else None)
         if hc_head is not None:
             x = hc_head(x, ops)
+        if keep_hidden and self.mtp is None:
+            ops.keep_hidden(x, norm)
         return ops.head(x, self.lm_head or self.embed_tokens, norm, self.spec.logit_divisor)
 
     def choose_tokens(

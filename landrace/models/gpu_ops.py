@@ -38,7 +38,9 @@ class GpuOps(ReferenceOps):
     @staticmethod
     def in_place(mixer: Mixer) -> bool:
         """See `ReferenceOps`."""
-        if not isinstance(mixer, Gqa) or mixer.alibi or mixer.chunks is not None or mixer.selection is not None:
+        if not isinstance(mixer, Gqa) or mixer.alibi or mixer.chunks is not None or mixer.mask.sees_ahead:
+            return False
+        if mixer.selection is not None:
             return False
         return mixer.head_dim <= WIDEST and mixer.n_heads // mixer.n_kv_heads <= MOST_SHARING
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from landrace.kernels.activation import Activation, Gate
+from landrace.kernels.activation import Activation, Gate, Pointwise
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.router import Router
 from landrace.kernels.streams import HyperConnections
@@ -44,6 +44,10 @@ class Ops(Protocol[X]):
         """factor * the rows of the step's tokens."""
         ...
 
+    def add_embedding(self, into: X, table: Table, of: Literal["positions", "types"]) -> X:
+        """into + the rows of the tokens' positions, or of their types (`ForwardBatch.token_types`)."""
+        ...
+
     def hidden(self, width: int) -> X:
         """The rows that the step brings: `ForwardBatch.hidden`."""
         ...
@@ -57,7 +61,7 @@ class Ops(Protocol[X]):
         ...
 
     def norm(self, x: X, norm: Norm) -> X:
-        """norm(x), in float32."""
+        """norm(x), or LayerNorm, in float32."""
         ...
 
     def scaled_norm(self, x: X, norm: Norm, factor: float) -> X:
@@ -271,7 +275,7 @@ class Ops(Protocol[X]):
         weight. In float32."""
         ...
 
-    def activate(self, x: X, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> X:
+    def activate(self, x: X, kind: Pointwise, *, inner: float, outer: float = 1.0) -> X:
         """outer * kind(inner * x). May overwrite x."""
         ...
 

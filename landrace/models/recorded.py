@@ -63,6 +63,7 @@ class Recorded:
             rotary=[self._rotary(index, batch, n_positions) for index in range(len(self._ropes))],
             adapter_rows=adapter_rows,
             states=None if cache.states is None else cache.states.slots,
+            token_types=batch.token_types,
         )
 
     def _rotary(self, index: int, batch: ForwardBatch, n_positions: int) -> Rotary:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -66,6 +66,10 @@ class Recorder(CompressedRecorder):
         self._program.embedding(matrix, factor, x)
         return x
 
+    def add_embedding(self, into: int, table: Table, of: Literal["positions", "types"]) -> int:
+        self._program.embedding(self._weights.matrices[f"{table.name}.weight"], 1.0, into, of=of, add=True)
+        return into
+
     def hidden(self, width: int) -> int:
         self.given = self._buffer("given", width)
         return self.given
@@ -90,7 +94,7 @@ class Recorder(CompressedRecorder):
         if norm.groups > 1:
             stream_kernels.norm_each(self._program, x, self._vector(norm), norm.eps, norm.groups, out)
         else:
-            self._program.norm(x, self._vector(norm), norm.eps, out)
+            self._program.norm(x, self._vector(norm), norm.eps, out, bias=self._bias(norm))
         return out
 
     def scaled_norm(self, x: int, norm: Norm, factor: float) -> int:

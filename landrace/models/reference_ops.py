@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from landrace.kernels.gpu.paged import HeadSizes, PagedPlan
 from landrace.kernels.layer_cache import LayerCache, kept_as
 from landrace.kernels.ngrams import NGrams
 from landrace.kernels.reference.attention import AttentionPlan, attention
-from landrace.kernels.reference.dense import gated, linear, rms_norm
+from landrace.kernels.reference.dense import gated, layer_norm, linear, rms_norm
 from landrace.kernels.reference.experts import ExpertAdapter, ExpertProjection, experts
 from landrace.kernels.reference.heads import alibi_slopes, fading_rates, normed, temperature
 from landrace.kernels.reference.latents import absorbed, head_linear
@@ -38,6 +38,7 @@ from landrace.models.params import (
     Experts,
     HeadLinear,
     Kernel,
+    LayerNorm,
     Linear,
     Norm,
     RouterWeights,
@@ -87,6 +88,11 @@ class ReferenceOps(ReferenceCompressed):
         rows = F.embedding(self._batch.token_ids, table.weight).float()
         return rows if factor == 1.0 else rows * factor
 
+    def add_embedding(self, into: Tensor, table: Table, of: Literal["positions", "types"]) -> Tensor:
+        numbers = self._batch.positions if of == "positions" else self._batch.token_types
+        rows = table.weight[0] if numbers is None else F.embedding(numbers, table.weight)
+        return into + rows.float()
+
     def hidden(self, width: int) -> Tensor:
         assert self._batch.hidden is not None
         return self._batch.hidden
@@ -98,6 +104,8 @@ class ReferenceOps(ReferenceCompressed):
         return torch.cat([self._normed(x, norm) for x, norm in parts], -1)
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        if isinstance(norm, LayerNorm):
+            return layer_norm(x, norm.weight, norm.bias, norm.eps)
         if norm.groups == 1:
             return rms_norm(x, norm.weight, norm.eps)
         parts = rms_norm(x.view(len(x), norm.groups, -1), None, norm.eps)

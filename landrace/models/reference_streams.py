@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import Gate
-from landrace.kernels.reference.dense import rms_norm
+from landrace.kernels.activation import Gate, Pointwise
+from landrace.kernels.reference.dense import pointwise, rms_norm
 from landrace.kernels.reference.heads import gated_heads, gated_norm
 from landrace.kernels.reference.ngrams import gated_values
 from landrace.kernels.reference.streams import attended_blocks, collapsed, spread, stream_weights
@@ -54,8 +51,8 @@ class ReferenceStreams:
     def attend_blocks(self, x: Tensor, scores: Vector, norm: Norm | None, eps: float) -> Tensor:
         return attended_blocks([*self._sums, x], scores.weight, None if norm is None else norm.weight, eps)
 
-    def activate(self, x: Tensor, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> Tensor:
-        y = F.silu(inner * x) if kind == "silu" else torch.sigmoid(inner * x)
+    def activate(self, x: Tensor, kind: Pointwise, *, inner: float, outer: float = 1.0) -> Tensor:
+        y = pointwise(inner * x, kind)
         return y if outer == 1.0 else outer * y
 
     def scaled_norm(self, x: Tensor, norm: Norm, factor: float) -> Tensor:

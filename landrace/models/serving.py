@@ -63,7 +63,8 @@ class ServingDecoder(Protocol):
         ...
 
     def with_hidden(self, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        """The same, and float32 [T, d_model]: what the head read of every row. Of a model with an MTP layer; a batch
+        """The same, and float32 [T, d_model]: what the head read of every row, after the last norm. A model with an MTP
+        layer whose layers keep several streams has what that layer reads instead: all streams, before the norm. A batch
         with `hidden` is one for that layer."""
         ...
 

@@ -45,6 +45,8 @@ class StoredTensor:
     order: Tensor | None = None
     """int32 [columns]: which column of the parameter each stored one is, where columns that are not neighbours share a
     scale (activation order); None: its own."""
+    part: Callable[[int, int], StoredTensor] | None = None
+    """Entries [first, end) of its first axis as a parameter of their own; None: it is read whole."""
 
     def values(self) -> Tensor:
         """The values as float32."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from landrace.kernels.activation import Pointwise
 from landrace.kernels.cpu import ngrams as ngram_kernels
 from landrace.kernels.cpu import streams as stream_kernels
 from landrace.kernels.cpu.part import Part
@@ -79,7 +78,7 @@ class StreamRecorder:
         stream_kernels.attend_blocks(self._program, [*self._sums, x], self._vector(scores), weight, eps, out)
         return out
 
-    def activate(self, x: int, kind: Literal["silu", "sigmoid"], *, inner: float, outer: float = 1.0) -> int:
+    def activate(self, x: int, kind: Pointwise, *, inner: float, outer: float = 1.0) -> int:
         stream_kernels.activate(self._program, x, kind, inner, outer)
         return x
 
@@ -92,7 +91,7 @@ class StreamRecorder:
         matrix = self._weights.matrices[f"{weight.name}.weight"]
         return Part(matrix, self._buffer(out, matrix.n_out) if isinstance(out, str) else out, self._bias(weight))
 
-    def _bias(self, weight: Linear | RouterWeights | StreamWeights | Table) -> PackedVector | None:
+    def _bias(self, weight: Linear | RouterWeights | StreamWeights | Table | Norm) -> PackedVector | None:
         return self._weights.vectors.get(f"{weight.name}.bias")
 
     def _vector(self, weight: Norm | Vector | Kernel | PlaceBias) -> PackedVector:

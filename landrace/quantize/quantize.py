@@ -20,7 +20,7 @@ from landrace.model import default_device, open_engine, open_tokenizer
 from landrace.models.stored import WHOLE
 from landrace.quantize.compressed import write_compressed
 from landrace.quantize.forms import find_form
-from landrace.quantize.gguf import gguf_model, write_quantised_gguf
+from landrace.quantize.gguf import as_written, gguf_model, write_quantised_gguf
 from landrace.quantize.importance import importance_of
 from landrace.quantize.mixes import Mix
 from landrace.text import Tokenizer
@@ -86,14 +86,15 @@ def quantize(
     if text is None:
         kept = len(weighed) // HELD_OUT
         weighed, measured = weighed[: len(weighed) - kept], weighed[len(weighed) - kept :]
-    model = gguf_model(checkpoint) if isinstance(target, Mix) else None
+    written = as_written(checkpoint) if isinstance(target, Mix) else checkpoint
+    model = gguf_model(written) if isinstance(target, Mix) else None
     notices = []
     if rounded := sorted({tensor.dtype for tensor in checkpoint.tensors_read.values()} - {*PLAIN, *WHOLE}):
         notices.append(
             f"The weights are rounded already ({', '.join(rounded)}). Rounding them again loses more than starting "
             "from the original."
         )
-    if model is not None and (beside := checkpoint.beside_text):
+    if model is not None and (beside := written.beside_text):
         notices.append(f"{len(beside)} tensors that text does not need are left out, such as {beside[0].name}.")
     counts: dict[str, Tensor] = {}
     if weighed:

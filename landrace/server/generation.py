@@ -41,6 +41,8 @@ class Choice:
     reasoning: str = ""
     content: str = ""
     calls: list[ToolCall] = field(default_factory=list)
+    brought: Parts = field(default_factory=lambda: Parts.of(()))
+    """What the last output brought of them."""
     n_tokens: int = 0
     thought_tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -56,10 +58,10 @@ class Choice:
 
     def take(self, output: StepOutput, elapsed: float) -> None:
         self.text += output.text
-        parts = Parts.of(output.events)
-        self.reasoning += parts.reasoning
-        self.content += parts.content
-        self.calls += parts.calls
+        self.brought = Parts.of(output.events)
+        self.reasoning += self.brought.reasoning
+        self.content += self.brought.content
+        self.calls += self.brought.calls
         self.thought_tokens = output.thought_tokens
         self.n_tokens += len(output.token_ids)
         self.logprobs += output.logprobs

@@ -11,7 +11,7 @@ from typing import Any
 from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.server.generation import Choice, Prompt
 from landrace.text import Tokenizer
-from landrace.text.answers import Parts, ToolCall
+from landrace.text.answers import ToolCall
 
 _LEAST_LOGPROB = -9999.0
 """What the API says of a token that is out of the question."""
@@ -50,7 +50,7 @@ class ChatShape:
 
     def delta(self, choice: Choice, output: StepOutput) -> dict[str, Any] | None:
         """The chunk for what an output brought, which `choice` has taken; None where there is nothing to say."""
-        parts = Parts.of(output.events)
+        parts = choice.brought
         first = len(choice.calls) - len(parts.calls)
         calls = [{"index": first + n, **_call(call)} for n, call in enumerate(parts.calls)]
         delta = {

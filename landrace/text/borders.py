@@ -1,12 +1,13 @@
 """Where a long text can be cut so that its pieces, encoded one by one, give the ids of the whole.
 
-A cut is exact where no step of a tokenizer can see across it. Two kinds of tokenizers are understood:
+A cut is exact where no step of a tokenizer can see across it. Three kinds of tokenizers are understood:
 
 - Byte-level ones whose pre-tokenizer is made of the patterns in `landrace.text.pretokenizers`. None of their patterns
   matches a letter and then a space or a full stop, or looks back, and where one looks ahead it has met white space.
   So a word ends there whatever follows. Digits that are cut in ones or threes can be cut after any three.
 - SentencePiece BPE, which takes the whole text as one word. No merge crosses a space when no token of the vocabulary
   holds that space behind another character.
+- BERT's, whose words end at white space whatever stands around it.
 
 Other tokenizers are given the whole text.
 """
@@ -78,7 +79,7 @@ class Borders:
         texts = {text for token in tokens for text in (token.content, token.content.replace(WORD_START, " "))}
         changes = any(step["type"] not in ("Replace", "Prepend") for step in steps_of(backend.normalizer))
         return cls(
-            _byte_level(backend) or _sentencepiece(backend) if plain else None,
+            _byte_level(backend) or _sentencepiece(backend) if plain else _bert(backend),
             tuple(sorted(texts)),
             marks,
             changes and any(token.normalized for token in tokens),
@@ -176,7 +177,7 @@ def _byte_level(backend: Tokenizer) -> re.Pattern[str] | None:
 
 
 def _known_cuts() -> set[tuple[str | None, ...]]:
-    cuts = {tuple(map(_as_characters, cut.patterns)) for cut in CUTS.values()}
+    cuts = {tuple(map(_as_characters, steps)) for cut in CUTS.values() for steps in (cut.patterns, cut.steps)}
     # The last step writes bytes as characters, and may cut by GPT-2's pattern itself.
     own = {(*cut[:-1], _as_characters(GPT2) + _BYTES) for cut in cuts if cut[-1] == _as_characters(GPT2)}
     return {(*cut, _BYTES) for cut in cuts} | own
@@ -221,6 +222,12 @@ def _sentencepiece(backend: Tokenizer) -> re.Pattern[str] | None:
         if any(char.isascii() and char.isalnum() for char in before):
             return None
     return re.compile(f"(?<={left}) (?={right})" if prepends else f"(?<={left})(?= {right})")
+
+
+def _bert(backend: Tokenizer) -> re.Pattern[str] | None:
+    steps = [step["type"] for part in (backend.normalizer, backend.pre_tokenizer) for step in steps_of(part)]
+    known = type(backend.model).__name__ == "WordPiece" and steps == ["BertNormalizer", "BertPreTokenizer"]
+    return re.compile(r"(?<=\S) (?=\S)") if known else None
 
 
 def steps_of(part: Any) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ _HARMONY = _Format("harmony", ("<|start|>", "<|channel|>", "<|message|>", "<|end
 _DEEPSEEK_MARKS = ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<｜end▁of▁sentence｜>")
 _V3_2 = _Format("deepseek", _DEEPSEEK_MARKS, (("calls", "function_calls"),))
 _V4 = _Format("deepseek", _DEEPSEEK_MARKS, (("calls", "tool_calls"),))
+_KIMI_K3 = _Format("kimi_k3", ("<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>"))
 _ERNIE = _Format("ernie", ("<|begin_of_sentence|>", "<|end_of_sentence|>"))
 _BAICHUAN = _Format("baichuan")
 
@@ -39,6 +40,8 @@ _FORMATS: Mapping[str, _Format] = {
     "deepseek32": _V3_2,
     "deepseek_v4": _V4,
     "deepseek4": _V4,
+    "kimi_k3": _KIMI_K3,
+    "kimi-k3": _KIMI_K3,
     "ernie4_5": _ERNIE,
     "ernie4_5_moe": _ERNIE,
     "ernie4_5-moe": _ERNIE,

@@ -46,14 +46,16 @@ class AddedEntry:
 class FolderConfig:
     """The facts of tokenizer_config.json, special_tokens_map.json, added_tokens.json and the model's own configs.
 
-    `adds_bos` is None where the files do not say. `legacy` is the SentencePiece convention of that name: the space
-    before a text is also put after control tokens. `templates` are the chat templates by name.
+    `adds_bos` is None where the files do not say; `adds_eos` is of texts that are not continued. `legacy` is the
+    SentencePiece convention of that name: the space before a text is also put after control tokens. `templates` are the
+    chat templates by name.
     """
 
     added: Mapping[int, AddedEntry]
     named_tokens: Mapping[str, str]
     tokenizer_class: str | None
     adds_bos: bool | None
+    adds_eos: bool
     legacy: bool
     templates: Mapping[str, str]
     model_config: Mapping[str, Any]
@@ -73,6 +75,7 @@ class FolderConfig:
             named_tokens=named,
             tokenizer_class=stated_class if isinstance(stated_class, str) else None,
             adds_bos=adds_bos if isinstance(adds_bos, bool) else None,
+            adds_eos=config.get("add_eos_token") is True,
             legacy=config.get("legacy") is not False,
             templates=_templates(folder, config),
             model_config=model_config,

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.text import sentencepiece, tiktoken
+from landrace.text import encoder_tokenizers, sentencepiece, tiktoken
 from landrace.text.bpe import byte_level_backend, parse_merges
 from landrace.text.built_in import built_in_template
 from landrace.text.end_tokens import ids_in_config, turn_end_id
 from landrace.text.folder_config import FolderConfig
 from landrace.text.pretokenizers import find_cut
 from landrace.text.tokenizer import Conventions, Spelling, Tokenizer
+from landrace.text.whole_texts import Frame, fairseq_frame
+from landrace.text.wordpiece import CONTINUES
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,15 +29,17 @@ _VOCAB_CLASSES = {
     "Qwen3_5Tokenizer": "qwen35",
     "GPT2Tokenizer": "gpt-2",
     "CohereTokenizer": "command-r",
+    "RobertaTokenizer": "gpt-2",
 }
+_FAIRSEQ_CLASSES = ("RobertaTokenizer",)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a model folder.
 
     Sources, in this order: tokenizer.json; vocab.json with merges.txt; tokenizer.model (SentencePiece or tiktoken
-    ranks); *.tiktoken. Raises CheckpointError where there is none or it contradicts itself, and UnsupportedError where
-    the files do not tell how text is cut.
+    ranks); *.tiktoken; of encoders vocab.txt (WordPiece) and sentencepiece.bpe.model. Raises CheckpointError where
+    there is none or it contradicts itself, and UnsupportedError where the files do not tell how text is cut.
     """
     folder = Path(path)
     config = FolderConfig.read(folder)
@@ -50,9 +54,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
     ranked += [file for file in (model, folder / "tiktoken.model") if file.is_file()]
     if len(ranked) == 1:
         return _from_ranks(ranked[0], config)
+    if (folder / "vocab.txt").is_file():
+        return encoder_tokenizers.from_pieces(folder, config)
+    if (folder / "sentencepiece.bpe.model").is_file():
+        return encoder_tokenizers.from_fairseq(folder, config)
     raise CheckpointError(
         f"No tokenizer was found in {folder}.",
-        hint="A model folder holds tokenizer.json, vocab.json with merges.txt, tokenizer.model or one *.tiktoken file.",
+        hint="A model folder holds tokenizer.json, vocab.json with merges.txt, vocab.txt, tokenizer.model or one "
+        "*.tiktoken file.",
     )
 
 
@@ -73,8 +82,9 @@ def _from_json(file: Path, config: FolderConfig) -> Tokenizer:
     backend.add_tokens([token.as_added() for token in missing])
     config.check_ids(backend)
     spelling, adds_space = _spelling(parsed.get("decoder"))
-    prefix = None if config.adds_bos is not None else _prefix(backend)
-    return _assemble(backend, config, spelling, adds_space=adds_space, adds_bos=False, prefix=prefix)
+    frame = Frame.of(backend)
+    prefix = None if config.adds_bos is not None else frame.prefix
+    return _assemble(backend, config, spelling, adds_space=adds_space, adds_bos=False, prefix=prefix, frame=frame)
 
 
 def _from_vocab(folder: Path, config: FolderConfig) -> Tokenizer:
@@ -95,7 +105,8 @@ def _from_vocab(folder: Path, config: FolderConfig) -> Tokenizer:
         [token.as_added() for token in config.added.values()],
     )
     config.check_ids(backend)
-    return _assemble(backend, config, Spelling.BYTE_LEVEL, adds_space=False, adds_bos=cut.adds_bos)
+    frame = fairseq_frame(backend) if name in _FAIRSEQ_CLASSES else None
+    return _assemble(backend, config, Spelling.BYTE_LEVEL, adds_space=False, adds_bos=cut.adds_bos, frame=frame)
 
 
 def _from_sentencepiece(file: Path, config: FolderConfig) -> Tokenizer:
@@ -148,12 +159,17 @@ def _assemble(
     adds_space: bool,
     adds_bos: bool,
     prefix: tuple[int, ...] | None = None,
+    frame: Frame | None = None,
 ) -> Tokenizer:
     bos = _id_of(backend, config.named_tokens.get("bos_token"))
     if prefix is None:
         wanted = adds_bos if config.adds_bos is None else config.adds_bos
         prefix = (bos,) if wanted and bos is not None else ()
-    ends = {_id_of(backend, config.named_tokens.get("eos_token"))}
+    eos = _id_of(backend, config.named_tokens.get("eos_token"))
+    frame = frame or Frame()
+    if not frame.suffix and config.adds_eos and eos is not None:
+        frame = replace(frame, suffix=(eos,))
+    ends = {eos}
     ends |= ids_in_config(config.generation_config) | ids_in_config(config.model_config)
     template = config.chat_template() or built_in_template(
         config.model_config.get("model_type"),
@@ -172,7 +188,7 @@ def _assemble(
         eos_ids=frozenset(end for end in ends if end is not None),
         adds_space=adds_space,
     )
-    return Tokenizer(backend, conventions, template)
+    return Tokenizer(backend, frame.around(conventions), template)
 
 
 def _spelling(decoder: Any) -> tuple[Spelling, bool]:
@@ -181,6 +197,8 @@ def _spelling(decoder: Any) -> tuple[Spelling, bool]:
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
         return Spelling.BYTE_LEVEL, False
+    if kinds == ["WordPiece"] and steps[0].get("prefix") == CONTINUES:
+        return Spelling.WORDPIECE, True
     if kinds and set(kinds) <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         strips = any(step.get("type") == "Strip" and step.get("start") for step in steps)
         spaced = any(
@@ -198,16 +216,6 @@ def _flat(decoder: Any) -> list[Mapping[str, Any]]:
     if decoder.get("type") == "Sequence":
         return [step for inner in decoder.get("decoders", []) for step in _flat(inner)]
     return [decoder]
-
-
-def _prefix(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """What the tokenizer.json's own post-processor writes before a text."""
-    bare = backend.encode("a", add_special_tokens=False).ids
-    full = backend.encode("a", add_special_tokens=True).ids
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            return tuple(full[:start])
-    return ()
 
 
 def _id_of(backend: tokenizers.Tokenizer, token: str | None) -> int | None:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
+from landrace.text import wordpiece
 from landrace.text.bpe import added_token, byte_level_backend, merges_by_priority, parse_merges, unique_ids
 from landrace.text.built_in import built_in_template
 from landrace.text.chat_template import ChatTemplate
+from landrace.text.encoder_tokenizers import encoder_tokenizer
 from landrace.text.end_tokens import turn_end_id
 from landrace.text.pretokenizers import find_cut
-from landrace.text.sentencepiece import Algorithm, Kind, Piece, SentencePieceModel, build_backend
+from landrace.text.sentencepiece import WORD_START, Algorithm, Kind, Piece, SentencePieceModel, build_backend
 from landrace.text.tokenizer import Conventions, Spelling, Tokenizer
+from landrace.text.whole_texts import Frame, bert_frame
+from landrace.text.wordpiece import CONTINUES
 
 _KEY = "tokenizer.ggml."
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
@@ -48,20 +52,24 @@ _SENTENCEPIECE = {
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a GGUF file carries in its metadata (key to value; arrays as any sequence).
 
-    Supports the models `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) and `t5` (SentencePiece unigram).
+    Supports the models `gpt2` (byte-level BPE), `llama` (SentencePiece BPE), `t5` (SentencePiece unigram) and `bert`
+    (WordPiece).
     Raises UnsupportedError for another model or an unknown pre-tokenizer, CheckpointError for metadata that
     contradicts itself.
     """
     model = metadata.get(_KEY + "model")
-    if model not in ("gpt2", *_SENTENCEPIECE):
+    if model not in ("gpt2", "bert", *_SENTENCEPIECE):
         raise UnsupportedError(
             f"The GGUF file has a tokenizer of the kind {model!r}, which is not supported.",
-            hint="Supported kinds are 'gpt2' (byte-level BPE), 'llama' and 't5' (SentencePiece BPE and unigram).",
+            hint="Supported kinds are 'gpt2' (byte-level BPE), 'llama' and 't5' (SentencePiece BPE and unigram), and "
+            "'bert' (WordPiece).",
         )
     tokens = _tokens(metadata)
     kinds = _kinds(metadata, len(tokens))
     if model == "gpt2":
         return _byte_level(metadata, tokens, kinds)
+    if model == "bert":
+        return _wordpiece(metadata, tokens, kinds)
     return _sentencepiece(metadata, tokens, kinds, _SENTENCEPIECE[model])
 
 
@@ -85,6 +93,40 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]
     ]
     backend = byte_level_backend(vocab, merges, cut, added)
     return _assemble(metadata, backend, tokens, kinds, Spelling.BYTE_LEVEL, adds_bos=cut.adds_bos, adds_space=False)
+
+
+def _wordpiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> Tokenizer:
+    """Files mark the pieces that begin a word, where vocabularies mark the others. They do not say whether letters
+    become lower case: they do where the vocabulary has no others."""
+    start, end, unknown = (
+        _first_id(metadata, keys, usual, len(tokens))
+        for keys, usual in (
+            (("cls_token_id", "bos_token_id"), 101),
+            (("seperator_token_id", "eos_token_id"), 102),
+            (("unknown_token_id",), 100),
+        )
+    )
+    if start is None or end is None or unknown is None:
+        raise CheckpointError("The GGUF file does not say which tokens start, end and replace what is unknown.")
+    special = {start, end, unknown}
+    special |= {index for index, kind in enumerate(kinds) if kind in (Kind.CONTROL, Kind.UNKNOWN)}
+
+    def spelled(index: int, token: str) -> str:
+        if index in special or (token.startswith("[") and token.endswith("]")):  # as older files have those
+            return token
+        return token[1:] if token.startswith(WORD_START) else f"{CONTINUES}{token}"
+
+    pieces = [spelled(index, token) for index, token in enumerate(tokens)]
+    backend = wordpiece.build_backend(
+        wordpiece.WordPieceModel(
+            ids=unique_ids(pieces),
+            unknown=pieces[unknown],
+            special=tuple(pieces[index] for index in sorted(special)),
+            lowercase=not any(piece != piece.lower() for index, piece in enumerate(pieces) if index not in special),
+        )
+    )
+    frame = bert_frame(backend, pieces[start], pieces[end])
+    return encoder_tokenizer(backend, Spelling.WORDPIECE, frame)
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int], defaults: _Defaults) -> Tokenizer:
@@ -131,6 +173,11 @@ def _assemble(
         adds_space=adds_space,
         unused_ids=frozenset(index for index, kind in enumerate(kinds) if kind == Kind.UNUSED),
     )
+    end = _token_id(metadata, "eos_token_id", len(tokens))
+    if end is not None and bool(metadata.get(_KEY + "add_eos_token", False)):
+        separator = _token_id(metadata, "seperator_token_id", len(tokens))
+        between = (end,) if separator is None else (end, separator)
+        conventions = Frame(suffix=(end,), between=between).around(conventions)
     return Tokenizer(backend, conventions, template)
 
 
@@ -175,6 +222,12 @@ def _strings(values: Any, key: str) -> list[str]:
     if not all(isinstance(value, str) for value in found):
         raise CheckpointError(f"The GGUF file has {_KEY}{key} that are not all text.")
     return found
+
+
+def _first_id(metadata: Mapping[str, Any], keys: Sequence[str], usual: int, count: int) -> int | None:
+    """The id under the first of the keys that the file has; else `usual`, where there are so many tokens."""
+    found = (_token_id(metadata, key, count) for key in keys)
+    return next((index for index in found if index is not None), usual if usual < count else None)
 
 
 def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:

@@ -62,6 +62,7 @@ def gguf_vocabulary(folder: Path, size: int) -> dict[str, Any]:
         "tokenizer.ggml.tokens": [f"[PAD{index}]" if text is None else text for index, text in enumerate(texts)],
         "tokenizer.ggml.token_type": _kinds(tokenizer, model, texts),
         "tokenizer.ggml.add_bos_token": bool(tokenizer.conventions.prefix_ids),
+        "tokenizer.ggml.add_eos_token": bool(tokenizer.conventions.suffix_ids),
         **_named_ids(tokenizer, config.named_tokens),
         **_templates(config.templates),
     }
@@ -122,6 +123,8 @@ def _pieces(normalizer: Any, pre_tokenizer: Any) -> list[list[str]]:
 def _named_ids(tokenizer: Tokenizer, named: Mapping[str, str]) -> dict[str, int]:
     """The end of a text first, then what else ends an answer."""
     ids = {key: tokenizer.token_id(named.get(f"{name}_token", "")) for name, key in _NAMES.items()}
+    if tokenizer.conventions.suffix_ids:
+        ids["eos_token_id"] = tokenizer.conventions.suffix_ids[0]
     ends = sorted(tokenizer.eos_ids - {ids["eos_token_id"]})
     if ids["eos_token_id"] is None and ends:
         ids["eos_token_id"] = ends.pop(0)
@@ -149,6 +152,8 @@ def _check(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
         raise _unsupported("it would give other ids there")
     if again.conventions.prefix_ids != tokenizer.conventions.prefix_ids:
         raise _unsupported("texts begin with more than one token")
+    if again.conventions.suffix_ids != tokenizer.conventions.suffix_ids:
+        raise _unsupported("texts end with more than one token")
     if again.eos_ids != tokenizer.eos_ids:
         raise _unsupported("more tokens end an answer than there are names for")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from landrace.errors import UnsupportedError
+from landrace.text import deepseek_words
 
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
@@ -20,15 +21,22 @@ if TYPE_CHECKING:
 class Cut:
     """One way of cutting text.
 
-    `nfc`: text is brought to Unicode NFC first. `ignore_merges`: a whole word that is a token is taken as it is, a
-    property of vocabularies that come from a rank file, some of whose tokens no chain of merges makes.
-    `adds_bos`: what such vocabularies do where the file does not say whether a text starts with the BOS token.
+    `whole`: one pattern that cuts as all `patterns` in turn, where those are many and slow. `nfc`: text is brought to
+    Unicode NFC first. `ignore_merges`: a whole word that is a token is taken as it is, a property of vocabularies that
+    come from a rank file, some of whose tokens no chain of merges makes. `adds_bos`: what such vocabularies do where
+    the file does not say whether a text starts with the BOS token.
     """
 
     patterns: tuple[str, ...]
+    whole: str | None = None
     nfc: bool = False
     ignore_merges: bool = False
     adds_bos: bool = False
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The patterns that are used."""
+        return self.patterns if self.whole is None else (self.whole,)
 
 
 _SPACES = r"\s+(?!\S)|\s+"
@@ -53,7 +61,6 @@ def _cased(digits: str, *, suffix: str, letters: str = "", ending: str = r"[\r\n
 
 
 _KANA_AND_HAN = r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"
-_HAN_AND_HANGUL = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+"
 _DEEPSEEK_WORDS = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
     r"|\s*[\r\n]+|" + _SPACES
@@ -63,22 +70,6 @@ _ASIAN = (
     r"[\x{AC00}-\x{D7A3}\x{3131}-\x{318E}]+|[！…“”‘’—：；，、-\x{303F}\x{FE30}-\x{FE4F}]+|[\x{3105}-\x{312F}]+"
     r"|[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"
 )
-_CASED_LETTERS = (
-    r"A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}\x{295}-\x{2AF}"
-    r"\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}\x{38C}\x{38E}-\x{3A1}"
-    r"\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}"
-    r"\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}"
-    r"\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}"
-    r"\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}"
-    r"\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107}"
-    r"\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}"
-    r"\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}"
-    r"\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F}\x{A771}-\x{A787}"
-    r"\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}\x{FB00}-\x{FB06}\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}"
-    r"\x{10400}-\x{1044F}\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}"
-    r"\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}"
-)
-
 _LLAMA3 = Cut((_cl100k(r"\p{N}{1,3}"),), ignore_merges=True, adds_bos=True)
 _GPT4 = Cut((_cl100k(r"\p{N}{1,3}"),))
 _GLM4 = Cut(_GPT4.patterns, ignore_merges=True)
@@ -142,17 +133,8 @@ CUTS: dict[str, Cut] = {
     "mellum2": _SMOLLM,
     "command-r": Cut(_SMOLLM.patterns, nfc=True),
     "falcon": Cut((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")),
-    "deepseek-llm": Cut(
-        (
-            r"[\r\n]",
-            rf"\s?[{_CASED_LETTERS}]+",
-            r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+",
-            r"\s+$",
-            _HAN_AND_HANGUL,
-            r"\p{N}+",
-        )
-    ),
-    "deepseek-coder": Cut((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_AND_HANGUL, r"\p{N}")),
+    "deepseek-llm": Cut(deepseek_words.LLM, whole=deepseek_words.LLM_WHOLE),
+    "deepseek-coder": Cut(deepseek_words.CODER, whole=deepseek_words.CODER_WHOLE),
     "deepseek-v3": _DEEPSEEK_V3,
     "hunyuan-dense": _DEEPSEEK_V3,
     "hy_v4": _DEEPSEEK_V3,
@@ -192,7 +174,7 @@ def build_pre_tokenizer(cut: Cut) -> PreTokenizer:
     """The cut as a `tokenizers` pre-tokenizer that ends in the byte-level alphabet."""
     from tokenizers import Regex, pre_tokenizers
 
-    steps: list[PreTokenizer] = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in cut.patterns]
+    steps: list[PreTokenizer] = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in cut.steps]
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     return pre_tokenizers.Sequence(steps)
 

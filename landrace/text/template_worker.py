@@ -92,7 +92,7 @@ def _environment() -> Environment:
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import SandboxedEnvironment
 
     class GenerationBlock(Extension):
         """`{% generation %}` marks the assistant's part for trainers; its body is rendered where it stands."""
@@ -103,9 +103,9 @@ def _environment() -> Environment:
             line = next(parser.stream).lineno
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
-    )
+    # Not the one of `transformers`, which lets no list be changed: what a template has here is a copy, and Kimi-K2's
+    # keeps lists of its own.
+    environment = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     return environment

@@ -14,6 +14,7 @@ _SWITCHES: tuple[tuple[str, Any, Any], ...] = (
     ("thinking", True, False),
     ("open_thinking", True, False),
     ("thinking_budget", -1, 0),
+    ("thinking_mode", "enabled", "disabled"),
 )
 """Name, and its values for on and for off."""
 _EFFORTS = ("reasoning_effort", "thinking_effort")

@@ -14,6 +14,7 @@ from landrace.text.borders import Borders
 from landrace.text.byte_level import token_to_bytes
 from landrace.text.fewest_tokens import FewestTokens
 from landrace.text.sentencepiece import WORD_START
+from landrace.text.wordpiece import CONTINUES
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,6 +31,7 @@ class Spelling(Enum):
 
     BYTE_LEVEL = "byte_level"
     SENTENCEPIECE = "sentencepiece"
+    WORDPIECE = "wordpiece"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Conventions:
     `adds_space` is true where encoding puts a space before the text, which decoding takes away again.
     `eos_ids` are the tokens that end an answer, see `landrace.text.end_tokens`.
     `unused_ids` are rows that a file fills up with tokens that no text has.
+    `suffix_ids` is what a text ends with that is read as a whole, and `between_ids` what stands between two that are
+    read together (`encode_whole`, `encode_pair`), of which the tokens of the second have the type `second_type`.
     """
 
     spelling: Spelling
@@ -48,6 +52,9 @@ class Conventions:
     eos_ids: frozenset[int] = field(default_factory=frozenset)
     adds_space: bool = False
     unused_ids: frozenset[int] = field(default_factory=frozenset)
+    suffix_ids: tuple[int, ...] = ()
+    between_ids: tuple[int, ...] = ()
+    second_type: int = 0
 
 
 class Tokenizer:
@@ -149,12 +156,43 @@ class Tokenizer:
                     check_tokens(len(ids) + len(encoding), limit)
                 ids += encoding.ids
         except (TypeError, UnicodeEncodeError) as error:
-            raise RequestError(
-                "The text is not valid Unicode text.", field="prompt", hint="Send a string without lone surrogates."
-            ) from error
+            raise not_unicode("prompt") from error
         prefix = self.conventions.prefix_ids
         if add_bos and prefix and tuple(ids[: len(prefix)]) != prefix:
             return [*prefix, *ids]
+        return ids
+
+    def encode_whole(self, text: str, *, max_length: int | None = None) -> list[int]:
+        """Token ids of a text that is read as a whole, as encoders do: with what it starts and ends with, and cut to
+        `max_length` tokens with both. What spells out a control token is text."""
+        own = self.conventions
+        ids = self._plain_ids(text, _room(max_length, len(own.prefix_ids) + len(own.suffix_ids)))
+        return [*own.prefix_ids, *ids, *own.suffix_ids]
+
+    def encode_pair(self, first: str, second: str, *, max_length: int | None = None) -> tuple[list[int], list[int]]:
+        """Token ids of two texts that are read together, and each token's type. Where they have more than `max_length`
+        tokens, the longer one is cut, at most to half of the room, and then the other one."""
+        own = self.conventions
+        room = _room(max_length, len(own.prefix_ids) + len(own.between_ids) + len(own.suffix_ids))
+        one, other = self._plain_ids(first), self._plain_ids(second)
+        if room is not None and len(one) + len(other) > room:
+            shorter = min(len(one), len(other), room // 2)
+            kept = room - shorter if len(one) > len(other) else shorter
+            one, other = one[:kept], other[: room - kept]
+        head = [*own.prefix_ids, *one, *own.between_ids]
+        tail = [*other, *own.suffix_ids]
+        return head + tail, [0] * len(head) + [own.second_type] * len(tail)
+
+    def _plain_ids(self, text: str, most: int | None = None) -> list[int]:
+        """The first `most` tokens of a text in which nothing is a control token; None: all."""
+        ids: list[int] = []
+        try:
+            for piece in self._plain_borders.pieces(text):
+                ids += self._plain_backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+                if most is not None and len(ids) >= most:
+                    return ids[:most]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise not_unicode("input") from error
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, keep_leading_space: bool = False) -> str:
@@ -197,6 +235,9 @@ class Tokenizer:
         added = token_id in self._added
         if self.conventions.spelling is Spelling.BYTE_LEVEL:
             return token.encode("utf-8") if added else token_to_bytes(token)
+        if self.conventions.spelling is Spelling.WORDPIECE:
+            whole = added or token.startswith(CONTINUES)
+            return (token.removeprefix(CONTINUES) if whole else f" {token}").encode("utf-8")
         byte = None if added else _BYTE_TOKEN.fullmatch(token)
         return bytes([int(byte[1], 16)]) if byte else token.replace(WORD_START, " ").encode("utf-8")
 
@@ -252,6 +293,26 @@ class Tokenizer:
             backend.pre_tokenizer = self._backend.pre_tokenizer
         backend.add_tokens(added)
         return backend
+
+
+def not_unicode(field: str) -> RequestError:
+    """Of a text with lone surrogates."""
+    return RequestError(
+        "The text is not valid Unicode text.", field=field, hint="Send a string without lone surrogates."
+    )
+
+
+def _room(max_length: int | None, n_special: int) -> int | None:
+    """How many tokens of text there is room for beside the special ones."""
+    if max_length is None:
+        return None
+    if max_length <= n_special:
+        raise RequestError(
+            f"{max_length} tokens leave no room for text beside {n_special} special ones.",
+            field="max_length",
+            hint=f"Allow more than {n_special} tokens.",
+        )
+    return max_length - n_special
 
 
 def check_tokens(n_tokens: int, limit: int) -> None:

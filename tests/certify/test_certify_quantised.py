@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("checkpoints", "models")]
 
 from deepseek_v4_files import publish
-from quantised_files import FORMS, write_model
+from quantised_files import write_model
+from quantised_forms import FORMS
 from test_quantised import write_gpt_oss
 
 from landrace.certify import certify

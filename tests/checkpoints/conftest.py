@@ -1,4 +1,4 @@
-"""Makes `quantised_files.py` importable."""
+"""Makes `quantised_files.py` and its neighbours importable."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quantised_files import Written, fp8, mxfp4
+from quantised_writers import Written, fp8, mxfp4
 from safetensors.torch import load_file, save_file
 from tiny_models import reference
 from torch import Tensor

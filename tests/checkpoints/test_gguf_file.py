@@ -272,12 +272,15 @@ def test_tensors_can_be_written_one_by_one(tmp_path: Path) -> None:
     encoded = [(tensor.half() if kind == "F16" else tensor).view(torch.uint8) for tensor, kind in tensors.values()]
     write_gguf(tmp_path / "whole.gguf", METADATA, tensors)
     shapes = {name: (tuple(tensor.shape), kind) for name, (tensor, kind) in tensors.items()}
-    write_encoded_gguf(tmp_path / "one.gguf", METADATA, shapes, iter(encoded))
+    write_encoded_gguf(tmp_path / "one.gguf", METADATA, shapes, ([raw] for raw in encoded))
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    pieces = ([raw[:1], raw[1:]] for raw in encoded)
+    write_encoded_gguf(tmp_path / "pieces.gguf", METADATA, shapes, pieces)
+    assert (tmp_path / "pieces.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
     write_gguf(tmp_path / "raw.gguf", METADATA, {"experts": (encoded[0], "F16"), "b": (encoded[1], "F32")})
     assert (tmp_path / "raw.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
     with pytest.raises(OptionError, match="bytes"):
-        write_encoded_gguf(tmp_path / "bad.gguf", METADATA, shapes, [encoded[0], encoded[1][:-1]])
+        write_encoded_gguf(tmp_path / "bad.gguf", METADATA, shapes, [[encoded[0]], [encoded[1][:-1]]])
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

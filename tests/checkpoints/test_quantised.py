@@ -11,7 +11,9 @@ import torch
 
 pytest.importorskip("transformers")
 
-from quantised_files import FORMS, is_quantised, joint_mxfp4, letters, write_model
+from quantised_files import is_quantised, write_model
+from quantised_forms import FORMS
+from quantised_writers import joint_mxfp4, letters
 from safetensors.torch import load_file, save_file
 
 from landrace.checkpoints.checkpoint import open_checkpoint

@@ -15,19 +15,9 @@ import torch
 
 pytest.importorskip("transformers")
 
-from quantised_files import (
-    AUTO,
-    AWQ,
-    BNB,
-    GPTQ,
-    GROUP,
-    HQQ,
-    compressed,
-    in_order,
-    integers,
-    shuffled,
-    write_model,
-)
+from quantised_files import write_model
+from quantised_forms import AUTO, AWQ, BNB, GPTQ, HQQ, compressed
+from quantised_writers import GROUP, in_order, integers, shuffled
 from test_quantised import logits, our_logits, write_gpt_oss
 from torch import Tensor, nn
 

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from quantised_files import FORMS as WRITTEN
+from quantised_forms import FORMS as WRITTEN
 from test_quantised import DAMAGED, KEPT
 
 from landrace.checkpoints.quantised import FORMS

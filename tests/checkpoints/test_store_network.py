@@ -205,6 +205,21 @@ def test_pull_from_a_hub(hub: Web, store: ModelStore) -> None:
         assert downloads(hub, unwanted) == 0
 
 
+def test_modules_of_an_embedder_come_along(hub: Web, store: ModelStore) -> None:
+    modules = {"1_Pooling/config.json": b"{}", "2_Dense/config.json": b"{}", "2_Dense/model.safetensors": b"weights"}
+    others = {"2_Dense/pytorch_model.bin": b"a pickle", "onnx/config.json": b"{}", "1_Pooling/a/config.json": b"{}"}
+    serve_repo(hub, {**FILES, **modules, **others})
+    assert {path.name for path in store.pull("org/name").path.iterdir()} == WANTED | {"landrace.json"}
+    store.remove("org/name")
+    serve_repo(hub, {**FILES, "modules.json": b"[]", **modules, **others})
+    model = store.pull("org/name")
+    kept = {path.relative_to(model.path).as_posix() for path in model.path.rglob("*") if path.is_file()}
+    assert kept == WANTED | {"landrace.json", "modules.json", *modules}
+    assert store.show("org/name").model.problem is None
+    (model.path / "1_Pooling" / "config.json").unlink()
+    assert store.show("org/name").model.problem == "1_Pooling/config.json is missing"
+
+
 def test_pull_one_gguf_of_a_repository(hub: Web, store: ModelStore) -> None:
     name = "org/name:sub/name.Q4_0.gguf"
     model = store.pull(name)

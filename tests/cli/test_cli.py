@@ -30,6 +30,8 @@ VERBS = (
     "list",
     "show",
     "remove",
+    "embed",
+    "rerank",
     "tune",
     "evaluate",
     "compare",

@@ -12,7 +12,8 @@ from byte_vocabulary import byte_vocabulary
 pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 
-from quantised_files import FORMS, write_model
+from quantised_files import write_model
+from quantised_forms import FORMS
 from test_cpu_equivalence import CACHES, RUNGS, check, make_requests, oracle, with_cache
 
 from landrace.engine import Engine

@@ -14,6 +14,8 @@ from landrace.errors import RequestError
 from landrace.model import ServingModel, open_engine
 from landrace.text import ChatTemplate, Tokenizer, chat_prompt
 from landrace.text.answers import AnswerForm, answer_form
+from landrace.text.answers.grammar import REASONING, Thought
+from landrace.text.answers.grammars import PLAIN
 from landrace.text.thinking_switches import switched, with_effort
 
 USER = [{"role": "user", "content": "Is it?"}]
@@ -24,8 +26,21 @@ Opened = Callable[..., ServingModel]
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     path = tmp_path_factory.mktemp("reciting")
-    folder = write_reciting_model(path / "model", path / "extras", ENDLESS, THINKING)
-    return lambda **options: open_engine(str(folder), options=EngineOptions(**options))
+    folder = write_reciting_model(path / "model", path / "extras", ENDLESS, THINKING, mtp=True)
+    names = {"itself": str(folder)}
+
+    def opened(draft: str | None = None, **options: Any) -> ServingModel:
+        return open_engine(str(folder), options=EngineOptions(draft=names.get(draft or "", draft), **options))
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def slow_to_end(tmp_path_factory: pytest.TempPathFactory) -> ServingModel:
+    """Its thought is two tokens long, and the mark that ends it three."""
+    path = tmp_path_factory.mktemp("slow")
+    chains = [[":", "<think>", " Hm", " So", "</", "think", ">", "Sure", "."], ["\n", "Sure"]]
+    return open_engine(str(write_reciting_model(path / "model", path / "extras", chains, THINKING)))
 
 
 def request(serving: ServingModel, name: str = "r", **params: Any) -> Request:
@@ -56,12 +71,18 @@ def test_without_a_budget_it_thinks_on(opened: Opened) -> None:
     assert (answer.parts.content, answer.thought_tokens) == ("", 39)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("params", [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.3}, {"logprobs": 2}])
-@pytest.mark.parametrize("options", [{"draft": "ngram"}, {"max_step_tokens": 8, "max_running": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [{"draft": "ngram"}, {"draft": "mtp"}, {"draft": "itself"}, {"max_step_tokens": 8, "max_running": 4}],
+)
 def test_drafts_and_neighbours_change_nothing(opened: Opened, params: dict[str, Any], options: dict[str, Any]) -> None:
-    alone = [ask(opened(), thinking_budget=budget, **params) for budget in (0, 5, 21)]
+    budgets = (0, 1, 5, 6, 21)
+    plain = opened()
+    alone = [ask(plain, thinking_budget=budget, **params) for budget in budgets]
     serving = opened(**options)
-    requests = [request(serving, str(n), thinking_budget=n, **params) for n in (0, 5, 21)]
+    requests = [request(serving, str(n), thinking_budget=n, **params) for n in budgets]
     together = serving.engine.generate([*requests, request(serving, "stranger", **params)])
     for one, other in zip(alone, together, strict=False):
         assert other.token_ids == one.token_ids
@@ -69,6 +90,25 @@ def test_drafts_and_neighbours_change_nothing(opened: Opened, params: dict[str, 
         assert other.parts == one.parts
     if "draft" in options and not params:
         assert sum(one.accepted_tokens for one in together) > 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "said", "n_thoughts"),
+    [
+        (1, f" Hm{END}Sure.", 1),
+        (2, f" Hm So{END}Sure.", 2),
+        (3, " Hm So</think>\n\nSure.", 2),
+        (4, " Hm So</think>\n\nSure.", 2),
+        (5, " Hm So</think>Sure.", 2),
+        (None, " Hm So</think>Sure.", 2),
+    ],
+)
+def test_a_mark_that_the_model_has_begun_is_finished(
+    slow_to_end: ServingModel, budget: int | None, said: str, n_thoughts: int
+) -> None:
+    answer = ask(slow_to_end, thinking_budget=budget)
+    assert answer.text == f"<think>{said}"
+    assert (answer.parts.content, answer.thought_tokens) == ("Sure.", n_thoughts)
 
 
 def test_forced_tokens_have_their_own_logprobs(opened: Opened) -> None:
@@ -112,6 +152,8 @@ def forced(tokenizer: Tokenizer, form: AnswerForm, budget: int, chosen: Sequence
     [
         ("<think>", [" Hm", " So", " Hm"], f" Hm So{END} Hm"),
         ("<think>", [" Hm", "</think>", "Sure", " So", " So", " So"], " Hm</think>Sure So So So"),
+        ("<think>", ["<", " So", "Sure"], f"< So{END}Sure"),
+        ("<think>", [" Hm", "<", "Sure"], " Hm</think>\n\nSure"),
         ("", ["\n", "<think>", " Hm", " So", " Hm"], f"\n<think> Hm So{END} Hm"),
         ("", ["Sure", "<think>", " Hm", " So", " Hm"], "Sure<think> Hm So Hm"),
         ("", ["<think>", "</think>", "\n", "<think>", " Hm", " So", " Hm"], f"<think></think>\n<think> Hm So{END} Hm"),
@@ -120,6 +162,25 @@ def forced(tokenizer: Tokenizer, form: AnswerForm, budget: int, chosen: Sequence
 def test_which_thoughts_count(opened: Opened, prompt: str, chosen: list[str], said: str) -> None:
     tokenizer = opened().model.tokenizer
     assert forced(tokenizer, answer_form(tokenizer, prompt), 2, chosen) == said
+
+
+def test_a_begun_mark_is_finished_without_a_space_before_the_rest(shared: Path) -> None:
+    """In a vocabulary that puts one before a text, and has no token for the mark."""
+    from landrace.engine.thinking import Thinking
+    from landrace.text import load_tokenizer
+
+    tokenizer = load_tokenizer(shared / "data" / "tokenizers" / "llama2")
+    assert tokenizer.conventions.adds_space
+    form = AnswerForm(PLAIN.thinking(Thought("<think>", "</think>", "</think>\n")), REASONING)
+    thinking = Thinking.of(form, tokenizer, 2)
+    assert thinking is not None
+    said, chosen = b"", [tokenizer.token_id(piece) for piece in ("▁So", "</")]
+    while chosen or thinking.forced is not None:
+        token = chosen.pop(0) if thinking.forced is None else thinking.forced
+        assert token is not None
+        said += tokenizer.token_bytes(token)
+        thinking.record(token)
+    assert (said, thinking.n_tokens) == (b" So</think>\n", 1)
 
 
 @pytest.mark.parametrize(

@@ -95,3 +95,31 @@ def test_what_is_said_is_judged_and_no_thought(tmp_path: Path) -> None:
         found = evaluate(serving.engine, serving.model.tokenizer, told, model_name="m", data=data).rows[0]
         assert (found.parsed, found.correct) == (parsed, parsed is not None)
         assert found.answer.startswith("<think>check_in")
+
+
+def test_what_the_parser_calls_content_is_no_thought(tmp_path: Path) -> None:
+    """Whatever marks of another family stand in it."""
+    chains = [[":", "<seed:think>", "check_in", "</seed:think>", "<think>", "refund"]]
+    template = THINKING.replace("think>", "seed:think>")
+    folder = write_reciting_model(tmp_path / "model", tmp_path / "extras", chains, template)
+    from landrace.model import open_engine
+
+    serving = open_engine(str(folder))
+    task = Task("t", "contains", "Which? {q}", max_tokens=9)
+    data = task.from_rows([{"q": "a", "answer": "refund"}])
+    found = evaluate(serving.engine, serving.model.tokenizer, task, model_name="m", data=data).rows[0]
+    assert (found.answer, found.correct) == ("<seed:think>check_in</seed:think><think>refund", True)
+
+
+def test_thoughts_that_no_template_shows_are_read_off_the_text(tmp_path: Path) -> None:
+    chains = [[":", "<think", ">check_in</", "think>", "refund"]]
+    template = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:"
+    folder = write_reciting_model(tmp_path / "model", tmp_path / "extras", chains, template)
+    from landrace.model import open_engine
+
+    serving = open_engine(str(folder))
+    data_of = Task("t", "classification", "Which? {q}", labels=("refund", "check_in"), max_tokens=9)
+    for task in (data_of, replace(data_of, mode="plain", template="{q}:")):
+        data = task.from_rows([{"q": "a", "answer": "refund"}])
+        found = evaluate(serving.engine, serving.model.tokenizer, task, model_name="m", data=data).rows[0]
+        assert (found.answer, found.parsed) == ("<think>check_in</think>refund", "refund")

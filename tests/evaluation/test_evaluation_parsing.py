@@ -15,8 +15,9 @@ from landrace.evaluation.reading import strip_reasoning
 PLAIN = Normalisation()
 
 
-def parse_label(answer: str, labels: tuple[str, ...], normalisation: Normalisation) -> str | None:
-    return read_label(answer, {label: label for label in labels}, casefold=normalisation.casefold).value
+def parse_label(text: str, labels: tuple[str, ...], normalisation: Normalisation) -> str | None:
+    names = {label: label for label in labels}
+    return read_label(strip_reasoning(text), names, casefold=normalisation.casefold).value
 
 
 LABELS = ("refund", "refund_status", "check_in", "退款", "otkazivanje", "hủy_phòng")
@@ -138,5 +139,4 @@ def test_the_last_match_of_a_pattern_is_the_answer() -> None:
     pattern = re.compile(r"#### (-?[\d,.]+)")
     assert parse_pattern("#### 5 no wait\n#### -1,200.", pattern, PLAIN) == "-1,200"
     assert parse_pattern("five", pattern, PLAIN) is None
-    assert parse_pattern("<think>#### 5</think>", pattern, PLAIN) is None
     assert parse_pattern("ab", re.compile("a(x)?b"), PLAIN) is None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from landrace.evaluation.judging import judge_answer
+from landrace.evaluation.judging import judge_text
 from landrace.evaluation.task import Fields, Task
 
 MOODS = {
@@ -128,7 +128,7 @@ READINGS: tuple[tuple[str, str, int | str | None], ...] = (
 def verdict(kind: Any, gold: Any, answer: str, language: str = "en", **values: Any) -> tuple[str, str | None]:
     task = Task("t", kind, "{q}", language=language, **values)
     (row,) = task.from_rows([{"q": "?", "answer": gold}]).rows
-    judged = judge_answer(task, row, answer)
+    judged = judge_text(task, row, answer)
     return judged.verdict, judged.parsed
 
 
@@ -183,7 +183,7 @@ def test_options_by_letter_or_text(answer: str, letter: str | None) -> None:
     options = {"A": "fig", "B": "kiwi", "C": "plum", "D": "none of these"}
     for given in (options, list(options.values())):
         (row,) = task.from_rows([{"q": "Which?", "options": given, "answer": "C"}]).rows
-        assert judge_answer(task, row, answer).parsed == letter
+        assert judge_text(task, row, answer).parsed == letter
         assert task.prompt_text(row) == "Which?\nA. fig\nB. kiwi\nC. plum\nD. none of these"
 
 
@@ -418,7 +418,7 @@ def test_the_cases_beside_the_checkout(shared: Path) -> None:
         if kind == "option":
             values["fields"] = Fields(choices="options")
         task = Task("t", kind, "{q}", language=case["lang"], **values)
-        found = judge_answer(task, task.from_rows([row]).rows[0], case["answer"]).verdict
+        found = judge_text(task, task.from_rows([row]).rows[0], case["answer"]).verdict
         counts["soft" if case["soft"] else "certain"] += 1
         if found != case["verdict"]:
             other.append((case["id"], case["soft"]))

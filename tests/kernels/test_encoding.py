@@ -21,6 +21,8 @@ ROUNDED = (*FLOATS, "Q8_0")
 SEARCHED = [kind for kind in ENCODED if kind not in ROUNDED]
 BITS = {"Q2_K": 2, "Q3_K": 3, "Q5_0": 5, "Q5_1": 5, "Q5_K": 5, "Q6_K": 6}
 """Four for the others."""
+SHARES = {"Q2_K": (0.78, 0.91), "Q4_K": (0.98, 0.965), "Q5_K": (0.93, 0.905)}
+"""Of ggml's error, where scales and minima are searched together: without importance, and with."""
 
 
 def weights(n_rows: int = 64) -> Tensor:
@@ -90,7 +92,7 @@ def test_no_more_is_lost_than_by_ggml(kind: str, weighed: bool, ggml: ctypes.CDL
     pointer = None if importance is None else importance.data_ptr()
     ggml.ggml_quantize_chunk(block.ggml_id, values.data_ptr(), theirs.data_ptr(), 0, len(values), COLUMNS, pointer)
     ours = error(values, encode(values, kind, importance), kind, importance)
-    assert ours < 1.05 * error(values, theirs, kind, importance)
+    assert ours < SHARES.get(kind, (1.05, 1.05))[weighed] * error(values, theirs, kind, importance)
 
 
 @pytest.mark.parametrize("kind", ["IQ4_NL", "IQ4_XS"])

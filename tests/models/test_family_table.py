@@ -86,7 +86,7 @@ def _gguf(model_type: str) -> str:
     while kind in TEXT_HALVES:
         kind = TEXT_HALVES[kind].family
     kind = {"deepseek_v2": "deepseek_v3", "glm4_moe_lite": "deepseek_v3"}.get(kind, kind)  # One architecture for all.
-    own = [name for name in ARCHITECTURES if name == model_type.replace("_", "")]
+    own = [name for name in ARCHITECTURES if name in (model_type, model_type.replace("_", ""))]
     own = own or [name for name, architecture in ARCHITECTURES.items() if architecture.model_type == kind]
     return ", ".join(f"`{name}`" for name in own) or "no"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ DENSE = [
     if not one.experts and not one.latent and one.more is not delta_facts and one.model_type != "baichuan"
 ]
 """The others are in test_gguf_moe_models.py, test_gguf_latent_models.py and test_gguf_delta_models.py."""
-SQUARE = ("qwen2", "qwen2vl")
+SQUARE = ("qwen2", "qwen2vl", "chatglm")
 """Architectures in which llama.cpp wants the heads to be as wide, together, as the model."""
+WITH_BIASES = ("qwen2", "qwen2vl", "glm4", "chatglm", "seed_oss")
+"""Architectures that have biases on q, k and v."""
 
 
 def metadata(architecture: str, **changes: Any) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def metadata(architecture: str, **changes: Any) -> dict[str, Any]:
         "attention.key_length": HEAD_DIM,
         "attention.value_length": HEAD_DIM,
         "attention.layer_norm_rms_epsilon": 3e-3,
-        "rope.dimension_count": 16 if architecture == "glm4" else HEAD_DIM,
+        "rope.dimension_count": 16 if architecture in ("glm4", "chatglm") else HEAD_DIM,
         "rope.freq_base": 5e4,
         "vocab_size": VOCAB,
     }
@@ -60,9 +63,12 @@ def metadata(architecture: str, **changes: Any) -> dict[str, Any]:
         own |= {"embedding_scale": 6.0, "residual_scale": 0.7, "logit_scale": 3.0}
     if architecture in SQUARE:
         own |= {"embedding_length": HEADS * HEAD_DIM, "attention.key_length": None, "attention.value_length": None}
-    if architecture in ("qwen2vl", "qwen3vl"):
+    if architecture in ("qwen2vl", "qwen3vl", "hunyuan_vl"):
         own["rope.dimension_sections"] = [6, 5, 5, 0]
+    if architecture in ("qwen2vl", "qwen3vl"):
         own["attention.layer_norm_rms_epsilon"] = 1e-6  # Some releases of llama.cpp take it for 0.
+    if architecture == "hunyuan_vl":
+        own |= {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.alpha": 50.0}
     if architecture == "hunyuan-dense":
         own |= {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.original_context_length": 4096}
     own |= changes
@@ -70,24 +76,26 @@ def metadata(architecture: str, **changes: Any) -> dict[str, Any]:
     return found | {f"{architecture}.{key}": value for key, value in own.items() if value is not None}
 
 
-def names(architecture: str, *, tied: bool = False) -> list[str]:
-    """The tensors of such a file, from gguf's own table."""
+def names(architecture: str, *, tied: bool = False, fused: bool = False) -> list[str]:
+    """The tensors of such a file, from gguf's own table. `fused`: q, k and v are one."""
     known = gguf.get_tensor_name_map(_arch(architecture), LAYERS)
     wanted = ["model.embed_tokens", "model.norm"] + ([] if tied else ["lm_head"])
     modules = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj",
                "input_layernorm", "post_attention_layernorm"]  # fmt: skip
-    modules += ["mlp.gate_up_proj"] if architecture == "glm4" else ["mlp.gate_proj", "mlp.up_proj"]
+    modules += ["mlp.gate_up_proj"] if architecture in ("glm4", "chatglm") else ["mlp.gate_proj", "mlp.up_proj"]
     if architecture == "glm4":
         modules += ["post_self_attn_layernorm", "post_mlp_layernorm"]
-    if architecture in ("qwen3", "qwen3vl", "hunyuan-dense"):
+    if architecture in ("qwen3", "qwen3vl", "hunyuan-dense", "hunyuan_vl"):
         modules += ["self_attn.q_norm", "self_attn.k_norm"]
     found = []
     for name in [*wanted, *(f"model.layers.{n}.{module}" for n in range(LAYERS) for module in modules)]:
         theirs = known.get_name(name)
         assert theirs is not None, name
         found.append(f"{theirs}.weight")
-        if name.endswith(("q_proj", "k_proj", "v_proj")) and architecture in ("qwen2", "qwen2vl", "glm4", "seed_oss"):
+        if name.endswith(("q_proj", "k_proj", "v_proj")) and architecture in WITH_BIASES:
             found.append(f"{theirs}.bias")
+    if fused:
+        found = list(dict.fromkeys(re.sub(r"\.attn_[qkv]\.", ".attn_qkv.", name) for name in found))
     return found
 
 
@@ -203,6 +211,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "llama, llama3 factors": ("llama", {"rope_freqs": True}, False),
     "llama, linear": ("llama", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, False),
     "qwen2, yarn": ("qwen2", YARN, False),
+    "hunyuan_vl, base with alpha": ("hunyuan_vl", {"rope.scaling.alpha": None, "rope.dimension_sections": None}, False),
     "qwen3, one number a layer": ("qwen3", {"attention.head_count_kv": [KV_HEADS] * LAYERS}, False),
 }
 
@@ -226,6 +235,22 @@ def test_architectures_against_llama_cpp(case: str, tmp_path: Path) -> None:
         tensors["rope_freqs.weight"] = np.array(factors, dtype=np.float32)
     write(tmp_path / "tiny.gguf", data, tensors)
     assert assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder).std() > 0.3
+
+
+@pytest.mark.parametrize("architecture", ["chatglm", "llama", "qwen3", "qwen2"])
+def test_fused_queries_keys_and_values(architecture: str, tmp_path: Path) -> None:
+    """As files of ChatGLM have them, and llama.cpp takes them for others too."""
+    data, separate, fused = metadata(architecture), names(architecture), names(architecture, fused=True)
+    spec = read_config(config_from_gguf(data, fused)).spec
+    assert spec == read_config(config_from_gguf(data, separate)).spec
+    decoder = random_decoder(spec)
+    sources = gguf_sources(spec, architecture, fused)
+    assert {source.tensor for source in sources.values()} == set(fused)
+    write(tmp_path / "tiny.gguf", data, weights_for(spec, sources, decoder))
+    ours = dict(open_checkpoint(tmp_path / "tiny.gguf").tensors())
+    assert all(torch.equal(ours[name], tensor) for name, tensor in decoder.named_tensors())
+    assert_as_llama_cpp(tmp_path / "tiny.gguf", decoder)
+    assert_goes_back(tmp_path / "tiny.gguf", tmp_path / "again")
 
 
 @pytest.mark.parametrize("architecture", DENSE)

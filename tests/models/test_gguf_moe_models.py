@@ -41,6 +41,7 @@ SHARED = {
     "glm4moe": ("glm4_moe", {}),
     "ernie4_5-moe": ("ernie4_5_moe", {}),
     "hunyuan-moe": ("hunyuan_v1_moe", {}),
+    "hy_v3": ("hy_v3", {"router_scaling_factor": 2.5}),
     "minimax-m2": ("minimax_m2", {}),
     "minimax-m3": ("minimax_m3_vl_text", {"swiglu_limit": 7.0, "shared_intermediate_size": 32}),
     "gpt-oss": ("gpt_oss", {"swiglu_limit": 7.0}),
@@ -48,6 +49,10 @@ SHARED = {
     "step35": ("step3p7", {"rope_parameters": {"full_attention": STEP_ROPE, "sliding_attention": {
         "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}}),
 }  # fmt: skip
+
+
+GUESSING = ("glm4moe", "hy_v3")
+"""Whose files count a layer that guesses further tokens."""
 
 
 def model_of(architecture: str, shared: Path) -> Any:
@@ -98,6 +103,11 @@ def metadata(architecture: str, spec: ModelSpec, **changes: Any) -> dict[str, An
         "hunyuan-moe": {
             "expert_shared_count": 1, "expert_shared_feed_forward_length": shared, "rope.scaling.type": "none",
             "rope.scaling.factor": 1.0,
+        },
+        "hy_v3": {
+            **sigmoid, "expert_shared_feed_forward_length": shared, "expert_weights_norm": True,
+            "expert_weights_scale": experts.router.scale, "nextn_predict_layers": 1,
+            "block_count": len(spec.layers) + 1,
         },
         "minimax-m2": sigmoid,
         "minimax-m3": {
@@ -163,7 +173,7 @@ def test_a_file_is_the_model_it_was_made_of(architecture: str, shared: Path, tmp
     assert [name for name in tensors if not any(one.fullmatch(name) for one in known)] == []
     if architecture == "step35":
         tensors["rope_freqs.weight"] = np.array(step_factors(), dtype=np.float32)
-    if architecture == "glm4moe":
+    if architecture in GUESSING:
         tensors["blk.4.nextn.eh_proj.weight"] = np.zeros((4, 8), dtype=np.float32)
     write(tmp_path / "tiny.gguf", data, tensors)
     checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
@@ -214,7 +224,7 @@ def test_experts_stay_in_their_blocks(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", [name for name in SHARED if name not in ("gpt-oss", "step35")])
 def test_files_against_llama_cpp(architecture: str, shared: Path, tmp_path: Path) -> None:
     model, decoder = load(*save(model_of(architecture, shared), tmp_path / "hub"))
-    changes = {"nextn_predict_layers": None, "block_count": 4} if architecture == "glm4moe" else {}
+    changes = {"nextn_predict_layers": None, "block_count": 4} if architecture in GUESSING else {}
     data = metadata(architecture, model.spec, **changes)
     write(tmp_path / "tiny.gguf", data, laid_out(architecture, decoder, model.spec))
     # It chooses blocks in flash attention alone, whose sums are of float16.
@@ -263,6 +273,8 @@ REFUSED = [
     ("minimax-m2", {"expert_gating_func": 1}),
     ("llama4", {"attention.sliding_window": 0}),
     ("glm4moe", {"something_new": 1}),
+    ("hy_v3", {"expert_weights_norm": False}),
+    ("hy_v3", {"expert_shared_feed_forward_length": 33}),
     ("step35", {"attention.head_count": [4, 6, 6, 8]}),
     ("step35", {"moe_every_n_layers": 2}),
 ]

@@ -23,16 +23,16 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def write_model(tmp_path_factory: pytest.TempPathFactory) -> WriteModel:
-    """Writes a folder in bfloat16 with random weights."""
+    """Writes a folder in bfloat16 with random weights; `mtp`: with the layer that guesses further tokens."""
 
-    def write(config: dict[str, Any]) -> Path:
+    def write(config: dict[str, Any], mtp: bool = False) -> Path:
         folder = tmp_path_factory.mktemp("models") / str(config["model_type"])
         extras = folder.with_name(f"{folder.name} tokenizer")
         extras.mkdir(parents=True)
         vocabulary().save(str(extras / "tokenizer.json"))
         settings = {"eos_token": "<|im_end|>", "chat_template": CHATML, "tokenizer_class": "PreTrainedTokenizerFast"}
         (extras / "tokenizer_config.json").write_text(json.dumps(settings))
-        family, generator = read_config(config), torch.Generator().manual_seed(0)
+        family, generator = read_config(config, mtp=mtp), torch.Generator().manual_seed(0)
 
         def tensor(shape: tuple[int, ...]) -> torch.Tensor:
             return (torch.randn(shape, generator=generator) * 0.04 + (len(shape) == 1)).bfloat16()

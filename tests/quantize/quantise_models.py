@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
@@ -184,6 +183,55 @@ HUNYUAN_MOE: dict[str, Any] = {
     "moe_intermediate_size": 512,
     "num_shared_expert": 1,
 }
+KIMI_K3: dict[str, Any] = {
+    **{key: value for key, value in DEEPSEEK_V3.items() if "group" not in key},
+    "model_type": "kimi_linear",
+    "architectures": ["KimiLinearForCausalLM"],
+    "num_hidden_layers": 4,
+    "qk_nope_head_dim": 32,
+    "mla_use_nope": True,
+    "mla_use_output_gate": True,
+    "attn_res_block_size": 2,
+    "linear_attn_config": {
+        "full_attn_layers": [3],
+        "kda_layers": [1, 2, 4],
+        "num_heads": 4,
+        "head_dim": 32,
+        "short_conv_kernel_size": 4,
+        "gate_lower_bound": -5.0,
+        "use_full_rank_gate": True,
+    },
+    "routed_expert_hidden_size": 32,
+    "latent_moe_use_norm": True,
+    "hidden_act": "situ",
+    "activation_situ_beta": 1.5,
+    "activation_situ_linear_beta": 2.5,
+}
+HY3: dict[str, Any] = {
+    "model_type": "hy_v3",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_shared_experts": 2,
+    "moe_intermediate_size": 64,
+    "router_scaling_factor": 1.5,
+    "first_k_dense_replace": 1,
+}
+CHATGLM: dict[str, Any] = {
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "padded_vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "ffn_hidden_size": 512,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "kv_channels": 64,
+    "seq_length": 256,
+    "rope_ratio": 2.0,
+    "add_qkv_bias": True,
+    "eos_token_id": 260,
+}
 MINIMAX: dict[str, Any] = {
     "model_type": "minimax",
     "architectures": ["MiniMaxForCausalLM"],
@@ -240,4 +288,5 @@ def in_pieces(model: Path, folder: Path, form: str) -> None:
         (folder / "tokenizer.model").unlink()
 
 
-WriteModel = Callable[[dict[str, Any]], Path]
+class WriteModel(Protocol):
+    def __call__(self, config: dict[str, Any], mtp: bool = False) -> Path: ...

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from quantise_models import (
+    CHATGLM,
     DEEPSEEK_V3,
     DELTA,
     DELTA_EXPERTS,
@@ -18,9 +19,11 @@ from quantise_models import (
     GLM4_MOE,
     GLM5_NEXT,
     HUNYUAN_MOE,
+    HY3,
     HY_V4,
     INDEXER,
     KDA,
+    KIMI_K3,
     LLAMA,
     MINIMAX,
     MINIMAX_M3,
@@ -41,6 +44,7 @@ from landrace.kernels.reference.encoding import encode
 from landrace.model import open_model
 from landrace.models.batch import ForwardBatch
 from landrace.models.decoder import Decoder
+from landrace.quantize import gguf as writing
 from landrace.quantize import quantize as module
 from landrace.quantize.gguf import gguf_model
 from landrace.quantize.importance import importance_of
@@ -94,6 +98,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama, linear": LLAMA | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     "qwen2": LLAMA | {"model_type": "qwen2"},
     "qwen3": LLAMA | {"model_type": "qwen3", "attention_bias": False},
+    "chatglm": CHATGLM,
+    "hunyuan_vl_text": LLAMA | {"model_type": "hunyuan_vl_text", "rope_scaling": {"type": "xdrope", "alpha": 50.0}},
     "qwen3, yarn": LLAMA | {
         "model_type": "qwen3",
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
@@ -122,6 +128,8 @@ OTHER_MIXERS: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": DELTA | DELTA_EXPERTS | SECTIONS | QWEN4,
     "glm5_next_text": GLM5_NEXT,
     "kimi_linear": DEEPSEEK_V3 | KDA | {"model_type": "kimi_linear", "q_lora_rank": None},
+    "kimi_k3": KIMI_K3,
+    "kimi_k3, unbounded": KIMI_K3 | {"activation_situ_linear_beta": None, "norm_topk_prob": False},
     "minimax": LLAMA | MINIMAX,
     "glm_moe_dsa, shared": DEEPSEEK_V3 | INDEXER | {"model_type": "glm_moe_dsa", "n_group": 1, "topk_group": 1},
     "hy_v4": DEEPSEEK_V3 | INDEXER | HY_V4,
@@ -129,6 +137,8 @@ OTHER_MIXERS: dict[str, dict[str, Any]] = {
     "glm4_moe": LLAMA | GLM4_MOE,
     "ernie4_5_moe": LLAMA | ERNIE_MOE,
     "hunyuan_v1_moe": LLAMA | HUNYUAN_MOE,
+    "hy_v3": LLAMA | HY3,
+    "glm": LLAMA | {"model_type": "glm", "attention_bias": True, "partial_rotary_factor": 0.5},
 }
 
 
@@ -170,6 +180,32 @@ def test_latents_and_states_in_fewer_bits(case: str, write_model: WriteModel, te
     quantize(str(folder), "q4_k_m", out, importance=text, text=text)
     expected, got = logits(folder), logits(out)
     assert 1e-4 < (got - expected).abs().mean() < 0.5 * expected.std()
+
+
+@pytest.mark.parametrize(("case", "name"), [
+    ("qwen4_exp_text", "per_layer_token_embd.weight"),
+    ("qwen3_next", "blk.1.ffn_up_exps.weight"),
+    ("deepseek_v3", "output.weight"),
+])  # fmt: skip
+def test_great_tensors_go_by_in_pieces(
+    case: str, name: str, write_model: WriteModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a tensor of the file is a parameter, entry by entry; the bytes are the same."""
+    folder = write_model(OTHER_MIXERS[case])
+    quantize(str(folder), "q4_k_m", tmp_path / "whole.gguf", importance=text)
+    quantize(str(folder), "q8_0", tmp_path / "q8.gguf")
+    again = quantize(str(tmp_path / "q8.gguf"), "q8_0", tmp_path / "q8 whole.gguf")
+    assert again.weights.keys() >= {"Q8_0", "F32"}
+    monkeypatch.setattr(writing, "PIECE", 4096)
+    for model in (folder, tmp_path / "q8.gguf"):
+        tensor = gguf_model(open_checkpoint(model)).tensors[name]
+        sizes = [piece.numel() for piece in tensor.pieces()]
+        entry = math.prod(tensor.shape[1:])
+        assert len(sizes) > 3 and sum(sizes) == math.prod(tensor.shape) and max(sizes) <= max(4096, entry)
+    quantize(str(folder), "q4_k_m", tmp_path / "pieces.gguf", importance=text)
+    quantize(str(tmp_path / "q8.gguf"), "q8_0", tmp_path / "q8 pieces.gguf")
+    for one, other in (("whole.gguf", "pieces.gguf"), ("q8 whole.gguf", "q8 pieces.gguf")):
+        assert (tmp_path / one).read_bytes() == (tmp_path / other).read_bytes()
 
 
 def test_importance_follows_the_order_of_heads(write_model: WriteModel, text: Path, tmp_path: Path) -> None:

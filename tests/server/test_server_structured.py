@@ -232,7 +232,7 @@ def test_hostile_schemas_stop_nobody(server: Any) -> None:
     """While they are read and refused, a stranger's stream goes on and the server tells that it is well."""
     deep: Any = {"type": "string"}
     for _ in range(30):
-        deep = {"anyOf": [{"type": "array", "items": deep}, {"type": "object", "properties": {"a": deep}}]}
+        deep = {"type": "array", "items": deep}
     wide = {"type": "object", "properties": {f"p{n}": {"pattern": "(a|b|ab)*c{1,200}"} for n in range(500)}}
     hostile = [
         deep,

@@ -14,6 +14,7 @@ from written_answers import TOOLS
 from landrace.text.answers import AnswerParser, Content, Parts, Reasoning, ToolCall
 from landrace.text.answers.grammar import REASONING, Grammar, Thought
 from landrace.text.answers.grammars import GRAMMARS, PLAIN, THOUGHTS
+from landrace.text.answers.nested import SIGN, nested
 
 THINK = Thought("<think>", "</think>", "</think>")
 BY_NAME = {one.name: one if one.thought else one.thinking(THINK) for one in (*GRAMMARS, PLAIN)}
@@ -44,6 +45,20 @@ def _each(calls: list[tuple[str, dict[str, Any]]], form: str, argument: str, bet
 def _invoke(prefix: str, outer: str, argument: str = '<Pparameter name="KEY">VALUE</Pparameter>\n') -> str:
     calls = _each(BOTH, '<Pinvoke name="NAME">\nARGS</Pinvoke>\n', argument)
     return f"<P{outer}>\n{calls}</P{outer}>".replace("<P", f"<{prefix}").replace("</P", f"</{prefix}")
+
+
+def _tags(value: Any) -> str:
+    """As MiniMax-M3 writes a value."""
+    if isinstance(value, dict):
+        return "".join(f"{SIGN}<{key}>{_tags(one)}{SIGN}</{key}>" for key, one in value.items())
+    if isinstance(value, list):
+        return "".join(f"{SIGN}<item>{_tags(one)}{SIGN}</item>" for one in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _m3(calls: list[tuple[str, dict[str, Any]]]) -> str:
+    each = "".join(f'{SIGN}<invoke name="{name}">{_tags(arguments)}{SIGN}</invoke>\n' for name, arguments in calls)
+    return f"{SIGN}<tool_call>\n{each}{SIGN}</tool_call>"
 
 
 def _k3(name: str, arguments: dict[str, Any], index: int) -> str:
@@ -122,6 +137,7 @@ CALLS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
         f"{json.dumps(TELL)}",
         BOTH,
     ),
+    "nested tags in <tool_call>": (_m3(BOTH), BOTH),
     "Kimi-K3 open and close": (
         f"<|open|>tools<|sep|>{_k3(*BOTH[0], 1)}{_k3(*BOTH[1], 2)}<|close|>tools<|sep|><|close|>message<|sep|>",
         BOTH,
@@ -267,6 +283,81 @@ def test_a_broken_call_of_control_tokens_comes_back_without_them() -> None:
     assert parse(harmony, '<|channel|>commentary to=functions.tell<|message|>{no: "x"}') == Parts("", '{no: "x"}', ())
     assert parse(harmony, "Plain words") == Parts("", "Plain words", ())
     assert parse(harmony, "<|channel|>fin") == Parts("", "", ())
+
+
+def test_a_broken_call_of_nested_tags_comes_back_without_the_sign_before_them() -> None:
+    broken = f'{SIGN}<tool_call>\n{SIGN}<invoke name="tell">{SIGN}<text>Hm.{SIGN}</test>{SIGN}</invoke>'
+    grammar = BY_NAME["nested tags in <tool_call>"]
+    for text in (broken, f"{SIGN}<tool_call>\n{SIGN}<invoke name"):
+        assert parse(grammar, text) == Parts("", text.replace(SIGN, ""), ())
+    assert parse(grammar, f"{broken}\n{SIGN}</tool_call>") == parse(grammar, broken)
+
+
+NESTED = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "stops": {"type": "array", "items": {"$ref": "#/$defs/stop"}},
+        "more": {"anyOf": [{"type": "object", "additionalProperties": {"type": "integer"}}, {"type": "null"}]},
+        "names": {"type": "array", "items": {"type": "string"}},
+        "free": {"type": "object"},
+    },
+    "$defs": {"stop": {"type": "object", "properties": {"at": {"type": "number"}, "name": {"type": "string"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"id": "7", "stops": [{"at": 1.5, "name": "3"}, {"at": 2, "name": "Huế\n<b>"}], "more": {"a": 1}},
+        {"stops": [], "more": None, "names": ["1", "true"], "free": {}},
+        {"names": [], "free": {"item": 1, "b": [True, None, {"c": [[1, 2], [3]]}], "d": "x y"}},
+        {"unknown": [{"b": ["a", 1]}, 2]},
+        {"id": ""},
+        {},
+    ],
+)
+def test_nested_tags_are_typed_by_the_schema(arguments: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "plan", "parameters": NESTED}}]
+    for text in (_m3([("plan", arguments)]), _m3([("plan", arguments)]).replace("><", ">\n<")):
+        found = called(parse(BY_NAME["nested tags in <tool_call>"], text, tools=tools))
+        assert found == [("plan", arguments)]
+        assert json.dumps(found[0][1]) == json.dumps(arguments)  # true is no 1
+
+
+@pytest.mark.parametrize(
+    ("body", "arguments"),
+    [
+        ("N<a>1N</a>N<a>2N</a>", {"a": [1, 2]}),
+        ("N<names>oneN</names>N<names>2N</names>", {"names": ["one", "2"]}),
+        ("Nticket.txtN</id>N<free>N<b>1N</b>N</free>", {"id": "ticket.txt", "free": {"b": 1}}),
+        ('N<free>{"b": [1]}N</free>', {"free": {"b": [1]}}),
+        ("N<a>1N</b>", None),
+        ("N<a>1", None),
+        ("N</a>", None),
+        ("text N<a>1N</a>", None),
+        ("N<a>N<b>1N</b> and N<b>2N</b>N</a>", None),
+        ("N<a>and N<b>1N</b>N</a>", None),
+        ("N<>1N</>", None),
+        ("N<a", None),
+        ("N<a>" * 70 + "N</a>" * 70, None),
+    ],
+)
+def test_nested_tags_that_are_odd_or_broken(body: str, arguments: dict[str, Any] | None) -> None:
+    assert nested(body.replace("N", SIGN), NESTED) == arguments
+
+
+def test_kimi_k3_writes_a_call_as_json_too_and_escapes_names() -> None:
+    grammar = BY_NAME["Kimi-K3 open and close"]
+    json_call = '<|open|>json type="object"<|sep|>{"text": "<|close|>"}<|close|>json<|sep|><|close|>call<|sep|>'
+    key = (
+        '<|open|>argument key="a &quot;b&amp;quot;" type="null"<|sep|>null<|close|>argument<|sep|><|close|>call<|sep|>'
+    )
+    text = f'<|open|>tools<|sep|><|open|>call tool="tell" index="1"<|sep|>{json_call}'
+    text += f'<|open|>call tool="tell" index="2"<|sep|>{key}<|close|>tools<|sep|>'
+    assert called(parse(grammar, text)) == [("tell", {"text": "<|close|>"}), ("tell", {'a "b&quot;': None})]
+    assert parse(grammar, f"<|close|>response<|sep|>{text}").content == ""
+    assert parse(grammar, f" Look.<|close|>response<|sep|>{text}").content == " Look."
 
 
 def test_a_call_after_a_broken_one_is_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ VERSIONS = {
     "harmony": ("gpt_oss", "gpt-oss", ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"]),
     "v3.2": ("deepseek_v32", "deepseek32", DEEPSEEK),
     "v4": ("deepseek_v4", "deepseek4", DEEPSEEK),
+    "kimi k3": ("kimi_k3", "kimi-k3", ["<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>"]),
     "ernie": ("ernie4_5", "ernie4_5-moe", ["<|begin_of_sentence|>", "<|end_of_sentence|>"]),
 }
 """Type, architecture and marks."""
@@ -187,6 +189,67 @@ def test_ernie(makers: Doors, tmp_path: Path) -> None:
             "User: Will it rain in Huế?\nAssistant: "
         )
         assert ours.token_id("<|end_of_sentence|>") in ours.eos_ids
+
+
+def k3(*parts: str) -> str:
+    """Kimi K3's marks, written shorter: {a} opens, {/a} closes, and {.} ends a message."""
+    text = "".join(parts).replace("{.}", "<|end_of_msg|>")
+    return re.sub(r"\{([^{}]*)\}", r"<|open|>\1<|sep|>", re.sub(r"\{/(\w+)\}", r"<|close|>\1<|sep|>", text))
+
+
+def test_kimi_k3(makers: Doors, tmp_path: Path) -> None:
+    calls = (
+        '{call tool="get_weather" index="1"}{argument key="city" type="string"}Huế{/argument}'
+        '{argument key="days" type="number"}3{/argument}{argument key="parts" type="array"}["a"]{/argument}'
+        '{argument key="exact" type="boolean"}true{/argument}{/call}'
+    )
+    for ours in opened(makers, tmp_path, "kimi k3"):
+        template = ours.chat_template
+        assert template is not None
+        text = template.render([SYSTEM, USER, calling(reasoning_content="A city."), RESULT, ANSWER, USER])
+        effort, _, turns = text.partition("<|end_of_msg|>")
+        assert effort.startswith(k3('{message role="system" type="thinking-effort"}'))
+        assert effort.endswith(k3("`thinking_effort=max`.{/message}"))
+        assert turns == k3(
+            '{message role="system"}Be brief.{/message}{.}{message role="user"}Will it rain in Huế?{/message}{.}',
+            '{message role="assistant"}{think}A city.{/think}{response}{/response}{tools}',
+            calls,
+            '{/tools}{/message}{.}{message role="tool" tool="get_weather" index="1"}rain, "24" °C{/message}{.}',
+            '{message role="assistant"}{think}{/think}{response}No.{/response}{/message}{.}',
+            '{message role="user"}Will it rain in Huế?{/message}{.}{message role="assistant"}{think}',
+        )
+        assert ours.token_id("<|end_of_msg|>") in ours.eos_ids
+        assert ours.token_id("<|close|>") not in ours.eos_ids
+        assert ours.answer_grammar.name == "Kimi-K3 open and close"
+        off = template.render([USER, THOUGHT, USER], thinking=False)
+        assert off == k3(
+            '{message role="user"}Will it rain in Huế?{/message}{.}{message role="assistant"}{response}No.{/response}',
+            '{/message}{.}{message role="user"}Will it rain in Huế?{/message}{.}{message role="assistant"}{response}',
+        )
+        declared = template.render([USER], tools=[BARE], thinking_effort="low")
+        tool = '{"function":{"description":"What time it is.","name":"now","parameters":{}},"type":"function"}'
+        assert f"\n```json\n[{tool}]\n```<|close|>" in declared
+        assert "thinking_effort=low" in declared
+        with pytest.raises(RequestError, match="not extreme"):
+            template.render([USER], thinking_effort="extreme")
+
+
+def test_results_of_kimi_k3_stand_in_the_order_of_their_calls(makers: Doors, tmp_path: Path) -> None:
+    template = template_of(makers, tmp_path, "kimi k3")
+    (first,) = calling()["tool_calls"]
+    second = {**first, "id": "call00002", "function": {"name": 'now "&"', "arguments": {}}}
+    results = [{"role": "tool", "tool_call_id": one, "content": one} for one in ("call00002", "call00001")]
+    both = template.render([USER, calling(tool_calls=[first, second]), *results])
+    in_order = k3(
+        '{message role="tool" tool="get_weather" index="1"}call00001{/message}{.}',
+        '{message role="tool" tool="now &quot;&amp;&quot;" index="2"}call00002{/message}{.}',
+    )
+    assert in_order in both
+    unnamed = [{"role": "tool", "content": one} for one in ("a", "b")]
+    told = template.render([USER, calling(tool_calls=[first, second]), *unnamed])
+    assert in_order.replace("call00001", "a").replace("call00002", "b") in told
+    with pytest.raises(RequestError, match="follows no call"):
+        template.render([USER, {"role": "tool", "content": "31"}])
 
 
 def test_baichuan(shared: Path, tmp_path: Path) -> None:

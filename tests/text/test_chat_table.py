@@ -9,18 +9,34 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from doors import NAMED, Doors, marks_of
 from shared_vocabularies import NAMES, doors, texts, vectors
+from test_answers_of_templates import calls_come_again, thought_comes_back
 from test_prompts_by_the_door import CASES, check
 from test_text_is_text import check_marks
 
-from landrace.text import load_tokenizer, tokenizer_from_gguf
+from landrace.errors import RequestError
+from landrace.text import ChatTemplate, load_tokenizer, tokenizer_from_gguf
+from landrace.text.answers import answer_grammar
+from landrace.text.thinking_switches import switched
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "chat.md"
-HEAD = "| family | published ids | texts that come back | prompts | marks that stay text |"
+COLUMNS = (
+    "family",
+    "published ids",
+    "texts that come back",
+    "prompts",
+    "marks that stay text",
+    "thoughts",
+    "calls",
+    "thoughts are switched by",
+)
+HEAD = f"| {' | '.join(COLUMNS)} |"
 # The vocabularies of a family, and what the names of its templates begin with.
 FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Qwen": (("qwen1", "qwen2.5", "qwen3"), ("Qwen",)),
@@ -52,7 +68,7 @@ def row(shared: Path, family: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         published, languages = _vocabularies(shared, names, Path(folder))
         prompts, marks = _templates(shared, templates(shared, prefixes), Path(folder))
-    return [published, languages, prompts, marks]
+    return [published, languages, prompts, marks, *_answers(templates(shared, prefixes))]
 
 
 def _vocabularies(shared: Path, names: tuple[str, ...], folder: Path) -> tuple[str, str]:
@@ -93,6 +109,23 @@ def _templates(shared: Path, files: list[Path], folder: Path) -> tuple[str, str]
     return f"{len(files)} {kinds}: {written} as transformers{refused}", str(n_marks)
 
 
+def _answers(files: list[Path]) -> tuple[str, str, str]:
+    """How many templates' thoughts are told apart, how many write calls again as they were read, and their switches."""
+    thinking = back = again = 0
+    switches: Counter[str] = Counter()
+    for file in files:
+        template = ChatTemplate(file.read_text(encoding="utf-8"), tokens=NAMED)
+        grammar = answer_grammar(template, ())
+        thinking += grammar.thought is not None
+        back += thought_comes_back(template, grammar)
+        again += calls_come_again(template, grammar)
+        with suppress(RequestError):  # it has none
+            switches[", ".join(f"`{name}`" for name in switched(template, on=False))] += 1
+        template.close()
+    counted = [f"{names} ({count})" if len(files) > 1 else names for names, count in sorted(switches.items())]
+    return _of(back, thinking), _of(again, len(files)), "; ".join(counted) or "none"
+
+
 def _of(right: int, count: int) -> str:
     return f"{right} of {count}" if count else "none"
 
@@ -109,6 +142,10 @@ def test_the_page_lists_every_family_and_they_claim_every_file_once(shared: Path
     claimed = [file.stem for _, prefixes in FAMILIES.values() for file in templates(shared, prefixes)]
     assert sorted(claimed) == sorted(file.stem for file in (shared / "data" / "chat_templates").glob("*.jinja"))
     assert sorted(name for names, _ in FAMILIES.values() for name in names) == sorted(NAMES)
+    folders = [folder for folder in (shared / "data" / "tokenizers").iterdir() if folder.name != "test_vectors"]
+    # Of some families only tokenizer_config.json is at hand: no vocabulary.
+    with_words = [one.name for one in folders if {file.name for file in one.iterdir()} != {"tokenizer_config.json"}]
+    assert sorted(with_words) == sorted(NAMES)
 
 
 @pytest.mark.long
@@ -118,7 +155,7 @@ def test_the_row_is_what_the_run_finds(shared: Path, family: str) -> None:
 
 
 def table(shared: Path) -> str:
-    lines = [HEAD, "| --- | --- | --- | --- | --- |"]
+    lines = [HEAD, "| --- " * len(COLUMNS) + "|"]
     return "\n".join([*lines, *("| " + " | ".join([family, *row(shared, family)]) + " |" for family in FAMILIES)])
 
 

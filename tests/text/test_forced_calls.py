@@ -25,7 +25,8 @@ from landrace.text.answers.grammars import PLAIN
 from landrace.text.guides import Guide
 from landrace.text.tokenizer import Conventions, Spelling
 
-NAMES = [name for name in BY_NAME if name]
+NESTED = "nested tags in <tool_call>"
+NAMES = [name for name in BY_NAME if name not in ("", NESTED)]
 END = "<|im_end|>"
 
 
@@ -197,6 +198,7 @@ def test_what_a_family_cannot_write_is_refused() -> None:
         (keys, tool("f", {"a</arg_key>": {}}), "a</arg_key>"),
         (keys, tool("f", {"a": {"type": "string", "format": "duration"}}), "duration"),
         (python, tool("not-a-name", {}), "not-a-name"),
+        (BY_NAME[NESTED], TOOLS[0], "nests arguments"),
         (BY_NAME["JSON in <tool_call>"], tool("f", {"a": {"not": {}}}), "'not'"),
         (BY_NAME["JSON in <tool_call>"], tool("f", {}, type="array"), "type object"),
     ]

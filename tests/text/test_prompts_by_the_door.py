@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import jinja2.sandbox
 import pytest
 from doors import Doors, marks_of
 
@@ -150,16 +150,35 @@ def formed(name: str, message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": message["content"] or empty, "tool_calls": calls}
 
 
-def reference(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int] | None:
-    """The ids of transformers; None where the template does not accept the conversation."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+def rendered(source: str, messages: list[dict[str, Any]], **arguments: Any) -> str | None:
+    """What transformers writes; None where the template does not accept the conversation."""
+    from transformers.utils import chat_template_utils
 
-    arguments = {"add_generation_prompt": True, **tokenizer.special_tokens_map, **options}
+    compile_anew = chat_template_utils._cached_compile_jinja_template
+
+    def render() -> str:
+        texts, _ = chat_template_utils.render_jinja_template(
+            [messages], chat_template=source, **{"add_generation_prompt": True, **arguments}
+        )
+        return str(texts[0])
+
     try:
-        texts, _ = render_jinja_template([messages], chat_template=tokenizer.chat_template, **arguments)
+        try:
+            return render()
+        except jinja2.sandbox.SecurityError:
+            # Its sandbox lets no list be changed, not even a template's own.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(chat_template_utils, "ImmutableSandboxedEnvironment", jinja2.sandbox.SandboxedEnvironment)
+                patch.setattr(chat_template_utils, "_compile_jinja_template", compile_anew)
+                return render()
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError):
         return None
-    return tokenizer(texts[0], add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+
+
+def reference(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int] | None:
+    """The ids of transformers; None where the template does not accept the conversation."""
+    text = rendered(tokenizer.chat_template, messages, **{**tokenizer.special_tokens_map, **options})
+    return None if text is None else tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def texts_of(messages: list[dict[str, Any]], tools: Any) -> Iterator[str]:

@@ -71,7 +71,6 @@ HUGE = [
     "{{ [1] | batch(10**9, 'x') | list }}",
 ]
 BROKEN = [
-    "{{ messages.append(1) }}",
     "{{ ''.__class__.__mro__ }}",
     "{{ cycler.__init__.__globals__.os.system('true') }}",
     "{% include 'x' %}",
@@ -98,6 +97,16 @@ def test_a_template_without_bounds_is_stopped(source: str) -> None:
     assert len(caught.value.message) < 500
     assert caught.value.hint
     assert template.render([USER], tools=[{"name": "t"}]) == "Hello t"
+
+
+def test_a_template_may_change_lists_for_itself() -> None:
+    """As Kimi-K2's does, which keeps the ids of calls in one."""
+    template = ChatTemplate(
+        "{% set _ = messages.append(messages[0]) %}{{ messages | length }}{{ messages[0].content }}"
+    )
+    messages = [USER]
+    assert [template.render(messages) for _ in range(2)] == ["2Hello", "2Hello"]
+    assert messages == [USER]
 
 
 @pytest.mark.parametrize("source", BROKEN, ids=lambda source: source[:50])

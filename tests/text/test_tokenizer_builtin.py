@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from landrace.errors import CheckpointError, RequestError, UnsupportedError
@@ -26,6 +29,7 @@ TEXTS = [
     "def f(x):\n    return x ** 2  # ok\n",
     "\x00\x7f\u200b\ufeff",
 ]
+MIXED = " \n\r\t\u3000\u2003\xa0\u1680\u2028\x85aéßẞⅷªǅＡ你한ーअि्.,+=“、。—«€😀1①२²\u0301\u200d_"
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -248,8 +252,8 @@ def test_gguf_metadata_that_contradicts_itself_is_refused(trained: tokenizers.To
 def test_unknown_kinds_are_named(trained: tokenizers.Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="made-up-pre"):
         tokenizer_from_gguf(gguf_metadata(trained, pre="made-up-pre"))
-    with pytest.raises(UnsupportedError, match="bert"):
-        tokenizer_from_gguf(gguf_metadata(trained, model="bert"))
+    with pytest.raises(UnsupportedError, match="rwkv"):
+        tokenizer_from_gguf(gguf_metadata(trained, model="rwkv"))
     write_vocab_folder(tmp_path, trained, tokenizer_class="MysteryTokenizer")
     with pytest.raises(UnsupportedError, match="MysteryTokenizer"):
         load_tokenizer(tmp_path)
@@ -309,6 +313,23 @@ def test_every_cut_compiles_and_loses_nothing(name: str) -> None:
         assert "".join(text[a:b] for a, b in spans) == text or any(ord(char) > 127 for char in text)
         alphabet = {c: b for b, c in zip(*_alphabet(), strict=True)}
         assert bytes(alphabet[c] for piece, _ in pieces for c in piece).decode() == text
+
+
+@pytest.mark.parametrize("name", [name for name, cut in CUTS.items() if cut.whole is not None])
+@given(text=st.text(st.sampled_from(MIXED)) | st.text())
+@settings(max_examples=400)
+def test_one_pattern_cuts_as_several_in_turn(name: str, text: str) -> None:
+    cut, text = CUTS[name], text.encode("utf-8", "ignore").decode()
+    in_turn = build_pre_tokenizer(replace(cut, whole=None))
+    assert build_pre_tokenizer(cut).pre_tokenize_str(text) == in_turn.pre_tokenize_str(text)
+
+
+@pytest.mark.parametrize("name", [name for name, cut in CUTS.items() if cut.whole is not None])
+@pytest.mark.parametrize("text", [" ", "\u3000", " \u2003", "“\u3000", "€ ", "\u0301\u2003", "你 "])
+def test_one_pattern_takes_long_runs_at_a_time(name: str, text: str) -> None:
+    """That takes no second; the square of this length would take minutes."""
+    pieces = build_pre_tokenizer(CUTS[name]).pre_tokenize_str(text * 50_000 + "€")
+    assert pieces[-1][1][1] == len(text) * 50_000 + 1
 
 
 def _alphabet() -> tuple[list[int], list[str]]:

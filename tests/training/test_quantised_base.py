@@ -12,7 +12,8 @@ import torch
 pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 
-from quantised_files import FORMS, write_model
+from quantised_files import write_model
+from quantised_forms import FORMS
 from test_quantised import write_gpt_oss
 
 from landrace.checkpoints.adapter import read_adapter

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
 from landrace.kernels.head_form import QkNorm, Temperature
 from landrace.kernels.layer_cache import INT4, LayerCache, LayerState
 from landrace.kernels.mask import FULL, Mask
+
+EmbeddingOf = Literal["tokens", "positions", "types"]
 
 
 class Program:
@@ -133,15 +135,26 @@ class Program:
         self.add("call", name=name, index=len(self._calls))
         self._calls.append(function)
 
-    def embedding(self, table: PackedMatrix, factor: float, out: int) -> None:
-        """out = factor * (the rows of `table` that the tokens name)."""
-        self.add("embedding", table=table, factor=factor, out=out)
+    def embedding(
+        self, table: PackedMatrix, factor: float, out: int, *, of: EmbeddingOf = "tokens", add: bool = False
+    ) -> None:
+        """out = factor * (the rows of `table` that the tokens name, or their positions or types), or with `add`
+        out = out + that."""
+        self.add("embedding", table=table, factor=factor, out=out, of=of, add=add)
 
     def norm(
-        self, x: int, weight: PackedVector, eps: float, out: int, *, factor: float = 1.0, add: bool = False
+        self,
+        x: int,
+        weight: PackedVector,
+        eps: float,
+        out: int,
+        *,
+        factor: float = 1.0,
+        add: bool = False,
+        bias: PackedVector | None = None,
     ) -> None:
-        """out = factor * norm(x), or with `add` out = out + that."""
-        self.add("norm", x=x, weight=weight, eps=eps, out=out, factor=factor, add=add)
+        """out = factor * norm(x), or with `add` out = out + that. With a bias it is a LayerNorm."""
+        self.add("norm", x=x, weight=weight, eps=eps, out=out, factor=factor, add=add, bias=bias)
 
     def gate(self, gate: int, up: int, out: int, activation: Activation = SWIGLU) -> None:
         """out = activation(gate, up)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landrace.kernels.cpu.weights import PackedMatrix, PackedVector
-from landrace.kernels.mask import Chunked, Full, Mask, Sliding
+from landrace.kernels.mask import Chunked, Full, Mask, Sliding, Whole
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def mask_fields(mask: Mask) -> dict[str, Any]:
             return {"mask": "sliding", "extent": window}
         case Chunked(chunk):
             return {"mask": "chunked", "extent": chunk}
+        case Whole():
+            return {"mask": "whole", "extent": 0}
 
 
 def _checked(operation: str, schema: Sequence[tuple[Any, ...]], fields: Mapping[str, object]) -> dict[str, object]:

@@ -44,6 +44,8 @@ class StepInput:
     """By adapter slot: the rows that use it."""
     states: Tensor | None = None
     """[S, 4], where layers have states: see `StateView`."""
+    token_types: Tensor | None = None
+    """[T]: which of a pair of texts each token is of; None: the first."""
 
 
 class NativeStep:
@@ -62,11 +64,14 @@ class NativeStep:
             raise ValueError(f"{n_rows} rows do not go from {step.starts[0]} to {step.starts[-1]}.")
         if step.states is not None:
             check_tensor(step.states, torch.int64, (n_sequences, 4), "states")
+        if step.token_types is not None:
+            check_tensor(step.token_types, torch.int64, (n_rows,), "token_types")
         self._kept: list[array[int]] = [array("q", step.starts)]
         self.handle = native.Step(
             n_rows=n_rows,
             token_ids=step.token_ids.data_ptr(),
             positions=step.positions.data_ptr(),
+            token_types=0 if step.token_types is None else step.token_types.data_ptr(),
             n_sequences=n_sequences,
             starts=self._kept[0].buffer_info()[0],
             groups=[self._group(group, n_rows, n_sequences) for group in step.groups],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
+from landrace.kernels.activation import Pointwise
 from landrace.kernels.cpu.program import Program
 from landrace.kernels.cpu.weights import PackedVector
 from landrace.kernels.streams import HyperConnections
@@ -61,6 +61,6 @@ def attend_blocks(
     program.add("attend_blocks", blocks=[{"x": one} for one in sums], scores=scores, norm=norm, eps=eps, out=out)
 
 
-def activate(program: Program, x: int, kind: Literal["silu", "sigmoid"], inner: float, outer: float) -> None:
+def activate(program: Program, x: int, kind: Pointwise, inner: float, outer: float) -> None:
     """x = outer * kind(inner * x)."""
     program.add("activate", x=x, kind=kind, inner=inner, outer=outer)

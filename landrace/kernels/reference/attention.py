@@ -67,7 +67,8 @@ class SequenceGroup:
         queries, firsts = self.positions(begin, end), self.k_firsts[:, None]
         keys = torch.arange(self.n_keys, device=queries.device)
         first_seen = mask.first_seen(queries + firsts) - firsts
-        seen = (keys <= queries[:, :, None]) & (keys >= first_seen[:, :, None])
+        last_seen = (self.k_lengths - 1)[:, None].expand_as(queries) if mask.sees_ahead else queries
+        seen = (keys <= last_seen[:, :, None]) & (keys >= first_seen[:, :, None])
         # A padded query may see nothing, and a softmax over nothing is NaN: let it see key 0; it is dropped later.
         seen[:, :, 0] |= queries >= self.k_lengths[:, None]
         return seen[:, None]
@@ -249,13 +250,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, group: SequenceGroup, scoring: _Sco
         return _attend_written(q, k, v, group, scoring, 0, group.n_queries)
     if scoring.sinks is not None or scoring.slopes is not None or scoring.chunk is not None:
         return _attend_in_slices(q, k, v, group, scoring)
-    plain_causal = group.whole and scoring.chosen is None and scoring.mask.first_seen(group.n_keys - 1) <= 0
+    ahead = scoring.mask.sees_ahead
+    plain = group.whole and scoring.chosen is None and scoring.mask.first_seen(group.n_keys - 1) <= 0
+    plain = plain and not (ahead and group.places is not None)
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if plain_causal else scoring.seen(group, 0, group.n_queries),
-        is_causal=plain_causal,
+        attn_mask=None if plain else scoring.seen(group, 0, group.n_queries),
+        is_causal=plain and not ahead,
         scale=scoring.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landrace.kernels.activation import SWIGLU, Activation
+from landrace.kernels.activation import SWIGLU, Activation, Pointwise
 
 _FEW_ROWS = 256
 
@@ -39,6 +39,23 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, in float32 (Ba et al., 2016)."""
     return F.layer_norm(x.float(), (x.shape[-1],), weight, bias, eps)
+
+
+def pointwise(x: Tensor, kind: Pointwise) -> Tensor:
+    """See `Pointwise`."""
+    match kind:
+        case "silu":
+            return F.silu(x)
+        case "sigmoid":
+            return torch.sigmoid(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "relu":
+            return F.relu(x)
+        case "tanh":
+            return torch.tanh(x)
 
 
 def gated(gate: Tensor, up: Tensor, activation: Activation = SWIGLU) -> Tensor:

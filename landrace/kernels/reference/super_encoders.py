@@ -3,7 +3,8 @@ group a column, to uint8 [n, bytes].
 
 Each group's scale is searched by itself (`fitting`). The super-block's scale takes the greatest of them to the end of
 their range, and is then fitted anew to the integers; each group takes of its own integer scale and its neighbours the
-one that loses least. `importance`: what an error in each value counts, as x; None: not known.
+one that loses least. A minimum is tried with each of them: the integer that fits the group's levels, and its
+neighbours. `importance`: what an error in each value counts, as x; None: not known.
 """
 
 from __future__ import annotations
@@ -143,14 +144,15 @@ def _affine(x: Tensor, importance: Tensor | None, largest: int, most: int) -> _A
             effective = scale[:, None] * tried
             # The minimum that fits the integers which the group's own would give.
             q = snap((x + own_minima) * inverse_of(effective))
-            fitted = (effective * total(weights * q) - x_sum) / ones
-            least = whole(fitted * inverse_of(minimum)[:, None])
-            below = minimum[:, None] * least
-            missed = x + below - effective * snap((x + below) * inverse_of(effective))
-            own_lost = total(weights * missed * missed)
-            better = own_lost < lost
-            scales, minima = torch.where(better, tried, scales), torch.where(better, least, minima)
-            lost = torch.where(better, own_lost, lost)
+            fitted = whole((effective * total(weights * q) - x_sum) / ones * inverse_of(minimum)[:, None])
+            for beside in _NEIGHBOURS:
+                least = whole(fitted + beside)
+                below = minimum[:, None] * least
+                missed = x + below - effective * snap((x + below) * inverse_of(effective))
+                own_lost = total(weights * missed * missed)
+                better = own_lost < lost
+                scales, minima = torch.where(better, tried, scales), torch.where(better, least, minima)
+                lost = torch.where(better, own_lost, lost)
         scale, minimum = _refitted(x, weights, _Affine(scale, minimum, scales, minima, x), snap)
     below = minimum[:, None] * minima
     return _Affine(scale, minimum, scales, minima, snap((x + below) * inverse_of(scale[:, None] * scales)))

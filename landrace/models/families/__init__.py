@@ -45,6 +45,7 @@ from landrace.models.families import (
     step3,
 )
 from landrace.models.families.config import Config, shown, with_aliases
+from landrace.models.families.encoders import encoder_error, is_encoder_type
 from landrace.models.families.family import Family, TextHalf
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Shape, Source
@@ -209,6 +210,8 @@ def _text_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TextHa
         halves.append(half)
         values = _unwrap(values, half)
         kind = values["model_type"]
+    if is_encoder_type(kind):
+        raise encoder_error(kind)
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted({*FAMILIES, *TEXT_HALVES}))
         raise UnsupportedError(f"Models of the type {shown(kind)} are not supported.", hint=f"Known types: {known}.")

@@ -30,6 +30,8 @@ NO_EFFECT = (
     r".*token_ids?|.*token_index|(max|min)_length|do_sample|early_stopping|num_beams|num_beam_groups|num_return_sequences",
     r"temperature|top_[kp]|typical_p|.*_penalty|.*no_repeat_ngram_size|bad_words_ids|suppress_tokens|begin_suppress_tokens",
     r"remove_invalid_values",
+    # How vectors and scores are made of hidden rows: the embedder's business.
+    r"is_matryoshka|matryoshka_dimensions|sentence_transformers|sbert_ce_default_activation_function",
     # A classifier's head, which a language model has not.
     r"id2label|label2id|num_labels|pruned_heads|chunk_size_feed_forward",
 )

@@ -13,9 +13,10 @@ from typing import Any
 
 from landrace.errors import UnsupportedError
 from landrace.models.declared import shapes_of
-from landrace.models.families import gguf_delta
+from landrace.models.families import gguf_delta, gguf_encoders
 from landrace.models.families.config import MAX_LAYERS, MAX_POSITIONS, Config, shown
-from landrace.models.families.gguf_architecture import Architecture
+from landrace.models.families.encoders import encoder_error
+from landrace.models.families.gguf_architecture import QKV, Architecture
 from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.families.gguf_latent import latent_widths, with_latents, without_latents
 from landrace.models.families.gguf_rope import ReadTensor
@@ -75,6 +76,8 @@ MTP = MtpNaming(
     norm="blk.{}.nextn.shared_head_norm",
 )
 
+FUSED_QKV = {"attn_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
+"""Of files of models that have the three in one tensor, as ChatGLM's."""
 FUSED_EXPERTS = {"ffn_gate_up_exps": ("mlp.experts.gate_proj", "mlp.experts.up_proj")}
 """Of newer files, if they were converted so."""
 
@@ -165,13 +168,16 @@ def gguf_sources(spec: ModelSpec, architecture: str, tensor_names: Collection[st
         index_last=known.index_last,
         unit_head=known.unit_head,
     )
-    if any(name.endswith(".ffn_gate_up_exps.weight") for name in tensor_names):
-        naming = replace(naming, fused={**naming.fused, **FUSED_EXPERTS})
+    for fused in (FUSED_EXPERTS, FUSED_QKV):
+        if any(name.endswith(f".{theirs}.weight") for theirs in fused for name in tensor_names):
+            naming = replace(naming, fused={**fused, **naming.fused})
     naming = gguf_delta.with_delta(naming, tensor_names)
     return (with_latents(naming, tensor_names) if known.latent else naming).sources(spec, shapes_of(spec))
 
 
 def _architecture(name: Any) -> Architecture:
+    if name == gguf_encoders.ARCHITECTURE:
+        raise encoder_error(name)
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedError(
             f"GGUF files of the architecture {shown(name)} are not supported.",
@@ -205,7 +211,9 @@ def _same_in_all(keys: Config, key: str, layers: int, default: int | None = None
 
 
 def _has_bias(key: str, modules: Sequence[str], tensor_names: Collection[str]) -> bool:
-    there = [f"blk.0.{module}.bias" in tensor_names for module in modules]
+    fused = "blk.0.attn_qkv.weight" in tensor_names
+    own = dict.fromkeys("attn_qkv" if fused and module in QKV else module for module in modules)
+    there = [f"blk.0.{module}.bias" in tensor_names for module in own]
     if any(there) and not all(there):
         raise UnsupportedError(f"The GGUF file has a part of the biases that {key} stands for, but not all.")
     return all(there)

@@ -8,6 +8,7 @@ from typing import Any
 
 from landrace.models.families.config import MAX_LAYERS, Config
 from landrace.models.families.gguf_rope import ReadRope, gguf_rope
+from landrace.models.ffn_spec import Moe
 from landrace.models.spec import ModelSpec
 
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN, SQRT_SOFTPLUS = 1, 2, 3, 4
@@ -48,6 +49,8 @@ class Architecture:
     """Whether its attention is over latents."""
     heads_in_rounds: bool = False
     """See `ModelSpec.in_rounds`."""
+    drafts: bool = False
+    """Whether files that are written may hold the layer that guesses further tokens: llama.cpp passes it by."""
     index_last: bool = False
     """See `Naming.index_last`."""
     index_interleaved: bool = False
@@ -67,6 +70,18 @@ class Architecture:
     """The file's keys in the form that the rest takes."""
     writes: WriteMore = lambda spec, stated: {}
     """The keys that `more` and `prepared` read."""
+
+
+def without_drafts(keys: Config, config: Facts) -> Facts:
+    """The layers that guess further tokens are among those that the file counts."""
+    drafts = keys.count("nextn_predict_layers")
+    return {"num_hidden_layers": config["num_hidden_layers"] - drafts, "num_nextn_predict_layers": drafts}
+
+
+def written_shared(spec: ModelSpec, stated: Facts) -> Facts:
+    """llama.cpp asks for the width of the shared experts, of which some families have several."""
+    shared = next((layer.ffn.shared for layer in spec.layers if isinstance(layer.ffn, Moe)), None)
+    return {} if shared is None else {"expert_shared_feed_forward_length": shared.d_hidden}
 
 
 def _step_of_layers(keys: Config, key: str) -> int | None:

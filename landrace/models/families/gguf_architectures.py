@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from landrace.errors import CheckpointError, UnsupportedError
-from landrace.models.families import gguf_delta, gguf_kimi_k3, gguf_pools, gguf_streams
+from landrace.models.families import gguf_delta, gguf_hunyuan, gguf_kimi_k3, gguf_pools, gguf_streams
 from landrace.models.families.config import Config
 from landrace.models.families.gguf_architecture import (
     AFTER_ATTENTION,
@@ -40,9 +40,11 @@ from landrace.models.families.gguf_architecture import (
     STEP,
     Architecture,
     Facts,
+    without_drafts,
+    written_shared,
 )
 from landrace.models.families.gguf_rope import gpt_oss_rope, step_rope
-from landrace.models.ffn_spec import Dense, Moe
+from landrace.models.ffn_spec import Dense
 from landrace.models.spec import ModelSpec
 
 HEADS, PATTERN, SLIDING_HEADS = "attention.head_count", "attention.sliding_window_pattern", "sliding_heads"
@@ -88,30 +90,12 @@ def _glm4(keys: Config, names: Collection[str], config: Facts) -> Facts:
 
 
 def _glm4_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
-    """The layers that guess further tokens are among those that the file counts."""
-    drafts, norm = keys.count("nextn_predict_layers"), keys.get("expert_weights_norm")
+    norm = keys.get("expert_weights_norm")
     return {
+        **without_drafts(keys, config),
         "norm_topk_prob": True if norm is None else norm,
         "use_qk_norm": "blk.0.attn_q_norm.weight" in names,
-        "num_hidden_layers": config["num_hidden_layers"] - drafts,
-        "num_nextn_predict_layers": drafts,
     }
-
-
-def _hunyuan_moe(keys: Config, names: Collection[str], config: Facts) -> Facts:
-    shared = keys.optional_size("expert_shared_count") or 1
-    keys.require("expert_shared_feed_forward_length", shared * config["intermediate_size"])
-    return {"num_shared_expert": shared}
-
-
-def _written_shared(spec: ModelSpec, stated: Facts) -> Facts:
-    """llama.cpp asks for the width of the shared experts, of which ERNIE 4.5 and Hunyuan may have several."""
-    shared = next((layer.ffn.shared for layer in spec.layers if isinstance(layer.ffn, Moe)), None)
-    return {} if shared is None else {"expert_shared_feed_forward_length": shared.d_hidden}
-
-
-def _written_hunyuan_moe(spec: ModelSpec, stated: Facts) -> Facts:
-    return _written_shared(spec, stated) | {"expert_shared_count": stated["num_shared_expert"]}
 
 
 def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
@@ -121,7 +105,7 @@ def _llama4(keys: Config, names: Collection[str], config: Facts) -> Facts:
 
 def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
     """DeepSeek-V2's softmax and V3's sigmoid share an architecture; the oldest files do not say which it is."""
-    drafts, count = keys.count("nextn_predict_layers"), config["num_hidden_layers"]
+    count = config["num_hidden_layers"]
     glm = count in GLM_LITE_LAYERS and config["vocab_size"] == GLM_LITE_VOCABULARY
     score = keys.get("expert_gating_func") or (SIGMOID if glm else SOFTMAX)
     keys.require("expert_gating_func", SOFTMAX, SIGMOID)
@@ -129,16 +113,13 @@ def _deepseek(keys: Config, names: Collection[str], config: Facts) -> Facts:
         keys.require("expert_weights_norm", False)
         groups = _groups(keys)
         method = "greedy" if groups["n_group"] == 1 else "group_limited_greedy"
-        layers = {"num_hidden_layers": count - drafts}
-        return {"model_type": "deepseek_v2", "topk_method": method, **groups, **layers}
+        return {"model_type": "deepseek_v2", "topk_method": method, **groups, **without_drafts(keys, config)}
     return _deepseek_v3(keys, names, config)
 
 
 def _deepseek_v3(keys: Config, names: Collection[str], config: Facts) -> Facts:
-    drafts = keys.count("nextn_predict_layers")
     return {
-        "num_hidden_layers": config["num_hidden_layers"] - drafts,
-        "num_nextn_predict_layers": drafts,
+        **without_drafts(keys, config),
         "norm_topk_prob": bool(keys.get("expert_weights_norm")),
         **_groups(keys),
     }
@@ -239,8 +220,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")}, flags=BIASED_QKV, adds={"partial_rotary_factor": 1.0},
         more=_glm4,
     ),
+    # ChatGLM3 and the first GLM-4 files, whose transformers class is GLM's.
+    "chatglm": Architecture(
+        "glm", interleaved=True, fused={"ffn_up": ("mlp.gate_proj", "mlp.up_proj")}, flags=BIASED_QKV,
+        adds={"partial_rotary_factor": 1.0},
+    ),
     "ernie4_5": Architecture("ernie4_5", interleaved=True, flags={"use_bias": (*ATTENTION, *MLP)}),
-    "hunyuan-dense": Architecture("hunyuan_v1_dense", flags=BIASED),
     "seed_oss": Architecture(
         "seed_oss", renamed=AFTER_ATTENTION,
         flags={**BIASED_QKV, "attention_out_bias": ("attn_output",), "mlp_bias": MLP},
@@ -256,8 +241,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3moe": QWEN3_MOE,
     "qwen3vlmoe": QWEN3_MOE,
     "glm4moe": Architecture(
-        "glm4_moe", renamed=AFTER_ATTENTION, flags=BIASED_QKV, experts=ROUTED_EXPERTS, score=SIGMOID,
-        reads=ROUTED_READS,
+        "glm4_moe", drafts=True, renamed=AFTER_ATTENTION, flags=BIASED_QKV, experts=ROUTED_EXPERTS,
+        score=SIGMOID, reads=ROUTED_READS,
         adds={"partial_rotary_factor": 1.0, "routed_scaling_factor": 1.0}, more=_glm4_moe,
         writes=lambda spec, stated: {"expert_weights_norm": stated["norm_topk_prob"]},
     ),
@@ -269,11 +254,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "moe_layer_start_index": (COUNT, "leading_dense_block_count"),
             "moe_layer_interval": (STEP, "interleave_moe_layer_step"),
         },
-        adds={"moe_layer_interval": 1}, writes=_written_shared,
-    ),
-    "hunyuan-moe": Architecture(
-        "hunyuan_v1_moe", flags=BIASED, experts=("num_experts", "moe_topk", "moe_intermediate_size"), more=_hunyuan_moe,
-        writes=_written_hunyuan_moe,
+        adds={"moe_layer_interval": 1}, writes=written_shared,
     ),
     "minimax-m2": Architecture("minimax_m2", experts=LOCAL_EXPERTS, score=SIGMOID),
     "minimax-m3": Architecture(
@@ -292,31 +273,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         adds={"attention_bias": False, "interleave_moe_layer_step": 1}, more=_llama4,
     ),
     "qwen3next": Architecture(
-        "qwen3_next", renamed=gguf_delta.RENAMED, fused=gguf_delta.FUSED, by_head=(*GATED_QUERIES, "ssm_ba.weight"),
-        experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
+        "qwen3_next", drafts=True, renamed=gguf_delta.RENAMED, fused=gguf_delta.FUSED,
+        by_head=(*GATED_QUERIES, "ssm_ba.weight"), experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     "qwen35": Architecture(
-        "qwen3_5_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=gguf_delta.OF_QWEN3_5,
-        by_head=GATED_QUERIES,        adds={"partial_rotary_factor": 1.0}, more=gguf_delta.delta_facts,
+        "qwen3_5_text", drafts=True, heads_in_rounds=True, renamed=gguf_delta.RENAMED,
+        fused=gguf_delta.OF_QWEN3_5, by_head=GATED_QUERIES, adds={"partial_rotary_factor": 1.0},
+        more=gguf_delta.delta_facts,
     ),
     "qwen35moe": Architecture(
-        "qwen3_5_moe_text", heads_in_rounds=True, renamed=gguf_delta.RENAMED, fused=gguf_delta.OF_QWEN3_5,
-        by_head=GATED_QUERIES,        experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
+        "qwen3_5_moe_text", drafts=True, heads_in_rounds=True, renamed=gguf_delta.RENAMED,
+        fused=gguf_delta.OF_QWEN3_5, by_head=GATED_QUERIES, experts=QWEN_EXPERTS, fixed=NEXT_FIXED, reads=NEXT_READS,
         adds={"partial_rotary_factor": 1.0, "norm_topk_prob": True}, more=gguf_delta.delta_facts,
     ),
     # DeepSeek-V2 too, and GLM-4.7-Flash and Kimi-K2, which are V3 by other numbers.
     "deepseek2": Architecture(
-        "deepseek_v3", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=ROUTED_READS,
-        adds={"routed_scaling_factor": 1.0}, more=_deepseek,
+        "deepseek_v3", drafts=True, interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None,
+        reads=ROUTED_READS, adds={"routed_scaling_factor": 1.0}, more=_deepseek,
     ),
     "deepseek32": Architecture(
-        "deepseek_v32", interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None, reads=INDEXER_READS,
-        adds={"routed_scaling_factor": 1.0}, more=_deepseek_v32,
+        "deepseek_v32", drafts=True, interleaved=True, latent=True, experts=ROUTED_EXPERTS, score=None,
+        reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_deepseek_v32,
     ),
     "glm-dsa": Architecture(
-        "glm_moe_dsa", interleaved=True, latent=True, index_interleaved=True, experts=ROUTED_EXPERTS, score=None,
-        reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
+        "glm_moe_dsa", drafts=True, interleaved=True, latent=True, index_interleaved=True, experts=ROUTED_EXPERTS,
+        score=None, reads=INDEXER_READS, adds={"routed_scaling_factor": 1.0}, more=_glm_moe_dsa,
         writes=gguf_streams.written_indexers,
     ),
     "minicpm3": Architecture("minicpm3", latent=True),
@@ -329,7 +311,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "kimi_linear", latent=True, renamed=gguf_kimi_k3.RENAMED, experts=ROUTED_EXPERTS, score=SIGMOID,
         reads={**ROUTED_READS, "norm_topk_prob": (Config.get, "expert_weights_norm")},
         adds={"norm_topk_prob": False, "routed_scaling_factor": 1.0}, more=gguf_kimi_k3.k3_facts,
-        prepared=gguf_delta.kimi_keys,
+        prepared=gguf_delta.kimi_keys, writes=gguf_kimi_k3.written_k3,
     ),
     "minimax-01": Architecture(
         "minimax", renamed=gguf_delta.LIGHTNING, fused=gguf_delta.LIGHTNING_FUSED, by_head=("attn_qkv.weight",),
@@ -378,5 +360,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         },
         adds={"moe_router_scaling_factor": 1.0}, more=_step, rope=step_rope, prepared=_one_head_count,
     ),
+    **gguf_hunyuan.ARCHITECTURES,
     **gguf_pools.ARCHITECTURES,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 
 from landrace.errors import CheckpointError
 from landrace.models.families.config import MAX_LAYERS, Config
+from landrace.models.families.gguf_architecture import without_drafts
 from landrace.models.families.names import Naming
 from landrace.models.families.weights import Form
 from landrace.models.mixer_spec import Gdn, Kda, Lightning
@@ -59,20 +60,17 @@ FORMS: Mapping[str, Form] = {"self_attn.a_log.weight": "log_of_minus"}
 
 
 def delta_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
-    """The layers that guess further tokens are among those that the file counts."""
     value_heads, inner = keys.size("ssm.time_step_rank"), keys.size("ssm.inner_size")
     if inner % value_heads:
         raise CheckpointError(f"{inner} values of a row are not {value_heads} heads.")
-    drafts = keys.count("nextn_predict_layers")
     return {
+        **without_drafts(keys, config),
         "linear_conv_kernel_dim": keys.size("ssm.conv_kernel"),
         "linear_key_head_dim": keys.size("ssm.state_size"),
         "linear_value_head_dim": inner // value_heads,
         "linear_num_key_heads": keys.size("ssm.group_count"),
         "linear_num_value_heads": value_heads,
         "full_attention_interval": keys.optional_size("full_attention_interval", MAX_LAYERS) or 4,
-        "num_hidden_layers": config["num_hidden_layers"] - drafts,
-        "num_nextn_predict_layers": drafts,
     }
 
 

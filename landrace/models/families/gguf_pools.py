@@ -28,6 +28,7 @@ from landrace.models.families.gguf_architecture import (
     SIZE,
     Architecture,
     Facts,
+    without_drafts,
 )
 from landrace.models.families.gguf_rope import ReadTensor
 from landrace.models.ffn_spec import Moe
@@ -52,17 +53,15 @@ NGRAMS = {
 
 
 def _glm5_next(keys: Config, names: Collection[str], config: Facts) -> Facts:
-    """The layers that guess further tokens are among those that the file counts."""
-    all_layers, drafts = config["num_hidden_layers"], keys.count("nextn_predict_layers")
-    count, eps = all_layers - drafts, keys.optional_number(LAYER_NORM_EPS)
+    layers, eps = without_drafts(keys, config), keys.optional_number(LAYER_NORM_EPS)
+    all_layers, count = config["num_hidden_layers"], layers["num_hidden_layers"]
     if eps is not None and not math.isclose(eps, INDEXER_EPS, rel_tol=1e-3):
         raise UnsupportedError(f"The GGUF file sets {LAYER_NORM_EPS} to {eps}, which is not implemented.")
     recurrent = (keys.per_layer(gguf_delta.RECURRENT, all_layers) or [])[:count]
     own = keys.per_layer("attention.indexer.types", count) or [True] * count
     return {
         **gguf_delta.of_kimi_delta(keys, config),
-        "num_hidden_layers": count,
-        "num_nextn_predict_layers": drafts,
+        **layers,
         "layer_types": gguf_delta.layer_types(recurrent),
         "indexer_types": ["full" if one else "shared" for one in own],
         "linear_lower_bound": keys.get("kda.gate_lower_bound"),

@@ -8,6 +8,7 @@ from typing import Any
 from landrace.errors import UnsupportedError
 from landrace.models.compressed_spec import Compressed
 from landrace.models.families.config import Config
+from landrace.models.families.gguf_architecture import without_drafts
 from landrace.models.ffn_spec import Moe
 from landrace.models.mixer_spec import Mla
 from landrace.models.spec import ModelSpec
@@ -40,13 +41,10 @@ COMPRESSED: Mapping[str, str] = {
 
 
 def deepseek_v4_facts(keys: Config, names: Collection[str], config: dict[str, Any]) -> dict[str, Any]:
-    """The layers that guess further tokens are among those that the file counts."""
-    drafts = keys.count("nextn_predict_layers")
     return {
+        **without_drafts(keys, config),
         "swiglu_limit": one_limit(keys, "swiglu_clamp_exp", "swiglu_clamp_shexp"),
         "compress_ratios": keys.get("attention.compress_ratios"),
-        "num_hidden_layers": config["num_hidden_layers"] - drafts,
-        "num_nextn_predict_layers": drafts,
     }
 
 

@@ -16,8 +16,10 @@ from landrace.models.families.gguf import config_from_gguf, gguf_sources
 from landrace.models.families.gguf_architecture import NUMBER, SIGMOID, SOFTMAX, Architecture
 from landrace.models.families.gguf_architectures import ARCHITECTURES
 from landrace.models.families.gguf_delta import written_delta
+from landrace.models.families.gguf_kimi_k3 import as_in_files
 from landrace.models.families.gguf_latent import written_latents
 from landrace.models.families.gguf_rope import llama3_factors
+from landrace.models.families.kimi_k3 import is_extended
 from landrace.models.families.weights import Source
 from landrace.models.ffn_spec import Dense, Moe
 from landrace.models.mixer_spec import Gdn, Gqa, Mla, RopeSpec
@@ -27,6 +29,8 @@ _NAMES = {
     **{one.model_type: name for name, one in reversed([*ARCHITECTURES.items()])},
     **dict.fromkeys(("deepseek_v2", "kimi_k2", "glm4_moe_lite"), "deepseek2"),
     **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), "qwen2vl"),
+    "chatglm": "chatglm",
+    "hunyuan_vl_text": "hunyuan_vl",
     "qwen3_vl_text": "qwen3vl",
     "qwen3_vl_moe_text": "qwen3vlmoe",
 }
@@ -37,13 +41,21 @@ Factors = dict[str, Sequence[float]]
 """Small tensors that belong to the metadata, by name."""
 
 
-def gguf_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], Factors, dict[str, Source]]:
+def keeps_drafts(config: Mapping[str, Any]) -> bool:
+    """Whether a GGUF file of the model may hold its layer that guesses further tokens."""
+    name = _NAMES.get(stated_config(config)["model_type"])
+    return name is not None and ARCHITECTURES[name].drafts
+
+
+def gguf_of(config: Mapping[str, Any], *, mtp: bool = False) -> tuple[dict[str, Any], Factors, dict[str, Source]]:
     """Metadata (without a tokenizer), the tensors with rotary factors, and where the file keeps each parameter.
 
-    UnsupportedError where llama.cpp has no such model, or its metadata are not written here.
+    `mtp`: with the layer that guesses the token after the next one. UnsupportedError where llama.cpp has no such model,
+    or its metadata are not written here.
     """
-    spec, stated = read_config(config).spec, stated_config(config)
+    spec, stated = as_in_files(read_config(config, mtp=mtp).spec), stated_config(config)
     name = _NAMES.get(stated["model_type"])
+    name = "kimi-k3" if name == "kimi-linear" and is_extended(spec) else name
     if name is None:
         raise _unsupported(stated["model_type"])
     own, factors = _metadata(spec, stated, ARCHITECTURES[name])
@@ -52,7 +64,8 @@ def gguf_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], Factors, dict[st
     tensors = {*factors, *(tensor for source in sources.values() for tensor in source.tensors)}
     by_shapes = {key: stated[key] for key in SAID_BY_SHAPES if key in stated}
     try:
-        again = read_config(config_from_gguf(metadata, tensors, lambda tensor: factors[tensor]) | by_shapes).spec
+        told = config_from_gguf(metadata, tensors, lambda tensor: factors[tensor])
+        again = read_config(told | by_shapes, mtp=mtp).spec
     except LandraceError as error:
         raise _unsupported(stated["model_type"]) from error
     if again != spec:
@@ -72,7 +85,8 @@ def _metadata(spec: ModelSpec, stated: Mapping[str, Any], known: Architecture) -
     hidden = [ffn.d_hidden for ffn in ffns if isinstance(ffn, Dense)]
     experts = next((ffn for ffn in ffns if isinstance(ffn, Moe)), None)
     own: dict[str, Any] = {
-        "block_count": len(spec.layers),
+        "block_count": len(spec.layers) + (spec.mtp is not None),
+        "nextn_predict_layers": None if spec.mtp is None else 1,
         "context_length": spec.length_limit or spec.max_length,
         "embedding_length": spec.d_model,
         "feed_forward_length": hidden[0] if hidden else stated.get("intermediate_size"),

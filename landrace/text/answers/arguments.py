@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -34,20 +34,41 @@ def typed(text: str, schema: Any, root: Mapping[str, Any]) -> Any:
     return text
 
 
-def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
+def types_of(schema: Any, root: Mapping[str, Any]) -> set[str]:
     """The JSON types that a schema takes; none where it does not say."""
+    return {name for one in _readings(schema, root) for name in _own_types(one)}
+
+
+def part_of(schema: Any, name: str | None, root: Mapping[str, Any]) -> Any:
+    """The schema of an object's member of this name, or of an array's elements; None where a schema says nothing."""
+    for one in _readings(schema, root):
+        members = one.get("properties")
+        if name is None and "items" in one:
+            return one["items"]
+        if name is not None and isinstance(members, Mapping) and name in members:
+            return members[name]
+        if name is not None and isinstance(one.get("additionalProperties"), Mapping):
+            return one["additionalProperties"]
+    return None
+
+
+def _readings(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The schema, what it refers to, and its alternatives."""
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
-        return set()
-    named = schema.get("type")
-    types = {named} if isinstance(named, str) else {one for one in _list(named) if isinstance(one, str)}
-    values = alternatives(schema, "enum") + ([schema["const"]] if "const" in schema else [])
-    if not types:
-        types = {_TYPE_OF.get(type(value).__name__, "string") for value in values}
+        return
+    yield schema
     if isinstance(schema.get("$ref"), str):
-        types |= types_of(referred(schema["$ref"], root), root, depth + 1)
+        yield from _readings(referred(schema["$ref"], root), root, depth + 1)
     for name in ("anyOf", "oneOf", "allOf"):
         for one in alternatives(schema, name):
-            types |= types_of(one, root, depth + 1)
+            yield from _readings(one, root, depth + 1)
+
+
+def _own_types(schema: Mapping[str, Any]) -> set[str]:
+    named = schema.get("type")
+    types = {named} if isinstance(named, str) else {one for one in _list(named) if isinstance(one, str)}
+    values = _list(schema.get("enum")) + ([schema["const"]] if "const" in schema else [])
+    types = types or {_TYPE_OF.get(type(value).__name__, "string") for value in values}
     if not types and ("properties" in schema or "items" in schema):
         types = {"object" if "properties" in schema else "array"}
     return types | ({"null"} if schema.get("nullable") is True else set())

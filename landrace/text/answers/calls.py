@@ -11,6 +11,7 @@ from typing import Any
 
 from landrace.text.answers.arguments import read_json, typed
 from landrace.text.answers.events import ToolCall
+from landrace.text.answers.nested import nested
 
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _SEPARATORS = " \t\r\n,;"
@@ -54,6 +55,9 @@ class Tools:
         name = slots.get("name", "").strip()
         if "json" in slots:
             read = _named_json(name, slots["json"]) if name else _json_calls(slots["json"])
+        elif "nested" in slots:
+            arguments = nested(slots["nested"], self._schemas.get(name))
+            read = None if arguments is None else [(name, arguments)]
         elif "python" in slots:
             read = _python_calls(slots["python"])
         else:

@@ -194,7 +194,8 @@ class CallRules:
             yield lark.text("function") if state.slot == "type" else _NUMBER, place
 
     def _spoken(self, name: str, state: State) -> str:
-        if any(exit.mark in name for exit in state.exits) or name.strip() != name or "\n" in name:
+        signs = [*(exit.mark for exit in state.exits), "\n", *(("&", '"') if state.escaped else ())]
+        if any(sign in name for sign in signs) or name.strip() != name:
             raise RequestError(f"The name {name!r} cannot be written in this model's form of calls.", field="tools")
         return name
 

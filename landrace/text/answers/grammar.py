@@ -48,6 +48,8 @@ class State:
     """Stands once on either side of the slot's text and does not belong to it."""
     may_end: bool = False
     """Whether a call is whole if the answer ends here."""
+    escaped: bool = False
+    """Whether `&quot;` and `&amp;` stand for signs in the slot's text."""
     hidden: bool = False
     """Whether its text is part of the frame, and no reader's even where the answer ends in it."""
 
@@ -77,6 +79,8 @@ class Grammar:
     """What a call that is a JSON object calls its arguments; several where members of the family differ."""
     listed: bool = False
     """Whether calls that are JSON objects stand in one list."""
+    sign: str = ""
+    """A control token that stands before the tags of a call: a broken one comes back without it."""
 
     @property
     def marks(self) -> frozenset[str]:

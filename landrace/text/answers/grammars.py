@@ -1,10 +1,11 @@
-"""The grammars that are known, eight kinds of them, and the marks of thoughts."""
+"""The grammars that are known, nine kinds of them, and the marks of thoughts."""
 
 from __future__ import annotations
 
 from itertools import product
 
 from landrace.text.answers.grammar import CONTENT, REASONING, TOOL, Exit, Grammar, State, Thought
+from landrace.text.answers.nested import SIGN
 
 
 def _json(name: str, *exits: Exit, may_end: bool = True) -> tuple[State, ...]:
@@ -195,6 +196,7 @@ _KIMI_K3 = Grammar(
                 Exit("<|open|>think<|sep|>", REASONING),
                 Exit("<|open|>response<|sep|>", CONTENT),
                 Exit("<|open|>tools<|sep|>", "calls", opens=True),
+                Exit("<|close|>response<|sep|>", "between"),  # of an empty one that the prompt has opened
                 Exit("<|close|>message<|sep|>", "between"),
                 Exit("<|end_of_msg|>", "between"),
             ),
@@ -203,13 +205,18 @@ _KIMI_K3 = Grammar(
         State(REASONING, (Exit("<|close|>think<|sep|>", "between"),), slot=REASONING),
         _content(Exit("<|close|>response<|sep|>", "between"), Exit("<|open|>tools<|sep|>", "calls", opens=True)),
         State("calls", (Exit('<|open|>call tool="', "name"), Exit("<|close|>tools<|sep|>", "between")), may_end=True),
-        State("name", (Exit('" index="', "index"), Exit('"<|sep|>', "arguments")), slot="name"),
+        State("name", (Exit('" index="', "index"), Exit('"<|sep|>', "arguments")), slot="name", escaped=True),
         State("index", (Exit('"<|sep|>', "arguments"),), slot="index"),
         State(
             "arguments",
-            (Exit('<|open|>argument key="', "key"), Exit("<|close|>call<|sep|>", "calls", ends_call=True)),
+            (
+                Exit('<|open|>argument key="', "key"),
+                Exit('<|open|>json type="object"<|sep|>', "json"),
+                Exit("<|close|>call<|sep|>", "calls", ends_call=True),
+            ),
         ),
-        State("key", (Exit('" type="', "kind"), Exit('"<|sep|>', "value")), slot="key"),
+        *_json("json", Exit("<|close|>json<|sep|>", "arguments"), may_end=False),
+        State("key", (Exit('" type="', "kind"), Exit('"<|sep|>', "value")), slot="key", escaped=True),
         State("kind", (Exit('"<|sep|>', "value"),), slot="kind"),
         State("value", (Exit("<|close|>argument<|sep|>", "arguments"),), slot="value"),
     ),
@@ -217,6 +224,21 @@ _KIMI_K3 = Grammar(
     thought=Thought("<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>"),
     framed=True,
     silent=True,
+)
+
+_MINIMAX_M3 = Grammar(
+    "nested tags in <tool_call>",
+    (
+        _content(Exit(f"{SIGN}<tool_call>", "calls", opens=True)),
+        State(
+            "calls",
+            (Exit(f'{SIGN}<invoke name="', "name"), Exit(f"{SIGN}</tool_call>", CONTENT)),
+            may_end=True,
+        ),
+        State("name", (Exit('">', "nested"),), slot="name"),
+        State("nested", (Exit(f"{SIGN}</invoke>", "calls", ends_call=True),), slot="nested"),
+    ),
+    sign=SIGN,
 )
 
 PLAIN = Grammar("", (_content(),))
@@ -231,6 +253,7 @@ GRAMMARS: tuple[Grammar, ...] = (
     _functions("<tool_call>", "</tool_call>", pad="\n"),
     _functions("<seed:tool_call>", "</seed:tool_call>", pad=""),
     _invoke("", "<minimax:tool_call>", "</minimax:tool_call>"),
+    _MINIMAX_M3,
     _invoke(_DSML, "<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
     _invoke(_DSML, "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"),
     _PARAM,
@@ -260,6 +283,7 @@ GRAMMARS: tuple[Grammar, ...] = (
 THOUGHTS: tuple[tuple[str, str], ...] = (
     ("<seed:think>", "</seed:think>"),
     ("◁think▷", "◁/think▷"),
+    ("<mm:think>", "</mm:think>"),
     ("<think>", "</think>"),
 )
 """Marks around thoughts that are the same in all grammars."""

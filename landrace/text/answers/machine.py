@@ -27,7 +27,7 @@ class AnswerParser:
     def __init__(self, grammar: Grammar, begin: str, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         """`begin`: the state that the answer begins in (`Grammar.begin`). Without `tools` calls are text."""
         self._tools = Tools(tools)
-        self._silent = grammar.silent
+        self._silent, self._sign = grammar.silent, grammar.sign
         self._states = {state.name: _Reader(state) for state in grammar.of_tools(self._tools.names)}
         self._reader = self._states[begin]
         self._buffer, self._at = "", 0
@@ -113,7 +113,7 @@ class AnswerParser:
         if not (exit.keep and target.slot == state.slot):
             self._text = []
             if state.slot and state.slot not in _PASSED_ON:
-                self._written.put(state.slot, _unpadded(text, state.pad))
+                self._written.put(state.slot, _read(text, state))
         if exit.keep:
             self._text.append(mark)
         for slot, value in (*captured, *exit.sets):
@@ -155,6 +155,7 @@ class AnswerParser:
     def _give_back(self) -> None:
         """What was read is no call, but text."""
         text, self._raw = "".join(self._raw), []
+        text = text.replace(self._sign, "") if self._sign else text
         self._text, self._written, self._within = [], Written(), False
         self._say(CONTENT, text)
 
@@ -219,5 +220,8 @@ class _Reader:
         return last, []
 
 
-def _unpadded(text: str, pad: str) -> str:
-    return text.removeprefix(pad).removesuffix(pad) if pad else text
+def _read(text: str, state: State) -> str:
+    """What the text of a slot says."""
+    if state.escaped:
+        text = text.replace("&quot;", '"').replace("&amp;", "&")
+    return text.removeprefix(state.pad).removesuffix(state.pad) if state.pad else text

@@ -52,7 +52,7 @@ public:
                 const int first = begin + block * rows_together;
                 const int n_rows = std::min(rows_together, end - first);
                 const auto first_chunk = static_cast<int>(mask_.first_seen(step.positions[first]) / kKeysPerChunk);
-                const int64_t last = step.positions[first + n_rows - 1], n_entries = every_ ? (last + 1) / every_ : 0;
+                const int64_t last = mask_.last_seen(step.positions[first + n_rows - 1], step.positions[end - 1]), n_entries = every_ ? (last + 1) / every_ : 0;
                 const auto end_chunk = static_cast<int>((!every_ && choice_.has(last) ? choice_.most - 1 : last) / kKeysPerChunk) + 1;
                 const int entry_chunks = ceil_div(static_cast<int>(choice_.has(n_entries - 1) ? choice_.most : n_entries), kKeysPerChunk);
                 for (int kv = 0; kv < shape_.n_kv_heads; ++kv)
@@ -104,7 +104,7 @@ private:
 /// The fields mask and extent. Throws std::invalid_argument where they do not go together.
 inline Mask mask_of(const Fields& fields) {
     const Mask mask{fields.choice<Mask::Kind>("mask"), static_cast<int>(fields.integer("extent"))};
-    if ((mask.kind == Mask::Kind::full) != (mask.extent == 0) || mask.extent < 0)
+    if (mask.has_extent() != (mask.extent > 0) || mask.extent < 0)
         throw std::invalid_argument("a window or a chunk holds at least one position, not " + std::to_string(mask.extent));
     return mask;
 }
@@ -129,6 +129,7 @@ inline AttendJob job_for(const AttendPlan::Task& task, const HeadShape& shape, c
     job.n_heads = task.n_heads;
     job.n_rows = task.n_rows;
     job.first_position = c.step.positions[task.first_row];
+    job.last_position = c.step.positions[c.step.starts[task.sequence + 1] - 1];
     return job;
 }
 

@@ -94,13 +94,14 @@ void bind_program(nb::module_& m) {
 
     nb::class_<Step>(m, "Step").def(
         "__init__",
-        [](Step* self, int n_rows, Address token_ids, Address positions, int n_sequences, Address starts,
+        [](Step* self, int n_rows, Address token_ids, Address positions, Address token_types, int n_sequences, Address starts,
            const std::vector<std::tuple<Address, Address, Address, Address, int64_t>>& groups, int n_logit_rows, Address logit_rows, const std::vector<std::tuple<Address, Address, Address, int64_t>>& rotary,
            std::vector<std::vector<int32_t>> adapter_rows, Address states, Address logits) {
             Step* step = new (self) Step{};
             step->n_rows = n_rows;
             step->token_ids = at<const int64_t>(token_ids);
             step->positions = at<const int64_t>(positions);
+            step->token_types = at<const int64_t>(token_types);
             step->n_sequences = n_sequences;
             step->starts = at<const int64_t>(starts);
             for (const auto& [slots, counts, first_positions, write_slots, every] : groups)
@@ -113,7 +114,7 @@ void bind_program(nb::module_& m) {
             step->states = at<const int64_t>(states);
             step->logits = at<float>(logits);
         },
-        nb::kw_only(), nb::arg("n_rows"), nb::arg("token_ids"), nb::arg("positions"), nb::arg("n_sequences"), nb::arg("starts"), nb::arg("groups"), nb::arg("n_logit_rows"), nb::arg("logit_rows"), nb::arg("rotary"), nb::arg("adapter_rows"),
+        nb::kw_only(), nb::arg("n_rows"), nb::arg("token_ids"), nb::arg("positions"), nb::arg("token_types"), nb::arg("n_sequences"), nb::arg("starts"), nb::arg("groups"), nb::arg("n_logit_rows"), nb::arg("logit_rows"), nb::arg("rotary"), nb::arg("adapter_rows"),
         nb::arg("states"), nb::arg("logits"));
 
     nb::class_<Program>(m, "Program")

@@ -50,6 +50,7 @@ struct Step {
     int n_rows;
     const int64_t* token_ids;          // [n_rows]
     const int64_t* positions;          // [n_rows]
+    const int64_t* token_types;        // [n_rows]: which of the texts of a pair each token is of; null: the first
     int n_sequences;
     const int64_t* starts;             // [n_sequences + 1]
     std::vector<CacheSlots> groups;    // by cache group
