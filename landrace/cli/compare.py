@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
+from landrace.cli.options import GuidedOption, KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
 from landrace.cli.progress import spinner
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
@@ -33,6 +33,7 @@ def compare(
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    guided: GuidedOption = False,
     map_columns: MapOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -47,7 +48,9 @@ def compare(
     parsed = [parse_system(text) for text in systems]
     check_distinct((system.name for system in parsed), "system")
     loaded = load_task(task).with_map(parse_map(map_columns or ()))
-    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
+    if guided:
+        loaded.check_guided()
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length, guided)
     config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
     with recorded(out_folder, "compare", config) as (ledger, run):
         evaluations = []

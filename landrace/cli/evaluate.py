@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
+from landrace.cli.options import GuidedOption, KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
 
@@ -27,6 +27,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Ask only this many rows, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    guided: GuidedOption = False,
     map_columns: MapOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -42,7 +43,9 @@ def evaluate(
     names = parse_map(map_columns or ())
     loaded = [load_task(path).with_map(names) for path in tasks]
     check_distinct((task.name for task in loaded), "task")
-    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length)
+    for task in loaded if guided else ():
+        task.check_guided()
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length, guided)
     evaluations = []
     with recorded(
         out_folder, "evaluate", {"system": system, "tasks": [str(path) for path in tasks], **asdict(how)}
@@ -70,6 +73,8 @@ def scores_table(evaluation: Evaluation) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False, title=f"{evaluation.model} on {evaluation.task}")
     table.title_justify = "left"
     interval = evaluation.interval
+    if evaluation.guided:
+        table.add_row("answers", "held to those of the task (guided)")
     table.add_row(
         "accuracy",
         f"{evaluation.accuracy:.1%} ({evaluation.correct} of {len(evaluation.rows)}; "

@@ -19,6 +19,9 @@ MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", help="Read a column under another name: OLD=NEW, such as question=prompt; repeatable."),
 ]
+GuidedOption = Annotated[
+    bool, typer.Option("--guided", help="Hold answers to the task's labels, or to the names of its options.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="Longest sequence the model is opened for; default: what it was trained at.")

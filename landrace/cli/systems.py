@@ -81,6 +81,7 @@ class Measurement:
     kernels: str = "auto"
     threads: int | None = None
     max_length: int | None = None
+    guided: bool = False
 
 
 def measure(system: System, task: Task, how: Measurement) -> Evaluation:
@@ -143,6 +144,7 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
             seed=how.seed,
             temperature=how.temperature,
             limit=how.limit,
+            guided=how.guided,
             on_progress=progress,
             training_seconds=tuned.get("seconds"),
             training_data_sha256=tuned.get("rows_sha256"),

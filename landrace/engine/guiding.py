@@ -55,7 +55,7 @@ class Guiding:
             self._walk = None
             return
         openings = [thought.open]
-        if form.grammar.framed:
+        if form.grammar.framed and not form.tools:
             self._walk = None
             prompt = b"".join(tokenizer.token_bytes(token) for token in prompt_ids[-TAIL:]).decode(errors="replace")
             openings.append(_without_overlap(prompt, thought.end.partition(thought.close)[2]))

@@ -24,7 +24,8 @@ class Request:
     readout: Readout | None = None
     """What is read of the prompt instead of an answer: then the request ends with its last prompt row."""
     guide: Guide | None = None
-    """The language of the answer, behind its thoughts if it has some."""
+    """The language of the answer, behind its thoughts if it has some; where `answer` has tools, with the marks of calls
+    and of frames (`call_guide`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))

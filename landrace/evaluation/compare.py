@@ -13,7 +13,12 @@ from landrace.evaluation.statistics import Difference, Interval, McNemar, mcnema
 DEFAULT_PRICE_PER_HOUR = 0.10
 CURRENCY = "USD"
 SECONDS_PER_HOUR = 3600
-_MODEL_CONDITIONS = (("template_sha256", "prompt"), ("chat_template_sha256", "chat template"), ("sampling", "sampling"))
+_MODEL_CONDITIONS = (
+    ("template_sha256", "prompt"),
+    ("chat_template_sha256", "chat template"),
+    ("sampling", "sampling"),
+    ("guided", "guidance: of some, answers were held to those of the task"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Entry:
 
     name: str
     method: str
+    guided: bool
     rows: int
     correct: int
     accuracy: float
@@ -135,6 +141,7 @@ def _entry(item: Evaluation, against_first: Pair | None, price_per_hour: float) 
     return Entry(
         name=item.model,
         method=item.method,
+        guided=item.guided,
         rows=len(item.rows),
         correct=item.correct,
         accuracy=item.accuracy,

@@ -41,6 +41,7 @@ def evaluate(
     seed: int = 0,
     temperature: float = 0.0,
     limit: int | None = None,
+    guided: bool = False,
     on_progress: OnProgress | None = None,
     training_seconds: float | None = None,
     training_data_sha256: str | None = None,
@@ -49,14 +50,17 @@ def evaluate(
     """Scores of `model_name` (with `adapter`, if given) on the task's held-out rows, or on `data`.
 
     `limit` draws a sample by `seed`; the same seed draws the same rows for every system. Row i of a sampled generation
-    (temperature > 0) uses seed + i. `on_progress(done, total)` counts engine requests. `provenance` is stored as it is:
+    (temperature > 0) uses seed + i. `guided` holds every answer to what the task says that answers are (`Task.guide`).
+    `on_progress(done, total)` counts engine requests. `provenance` is stored as it is:
     versions, commit, weights hash, machine. A row that the engine refuses is counted under errors; the rest go on.
     """
+    if guided:
+        task.check_guided()
     whole = data or task.load()
     params = SamplingParams(max_tokens=task.max_tokens, temperature=temperature, stop=task.stop)
     start = time.perf_counter()
     questions = [
-        _question(task, tokenizer, row, index, replace(params, seed=seed + index), adapter)
+        _question(task, tokenizer, row, index, replace(params, seed=seed + index), adapter, guided)
         for index, row in enumerate(whole.sample(limit, seed).rows)
     ]
     requests = [request for question in questions for request in question.requests]
@@ -79,6 +83,7 @@ def evaluate(
         adapter=adapter,
         chat_template_sha256=_chat_template_sha256(task, tokenizer),
         sampling=_sampling(task, temperature),
+        guided=guided,
         training_seconds=training_seconds,
         training_data_sha256=training_data_sha256,
         provenance=dict(provenance or {}),
@@ -111,11 +116,18 @@ def build_prompt(task: Task, tokenizer: Tokenizer, row: Row) -> Prompt:
 
 
 def _question(
-    task: Task, tokenizer: Tokenizer, row: Row, index: int, params: SamplingParams, adapter: str | None
+    task: Task,
+    tokenizer: Tokenizer,
+    row: Row,
+    index: int,
+    params: SamplingParams,
+    adapter: str | None,
+    guided: bool,
 ) -> _Question:
     prompt = build_prompt(task, tokenizer, row)
     if task.kind != "choice":
-        return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer),))
+        guide = task.guide(row) if guided else None
+        return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer, guide),))
     continued = [_continued(prompt, task.answer_prefix + choice, tokenizer) for choice in row.choices]
     opened = _continued(prompt, task.answer_prefix, tokenizer) if task.answer_prefix else prompt.token_ids
     score = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs_from=_context_length(opened, continued))

@@ -193,6 +193,7 @@ def _source(item: Evaluation) -> dict[str, str]:
     """What is needed to repeat one evaluation, as text."""
     known = {
         "method": item.method,
+        "guided": "yes" if item.guided else None,
         "adapter": item.adapter,
         "seed": str(item.seed),
         "sampling": ", ".join(f"{key} {value}" for key, value in item.sampling.items()),

@@ -82,7 +82,8 @@ class Evaluation:
 
     `wall_seconds` runs from the first row's text to the last answer, prompts' tokenisation included, loading and
     parsing not; up to `concurrency` rows were in work at a time. `training_seconds` is what it took to make the system
-    from the training rows, None if nothing was trained. `method` is "generate", "likelihood" or "classical".
+    from the training rows, None if nothing was trained. `method` is "generate", "likelihood" or "classical". `guided`
+    says that answers were held to those that the task knows.
     """
 
     model: str
@@ -99,6 +100,7 @@ class Evaluation:
     data_source: str
     data_rows: int
     adapter: str | None = None
+    guided: bool = False
     chat_template_sha256: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training_seconds: float | None = None

@@ -92,6 +92,7 @@ def _cost_heading(comparison: Comparison) -> str:
 
 _QUALITY: dict[str, Callable[[Entry], str]] = {
     "system": lambda entry: entry.name,
+    "guided": lambda entry: "yes" if entry.guided else NONE,
     "right": lambda entry: f"{entry.correct} of {entry.rows}",
     "accuracy (95%)": lambda entry: with_interval(entry.accuracy, entry.interval),
     "macro F1 (95%)": lambda entry: with_interval(entry.macro_f1, entry.macro_f1_interval),

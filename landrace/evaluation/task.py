@@ -39,9 +39,12 @@ from landrace.evaluation.labels import label_key
 from landrace.evaluation.parsing import Normalisation, strip_decoration
 from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256
 from landrace.evaluation.template import PromptTemplate, field_text, field_texts
+from landrace.text.guides import Guide
 
 Kind = Literal["classification", "option", "number", "math", "set", "list", "exact", "regex", "contains", "choice"]
 Mode = Literal["chat", "plain"]
+GUIDED_KINDS: tuple[Kind, ...] = ("classification", "option")
+"""Kinds whose answers are known beforehand, so that a model can be held to them."""
 
 LABELS_FIELD = "labels"
 OPTIONS_FIELD = "choices"
@@ -170,6 +173,26 @@ class Task:
     def answer_text(self, row: Row) -> str:
         """The best accepted answer as a model would write it."""
         return ", ".join(row.expected) if self.kind in ("set", "list") else row.expected[0]
+
+    def guide(self, row: Row) -> Guide:
+        """What an answer to a row is held to where answers are guided: a label, or the name of an option. OptionError
+        for a kind that is not one of GUIDED_KINDS."""
+        self.check_guided()
+        answers = row.choice_names if self.kind == "option" else self.labels
+        return Guide.of_choices([self.answer_prefix + answer for answer in answers])
+
+    def check_guided(self) -> None:
+        """OptionError for a kind whose answers cannot be guided."""
+        if self.kind not in GUIDED_KINDS:
+            reason = (
+                "compares the likelihoods of its choices, and is never answered with anything else"
+                if self.kind == "choice"
+                else "has no list of answers that a model could be held to"
+            )
+            raise OptionError(
+                f"The task '{self.name}' cannot be guided: kind {self.kind} {reason}.",
+                hint=f"Guided kinds are {', '.join(GUIDED_KINDS)}.",
+            )
 
     def option_names(self, row: Row) -> dict[str, str]:
         """What may be written for each option of a row: its text or its name, to its name."""

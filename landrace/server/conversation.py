@@ -59,12 +59,9 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
         names.add(name)
         if function.get("parameters") is not None:
             require_type(function["parameters"], dict, f"{path}.function.parameters")
-        if function.get("strict"):
-            raise FieldError(
-                f"{path}.function.strict is not supported: what a model writes is not forced into the schema.",
-                field=f"{path}.function.strict",
-                code="unsupported_parameter",
-            )
+        if not isinstance(function.get("strict"), bool | None):
+            where = f"{path}.function.strict"
+            raise FieldError(f"{where} must be true or false.", field=where, code="invalid_type")
     return list(tools)
 
 

@@ -15,6 +15,7 @@ from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
 from landrace.server.engine_process import EngineProcess, EngineStoppedError, Event
 from landrace.text.answers import AnswerForm, Parts, ToolCall
+from landrace.text.guides import Guide
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Prompt:
     text: str | None = None
     answer: AnswerForm | None = None
     """How the answer is taken apart, where it is one to a chat."""
+    guide: Guide | None = None
+    """What the answer is held to."""
 
 
 @dataclass
@@ -102,6 +105,7 @@ class Generation:
                 _of_choice(params[choice.index // n], k),
                 adapter,
                 choice.prompt.answer,
+                choice.prompt.guide,
             )
             for choice, k in zip(self.choices, [*range(n)] * len(prompts), strict=True)
         ]

@@ -17,8 +17,10 @@ from landrace.server.engine_process import EngineBusyError, EngineProcess
 from landrace.server.generation import Prompt, check_count
 from landrace.server.json_body import LONG_BODY
 from landrace.server.schema import ChatRequest, CompletionRequest
+from landrace.server.structured import blamed_on, field_of_guide
 from landrace.text import chat_prompt as written_prompt
-from landrace.text.answers import answer_form
+from landrace.text.answers import AnswerForm, answer_form, call_guide
+from landrace.text.guides import Guide, check_guide
 from landrace.text.thinking_switches import switched, with_effort
 
 MAX_LONG_WAITING = 16
@@ -105,7 +107,30 @@ def chat_prompt(engine: EngineProcess, body: ChatRequest) -> Prompt:
         elif error.field == "enable_thinking":  # it came as an effort of none
             error.field = "reasoning_effort"
         raise
-    return Prompt(tuple(prompt.token_ids), answer=answer_form(engine.tokenizer, prompt.text, tools))
+    form = answer_form(engine.tokenizer, prompt.text, tools)
+    return Prompt(tuple(prompt.token_ids), answer=form, guide=_chat_guide(engine, body, form))
+
+
+def _chat_guide(engine: EngineProcess, body: ChatRequest, form: AnswerForm) -> Guide | None:
+    """What the answer is held to: calls, what is asked to be said, or either where the choice is the model's. Arguments
+    are held to the schemas of their tools as soon as a call is forced, one tool is strict, or calls are counted."""
+    choice, said = body.choice, body.said_guide
+    several = body.parallel_tool_calls and choice.named is None
+    is_strict = any(tool["function"].get("strict") for tool in form.tools)
+    guide = said
+    with blamed_on(field_of_guide(body.response_format)):
+        if form.tools and (choice.must or said or is_strict or not several):
+            guide = call_guide(
+                engine.tokenizer,
+                form,
+                None if choice.named is None else (choice.named,),
+                several=several,
+                amid_text=not choice.must and said is None,
+                or_said=None if choice.must else said,
+            )
+        if guide is not None:
+            check_guide(guide, engine.tokenizer)
+    return guide
 
 
 def _thinking(engine: EngineProcess, body: ChatRequest) -> dict[str, Any]:
@@ -121,17 +146,20 @@ def _thinking(engine: EngineProcess, body: ChatRequest) -> dict[str, Any]:
 def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:
     """The token ids of every prompt. Raises RequestError for one that cannot fit, or for too many."""
     check_count(engine, len(body.prompt) * body.n)
-    return [_plain_prompt(engine, prompt) for prompt in body.prompt]
+    if (guide := body.said_guide) is not None:
+        with blamed_on(field_of_guide(body.response_format)):
+            check_guide(guide, engine.tokenizer)
+    return [_plain_prompt(engine, prompt, guide) for prompt in body.prompt]
 
 
-def _plain_prompt(engine: EngineProcess, prompt: str | list[int]) -> Prompt:
+def _plain_prompt(engine: EngineProcess, prompt: str | list[int], guide: Guide | None) -> Prompt:
     limit = engine.prompt_limit
     if isinstance(prompt, str):
-        return Prompt(tuple(engine.tokenizer.encode(prompt, limit=limit)), prompt)
+        return Prompt(tuple(engine.tokenizer.encode(prompt, limit=limit)), prompt, guide=guide)
     if limit is not None and len(prompt) > limit:
         raise PromptTooLongError(
             f"The maximum context length is {limit} tokens; the prompt has {len(prompt)}.",
             field="prompt",
             hint="Shorten the prompt.",
         )
-    return Prompt(tuple(prompt))
+    return Prompt(tuple(prompt), guide=guide)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, field_validator, model_validator
@@ -12,7 +13,10 @@ from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import PromptTooLongError
 from landrace.server.conversation import checked_messages, checked_tools
 from landrace.server.errors import CONTEXT_LENGTH_EXCEEDED, FieldError
+from landrace.server.structured import said_guide
+from landrace.server.tool_choice import ToolChoice
 from landrace.server.unsupported import OF_A_CALL, without_neutral
+from landrace.text.guides import Guide
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
@@ -79,6 +83,9 @@ class _Request(_Fields):
     frequency_penalty: float | None = None
     seed: int | None = None
     ignore_eos: bool | None = None
+    # What they say is checked by `said_guide`.
+    response_format: SkipValidation[Any] = None
+    structured_outputs: SkipValidation[Any] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +119,16 @@ class _Request(_Fields):
                 hint="Leave best_of out.",
             )
         return self
+
+    @model_validator(mode="after")
+    def _answers_are_one_thing(self) -> Self:
+        _ = self.said_guide
+        return self
+
+    @cached_property
+    def said_guide(self) -> Guide | None:
+        """What the answer is held to, or what it says where it calls no tool; None where nothing asks for it."""
+        return said_guide(self.response_format, self.structured_outputs)
 
     @property
     def include_usage(self) -> bool:
@@ -171,7 +188,8 @@ class ChatRequest(_Request):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     chat_template_kwargs: dict[str, Any] = {}
     tools: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_tools)] = []
-    tool_choice: str = "auto"
+    # What it says is checked by `ToolChoice`.
+    tool_choice: SkipValidation[Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
     thinking_budget: int | None = None
@@ -183,31 +201,20 @@ class ChatRequest(_Request):
             raise ValueError(f"chat_template_kwargs cannot set {name!r}: the server does.")
         return value
 
-    @field_validator("tool_choice", mode="before")
-    @classmethod
-    def _nothing_is_forced(cls, value: Any) -> Any:
-        if value not in ("auto", "none"):
-            raise FieldError(
-                "tool_choice is not supported other than as auto or none: no model is forced to call a tool.",
-                field="tool_choice",
-                code="unsupported_parameter",
-            )
-        return value
-
     @model_validator(mode="after")
-    def _calls_are_not_counted(self) -> Self:
-        if self.tools and not self.parallel_tool_calls:
-            raise FieldError(
-                "parallel_tool_calls is not supported as false: no model is kept from a second call.",
-                field="parallel_tool_calls",
-                code="unsupported_parameter",
-            )
+    def _tools_are_there_to_choose(self) -> Self:
+        _ = self.choice
         return self
+
+    @cached_property
+    def choice(self) -> ToolChoice:
+        """Which tools may be called, or must."""
+        return ToolChoice.of(self.tool_choice, self.tools)
 
     @property
     def usable_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else self.tools
+        return [] if self.choice.none else self.tools
 
     def sampling(self, n_prompt: int, max_length: int, *, shifts: bool = False) -> SamplingParams:
         """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's, unless it `shifts`. Raises

@@ -24,7 +24,6 @@ OF_A_CALL: Mapping[str, Neutral] = {
     "prompt_cache_options": (),
     "prompt_cache_retention": str,
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "safety_identifier": str,
     "service_tier": ("auto", "default"),
     "store": (False,),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-_MAX_DEPTH = 16
+MAX_DEPTH = 16
 """Most references and alternatives that are followed in a schema."""
 _TYPE_OF = {
     "bool": "boolean",
@@ -54,13 +54,13 @@ def part_of(schema: Any, name: str | None, root: Mapping[str, Any]) -> Any:
 
 def _readings(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """The schema, what it refers to, and its alternatives."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return
     yield schema
     if isinstance(schema.get("$ref"), str):
-        yield from _readings(_referred(schema["$ref"], root), root, depth + 1)
+        yield from _readings(referred(schema["$ref"], root), root, depth + 1)
     for name in ("anyOf", "oneOf", "allOf"):
-        for one in _list(schema.get(name)):
+        for one in alternatives(schema, name):
             yield from _readings(one, root, depth + 1)
 
 
@@ -79,7 +79,12 @@ def read_json(text: str) -> Any:
     return json.loads(text, strict=False, parse_constant=_refuse_constant)
 
 
-def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+def alternatives(schema: Mapping[str, Any], name: str) -> list[Any]:
+    """What a schema lists under `name`; nothing where it lists none."""
+    return _list(schema.get(name))
+
+
+def referred(reference: str, root: Mapping[str, Any]) -> Any:
     """What `#/a/b` points at; None where there is nothing."""
     found: Any = root
     for part in reference.removeprefix("#").strip("/").split("/"):

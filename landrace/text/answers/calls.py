@@ -13,6 +13,7 @@ from landrace.text.answers.arguments import read_json, typed
 from landrace.text.answers.events import ToolCall
 from landrace.text.answers.nested import nested
 
+_CONSTANTS = {"true": True, "false": False, "null": None}
 _SEPARATORS = " \t\r\n,;"
 
 
@@ -135,13 +136,20 @@ def _arguments(value: Any) -> dict[str, Any] | None:
 
 
 def _python_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
-    """`[name(key=value, ...), ...]` with literal values."""
+    """`[name(key=value, ...), ...]` with literal values, Python's or JSON's."""
     try:
-        parsed = ast.parse(text.strip(), mode="eval").body
+        parsed = _OfJson().visit(ast.parse(text.strip(), mode="eval")).body
         calls = parsed.elts if isinstance(parsed, ast.List) else [parsed]
         return [_python_call(call) for call in calls]
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
+
+
+class _OfJson(ast.NodeTransformer):
+    """Reads the constants of JSON, which models write in Python too."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(_CONSTANTS[node.id]) if node.id in _CONSTANTS else node
 
 
 def _python_call(call: ast.expr) -> tuple[str, dict[str, Any]]:

@@ -75,6 +75,10 @@ class Grammar:
     """Whether every part of an answer stands in a frame of its own, so that marks are there with and without tools."""
     silent: bool = False
     """Whether the marks are control tokens, which no reader sees: a broken call comes back without them."""
+    arguments: tuple[str, ...] = ("arguments",)
+    """What a call that is a JSON object calls its arguments; several where members of the family differ."""
+    listed: bool = False
+    """Whether calls that are JSON objects stand in one list."""
     sign: str = ""
     """A control token that stands before the tags of a call: a broken one comes back without it."""
 

@@ -20,13 +20,13 @@ def _content(*exits: Exit) -> State:
     return State(CONTENT, exits, slot=CONTENT)
 
 
-def _json_in(opening: str, closing: str) -> Grammar:
+def _json_in(opening: str, closing: str, *, listed: bool) -> Grammar:
     """JSON objects, or a list of them, in a tag."""
     states = (
         _content(Exit(opening, "json", opens=True)),
         *_json("json", Exit(closing, CONTENT, ends_call=True)),
     )
-    return Grammar(f"JSON in {opening}", states)
+    return Grammar(f"JSON in {opening}", states, listed=listed)
 
 
 _SPACES = ("", " ", "\n", "\n  ", "\n    ")
@@ -34,9 +34,10 @@ _KEYS = ("name", "type", "function", "parameters", "arguments")
 _BARE = tuple(f'{{{space}"{key}"' for space, key in product(_SPACES, _KEYS))
 
 
-def _bare(name: str, *exits: Exit, states: tuple[State, ...]) -> Grammar:
+def _bare(name: str, *exits: Exit, states: tuple[State, ...], arguments: tuple[str, ...] = ("arguments",)) -> Grammar:
     """A call that is the answer from its first character on, without a mark before it."""
-    return Grammar(name, (State("start", exits, otherwise=CONTENT), _content(), *states), start="start")
+    states = (State("start", exits, otherwise=CONTENT), _content(), *states)
+    return Grammar(name, states, start="start", arguments=arguments)
 
 
 def _functions(opening: str, closing: str, pad: str) -> Grammar:
@@ -53,6 +54,9 @@ def _functions(opening: str, closing: str, pad: str) -> Grammar:
     return Grammar(f"<function=> in {opening}", states)
 
 
+_DSML = "｜DSML｜"
+
+
 def _invoked(after: str, *then: Exit, prefix: str = "", call: str = "invoke", value: str = "parameter") -> list[State]:
     """The states of `<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>`, from before a call on.
 
@@ -61,6 +65,7 @@ def _invoked(after: str, *then: Exit, prefix: str = "", call: str = "invoke", va
     typed = [
         Exit(f'" string="{flag}">', "value", sets=(("kind", kind),))
         for flag, kind in (("true", "string"), ("false", "json"))
+        if prefix == _DSML
     ]
     return [
         State(after, (Exit(f'<{prefix}{call} name="', "name"), *then), may_end=True),
@@ -249,16 +254,17 @@ GRAMMARS: tuple[Grammar, ...] = (
     _functions("<seed:tool_call>", "</seed:tool_call>", pad=""),
     _invoke("", "<minimax:tool_call>", "</minimax:tool_call>"),
     _MINIMAX_M3,
-    _invoke("｜DSML｜", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
-    _invoke("｜DSML｜", "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"),
+    _invoke(_DSML, "<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
+    _invoke(_DSML, "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"),
     _PARAM,
-    _json_in("<tool_call>", "</tool_call>"),
-    _json_in("<tool_calls>", "</tool_calls>"),
+    _json_in("<tool_call>", "</tool_call>", listed=False),
+    _json_in("<tool_calls>", "</tool_calls>", listed=True),
     _bare(
         "bare JSON",
         *(Exit(mark, "json", keep=True, opens=True, sets=(("bare", ""),)) for mark in _BARE),
         Exit("<|python_tag|>", "json", opens=True),
         states=_json("json"),
+        arguments=("parameters", "arguments"),
     ),
     _bare(
         "name and JSON",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from landrace.text.guides.compiler import GuideCompiler
+from landrace.text.guides.compiler import JSON_FORMAT, GuideCompiler
 from landrace.text.guides.guide import Guide
 from landrace.text.guides.vocabulary import either
 from landrace.text.guides.walk import Walk
@@ -16,7 +16,7 @@ from landrace.text.guides.walk import Walk
 if TYPE_CHECKING:
     from landrace.text.tokenizer import Tokenizer
 
-__all__ = ["Guide", "GuideCompiler", "Walk", "check_guide", "either"]
+__all__ = ["JSON_FORMAT", "Guide", "GuideCompiler", "Walk", "check_guide", "either"]
 
 
 def check_guide(guide: Guide, tokenizer: Tokenizer) -> None:

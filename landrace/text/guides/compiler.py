@@ -38,7 +38,7 @@ LIMITS = LLParserLimits(
 )
 """What a guide may cost, in the library's units: a hostile one ends in an error, whatever it says."""
 
-_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write each value, that of `json.dumps`: what models have seen most, and forced tokens wherever the schema
 leaves no choice."""
 
@@ -111,7 +111,7 @@ def _grammar(guide: Guide) -> str:
 
 
 def _json_grammar(schema: Mapping[str, Any]) -> str:
-    return LLMatcher.grammar_from_json_schema(json.dumps({"x-guidance": _FORMAT, **schema}))
+    return LLMatcher.grammar_from_json_schema(json.dumps({"x-guidance": JSON_FORMAT, **schema}))
 
 
 def _choices(source: str) -> list[str]:

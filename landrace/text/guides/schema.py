@@ -13,6 +13,8 @@ from copy import deepcopy
 from typing import Any, NoReturn
 
 from landrace.errors import RequestError
+from landrace.text.guides.meeting import MOST as MOST_MEETING
+from landrace.text.guides.meeting import most_meeting
 
 MAX_DEPTH = 40
 """Of schemas in schemas. The library reads JSON that is nested three times as deep."""
@@ -50,6 +52,10 @@ def checked_schema(source: str) -> dict[str, Any]:
     for place, target in checked.references:
         if not isinstance(_found(plain, target), (dict, bool)):
             _refuse(f"The schema's {place} leads to {target}, where there is no schema.")
+    if (meeting := most_meeting(plain, lambda target: _found(plain, target))) > MOST_MEETING:
+        _refuse(
+            f"The schema has {meeting} patterns and formats for one text; the most is {MOST_MEETING}.", "Use fewer."
+        )
     _put_in_place(plain, checked.exclusive)
     return {} if plain is True else plain
 
@@ -274,7 +280,7 @@ def _check_least(plain: dict[str, Any], place: str) -> None:
 
 
 def _check_number(value: float, place: str) -> None:
-    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > EXACT):
+    if (isinstance(value, int) and abs(value) > EXACT) or not math.isfinite(value):
         _refuse(f"The schema's {place} has a number that is not exact in double precision.", "Use a smaller one.")
 
 

@@ -1,0 +1,140 @@
+"""What a call wants its answers to be, in the API's two ways of saying it, as a `Guide`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from landrace.errors import RequestError
+from landrace.server.errors import FieldError, require_type
+from landrace.text.guides import Guide
+
+RESPONSE_FORMAT, STRUCTURED_OUTPUTS = "response_format", "structured_outputs"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OF_FORMAT = {"text": ("type",), "json_object": ("type",), "json_schema": ("type", "json_schema")}
+_OF_SCHEMA = ("name", "schema", "description", "strict")
+
+
+def said_guide(response_format: Any, structured_outputs: Any) -> Guide | None:
+    """What an answer is held to; None where nothing asks for it. Raises FieldError with the path of what is wrong.
+
+    Nothing is compiled here. `strict` is taken either way: a schema is always kept to.
+    """
+    asked = None if response_format is None else _of_format(response_format)
+    if structured_outputs is None:
+        return asked
+    if asked is not None:
+        raise FieldError(
+            f"{STRUCTURED_OUTPUTS} and {RESPONSE_FORMAT} both say what the answer is to be.", field=STRUCTURED_OUTPUTS
+        )
+    return _of_outputs(structured_outputs)
+
+
+@contextmanager
+def blamed_on(field: str | None) -> Iterator[None]:
+    """Errors of a guide are said of the field that it came from."""
+    try:
+        yield
+    except RequestError as error:
+        if error.field == "guide" and field is not None:
+            error.field = field
+        raise
+
+
+def field_of_guide(response_format: Any) -> str:
+    """The field that a guide came from."""
+    schema = isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
+    return f"{RESPONSE_FORMAT}.json_schema.schema" if schema else STRUCTURED_OUTPUTS
+
+
+def _of_format(given: Any) -> Guide | None:
+    path = RESPONSE_FORMAT
+    require_type(given, dict, path)
+    kind = given.get("type")
+    if not isinstance(kind, str) or kind not in _OF_FORMAT:
+        raise FieldError(
+            f"{path}.type must be {', '.join(_OF_FORMAT)}, not {json.dumps(kind)[:60]}.", field=f"{path}.type"
+        )
+    _refuse_others(given, _OF_FORMAT[kind], path)
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Guide.of_json_object()
+    path = f"{path}.json_schema"
+    wrapped = _required(given, "json_schema", RESPONSE_FORMAT)
+    require_type(wrapped, dict, path)
+    _refuse_others(wrapped, _OF_SCHEMA, path)
+    name = _required(wrapped, "name", path)
+    require_type(name, str, f"{path}.name")
+    if _NAME.fullmatch(name) is None:
+        raise FieldError(f"{path}.name must be 1 to 64 letters, digits, _ and -.", field=f"{path}.name")
+    if not isinstance(wrapped.get("strict"), bool | None):
+        raise FieldError(f"{path}.strict must be true or false.", field=f"{path}.strict", code="invalid_type")
+    if wrapped.get("description") is not None:
+        require_type(wrapped["description"], str, f"{path}.description")
+    schema = _required(wrapped, "schema", path)
+    require_type(schema, dict, f"{path}.schema")
+    return Guide.of_schema(schema)
+
+
+def _of_outputs(given: Any) -> Guide:
+    path = STRUCTURED_OUTPUTS
+    require_type(given, dict, path)
+    asked = {name: value for name, value in given.items() if value is not None}
+    _refuse_others(asked, tuple(_READERS), path)
+    if len(asked) != 1:
+        raise FieldError(f"{path} must have exactly one of {', '.join(_READERS)}.", field=path)
+    ((name, value),) = asked.items()
+    return _READERS[name](value, f"{path}.{name}")
+
+
+def _json(value: Any, path: str) -> Guide:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise FieldError(f"{path} is a text that is not JSON.", field=path) from error
+    require_type(value, dict, path)
+    return Guide.of_schema(value)
+
+
+def _regex(value: Any, path: str) -> Guide:
+    require_type(value, str, path)
+    return Guide.of_regex(value)
+
+
+def _grammar(value: Any, path: str) -> Guide:
+    require_type(value, str, path)
+    return Guide.of_lark(value)
+
+
+def _choice(value: Any, path: str) -> Guide:
+    require_type(value, list, path)
+    if not value or not all(isinstance(one, str) for one in value):
+        raise FieldError(f"{path} must be a list of texts, one or more.", field=path)
+    return Guide.of_choices(value)
+
+
+def _json_object(value: Any, path: str) -> Guide:
+    if value is not True:
+        raise FieldError(f"{path} must be true.", field=path)
+    return Guide.of_json_object()
+
+
+_READERS = {"json": _json, "regex": _regex, "choice": _choice, "grammar": _grammar, "json_object": _json_object}
+
+
+def _refuse_others(given: Mapping[str, Any], known: tuple[str, ...], path: str) -> None:
+    for name in given:
+        if name not in known and given[name] is not None:
+            raise FieldError(f"There is no field {path}.{name} here.", field=f"{path}.{name}", code="unknown_parameter")
+
+
+def _required(given: Mapping[str, Any], name: str, path: str) -> Any:
+    if given.get(name) is None:
+        field = f"{path}.{name}"
+        raise FieldError(f"The field {field!r} is required.", field=field, code="missing_required_parameter")
+    return given[name]
