@@ -19,6 +19,14 @@ MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", help="Read a column under another name: OLD=NEW, such as question=prompt; repeatable."),
 ]
+ShotsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Training rows, drawn by --seed, to show with their answers before every question; compare shows "
+        "none to adapters.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="Longest sequence the model is opened for; default: what it was trained at.")

@@ -41,6 +41,7 @@ def evaluate(
     seed: int = 0,
     temperature: float = 0.0,
     limit: int | None = None,
+    shots: int = 0,
     on_progress: OnProgress | None = None,
     training_seconds: float | None = None,
     training_data_sha256: str | None = None,
@@ -49,14 +50,16 @@ def evaluate(
     """Scores of `model_name` (with `adapter`, if given) on the task's held-out rows, or on `data`.
 
     `limit` draws a sample by `seed`; the same seed draws the same rows for every system. Row i of a sampled generation
-    (temperature > 0) uses seed + i. `on_progress(done, total)` counts engine requests. `provenance` is stored as it is:
-    versions, commit, weights hash, machine. A row that the engine refuses is counted under errors; the rest go on.
+    (temperature > 0) uses seed + i. `shots` training rows, drawn by `seed`, stand before every question with their
+    answers. `on_progress(done, total)` counts engine requests. `provenance` is stored as it is: versions, commit,
+    weights hash, machine. A row that the engine refuses is counted under errors; the rest go on.
     """
     whole = data or task.load()
     params = SamplingParams(max_tokens=task.max_tokens, temperature=temperature, stop=task.stop)
+    examples = task.examples(shots, seed)
     start = time.perf_counter()
     questions = [
-        _question(task, tokenizer, row, index, replace(params, seed=seed + index), adapter)
+        _question(task, tokenizer, row, examples, index, replace(params, seed=seed + index), adapter)
         for index, row in enumerate(whole.sample(limit, seed).rows)
     ]
     requests = [request for question in questions for request in question.requests]
@@ -79,6 +82,7 @@ def evaluate(
         adapter=adapter,
         chat_template_sha256=_chat_template_sha256(task, tokenizer),
         sampling=_sampling(task, temperature),
+        shots=shots,
         training_seconds=training_seconds,
         training_data_sha256=training_data_sha256,
         provenance=dict(provenance or {}),
@@ -96,24 +100,31 @@ class Prompt:
     """How the answer to a chat is taken apart."""
 
 
-def build_prompt(task: Task, tokenizer: Tokenizer, row: Row) -> Prompt:
-    """The prompt of a row. A chat task on a model without a chat template is an OptionError."""
+def build_prompt(task: Task, tokenizer: Tokenizer, row: Row, examples: Sequence[Row] = ()) -> Prompt:
+    """The prompt of a row, behind `examples` with their answers. A chat task on a model without a chat template is an
+    OptionError."""
     if task.mode == "plain":
-        text = task.prompt_text(row)
+        text = task.plain_prompt(row, examples)
         return Prompt(text, tuple(tokenizer.encode(text)), add_bos=True)
     if tokenizer.chat_template is None:
         raise OptionError(
             f"The task '{task.name}' is a chat, but the model has no chat template.",
             hint='Set "mode": "plain" in the task.',
         )
-    prompt = chat_prompt(tokenizer, task.messages(row))
+    prompt = chat_prompt(tokenizer, task.messages(row, examples))
     return Prompt(prompt.text, tuple(prompt.token_ids), add_bos=False, answer=answer_form(tokenizer, prompt.text))
 
 
 def _question(
-    task: Task, tokenizer: Tokenizer, row: Row, index: int, params: SamplingParams, adapter: str | None
+    task: Task,
+    tokenizer: Tokenizer,
+    row: Row,
+    examples: Sequence[Row],
+    index: int,
+    params: SamplingParams,
+    adapter: str | None,
 ) -> _Question:
-    prompt = build_prompt(task, tokenizer, row)
+    prompt = build_prompt(task, tokenizer, row, examples)
     if task.kind != "choice":
         return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer),))
     continued = [_continued(prompt, task.answer_prefix + choice, tokenizer) for choice in row.choices]
@@ -161,6 +172,8 @@ def _result(task: Task, question: _Question, completions: Sequence[Completion]) 
         parsed=judgement.parsed,
         correct=judgement.correct,
         refused=judgement.refused,
+        fields=judgement.fields,
+        valid=judgement.valid,
         completion_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
     )
