@@ -22,6 +22,14 @@ MapOption = Annotated[
 GuidedOption = Annotated[
     bool, typer.Option("--guided", help="Hold answers to the task's labels, or to the names of its options.")
 ]
+ShotsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Training rows, drawn by --seed, to show with their answers before every question; compare shows "
+        "none to adapters.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="Longest sequence the model is opened for; default: what it was trained at.")
