@@ -84,8 +84,8 @@ class RecordSchema:
         return f"{place}: {error.message}" if place else str(error.message)
 
     def text(self, record: Mapping[str, Any]) -> str:
-        """A record as canonical JSON: keys in the schema's order, no spaces."""
-        text = json.dumps(_ordered(record, self.schema), ensure_ascii=False, separators=(",", ":"))
+        """A record as a guide of the schema lets a model write it: keys in the schema's order, spaces as json.dumps."""
+        text = json.dumps(_ordered(record, self.schema), ensure_ascii=False)
         # Half a surrogate pair, which JSON can spell and UTF-8 cannot, stays as JSON spells it.
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

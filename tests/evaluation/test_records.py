@@ -120,7 +120,7 @@ def test_a_record_equals_itself_in_any_order_of_its_keys(value: dict[str, Any]) 
     in_order = {name: value[name] for name in SCHEMA["properties"]}
     again = dict(reversed(in_order.items()))
     assert set(scores(again, value).values()) == {1.0}
-    assert RECORDS.text(again) == json.dumps(in_order, ensure_ascii=False, separators=(",", ":"))
+    assert RECORDS.text(again) == json.dumps(in_order, ensure_ascii=False)
     assert RECORDS.fault(value) is None and Draft202012Validator(SCHEMA).is_valid(value)
 
 
@@ -194,7 +194,7 @@ def test_lists_and_objects_are_compared_within() -> None:
     other = {"days": ["2026-08-10", "2026-08-03"], "who": {"name": "Ana", "age": 3, "x": 1}, "paid": 0}
     assert records.scores(other, gold, PLAIN, "en") == {"days": 0, "who": 0, "paid": 0}
     assert records.text({"who": {"z": 1, "age": 3, "name": "Ana"}, "days": []}) == (
-        '{"days":[],"who":{"name":"Ana","age":3,"z":1}}'
+        '{"days": [], "who": {"name": "Ana", "age": 3, "z": 1}}'
     )
 
 
@@ -286,7 +286,7 @@ def test_tuning_rows_hold_the_record_in_the_order_of_the_schema(tmp_path: Path) 
     (tmp_path / "rows.csv").write_text('text,record\nhi,"' + json.dumps(shuffled).replace('"', '""') + '"\n')
     for data in (TASK.from_rows([{"text": "hi", "record": shuffled}]), TASK.load(tmp_path / "rows.csv")):
         (row,) = TASK.to_training_rows(data)
-        assert row["messages"][-1] == {"role": "assistant", "content": json.dumps(GOLD, separators=(",", ":"))}
+        assert row["messages"][-1] == {"role": "assistant", "content": json.dumps(GOLD)}
 
 
 # Through the engine, into files, tables and the report.
