@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import GuidedOption, KernelsOption, MapOption, MaxLengthOption, ShotsOption, ThreadsOption, WeightsOption
+from landrace.cli.options import (
+    GuidedOption,
+    KernelsOption,
+    MapOption,
+    MaxLengthOption,
+    ShotsOption,
+    ThreadsOption,
+    WeightsOption,
+)
 from landrace.cli.progress import spinner
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map

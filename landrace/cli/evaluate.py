@@ -10,7 +10,15 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import GuidedOption, KernelsOption, MapOption, MaxLengthOption, ShotsOption, ThreadsOption, WeightsOption
+from landrace.cli.options import (
+    GuidedOption,
+    KernelsOption,
+    MapOption,
+    MaxLengthOption,
+    ShotsOption,
+    ThreadsOption,
+    WeightsOption,
+)
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
 

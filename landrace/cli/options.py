@@ -19,9 +19,7 @@ MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", help="Read a column under another name: OLD=NEW, such as question=prompt; repeatable."),
 ]
-GuidedOption = Annotated[
-    bool, typer.Option("--guided", help="Hold answers to the task's labels, or to the names of its options.")
-]
+GuidedOption = Annotated[bool, typer.Option("--guided", help="Hold answers to the task's labels, options or schema.")]
 ShotsOption = Annotated[
     int,
     typer.Option(

@@ -47,8 +47,8 @@ Kind = Literal[
     "classification", "option", "number", "math", "set", "list", "exact", "regex", "contains", "choice", "extraction"
 ]
 Mode = Literal["chat", "plain"]
-GUIDED_KINDS: tuple[Kind, ...] = ("classification", "option")
-"""Kinds whose answers are known beforehand, so that a model can be held to them."""
+GUIDED_KINDS: tuple[Kind, ...] = ("classification", "option", "extraction")
+"""Kinds whose answers have a form that is known beforehand, so that a model can be held to it."""
 
 LABELS_FIELD = "labels"
 OPTIONS_FIELD = "choices"
@@ -196,9 +196,11 @@ class Task:
         return ", ".join(row.expected) if self.kind in ("set", "list") else row.expected[0]
 
     def guide(self, row: Row) -> Guide:
-        """What an answer to a row is held to where answers are guided: a label, or the name of an option. OptionError
-        for a kind that is not one of GUIDED_KINDS."""
+        """What an answer to a row is held to where answers are guided: a label, the name of an option, or a record.
+        OptionError for a kind that is not one of GUIDED_KINDS."""
         self.check_guided()
+        if self.kind == "extraction":
+            return Guide.of_schema(self.records.schema)
         answers = row.choice_names if self.kind == "option" else self.labels
         return Guide.of_choices([self.answer_prefix + answer for answer in answers])
 
