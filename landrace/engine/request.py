@@ -20,8 +20,8 @@ class Request:
     answer: AnswerForm | None = None
     """How the answer is taken apart, where it is one to a chat."""
     guide: Guide | None = None
-    """The language of the answer, behind its thoughts if it has some; where `answer` has tools, with the marks of calls and
-    frames (`call_guide`)."""
+    """The language of the answer, behind its thoughts if it has some; where `answer` has tools, with the marks of calls
+    and of frames (`call_guide`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))

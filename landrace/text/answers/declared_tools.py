@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +10,10 @@ from typing import Any
 
 from landrace.errors import RequestError
 from landrace.text.answers.arguments import referred
+from landrace.text.guides.schema import checked_schema
 
 DEFINITIONS = ("$defs", "definitions")
 _OF_ARGUMENTS = frozenset({"type", "properties", "required", "additionalProperties", "$ref", *DEFINITIONS})
-_SAY_NOTHING = frozenset({"$schema", "$id", "$comment", "title", "description", "default", "examples", "strict"})
 _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
@@ -40,11 +41,20 @@ class DeclaredTool:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """Of the arguments as one object. Where it names properties and says nothing of others, there are none."""
-        if self.parameters.get("type", "object") != "object":
+        """Of the arguments as one object, without annotations. Where it names properties and says nothing of others,
+        there are none. RequestError for one that cannot be enforced."""
+        try:
+            found = json.loads(checked_schema(json.dumps(self.parameters)))
+        except RequestError as error:
+            raise RequestError(
+                f"The parameters of the tool {self.name!r} cannot be enforced: {error.message}",
+                field="tools",
+                hint=error.hint,
+            ) from error
+        if found.get("type", "object") != "object":
             raise RequestError(f"The parameters of the tool {self.name!r} are not of type object.", field="tools")
-        closed = {"additionalProperties": False} if "properties" in self.parameters else {}
-        return {**closed, **self.parameters, "type": "object"}
+        closed = {"additionalProperties": False} if "properties" in found else {}
+        return {**closed, **found, "type": "object"}
 
     @cached_property
     def arguments(self) -> list[Argument]:
@@ -54,7 +64,7 @@ class DeclaredTool:
             found = referred(found["$ref"], self.schema)
         if not isinstance(found, Mapping):
             raise RequestError(f"The parameters of the tool {self.name!r} refer to nothing.", field="tools")
-        unknown = sorted(found.keys() - _OF_ARGUMENTS - _SAY_NOTHING)
+        unknown = sorted(found.keys() - _OF_ARGUMENTS)
         if unknown:
             raise RequestError(
                 f"The parameters of the tool {self.name!r} have {unknown[0]!r} beside their properties, which cannot be"

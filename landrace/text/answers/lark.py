@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from landrace.text.answers.readable_schema import readable_schema
 from landrace.text.guides import JSON_FORMAT, Guide
+from landrace.text.guides.schema import checked_schema
 
 if TYPE_CHECKING:
     from landrace.text.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ class Lark:
         """What a guide holds an answer to; not for `lark`, whose rules have names of their own."""
         match guide.kind:
             case "json_schema":
-                return self.json(json.loads(guide.source))
+                return self.json(json.loads(checked_schema(guide.source)))
             case "json_object":
                 return self.json({"type": "object"})
             case "choice":
