@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MODEL = "smollm2"
 TASK = "records"
 ADAPTER = "tuned"
-SHOTS = 4
+SHOTS = 6
 EPOCHS = 2
 LEARNING_RATE = 2e-3
 BATCH_EXAMPLES = 16

@@ -57,7 +57,7 @@ def test_the_whole_story(
         load_evaluation(out / f"{name}.evaluation.json")
         for name in ("roomy", "roomy-run", "TF-IDF-logistic-regression")
     )
-    assert (before.shots, before.guided, after.shots, after.guided, baseline.shots) == (4, True, 0, True, 0)
+    assert (before.shots, before.guided, after.shots, after.guided, baseline.shots) == (6, True, 0, True, 0)
     assert before.unparsed + after.unparsed == 0
     if kind == "extraction":
         assert before.schema_valid == after.schema_valid == len(after.rows) and baseline.partial
