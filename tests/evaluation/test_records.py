@@ -26,6 +26,7 @@ from landrace.evaluation.statistics import mean_interval
 from landrace.evaluation.tables import comparison_table, to_markdown
 from landrace.evaluation.task import Fields, Task, load_task, task_from_dict
 from landrace.evaluation.verdict import verdict
+from landrace.text.guides import Guide
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -355,6 +356,13 @@ def test_a_baseline_that_answers_every_field_is_whole() -> None:
     bare = Task("t", "extraction", "{text}", schema={"type": "object", "properties": {"a": {}}})
     with pytest.raises(OptionError, match="kind 'extraction' has neither"):
         evaluate_baseline(bare, rows, data=rows)
+
+
+def test_guided_answers_are_held_to_the_schema(fake_engine: Any, fake_tokenizer: Any) -> None:
+    engine, data = fake_engine(engine_answer), TASK.from_rows(ROWS)
+    found = evaluate(engine, fake_tokenizer(), TASK, model_name="m", data=data, guided=True)
+    (requests,) = engine.batches
+    assert {request.guide for request in requests} == {Guide.of_schema(SCHEMA)} and found.guided
 
 
 # Examples in the prompt.
