@@ -12,6 +12,7 @@ import typer
 
 from landrace.cli.console import err, fail, notice, print_json
 from landrace.cli.endings import Ended
+from landrace.cli.guided import ChoiceOption, RegexOption, SchemaOption, read_guide
 from landrace.cli.options import (
     CacheDtypeOption,
     ContextKeepOption,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from landrace.engine import Completion, SamplingParams
     from landrace.model import ServingModel
     from landrace.text import Tokenizer
+    from landrace.text.guides import Guide
 
 
 def run(
@@ -52,6 +54,9 @@ def run(
     effort: Annotated[
         str | None, typer.Option(help="How much to reason, in the words of the model's template.")
     ] = None,
+    schema: SchemaOption = None,
+    regex: RegexOption = None,
+    choice: ChoiceOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without a template.")] = False,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -67,6 +72,7 @@ def run(
 ) -> None:
     """Talk to a model in the terminal."""
     from landrace.engine import SamplingParams
+    from landrace.text.guides import check_guide
 
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -89,6 +95,7 @@ def run(
         prompt = sys.stdin.read()
     for what, text in (("prompt", prompt), ("system message", system), *(("stop text", text) for text in stop or ())):
         _check_text(what, text or "")
+    guide = read_guide(schema, regex, choice)
     from landrace.model import open_engine
 
     started = time.perf_counter()
@@ -110,7 +117,9 @@ def run(
         )
     notice(serving.notice)
     variables = _thinking(serving.model.tokenizer, think, effort)
-    talk = Conversation(serving, params, "adapter" if adapter else None, system, variables, raw=raw)
+    if guide is not None:
+        check_guide(guide, serving.model.tokenizer)
+    talk = Conversation(serving, params, "adapter" if adapter else None, system, variables, guide, raw=raw)
     if prompt is None:
         _chat(talk)
         return
@@ -137,6 +146,7 @@ def run(
     completion = _asked(talk, prompt)
     sys.stdout.write("\n")
     _tell_dropped(completion)
+    _tell_cut(completion, guide)
 
 
 class Conversation:
@@ -149,15 +159,17 @@ class Conversation:
         adapter: str | None,
         system: str | None,
         variables: Mapping[str, Any],
+        guide: Guide | None = None,
         *,
         raw: bool,
     ) -> None:
-        """`variables`: of the model's template."""
+        """`variables`: of the model's template. `guide`: what every answer is held to."""
         self._serving = serving
         self._params = params
         self._adapter = adapter
         self.raw = raw
         self._variables = dict(variables)
+        self._guide = guide
         self._system: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._system)
 
@@ -173,11 +185,11 @@ class Conversation:
         tokenizer = self._serving.model.tokenizer
         asked = [*self.messages, {"role": "user", "content": text}]
         if self.raw:
-            request = Request("run", tuple(tokenizer.encode(text)), self._params, self._adapter)
+            request = Request("run", tuple(tokenizer.encode(text)), self._params, self._adapter, guide=self._guide)
         else:
             prompt = chat_prompt(tokenizer, asked, **self._variables)
             form = answer_form(tokenizer, prompt.text)
-            request = Request("run", tuple(prompt.token_ids), self._params, self._adapter, form)
+            request = Request("run", tuple(prompt.token_ids), self._params, self._adapter, form, self._guide)
         (completion,) = self._serving.engine.generate([request], on_output)
         if completion.error is not None:
             raise completion.error
@@ -235,6 +247,11 @@ def _check_text(what: str, text: str) -> None:
 def _tell_dropped(completion: Completion) -> None:
     if completion.dropped_tokens:
         err.print(f"The model went on without {completion.dropped_tokens} tokens from the beginning.", style="dim")
+
+
+def _tell_cut(completion: Completion, guide: Guide | None) -> None:
+    if guide is not None and completion.finish_reason == "length":
+        err.print("The answer was cut before it was whole: it reached --max-tokens.", style="dim")
 
 
 def _chat(talk: Conversation) -> None:

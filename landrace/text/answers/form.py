@@ -27,8 +27,8 @@ class AnswerForm:
         return self.begin == REASONING
 
     def guided(self) -> AnswerForm:
-        """The form of an answer that a guide shapes. With tools, the guide shapes calls, which are read as ever, and the
-        frames that a family has: it begins right behind a thought."""
+        """The form of an answer that a guide shapes. With tools, the guide shapes calls, which are read as ever, and
+        the frames that a family has: it begins right behind a thought."""
         thought = self.grammar.thought
         if self.tools and self.grammar.framed and thought is not None:
             return replace(self, grammar=replace(self.grammar, thought=replace(thought, end=thought.close)))

@@ -1,0 +1,46 @@
+"""What `run` holds answers to: a schema, a pattern or choices, as options say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from landrace.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from landrace.text.guides import Guide
+
+SchemaOption = Annotated[Path | None, typer.Option(help="Hold answers to the JSON schema in this file.")]
+RegexOption = Annotated[str | None, typer.Option(help="Hold answers to this regular expression, from end to end.")]
+ChoiceOption = Annotated[list[str] | None, typer.Option(help="Hold answers to this text or another; may be repeated.")]
+
+
+def read_guide(schema: Path | None, regex: str | None, choices: Sequence[str] | None) -> Guide | None:
+    """The guide that the options name; None for none. RequestError for several, DataError for a file that is no schema."""
+    from landrace.text.guides import Guide
+
+    given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--choice", choices)) if value]
+    if len(given) > 1:
+        raise RequestError(f"{given[0]} and {given[1]} both say what an answer is to be.", hint="Leave one out.")
+    if schema is not None:
+        return Guide.of_schema(_read_schema(schema))
+    if regex is not None:
+        return Guide.of_regex(regex)
+    return Guide.of_choices(list(choices)) if choices else None
+
+
+def _read_schema(path: Path) -> dict[str, object]:
+    from landrace.data.json_text import strict_loads
+
+    try:
+        schema = strict_loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"The schema {path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The schema {path} is not valid JSON: {error}.") from error
+    if not isinstance(schema, dict):
+        raise DataError(f"The schema {path} is not a JSON object.")
+    return schema
