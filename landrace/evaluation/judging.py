@@ -116,10 +116,11 @@ def _judged_items(task: Task, row: Row, answer: str, language: str) -> Judgement
 
 def _judged_record(task: Task, row: Row, answer: str, language: str) -> Judgement:
     """A whole record is right if every field is that is not free text. Where none is read, every field is wrong."""
+    answer = cleaned(answer)
     records, record = task.records, read_record(answer)
     scores = records.scores(record or {}, json.loads(row.expected[0]), task.normalisation, language)
     if record is None:
-        refused = refusing(folded(cleaned(answer)).text)
+        refused = refusing(folded(answer).text)
         return Judgement(None, "refused" if refused else "unparsed", dict.fromkeys(scores, 0.0), valid=False)
     right = all(scores[name] == 1 for name in records.judged)
     return Judgement(records.text(record), "right" if right else "wrong", scores, records.fault(record) is None)

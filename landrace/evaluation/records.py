@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from landrace.errors import OptionError
 from landrace.evaluation.number_answer import gold_number
 from landrace.evaluation.parsing import WORD, Normalisation
-from landrace.evaluation.reading import cleaned
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -108,7 +107,7 @@ def read_record(answer: str) -> dict[str, Any] | None:
     Takes time linear in the answer's length, and never raises.
     """
     found = None
-    for text in _objects(cleaned(answer)):
+    for text in _objects(answer):
         try:
             found = json.loads(text, strict=False, parse_constant=_refuse)
         except ValueError:

@@ -84,7 +84,6 @@ def test_a_record_is_read_alone_in_a_block_and_in_prose(value: dict[str, Any], i
     ("answer", "found"),
     [
         ('First {"a": 1}, no: {"a": 2}.', {"a": 2}),
-        ('<think>{"a": 1}</think>{"a": 2}', {"a": 2}),
         ('{"a": "}{", "b": {"c": [1]}}', {"a": "}{", "b": {"c": [1]}}),
         ('A brace { that never closes, then {"a": 1}', {"a": 1}),
         ('{"a": "two\nlines"}', {"a": "two\nlines"}),
