@@ -19,7 +19,7 @@ ChoiceOption = Annotated[list[str] | None, typer.Option(help="Hold answers to th
 
 
 def read_guide(schema: Path | None, regex: str | None, choices: Sequence[str] | None) -> Guide | None:
-    """The guide that the options name; None for none. RequestError for several, DataError for a file that is no schema."""
+    """The guide that the options name, or None. RequestError for several, DataError for a file that is no schema."""
     from landrace.text.guides import Guide
 
     given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--choice", choices)) if value]

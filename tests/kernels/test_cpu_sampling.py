@@ -215,3 +215,61 @@ def test_what_cannot_be_read_is_refused(extension: ModuleType, pool: Any) -> Non
             run(logits, rows, n_rules=len(rows))
     with pytest.raises(ValueError):
         cpu.choose_tokens(extension, pool, "no such set", logits, [0], [GREEDY], [0.0], 1)
+
+
+def mask_of(allowed: torch.Tensor, n_words: int | None = None) -> torch.Tensor:
+    """int32 words of bool [n]; `n_words`: with so many of them, which may be more or fewer than tokens need."""
+    bits = np.packbits(allowed.numpy(), bitorder="little")
+    words = np.zeros(4 * (-(-len(allowed) // 32) if n_words is None else n_words), np.uint8)
+    words[: len(bits)] = bits[: len(words)]
+    return torch.from_numpy(words.view(np.int32).copy())
+
+
+@settings(max_examples=150)
+@given(st.sampled_from([1, 31, 32, 33, 300, 5000]), st.integers(0, 2**20), RULES, UNIFORMS, st.floats(0, 1), st.data())
+def test_a_mask_leaves_a_choice_among_what_it_allows(
+    extension: ModuleType,
+    pool: Any,
+    isa: str,
+    vocab: int,
+    seed: int,
+    rule: SamplingRule,
+    uniform: float,
+    share: float,
+    data: st.DataObject,
+) -> None:
+    logits = make_logits("normal", vocab, seed)[None].repeat(3, 1)
+    n_words = data.draw(st.integers(1, vocab // 32 + 3))
+    allowed = torch.rand(vocab, generator=torch.Generator().manual_seed(seed)) <= share
+    allowed[0] = True
+    mask = mask_of(allowed, n_words)
+    allowed[32 * n_words :] = False
+    hidden = logits.clone()
+    hidden[1] = hidden[1].masked_fill(~allowed, -math.inf)
+    rules, uniforms, masks = [rule] * 3, [uniform] * 3, [None, mask, None]
+    ours = cpu.choose_tokens(extension, pool, isa, logits, range(3), rules, uniforms, 2, masks)
+    assert ours == cpu.choose_tokens(extension, pool, isa, hidden, range(3), rules, uniforms, 2)
+    theirs = reference.choose_tokens(logits, range(3), rules, uniforms, masks)
+    assert theirs == reference.choose_tokens(hidden, range(3), rules, uniforms)
+    assert allowed[ours[1]] and allowed[theirs[1]]
+
+
+@pytest.mark.parametrize("rule", [GREEDY, SamplingRule(1.0), SamplingRule(0.5, 3, 0.9)])
+def test_a_mask_hides_no_broken_row(extension: ModuleType, pool: Any, isa: str, rule: SamplingRule) -> None:
+    logits = make_logits("normal", 100, 3).repeat(5, 1)
+    logits[0, 50], logits[1, 50], logits[2, :40] = math.nan, math.inf, -math.inf
+    first = mask_of(torch.arange(100) < 40)
+    masks = [first, first, first, mask_of(torch.zeros(100, dtype=torch.bool)), first]
+    for tokens in (
+        cpu.choose_tokens(extension, pool, isa, logits, range(5), [rule] * 5, [0.4] * 5, 1, masks),
+        reference.choose_tokens(logits, range(5), [rule] * 5, [0.4] * 5, masks),
+    ):
+        assert tokens[:4] == [NOT_FINITE] * 4
+        assert 0 <= tokens[4] < 40
+
+
+def test_masks_of_another_kind_are_refused(extension: ModuleType, pool: Any, isa: str) -> None:
+    logits = torch.zeros(1, 8)
+    for masks in ([torch.ones(1)], [torch.ones(2, 2, dtype=torch.int32).T], [None, None]):
+        with pytest.raises(ValueError, match="mask"):
+            cpu.choose_tokens(extension, pool, isa, logits, [0], [GREEDY], [0.0], 1, masks)

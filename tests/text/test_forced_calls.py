@@ -1,4 +1,5 @@
-"""Calls that are forced, by models that know nothing: what comes back is a call of a declared tool, with valid arguments.
+"""Calls that are forced, by a model that knows nothing: what comes back is a call of a declared tool, with valid
+arguments.
 
 A uniformly random model writes under the guide, in a vocabulary that has the family's control tokens, or none of them.
 """
@@ -20,6 +21,7 @@ from landrace.errors import RequestError
 from landrace.text import Tokenizer
 from landrace.text.answers import AnswerForm, AnswerParser, Parts, call_guide
 from landrace.text.answers.grammar import Grammar
+from landrace.text.answers.grammars import PLAIN
 from landrace.text.guides import Guide
 from landrace.text.tokenizer import Conventions, Spelling
 
@@ -127,3 +129,78 @@ def test_a_forced_answer_is_calls_of_declared_tools(name: str, control: bool) ->
         check_calls(parts, text, TOOLS)
         called |= {call.name for call in parts.calls}
     assert len(called) > 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_call_of_a_named_tool(name: str) -> None:
+    grammar = BY_NAME[name]
+    tokenizer = tokenizer_of(grammar, control=True)
+    form = AnswerForm(grammar, grammar.start, tuple(TOOLS))
+    guide = call_guide(tokenizer, form, ["get_weather_at"], several=False)
+    for seed in range(3):
+        text = random_answer(tokenizer, guide, seed)
+        assert text is not None
+        parts = read(grammar, text, TOOLS)
+        assert [call.name for call in parts.calls] == ["get_weather_at"], text
+        check_calls(parts, text, TOOLS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_free_choice_leaves_text_and_holds_calls(name: str) -> None:
+    """Text may come first, or nothing but text; where a call comes, it is whole and valid."""
+    grammar = BY_NAME[name]
+    tokenizer = tokenizer_of(grammar, control=True)
+    form = AnswerForm(grammar, grammar.start, tuple(TOOLS))
+    guide = call_guide(tokenizer, form, several=False, amid_text=True)
+    walk = tokenizer.guides.walk(guide)
+    framed = "<|channel|>final<|message|>" if grammar.name.startswith("harmony") else "<|open|>response<|sep|>"
+    for token in tokenizer.encode(("" if not grammar.framed else framed) + "I do not know {yet}.", add_bos=False):
+        walk.record(token)
+    assert walk.error is None
+    forced = call_guide(tokenizer, form, several=False)
+    for seed in range(3):
+        call = (random_answer(tokenizer, forced, seed) or "").lstrip()
+        walk = tokenizer.guides.walk(guide)
+        for token in tokenizer.encode(call, add_bos=False):
+            walk.record(token)
+        assert walk.error is None, call
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_call_or_what_is_to_be_said(name: str) -> None:
+    grammar = BY_NAME[name]
+    tokenizer = tokenizer_of(grammar, control=True)
+    form = AnswerForm(grammar, grammar.start, tuple(TOOLS))
+    guide = call_guide(tokenizer, form, several=False, or_said=Guide.of_choices(["yes", "no"]))
+    came: set[bool] = set()
+    for seed in range(60):
+        if came == {True, False}:
+            break
+        text = random_answer(tokenizer, guide, seed)
+        assert text is not None
+        parts = read(grammar, text, TOOLS)
+        assert bool(parts.calls) != (parts.content in ("yes", "no")), text
+        came.add(bool(parts.calls))
+    assert came == {True, False}
+    with pytest.raises(RequestError, match="grammar"):
+        call_guide(tokenizer, form, or_said=Guide.of_lark('start: "a"'))
+
+
+def test_what_a_family_cannot_write_is_refused() -> None:
+    weather = tuple(TOOLS[:1])
+    bytes_only = tokenizer_of(PLAIN, control=False)
+    with pytest.raises(RequestError, match="template writes no tool calls"):
+        call_guide(bytes_only, AnswerForm(PLAIN, PLAIN.start, weather))
+    keys, python = BY_NAME["<arg_key>"], BY_NAME["Python calls"]
+    refused = [
+        (keys, tool("f", {}, anyOf=[{"required": ["a"]}]), "anyOf"),
+        (keys, tool("f", {"a</arg_key>": {}}), "a</arg_key>"),
+        (keys, tool("f", {"a": {"type": "string", "format": "duration"}}), "duration"),
+        (python, tool("not-a-name", {}), "not-a-name"),
+        (BY_NAME["JSON in <tool_call>"], tool("f", {"a": {"not": {}}}), "'not'"),
+        (BY_NAME["JSON in <tool_call>"], tool("f", {}, type="array"), "type object"),
+    ]
+    for grammar, one, word in refused:
+        with pytest.raises(RequestError, match=re.escape(word)) as error:
+            call_guide(tokenizer_of(grammar, control=True), AnswerForm(grammar, grammar.start, (one,)))
+        assert error.value.field == "tools"

@@ -44,7 +44,7 @@ class DeclaredTool:
         """Of the arguments as one object, without annotations. Where it names properties and says nothing of others,
         there are none. RequestError for one that cannot be enforced."""
         try:
-            found = json.loads(checked_schema(json.dumps(self.parameters)))
+            found = checked_schema(json.dumps(self.parameters))
         except RequestError as error:
             raise RequestError(
                 f"The parameters of the tool {self.name!r} cannot be enforced: {error.message}",

@@ -107,7 +107,9 @@ class CallRules:
             text = without(ANY, [one.mark for one in state.exits if one.opens])
             calls = [f"{self._lark.until(text, exit.mark)} {self._rule(then)}" for _, then in openings if exit]
             return [*calls, self._lark.terminal(text)]
-        calls = [f"{SPACE} {lead} {self._rule(then)}" for lead, then in openings]
+        # Where text may stand as well, white space is text.
+        space = NOTHING if self._amid_text else SPACE
+        calls = [f"{space} {lead} {self._rule(then)}" for lead, then in openings]
         if self._amid_text and openings:
             marks = [re.escape(mark) for one in state.exits if one.opens for mark in self._spelled(one.mark)]
             begun = pattern(rf"\s*({'|'.join(marks)})(?s:.*)")

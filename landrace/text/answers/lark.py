@@ -97,7 +97,7 @@ class Lark:
         """What a guide holds an answer to; not for `lark`, whose rules have names of their own."""
         match guide.kind:
             case "json_schema":
-                return self.json(json.loads(checked_schema(guide.source)))
+                return self.json(checked_schema(guide.source))
             case "json_object":
                 return self.json({"type": "object"})
             case "choice":

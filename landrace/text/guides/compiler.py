@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits
 
@@ -26,7 +27,16 @@ MAX_BYTES = 1 << 18
 """Of a guide's source."""
 MAX_CHOICES = 8192
 """20,000 take 0.7 seconds."""
-LIMITS = LLParserLimits(verbose_errors=False)
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000,  # about 20 ms for all patterns of a guide
+    step_lexer_fuel=200_000,  # about 15 ms for a token
+    step_max_items=50_000,  # some milliseconds for a token; 130 ms where nothing but forced text comes of it
+    max_items_in_row=2_000,
+    max_lexer_states=50_000,  # at most 2 kB each, made as an answer comes to them: two a character of a bounded text
+    max_grammar_size=500_000,
+    verbose_errors=False,  # what they say goes to whoever asked
+)
+"""What a guide may cost, in the library's units: a hostile one ends in an error, whatever it says."""
 
 JSON_FORMAT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write each value, that of `json.dumps`: what models have seen most, and forced tokens wherever the schema
@@ -89,9 +99,9 @@ def _grammar(guide: Guide) -> str:
     """As llguidance reads it."""
     match guide.kind:
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(checked_schema(guide.source), overrides=JSON_FORMAT)
+            return _json_grammar(checked_schema(guide.source))
         case "json_object":
-            return LLMatcher.grammar_from_json_schema('{"type": "object"}', overrides=JSON_FORMAT)
+            return _json_grammar({"type": "object"})
         case "regex":
             return LLMatcher.grammar_from_regex(guide.source)
         case "choice":
@@ -100,8 +110,12 @@ def _grammar(guide: Guide) -> str:
             return LLMatcher.grammar_from_lark(guide.source)
 
 
+def _json_grammar(schema: Mapping[str, Any]) -> str:
+    return LLMatcher.grammar_from_json_schema(json.dumps({"x-guidance": JSON_FORMAT, **schema}))
+
+
 def _choices(source: str) -> list[str]:
-    texts = json.loads(source)
+    texts: list[str] = json.loads(source)
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise RequestError("The choices must be texts, at least one, none of them empty.", field="guide")
     if len(texts) > MAX_CHOICES:

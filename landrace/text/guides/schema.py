@@ -36,20 +36,20 @@ ANNOTATIONS = frozenset(
 """Without force by the standard; OpenAPI's discriminator is a hint to who reads the answer."""
 
 
-def checked_schema(source: str) -> str:
-    """The schema, as JSON, with nothing in it but what is enforced. RequestError, field `guide`, for any other."""
+def checked_schema(source: str) -> dict[str, Any]:
+    """The schema with nothing in it but what is enforced. RequestError, field `guide`, for any other."""
     try:
         schema = json.loads(source, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The schema is not JSON: {error}", field="guide") from error
     checked = _Checker()
-    plain = checked.schema(schema, "#", 0)
+    plain: Any = checked.schema(schema, "#", 0)
     if plain is False:
         _refuse("The schema is false: no answer is valid.")
     for place, target in checked.references:
         if not isinstance(_found(plain, target), (dict, bool)):
             _refuse(f"The schema's $ref at {place} leads to {target}, where there is no schema.")
-    return json.dumps({} if plain is True else plain)
+    return {} if plain is True else plain
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from llguidance import LLTokenizer
+from llguidance import LLTokenizer, TokenizerWrapper
 
 if TYPE_CHECKING:
     from landrace.text.tokenizer import Tokenizer
@@ -19,9 +19,8 @@ class GuideVocabulary:
         self._tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
         self._thoughts: dict[tuple[str, bytes], bytearray] = {}
         self.ends = frozenset(index for index in tokenizer.eos_ids if index < tokenizer.vocab_size)
-        self.native = LLTokenizer(
-            _Wrapper(self, self._tokens, tokenizer.control_ids), eos_token=sorted(self.ends) or None
-        )
+        wrapper = cast(TokenizerWrapper, _Wrapper(self, self._tokens, tokenizer.control_ids))
+        self.native = LLTokenizer(wrapper, eos_token=sorted(self.ends) or None)
         self.n_words = -(-self.native.vocab_size // 32)
         """Of a mask: 32 tokens in each."""
         self._no_ends = ~int.from_bytes(self.only(self.ends), "little")
