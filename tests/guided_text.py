@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from copy import copy
 
+import numpy as np
 from byte_vocabulary import byte_vocabulary
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
@@ -46,8 +47,8 @@ def _finished(backend: Backend) -> Tokenizer:
 
 def allowed(walk: Walk) -> list[int]:
     """The tokens that may come next."""
-    bits = int.from_bytes(walk.mask, "little")
-    return [index for index in range(8 * len(walk.mask)) if bits >> index & 1]
+    bits = np.unpackbits(np.frombuffer(walk.mask, np.uint8), bitorder="little")
+    return [int(index) for index in bits.nonzero()[0]]
 
 
 def random_answer(tokenizer: Tokenizer, guide: Guide, seed: int, patience: int = 60) -> str:
@@ -81,7 +82,7 @@ def _closing(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
 def accepts(tokenizer: Tokenizer, guide: Guide, text: str) -> bool:
     """Whether a text, in whatever tokens, is an answer."""
     walk = copy(tokenizer.guides.walk(guide))
-    for token in tokenizer.encode(text, add_bos=False, parse_special=False):
+    for token in tokenizer.guides.vocabulary.encode(text):
         if token not in allowed(walk):
             return False
         walk.record(token)

@@ -108,21 +108,17 @@ class Scheduler:
     def _shares(self) -> dict[Progress, int]:
         """How many tokens each running request gets of a step.
 
-        Those that decode get one each, and those with forced tokens as many more as there is room for. Of the rest,
-        half goes to the first prompt in order of arrival, so that it ends whatever arrives, and what is left to those
-        with least to compute, so that none waits for a longer one.
+        Those that decode get one each. Of the rest, half goes to the first prompt in order of arrival, so that it ends
+        whatever arrives, and what is left to those with least to compute, forced tokens included, so that none waits
+        for a longer one.
         """
         shares = {progress: 1 for progress in self.running if progress.decodes}
         budget = self.options.max_step_tokens - len(shares)
-        for progress in shares:
-            more = min(progress.left - 1, budget)
-            shares[progress] += more
-            budget -= more
         prompts = [progress for progress in self.running if not progress.decodes]
         for first in prompts[:1]:
             shares[first] = min(first.left, -(-budget // 2))
             budget -= shares[first]
-        for progress in sorted(prompts, key=_left):
+        for progress in sorted(self.running, key=_left):
             more = min(progress.left - shares.get(progress, 0), budget)
             shares[progress] = shares.get(progress, 0) + more
             budget -= more

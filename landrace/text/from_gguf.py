@@ -129,6 +129,7 @@ def _assemble(
         bos_id=bos,
         eos_ids=frozenset(end for end in ends if end is not None),
         adds_space=adds_space,
+        unused_ids=frozenset(index for index, kind in enumerate(kinds) if kind == Kind.UNUSED),
     )
     return Tokenizer(backend, conventions, template)
 

@@ -39,6 +39,7 @@ class Conventions:
     `prefix_ids` is what a text starts with (usually BOS, nothing for many models, `[gMASK]<sop>` for GLM).
     `adds_space` is true where encoding puts a space before the text, which decoding takes away again.
     `eos_ids` are the tokens that end an answer, see `landrace.text.end_tokens`.
+    `unused_ids` are rows that a file fills up with tokens that no text has.
     """
 
     spelling: Spelling
@@ -46,6 +47,7 @@ class Conventions:
     bos_id: int | None = None
     eos_ids: frozenset[int] = field(default_factory=frozenset)
     adds_space: bool = False
+    unused_ids: frozenset[int] = field(default_factory=frozenset)
 
 
 class Tokenizer:

@@ -65,7 +65,7 @@ def test_answers_are_held_to_a_schema_a_pattern_or_choices(landrace: Landrace, t
     ("options", "fault"),
     [
         (["--regex", "a", "--choice", "b"], "both say"),
-        (["--regex", "a(?=b)"], "look-around"),
+        (["--regex", "a(?=b)"], "cannot be followed"),
         (["--schema", "nowhere.json"], "cannot be read"),
     ],
 )

@@ -119,9 +119,10 @@ class Simulation:
         modules: Bookkeeping | None = None,
         *,
         drafts: bool = False,
+        forces: bool = False,
     ) -> None:
         self.options = options
-        self.drafts, self.random = drafts, Random(0)
+        self.drafts, self.forces, self.random = drafts, forces, Random(0)
         self.modules = modules or Bookkeeping()
         self.pages: list[Any] = [simulated(kept, options, self.modules) for kept in kinds]
         self.cache = self.modules.cache.Cache([pages.group for pages in self.pages])
@@ -169,9 +170,10 @@ class Simulation:
         self.steps += 1
         self.note_passing(before)
         self.check_plan(work, before)
-        if all(progress.left == 1 for progress in work):
+        if all(progress.decodes for progress in work):
             for progress in work:
-                progress.draft = self.draft(progress)
+                if progress.scheduled == progress.left:
+                    progress.draft = self.draft(progress)
         for act in ("write", "read"):  # the rows of a step are written before any of them looks
             for progress in work:
                 marks = self.marks(progress)[: progress.cached + progress.scheduled]
@@ -195,7 +197,9 @@ class Simulation:
             tokens.append(next_token([*progress.tokens, *tokens]))
             if tokens[-1] != guess:
                 break
-        self.scheduler.commit(progress, tokens)
+        forced = self.forced(progress, tokens)
+        self.scheduler.commit(progress, [*tokens, *forced], len(forced))
+        assert progress.decodes or not whole, "whoever has a token decodes"
         marks = self.marks(progress)
         for pages in self.pages:
             if isinstance(pages, Entries):
@@ -215,6 +219,19 @@ class Simulation:
         if whole and (progress.n_output == progress.request.params.max_tokens or full):
             self.scheduler.remove(progress)
             self.finished.append(progress)
+
+    def forced(self, progress: Any, tokens: Sequence[int]) -> list[int]:
+        """What nobody chooses behind these tokens: as many as an engine could take."""
+        if not self.forces or not tokens:
+            return []
+        held = [*progress.tokens, *tokens]
+        room = min(
+            progress.request.params.max_tokens - progress.n_output - len(tokens), self.options.cache_room - len(held)
+        )
+        most, before = self.random.choice((0, 0, 2, 9)), len(held)
+        for _ in range(min(room, most)):
+            held.append(next_token(held))
+        return held[before:]
 
     def marks(self, progress: Any) -> list[object]:
         """What each position holds: a name for its own token and all before it, under the same root and extras."""
@@ -263,7 +280,7 @@ class Simulation:
         assert sum(progress.scheduled for progress in work) <= self.options.max_step_tokens
         assert len(set(work)) == len(work)
         assert len(running) <= self.options.most_running
-        prompts = [progress.left > 1 for progress in work]
+        prompts = [not progress.decodes for progress in work]
         assert prompts == sorted(prompts), "decode rows go first"
         for progress in work:
             assert progress in running
@@ -271,11 +288,11 @@ class Simulation:
             assert progress.cached + progress.scheduled <= progress.held
         assert work or not running, "somebody always moves"
         assert not running or running[0] in work, "the first to arrive always moves"
-        for progress in running:
-            assert progress in work or progress.left > 1, "no stream pauses"
-        spent = sum(progress.scheduled for progress in work)
         preempted = any(progress.preemptions for progress in self.scheduler.waiting)
         cut = any(isinstance(pages, States) for pages in self.pages)
+        for progress in running:
+            assert progress in work or not progress.decodes, "no stream pauses"
+        spent = sum(progress.scheduled for progress in work)
         assert (
             preempted or cut or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running))
         ), "no token of a step is left over while somebody wants it"
@@ -347,7 +364,7 @@ def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: 
         max_step_tokens=random.choice([5, 12, 40]),
         max_running=random.choice([4, 5]),
     )
-    simulation = Simulation(options, kinds_of(random)[kind], modules, drafts=seed % 2 == 1)
+    simulation = Simulation(options, kinds_of(random)[kind], modules, drafts=seed % 2 == 1, forces=seed % 3 != 0)
     aborted = []
     for _ in range(n_requests):
         prompt = [random.randrange(2) for _ in range(random.randrange(1, 12))]

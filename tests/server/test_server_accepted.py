@@ -83,16 +83,12 @@ def test_what_asks_for_nothing_of_a_chat(server: Any, base: str, fields: dict[st
 
 WISHES: list[dict[str, Any]] = [
     {"tools": {}},
-    {"tool_choice": "required"},
-    {"tool_choice": {"type": "function", "function": {"name": "f"}}},
     {"parallel_tool_calls": 0},
     {"parallel_tool_calls": "false"},
     {"functions": [{"name": "f"}]},
     {"function_call": {"name": "f"}},
     {"best_of": 2},
     {"best_of": 0},
-    {"response_format": {"type": "json_object"}},
-    {"response_format": "text"},
     {"modalities": ["text", "audio"]},
     {"modalities": []},
     {"store": True},

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
 import pytest
 from guided_text import accepts, allowed, plain_bytes, random_answer, small_vocabulary
+from shared_vocabularies import byte_level_metadata
 
 from landrace.errors import RequestError
-from landrace.text import Tokenizer
+from landrace.text import Tokenizer, tokenizer_from_gguf
 from landrace.text.guides import Guide, check_guide, compiler, schema
 
 SEEDS = range(6)
@@ -69,6 +71,9 @@ ENFORCED: dict[str, Any] = {
     "multipleOf": {"type": "integer", "multipleOf": 7, "minimum": 0},
     "anyOf": {"anyOf": [{"type": "integer"}, {"const": "none"}]},
     "oneOf": {"oneOf": [{"type": "integer"}, short()]},
+    "oneOf of others": {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "discriminator": {}, "$defs": {
+        "a": closed({"kind": {"const": "a"}, "n": {"type": "integer"}}, "kind", "n"),
+        "b": closed({"kind": {"const": "b"}, "rest": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "kind")}},
     "allOf": {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 9}]},
     "$ref": {"$ref": "#/$defs/a", "$defs": {"a": {"type": "boolean"}}},
     "$ref beside others": {"$ref": "#/$defs/a", "maximum": 5, "$defs": {"a": {"type": "integer", "minimum": 2}}},
@@ -181,6 +186,18 @@ def test_a_schema_that_is_none_or_too_large_is_refused_in_a_sentence(words: Toke
     assert failure.value.field == "guide"
 
 
+def test_options_of_options_take_bounded_room(words: Tokenizer) -> None:
+    levels: dict[str, Any] = {
+        f"l{n}": {"oneOf": [{"$ref": f"#/$defs/l{n + 1}"}, {"$ref": f"#/$defs/l{n + 1}"}]} for n in range(300)
+    }
+    for defs in (levels, dict(reversed(levels.items()))):
+        hostile = {"$ref": "#/$defs/l0", "$defs": {**defs, "l300": {"type": "null"}}}
+        assert len(json.dumps(schema.checked_schema(json.dumps(hostile)))) < 400_000
+    itself = {"$ref": "#/$defs/b", "$defs": {"b": {"oneOf": [{"$ref": "#/$defs/b"}, {"type": "null"}]}}}
+    with pytest.raises(RequestError, match="oneOf"):
+        check_guide(Guide.of_schema(itself), words)
+
+
 def test_depth_is_bounded(words: Tokenizer) -> None:
     deep: Any = {"type": "null"}
     for _ in range(schema.MAX_DEPTH // 2 - 1):
@@ -256,6 +273,24 @@ def test_any_object(tokenizer: Tokenizer) -> None:
 def test_no_control_token_is_ever_allowed_as_text(words: Tokenizer) -> None:
     walk = words.guides.walk(Guide.of_regex("(?s:.*)"))
     assert words.control_ids & set(allowed(walk)) == words.eos_ids
+
+
+def test_a_vocabulary_without_an_end(words: Tokenizer) -> None:
+    endless = Tokenizer(words.backend, replace(words.conventions, eos_ids=frozenset()))
+    for seed in SEEDS:
+        assert random_answer(endless, Guide.of_choices(["yes", "no"]), seed) in ("yes", "no")
+    walk = endless.guides.walk(Guide.of_regex("a*"))
+    assert allowed(walk) and max(allowed(walk)) < endless.vocab_size
+
+
+def test_tokens_that_only_fill_up_a_file_are_no_text() -> None:
+    metadata = byte_level_metadata(small_vocabulary(), "gpt-2")
+    metadata["tokenizer.ggml.tokens"] += [f"[PAD{n}]" for n in range(3)]
+    metadata["tokenizer.ggml.token_type"] += [5] * 3
+    padded = tokenizer_from_gguf(metadata)
+    walk = padded.guides.walk(Guide.of_regex("(?s:.*)"))
+    assert max(allowed(walk)) < padded.vocab_size - 3
+    assert padded.token_bytes(padded.vocab_size - 1) == b"[PAD2]"
 
 
 def test_forced_tokens_are_those_of_the_text_itself(words: Tokenizer) -> None:

@@ -85,6 +85,8 @@ class CallRules:
             return self._outside(state, place)
         if state.slot == "value":
             return [self._value(state, place)]
+        if state.slot == "nested":
+            raise RequestError("The model's family nests arguments in tags, which cannot be forced.", field="tools")
         if state.slot in ("json", "python"):
             ends = [f"{SPACE} {self._mark(state, exit, then)}" for exit, then in self._exits(state, place)]
             return [f"{self._whole(state, place)} {end}" for end in ends or [NOTHING]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, NoReturn
 
 from landrace.errors import RequestError
@@ -48,7 +49,8 @@ def checked_schema(source: str) -> dict[str, Any]:
         _refuse("The schema is false: no answer is valid.")
     for place, target in checked.references:
         if not isinstance(_found(plain, target), (dict, bool)):
-            _refuse(f"The schema's $ref at {place} leads to {target}, where there is no schema.")
+            _refuse(f"The schema's {place} leads to {target}, where there is no schema.")
+    _put_in_place(plain, checked.exclusive)
     return {} if plain is True else plain
 
 
@@ -66,6 +68,8 @@ class _Checker:
     def __init__(self) -> None:
         self.references: list[tuple[str, str]] = []
         """Where each stands, and where it leads."""
+        self.exclusive: list[list[Any]] = []
+        """The options of each oneOf."""
         self._n_schemas = self._n_values = 0
 
     def schema(self, schema: Any, place: str, depth: int) -> Any:
@@ -98,6 +102,11 @@ class _Checker:
         if not isinstance(value, list) or not value:
             _refuse(f"The schema's {place} must be a list of schemas.")
         return [self.schema(one, f"{place}/{index}", depth) for index, one in enumerate(value)]
+
+    def one_of(self, value: Any, place: str, depth: int) -> list[Any]:
+        options = self.schemas(value, place, depth)
+        self.exclusive.append(options)
+        return options
 
     def named(self, value: Any, place: str, depth: int) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -183,7 +192,7 @@ _ENFORCED: dict[str, Callable[[_Checker, Any, str, int], Any]] = {
     "definitions": _Checker.named,
     "allOf": _Checker.schemas,
     "anyOf": _Checker.schemas,
-    "oneOf": _Checker.schemas,
+    "oneOf": _Checker.one_of,
     "type": _Checker.types,
     "enum": _Checker.values,
     "const": _Checker.value,
@@ -208,6 +217,41 @@ _ENFORCED: dict[str, Callable[[_Checker, Any, str, int], Any]] = {
     "multipleOf": _Checker.divisor,
 }
 """Keywords, and what checks and takes over what each says."""
+
+
+def _put_in_place(whole: Any, exclusive: Iterable[list[Any]]) -> None:
+    """Replaces options of each oneOf that only refer to a schema by a copy of it, while there is room: only there the
+    library looks whether no answer is valid under two."""
+    room = MAX_SCHEMAS
+    for options in exclusive:
+        for index, option in enumerate(options):
+            target = _meant(whole, option)
+            size = _size(target, room)
+            if size > room:
+                return
+            if target is not option:
+                options[index] = deepcopy(target)
+                room -= size
+
+
+def _meant(whole: Any, option: Any) -> Any:
+    """What an option refers to, if that is all it does; else itself."""
+    seen = set()
+    while isinstance(option, dict) and option.keys() == {"$ref"} and option["$ref"] not in seen:
+        seen.add(option["$ref"])
+        option = _found(whole, option["$ref"])
+    return option
+
+
+def _size(schema: Any, most: int) -> int:
+    """How many objects and lists there are in a schema, counted to one more than `most`."""
+    left, size = [schema], 0
+    while left and size <= most:
+        one = left.pop()
+        if isinstance(one, (dict, list)):
+            size += 1
+            left += one.values() if isinstance(one, dict) else one
+    return size
 
 
 def _is_idle(keyword: str, value: Any, place: str) -> bool:

@@ -16,7 +16,8 @@ class GuideVocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
+        unused = tokenizer.conventions.unused_ids
+        self._tokens = [b"" if i in unused else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self._thoughts: dict[tuple[str, bytes], bytearray] = {}
         self.ends = frozenset(index for index in tokenizer.eos_ids if index < tokenizer.vocab_size)
         wrapper = cast(TokenizerWrapper, _Wrapper(self, self._tokens, tokenizer.control_ids))
@@ -24,6 +25,7 @@ class GuideVocabulary:
         self.n_words = -(-self.native.vocab_size // 32)
         """Of a mask: 32 tokens in each."""
         self._no_ends = ~int.from_bytes(self.only(self.ends), "little")
+        self._known = int.from_bytes(self.only(range(len(self._tokens))), "little")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in the midst of another: of exactly its bytes."""
@@ -42,6 +44,13 @@ class GuideVocabulary:
         for index in ids:
             mask[index // 8] |= 1 << index % 8
         return mask
+
+    def known(self, mask: bytes) -> bytearray:
+        """The mask without a token that is none: where a vocabulary has none that ends an answer, the library adds
+        one."""
+        if self.ends:
+            return bytearray(mask)
+        return bytearray((int.from_bytes(mask, "little") & self._known).to_bytes(len(mask), "little"))
 
     def without_ends(self, mask: bytearray) -> bytearray:
         """The mask without the tokens that end an answer; itself where it has no others."""

@@ -35,7 +35,7 @@ class Walk:
     def mask(self) -> bytearray:
         """A bit for each token, 32 to a word: which may come next. Tokens that end an answer may where it is whole."""
         if self._mask is None:
-            mask = bytearray(self._matcher.compute_bitmask())
+            mask = self._vocabulary.known(self._matcher.compute_bitmask())
             self._mask = bytearray(len(mask)) if self._matcher.is_error() else mask
         return self._mask
 
