@@ -200,8 +200,11 @@ def test_the_example_task_and_rows_are_usable(tmp_path: Path) -> None:
     from landrace.evaluation.task import task_from_dict
 
     page = ROOT / "docs" / "evaluate.md"
-    (value,) = [json.loads(body) for body in blocks(page, "json")]
+    value, extraction = (json.loads(body) for body in blocks(page, "json"))
     task = task_from_dict(value, base=tmp_path)
+    ticket = {"written": "Tuesday 2026-02-03", "text": "Where is my money?"}
+    records = task_from_dict(extraction).from_rows([{**ticket, "record": {"code": None, "summary": "Wants money"}}])
+    assert records.rows[0].expected == ('{"code": null, "summary": "Wants money"}',)
     rows, others = blocks(page, "jsonl")
     assert len(task.from_rows(map(json.loads, rows.splitlines())).rows) == 2
     exact, choice = map(json.loads, others.splitlines())

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import GuidedOption, KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
+from landrace.cli.options import (
+    GuidedOption,
+    KernelsOption,
+    MapOption,
+    MaxLengthOption,
+    ShotsOption,
+    ThreadsOption,
+    WeightsOption,
+)
 from landrace.cli.progress import spinner
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
@@ -34,6 +42,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     guided: GuidedOption = False,
+    shots: ShotsOption = 0,
     map_columns: MapOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -50,12 +59,13 @@ def compare(
     loaded = load_task(task).with_map(parse_map(map_columns or ()))
     if guided:
         loaded.check_guided()
-    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length, guided)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length, guided, shots)
     config = {"systems": systems, "task": str(task), "price": price, **asdict(how)}
     with recorded(out_folder, "compare", config) as (ledger, run):
         evaluations = []
         for system in parsed:
-            evaluation = measure(system, loaded, how)
+            # An adapter was trained to answer without examples.
+            evaluation = measure(system, loaded, how if system.adapter is None else replace(how, shots=0))
             evaluation.save(out_folder)
             check_answered(evaluation)
             record_scores(ledger, run, evaluation)

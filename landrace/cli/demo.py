@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +29,14 @@ from landrace.training.options import TuneOptions
 
 if TYPE_CHECKING:
     from landrace.evaluation.results import Evaluation
+    from landrace.evaluation.rows import Row
     from landrace.evaluation.task import Task
 
 MODEL = "smollm2"
-ADAPTER = "support"
-EPOCHS = 3
+TASK = "records"
+ADAPTER = "tuned"
+SHOTS = 6
+EPOCHS = 2
 LEARNING_RATE = 2e-3
 BATCH_EXAMPLES = 16
 START_SECONDS = 120
@@ -39,13 +44,13 @@ START_SECONDS = 120
 
 def demo(
     task: Annotated[
-        Path | None, typer.Option(help="Another task file with training rows; default: support tickets.")
+        Path | None, typer.Option(help="Another task file with training rows; default: records out of tickets.")
     ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes; replaced.")] = Path(
         "runs/demo"
     ),
     price: Annotated[float, typer.Option(help="What this machine costs an hour, in USD.")] = 0.10,
-    epochs: Annotated[int, typer.Option(help="Passes over the training tickets.")] = EPOCHS,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = EPOCHS,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     port: Annotated[int, typer.Option(help="Port of the server; 0 picks a free one.")] = 0,
 ) -> None:
@@ -54,12 +59,15 @@ def demo(
     from landrace.evaluation.task import load_task
 
     began = time.perf_counter()
-    task_file = task or _support_task()
+    task_file = task or _example_task()
     loaded = load_task(task_file)
+    loaded.check_guided()
     _clear(out_folder)
     adapter = out_folder / "adapter"
     tuned_system = System(f"{MODEL}+{adapter}", MODEL, adapter)
-    how = Measurement(seed=seed)
+    tuned = Measurement(seed=seed, guided=True)
+    untuned = replace(tuned, shots=SHOTS)
+    asked = f"--guided --shots {SHOTS}"
     with recorded(out_folder, "demo", {"task": str(task_file), "price": price, "epochs": epochs, "seed": seed}) as (
         ledger,
         run,
@@ -67,8 +75,9 @@ def demo(
         _step(1, "Pull a model", f"landrace pull {MODEL}")
         _pull()
 
-        _step(2, f"Measure it on {loaded.name}, rows it was never shown", f"landrace evaluate {MODEL} {task_file}")
-        before = measure(System(MODEL, MODEL, None), loaded, how)
+        _step(2, f"Measure it on {loaded.name}, with {SHOTS} examples in the prompt",
+              f"landrace evaluate {MODEL} {task_file} {asked}")  # fmt: skip
+        before = measure(System(MODEL, MODEL, None), loaded, untuned)
         out.print(scores_table(before))
 
         _step(3, "Tune a LoRA adapter on the training rows",
@@ -81,9 +90,10 @@ def demo(
         out.print(f"Loss curve: {out_folder / 'loss.png'}")
 
         _step(4, "Measure again, and compare",
-              f"landrace compare {MODEL} {MODEL}+{adapter} {BASELINE} --task {task_file} --price {price}")  # fmt: skip
-        after = measure(tuned_system, loaded, how)
-        baseline = measure(System(BASELINE, BASELINE, None), loaded, how)
+              f"landrace compare {MODEL} {MODEL}+{adapter} {BASELINE} --task {task_file} {asked} "
+              f"--price {price}")  # fmt: skip
+        after = measure(tuned_system, loaded, tuned)
+        baseline = measure(System(BASELINE, BASELINE, None), loaded, tuned)
         evaluations = [before, after, baseline]
         for evaluation in evaluations:
             evaluation.save(out_folder)
@@ -120,11 +130,11 @@ def _check_extras() -> None:
         )
 
 
-def _support_task() -> Path:
+def _example_task() -> Path:
     """The tickets lie in the checkout, and in an installed package inside of it."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "examples", package / "examples"):
-        path = folder / "support" / "task.json"
+        path = folder / TASK / "task.json"
         if path.exists():
             return _shortest(path)
     raise DataError("The example tickets are not here.", hint="Pass a task file of your own with --task.")
@@ -170,15 +180,28 @@ def _ask_server(command: list[str], port: int, folder: Path, task: Task, measure
         started = time.perf_counter()
         with spinner("waiting for the answer"):
             reply = client.chat.completions.create(
-                model=ADAPTER, messages=messages, temperature=0, max_tokens=task.max_tokens
+                model=ADAPTER,
+                messages=messages,
+                temperature=0,
+                max_tokens=task.max_tokens,
+                extra_body=_guided(task, row),
             )
         seconds = time.perf_counter() - started
     text = reply.choices[0].message.content or ""
     offline = next(answer.answer for answer in measured.rows if answer.id == row.id)
     out.print(f"asked   {messages[-1]['content']}")
-    out.print(f"replied {text!r} in {seconds:.2f} s; the right label is {row.expected[0]!r}")
+    out.print(f"replied {text!r} in {seconds:.2f} s; right is {row.expected[0]!r}")
     same = "the same" if text == offline else f"not the same ({offline!r})"
     out.print(f"The measured adapter answered {same} in step 4.")
+
+
+def _guided(task: Task, row: Row) -> dict[str, Any]:
+    """What holds a served answer to what measured answers were held to."""
+    guide = task.guide(row)
+    if guide.kind == "choice":
+        return {"structured_outputs": {"choice": json.loads(guide.source)}}
+    schema = {"name": "answer", "schema": json.loads(guide.source), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 @contextmanager

@@ -10,7 +10,15 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
-from landrace.cli.options import GuidedOption, KernelsOption, MapOption, MaxLengthOption, ThreadsOption, WeightsOption
+from landrace.cli.options import (
+    GuidedOption,
+    KernelsOption,
+    MapOption,
+    MaxLengthOption,
+    ShotsOption,
+    ThreadsOption,
+    WeightsOption,
+)
 from landrace.cli.systems import Measurement, check_answered, measure, parse_system, record_scores, recorded
 from landrace.data import parse_map
 
@@ -28,6 +36,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Draws the sample and seeds sampled answers.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     guided: GuidedOption = False,
+    shots: ShotsOption = 0,
     map_columns: MapOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
@@ -45,7 +54,7 @@ def evaluate(
     check_distinct((task.name for task in loaded), "task")
     for task in loaded if guided else ():
         task.check_guided()
-    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length, guided)
+    how = Measurement(seed, limit, temperature, weights, kernels, threads, max_length, guided, shots)
     evaluations = []
     with recorded(
         out_folder, "evaluate", {"system": system, "tasks": [str(path) for path in tasks], **asdict(how)}
@@ -70,19 +79,28 @@ def evaluate(
 
 def scores_table(evaluation: Evaluation) -> Table:
     """The score, its interval, and everything counted beside it."""
+    from landrace.evaluation.tables import with_interval
+
     table = Table(box=None, pad_edge=False, show_header=False, title=f"{evaluation.model} on {evaluation.task}")
     table.title_justify = "left"
     interval = evaluation.interval
     if evaluation.guided:
         table.add_row("answers", "held to those of the task (guided)")
-    table.add_row(
-        "accuracy",
-        f"{evaluation.accuracy:.1%} ({evaluation.correct} of {len(evaluation.rows)}; "
-        f"95% interval {interval.low:.1%} to {interval.high:.1%})",
-    )
+    if evaluation.shots:
+        table.add_row("examples in the prompt", str(evaluation.shots))
+    if not evaluation.partial:
+        table.add_row(
+            "accuracy",
+            f"{evaluation.accuracy:.1%} ({evaluation.correct} of {len(evaluation.rows)}; "
+            f"95% interval {interval.low:.1%} to {interval.high:.1%})",
+        )
     if evaluation.macro_f1 is not None:
         table.add_row("macro F1", f"{evaluation.macro_f1:.3f}")
-    for column in evaluation.group_columns:
+    if evaluation.schema_valid is not None:
+        table.add_row("valid to the schema", f"{evaluation.schema_valid / len(evaluation.rows):.1%}")
+    for score in evaluation.by_field:
+        table.add_row(f"field {score.name}", with_interval(score.score, score.interval))
+    for column in evaluation.group_columns if not evaluation.partial else ():
         scores = ", ".join(f"{group.value} {group.accuracy:.0%}" for group in evaluation.by_group(column))
         table.add_row(f"by {column}", scores)
     table.add_row("not readable as an answer", str(evaluation.unparsed))

@@ -19,8 +19,14 @@ MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", help="Read a column under another name: OLD=NEW, such as question=prompt; repeatable."),
 ]
-GuidedOption = Annotated[
-    bool, typer.Option("--guided", help="Hold answers to the task's labels, or to the names of its options.")
+GuidedOption = Annotated[bool, typer.Option("--guided", help="Hold answers to the task's labels, options or schema.")]
+ShotsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Training rows, drawn by --seed, to show with their answers before every question; compare shows "
+        "none to adapters.",
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
 MaxLengthOption = Annotated[

@@ -82,6 +82,7 @@ class Measurement:
     threads: int | None = None
     max_length: int | None = None
     guided: bool = False
+    shots: int = 0
 
 
 def measure(system: System, task: Task, how: Measurement) -> Evaluation:
@@ -145,6 +146,7 @@ def measure_serving(serving: ServingModel, system: System, task: Task, how: Meas
             temperature=how.temperature,
             limit=how.limit,
             guided=how.guided,
+            shots=how.shots,
             on_progress=progress,
             training_seconds=tuned.get("seconds"),
             training_data_sha256=tuned.get("rows_sha256"),
@@ -236,7 +238,8 @@ def _check_folder(out: Path) -> None:
 
 
 def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
-    """Accuracy and, for a classification, macro F1, with what was counted beside them; nothing if every row failed."""
+    """Accuracy and, for a classification, macro F1, for an extraction its fields' scores, with what was counted beside
+    them; nothing if every row failed."""
     from landrace.ledger import Provenance, Score
 
     if _all_failed(evaluation):
@@ -263,8 +266,9 @@ def record_scores(ledger: Ledger, run: Run, evaluation: Evaluation) -> None:
     }
     details = {**counted, "wall_seconds": evaluation.wall_seconds, "concurrency": evaluation.concurrency}
     for metric, value, interval in (
-        ("accuracy", evaluation.accuracy, evaluation.interval),
+        ("accuracy", None if evaluation.partial else evaluation.accuracy, evaluation.interval),
         ("macro_f1", evaluation.macro_f1, evaluation.macro_f1_interval),
+        *((f"field {score.name}", score.score, score.interval) for score in evaluation.by_field),
     ):
         if value is not None and interval is not None:
             ledger.add_score(

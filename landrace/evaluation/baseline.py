@@ -6,11 +6,15 @@ then multinomial logistic regression: scikit-learn's, imported when asked for.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from landrace.errors import OptionError, UnsupportedError
+from landrace.evaluation.judging import judge_answer
+from landrace.evaluation.parsing import WORD
 from landrace.evaluation.results import Evaluation, RowResult
 from landrace.evaluation.rows import Row, TaskData
 from landrace.evaluation.task import Task
@@ -19,9 +23,9 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 BASELINE_NAME = "TF-IDF + logistic regression"
+LABEL = "label"
 INVERSE_REGULARISATION = 10.0
 MAX_ITERATIONS = 1000
-WORD = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
 
 
 def evaluate_baseline(
@@ -35,27 +39,26 @@ def evaluate_baseline(
 ) -> Evaluation:
     """Fit on the training rows and answer the held-out rows (or `data`), measured like a model.
 
-    It reads the fields that the prompt shows. `seed` and `limit` draw the rows that `evaluate` draws. Only
-    classification has labels to learn: any other kind is an OptionError.
+    It reads the fields that the prompt shows. `seed` and `limit` draw the rows that `evaluate` draws. A classification
+    has one thing to learn, an extraction each field that is an `enum` of texts: it answers those and no others. Any
+    other kind, and an extraction without such a field, is an OptionError.
     """
-    if task.kind != "classification":
-        raise OptionError(f"The classical baseline answers classification tasks, not kind '{task.kind}'.")
-    if len({row.expected[0] for row in train.rows}) < 2:
-        raise OptionError(f"The classical baseline needs at least two labels in {train.source}.")
+    targets = _targets(task)
     whole = data or task.load()
-    pipeline = _pipeline()
     start = time.perf_counter()
-    pipeline.fit([_text(row) for row in train.rows], [row.expected[0] for row in train.rows])
+    pipelines = {name: _fitted(train, [target(row) for row in train.rows]) for name, target in targets.items()}
     fitted = time.perf_counter()
     rows = whole.sample(limit, seed).rows
-    answers = [str(label) for label in pipeline.predict([_text(row) for row in rows])]
+    texts = [_text(row) for row in rows]
+    columns = [[str(label) for label in pipeline.predict(texts)] for pipeline in pipelines.values()]
+    answers = [dict(zip(pipelines, labels, strict=True)) for labels in zip(*columns, strict=True)]
     done = time.perf_counter()
     return Evaluation(
         model=BASELINE_NAME,
         task=task.name,
         kind=task.kind,
         method="classical",
-        rows=tuple(_result(row, answer) for row, answer in zip(rows, answers, strict=True)),
+        rows=tuple(_result(task, row, answer) for row, answer in zip(rows, answers, strict=True)),
         wall_seconds=done - fitted,
         concurrency=len(rows),
         seed=seed,
@@ -68,6 +71,34 @@ def evaluate_baseline(
         training_data_sha256=train.sha256,
         provenance={**_versions(), **(provenance or {})},
     )
+
+
+def _targets(task: Task) -> dict[str, Callable[[Row], str | None]]:
+    """What there is to learn, by name: the label of a row, None in rows without one."""
+    if task.kind == "classification":
+        return {LABEL: lambda row: row.expected[0]}
+    labelled = task.records.labelled if task.kind == "extraction" else ()
+    if not labelled:
+        raise OptionError(
+            f"The classical baseline answers labels, and fields of records that are an enum of texts; '{task.name}' of "
+            f"kind '{task.kind}' has neither."
+        )
+    return {name: partial(_field, name=name) for name in labelled}
+
+
+def _field(row: Row, name: str) -> str | None:
+    value: str | None = json.loads(row.expected[0]).get(name)
+    return value
+
+
+def _fitted(train: TaskData, labels: Sequence[str | None]) -> Pipeline:
+    """The classifier of the rows that have a label."""
+    rows = [(_text(row), label) for row, label in zip(train.rows, labels, strict=True) if label is not None]
+    if len({label for _, label in rows}) < 2:
+        raise OptionError(f"The classical baseline needs at least two labels in {train.source}.")
+    pipeline = _pipeline()
+    pipeline.fit(*map(list, zip(*rows, strict=True)))
+    return pipeline
 
 
 def _pipeline() -> Pipeline:
@@ -100,13 +131,25 @@ def _text(row: Row) -> str:
     return "\n".join(row.inputs.values())
 
 
-def _result(row: Row, answer: str) -> RowResult:
+def _result(task: Task, row: Row, answer: Mapping[str, str]) -> RowResult:
+    shared: dict[str, Any] = {
+        "id": row.id,
+        "inputs": dict(row.inputs),
+        "groups": dict(row.groups),
+        "expected": row.expected[0],
+    }
+    if task.kind == "classification":
+        label = answer[LABEL]
+        return RowResult(**shared, answer=label, parsed=label, correct=label == row.expected[0])
+    text = task.records.text(answer)
+    judgement = judge_answer(task, row, text)
+    scores = {name: judgement.fields[name] for name in answer}
+    whole = set(answer) == set(task.records.properties)
     return RowResult(
-        id=row.id,
-        inputs=dict(row.inputs),
-        groups=dict(row.groups),
-        expected=row.expected[0],
-        answer=answer,
-        parsed=answer,
-        correct=answer == row.expected[0],
+        **shared,
+        answer=text,
+        parsed=text,
+        correct=whole and judgement.correct,
+        fields=scores,
+        valid=judgement.valid if whole else None,
     )

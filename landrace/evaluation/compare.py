@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from landrace.errors import OptionError
-from landrace.evaluation.results import Evaluation
+from landrace.evaluation.results import Evaluation, FieldScore
 from landrace.evaluation.statistics import Difference, Interval, McNemar, mcnemar, paired_difference
 
 DEFAULT_PRICE_PER_HOUR = 0.10
@@ -18,6 +18,7 @@ _MODEL_CONDITIONS = (
     ("chat_template_sha256", "chat template"),
     ("sampling", "sampling"),
     ("guided", "guidance: of some, answers were held to those of the task"),
+    ("shots", "number of examples in the prompt"),
 )
 
 
@@ -36,8 +37,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class FieldPair:
+    """The `pair` of two systems on one field of an extraction."""
+
+    field: str
+    pair: Pair
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One line of the comparison. `against_first` is None for the first system itself.
+    """One line of the comparison. `against_first` is None for the first system itself. `partial` is as an Evaluation's.
 
     `cost_per_1000_correct` is in CURRENCY at the comparison's price; None if no answer is right.
     """
@@ -54,6 +63,10 @@ class Entry:
     raw_accuracy: float | None
     character_accuracy: float | None
     against_first: Pair | None
+    partial: bool
+    fields: tuple[FieldScore, ...]
+    schema_valid: int | None
+    shots: int
     tokens_per_second: float | None
     seconds_per_answer: float
     concurrency: int
@@ -73,6 +86,7 @@ class Comparison:
     """Entries in the order given, the price they were costed at, and remarks on what differs besides the system.
 
     `pairs` holds every pair of entries, so that the verdict can also set the best model against the baseline.
+    A baseline that is `partial` is set against the best model in `field_pairs`, a field at a time.
     """
 
     task: str
@@ -81,6 +95,7 @@ class Comparison:
     price_per_hour: float
     entries: tuple[Entry, ...]
     pairs: tuple[Pair, ...]
+    field_pairs: tuple[FieldPair, ...]
     remarks: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,11 +127,10 @@ def compare(
     correct = {item.model: [row.correct for row in item.rows] for item in evaluations}
     names = list(correct)
     pairs = tuple(
-        Pair(first, second, paired_difference(correct[first], correct[second]),
-             mcnemar(correct[first], correct[second]))
+        _pair(first, second, correct[first], correct[second])
         for index, first in enumerate(names)
         for second in names[index + 1 :]
-    )  # fmt: skip
+    )
     against_first = {pair.second: pair for pair in pairs if pair.first == names[0]}
     first = evaluations[0]
     return Comparison(
@@ -126,6 +140,7 @@ def compare(
         price_per_hour=price_per_hour,
         entries=tuple(_entry(item, against_first.get(item.model), price_per_hour) for item in evaluations),
         pairs=pairs,
+        field_pairs=tuple(_field_pairs(evaluations)),
         remarks=_remarks(evaluations),
     )
 
@@ -135,6 +150,22 @@ def cost_per_1000_correct(evaluation: Evaluation, price_per_hour: float) -> floa
     if evaluation.correct == 0:
         return None
     return evaluation.wall_seconds / SECONDS_PER_HOUR * price_per_hour / evaluation.correct * 1000
+
+
+def _pair(first: str, second: str, right_first: Sequence[bool], right_second: Sequence[bool]) -> Pair:
+    return Pair(first, second, paired_difference(right_first, right_second), mcnemar(right_first, right_second))
+
+
+def _field_pairs(evaluations: Sequence[Evaluation]) -> Iterator[FieldPair]:
+    """The best model against every system that is partial, on the fields of the latter."""
+    models = [item for item in evaluations if item.method != "classical"]
+    if not models:
+        return
+    best = max(models, key=lambda item: item.correct)
+    for baseline in (item for item in evaluations if item.partial):
+        for score in baseline.by_field:
+            ours, theirs = ([row.fields.get(score.name) == 1 for row in item.rows] for item in (baseline, best))
+            yield FieldPair(score.name, _pair(baseline.model, best.model, ours, theirs))
 
 
 def _entry(item: Evaluation, against_first: Pair | None, price_per_hour: float) -> Entry:
@@ -151,6 +182,10 @@ def _entry(item: Evaluation, against_first: Pair | None, price_per_hour: float) 
         raw_accuracy=item.raw_accuracy,
         character_accuracy=item.character_accuracy,
         against_first=against_first,
+        partial=item.partial,
+        fields=item.by_field,
+        schema_valid=item.schema_valid,
+        shots=item.shots,
         tokens_per_second=item.tokens_per_second,
         seconds_per_answer=item.seconds_per_answer,
         concurrency=item.concurrency,

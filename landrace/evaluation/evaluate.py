@@ -42,6 +42,7 @@ def evaluate(
     temperature: float = 0.0,
     limit: int | None = None,
     guided: bool = False,
+    shots: int = 0,
     on_progress: OnProgress | None = None,
     training_seconds: float | None = None,
     training_data_sha256: str | None = None,
@@ -51,16 +52,18 @@ def evaluate(
 
     `limit` draws a sample by `seed`; the same seed draws the same rows for every system. Row i of a sampled generation
     (temperature > 0) uses seed + i. `guided` holds every answer to what the task says that answers are (`Task.guide`).
-    `on_progress(done, total)` counts engine requests. `provenance` is stored as it is:
-    versions, commit, weights hash, machine. A row that the engine refuses is counted under errors; the rest go on.
+    `shots` training rows, drawn by `seed`, stand before every question with their answers.
+    `on_progress(done, total)` counts engine requests. `provenance` is stored as it is: versions, commit, weights hash,
+    machine. A row that the engine refuses is counted under errors; the rest go on.
     """
     if guided:
         task.check_guided()
     whole = data or task.load()
     params = SamplingParams(max_tokens=task.max_tokens, temperature=temperature, stop=task.stop)
+    examples = task.examples(shots, seed)
     start = time.perf_counter()
     questions = [
-        _question(task, tokenizer, row, index, replace(params, seed=seed + index), adapter, guided)
+        _question(task, tokenizer, row, examples, index, replace(params, seed=seed + index), adapter, guided)
         for index, row in enumerate(whole.sample(limit, seed).rows)
     ]
     requests = [request for question in questions for request in question.requests]
@@ -84,6 +87,7 @@ def evaluate(
         chat_template_sha256=_chat_template_sha256(task, tokenizer),
         sampling=_sampling(task, temperature),
         guided=guided,
+        shots=shots,
         training_seconds=training_seconds,
         training_data_sha256=training_data_sha256,
         provenance=dict(provenance or {}),
@@ -101,17 +105,18 @@ class Prompt:
     """How the answer to a chat is taken apart."""
 
 
-def build_prompt(task: Task, tokenizer: Tokenizer, row: Row) -> Prompt:
-    """The prompt of a row. A chat task on a model without a chat template is an OptionError."""
+def build_prompt(task: Task, tokenizer: Tokenizer, row: Row, examples: Sequence[Row] = ()) -> Prompt:
+    """The prompt of a row, behind `examples` with their answers. A chat task on a model without a chat template is an
+    OptionError."""
     if task.mode == "plain":
-        text = task.prompt_text(row)
+        text = task.plain_prompt(row, examples)
         return Prompt(text, tuple(tokenizer.encode(text)), add_bos=True)
     if tokenizer.chat_template is None:
         raise OptionError(
             f"The task '{task.name}' is a chat, but the model has no chat template.",
             hint='Set "mode": "plain" in the task.',
         )
-    prompt = chat_prompt(tokenizer, task.messages(row))
+    prompt = chat_prompt(tokenizer, task.messages(row, examples))
     return Prompt(prompt.text, tuple(prompt.token_ids), add_bos=False, answer=answer_form(tokenizer, prompt.text))
 
 
@@ -119,12 +124,13 @@ def _question(
     task: Task,
     tokenizer: Tokenizer,
     row: Row,
+    examples: Sequence[Row],
     index: int,
     params: SamplingParams,
     adapter: str | None,
     guided: bool,
 ) -> _Question:
-    prompt = build_prompt(task, tokenizer, row)
+    prompt = build_prompt(task, tokenizer, row, examples)
     if task.kind != "choice":
         guide = task.guide(row) if guided else None
         return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer, guide),))
@@ -172,6 +178,8 @@ def _result(task: Task, question: _Question, completions: Sequence[Completion]) 
         parsed=judgement.parsed,
         correct=judgement.correct,
         refused=judgement.refused,
+        fields=judgement.fields,
+        valid=judgement.valid,
         completion_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
     )

@@ -6,6 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from landrace.data.json_text import strict_loads
 from landrace.errors import DataError
 from landrace.evaluation.math_answer import formula
 from landrace.evaluation.number_answer import gold_number
@@ -39,9 +40,12 @@ def row_choices(task: Task, values: Mapping[str, Any], where: str) -> tuple[tupl
 def expected_answers(
     task: Task, values: Mapping[str, Any], names: tuple[str, ...], choices: tuple[str, ...], where: str
 ) -> tuple[str, ...]:
-    """The accepted answers of a row, best first; for a set or list its items; for an option its name."""
+    """The accepted answers of a row, best first; for a set or list its items; for an option its name; for an
+    extraction its record as canonical JSON."""
     name = task.fields.answer
     answer = values.get(name)
+    if task.kind == "extraction":
+        return (_record(task, answer, f"{where}: '{name}'"),)
     if choices and type(answer) is int:
         return _numbered(task, answer, names, choices, f"{where}: '{name}'")
     if isinstance(answer, list):
@@ -75,6 +79,18 @@ def _numbered(task: Task, answer: int, names: tuple[str, ...], choices: tuple[st
                 hint=f'Write the answer as text: "{written}" or "{(names or choices)[answer]}".',
             )
     return ((names or choices)[answer],)
+
+
+def _record(task: Task, answer: Any, what: str) -> str:
+    """An expected record as canonical JSON. A file without objects, such as CSV, holds it as JSON text."""
+    if isinstance(answer, str):
+        try:
+            answer = strict_loads(answer)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{what} is not JSON: {error}.") from error
+    if (fault := task.records.fault(answer)) is not None:
+        raise DataError(f"{what} is not valid under the task's schema: {fault}.")
+    return task.records.text(answer)
 
 
 def _option(answer: str, names: tuple[str, ...], choices: tuple[str, ...], where: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from landrace.evaluation.folding import folded
@@ -16,6 +17,7 @@ from landrace.evaluation.maths import same
 from landrace.evaluation.number_answer import gold_number, read_number, same_number
 from landrace.evaluation.parsing import parse_pattern, parse_text
 from landrace.evaluation.reading import Reading, answering_parts, refusing, strip_reasoning, unmarked
+from landrace.evaluation.records import read_record
 from landrace.evaluation.results import ChoiceScore
 from landrace.evaluation.rows import Row
 from landrace.evaluation.task import Task
@@ -25,10 +27,15 @@ Verdict = Literal["right", "wrong", "unparsed", "refused"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """`parsed` is None if no answer could be read: the verdict is then unparsed, or refused."""
+    """`parsed` is None if no answer could be read: the verdict is then unparsed, or refused.
+
+    Of an extraction `fields` are its fields' scores, from 0 to 1, and `valid` says whether it keeps to the schema.
+    """
 
     parsed: str | None
     verdict: Verdict
+    fields: Mapping[str, float] = field(default_factory=dict)
+    valid: bool | None = None
 
     @property
     def correct(self) -> bool:
@@ -65,6 +72,8 @@ def judge_answer(task: Task, row: Row, answer: str) -> Judgement:
         return _judged_maths(row, answer, language)
     if task.kind in ("set", "list"):
         return _judged_items(task, row, answer, language)
+    if task.kind == "extraction":
+        return _judged_record(task, row, answer, language)
     return _judged_text(task, row, answer)
 
 
@@ -110,6 +119,17 @@ def _judged_items(task: Task, row: Row, answer: str, language: str) -> Judgement
     expected = row.expected if numbers else [task.normalisation.apply(text) for text in row.expected]
     right = same_items(items, expected, language, ordered=task.kind == "list", numbers=numbers)
     return _judged(Reading(", ".join(items)), right)
+
+
+def _judged_record(task: Task, row: Row, answer: str, language: str) -> Judgement:
+    """A whole record is right if every field is that is not free text. Where none is read, every field is wrong."""
+    records, record = task.records, read_record(answer)
+    scores = records.scores(record or {}, json.loads(row.expected[0]), task.normalisation, language)
+    if record is None:
+        refused = refusing(folded(answer).text)
+        return Judgement(None, "refused" if refused else "unparsed", dict.fromkeys(scores, 0.0), valid=False)
+    right = all(scores[name] == 1 for name in records.judged)
+    return Judgement(records.text(record), "right" if right else "wrong", scores, records.fault(record) is None)
 
 
 def _judged_text(task: Task, row: Row, answer: str) -> Judgement:

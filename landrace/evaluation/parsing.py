@@ -14,6 +14,8 @@ _BULLET = re.compile(r"(?:[-+*•·#>‐-―−]+)\s+")
 _LEADING_POINT = re.compile(r"(?<![\w.])([-+]?)\.(?=\d)")
 _MINUS = re.compile(r"[−﹣－]|(?<![\w\s])[‒–](?=[\w$€£¥.])|(?<=\s)[‒–](?=[\d$€£¥.])|^[‒–](?=[\w$€£¥.])")
 _FULL_WIDTH = str.maketrans({code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " "})
+WORD = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
+"""A word, or a Chinese or Japanese character."""
 _INVISIBLE = str.maketrans(dict.fromkeys("\u200b\u200e\u200f\u2060\ufeff\u00ad"))
 
 

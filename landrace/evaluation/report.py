@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from landrace.evaluation.compare import CURRENCY, Comparison
 from landrace.evaluation.figures import STYLE, Bar, bar_chart, loss_curve, standalone
-from landrace.evaluation.results import EXPECTED, Evaluation, GroupScore, RowResult
+from landrace.evaluation.results import EXPECTED, Evaluation, FieldScore, RowResult
+from landrace.evaluation.statistics import Interval
 from landrace.evaluation.tables import NONE, comparison_table, measures_down, seconds
 from landrace.evaluation.verdict import money, percent, verdict
 
@@ -86,7 +87,10 @@ def render_report(
         style=Markup(STYLE),
         bars=Markup(bar_chart(_bars(evaluations))),
         loss=Markup(loss_curve(losses)),
-        group_tables=[_group_table(evaluations, column) for column in _columns(evaluations)],
+        group_tables=[
+            *_field_tables(evaluations),
+            *(_group_table(evaluations, name) for name in _columns(evaluations)),
+        ],
         names=[item.model for item in evaluations],
         best=model,
         matrix=_matrix(model) if model.has_labels else None,
@@ -106,7 +110,8 @@ def accuracy_picture(evaluations: Sequence[Evaluation]) -> str:
 
 def _bars(evaluations: Sequence[Evaluation]) -> list[Bar]:
     colours = _colours(evaluations)
-    return [Bar(item.model, item.accuracy, item.interval, colours[item.model]) for item in evaluations]
+    whole = (item for item in evaluations if not item.partial)
+    return [Bar(item.model, item.accuracy, item.interval, colours[item.model]) for item in whole]
 
 
 def _colours(evaluations: Sequence[Evaluation]) -> dict[str, str]:
@@ -125,14 +130,27 @@ def _group_table(evaluations: Sequence[Evaluation], column: str) -> dict[str, An
     """Values of one column down, systems across."""
     scores = [item.by_group(column) for item in evaluations]
     values = zip(*scores, strict=True)
-    lines = [(group[0].value, group[0].rows, [_group_cell(score) for score in group]) for group in values]
+    lines = [
+        (group[0].value, group[0].rows, [_cell(score.accuracy, score.interval) for score in group]) for group in values
+    ]
     return {"heading": "expected answer" if column == EXPECTED else column, "lines": lines}
 
 
-def _group_cell(score: GroupScore) -> dict[str, Any]:
-    low, high = 100 * score.interval.low, 100 * score.interval.high
-    width = f"{100 * score.accuracy:.1f}"
-    return {"share": percent(score.accuracy), "interval": f"{low:.0f} to {high:.0f}", "width": width}
+def _field_tables(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """One table, or none where nothing was extracted: fields down, systems across."""
+    scores = [{score.name: score for score in item.by_field} for item in evaluations]
+    names = dict.fromkeys(name for fields in scores for name in fields)
+    lines = [(name, len(evaluations[0].rows), [_field_cell(fields.get(name)) for fields in scores]) for name in names]
+    return [{"heading": "field", "lines": lines}] if lines else []
+
+
+def _field_cell(score: FieldScore | None) -> dict[str, Any] | None:
+    return None if score is None else _cell(score.score, score.interval)
+
+
+def _cell(share: float, interval: Interval) -> dict[str, Any]:
+    low, high = 100 * interval.low, 100 * interval.high
+    return {"share": percent(share), "interval": f"{low:.0f} to {high:.0f}", "width": f"{100 * share:.1f}"}
 
 
 def _matrix(evaluation: Evaluation) -> Matrix | None:
@@ -196,6 +214,7 @@ def _source(item: Evaluation) -> dict[str, str]:
         "guided": "yes" if item.guided else None,
         "adapter": item.adapter,
         "seed": str(item.seed),
+        "examples in the prompt": str(item.shots) if item.shots else None,
         "sampling": ", ".join(f"{key} {value}" for key, value in item.sampling.items()),
         "rows": f"{len(item.rows)} of {item.data_rows} in {item.data_source}",
         "data SHA-256": item.data_sha256,

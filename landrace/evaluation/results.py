@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from landrace.errors import DataError
 from landrace.evaluation.filenames import file_stem
-from landrace.evaluation.statistics import Interval, macro_f1, macro_f1_interval, wilson_interval
+from landrace.evaluation.statistics import Interval, macro_f1, macro_f1_interval, mean_interval, wilson_interval
 
 FORMAT = 1
 EXPECTED = "expected"
@@ -35,7 +35,8 @@ class ChoiceScore:
 class RowResult:
     """One row. `parsed` is None if no answer could be read; `correct` is then False. `error` is the engine's.
 
-    `refused` says that the answer declined to answer.
+    `refused` says that the answer declined to answer. Of an extraction `fields` are the scores of its fields, from 0 to
+    1, and `valid` says whether the record keeps to the task's schema.
     """
 
     id: str
@@ -53,6 +54,8 @@ class RowResult:
     choices: tuple[ChoiceScore, ...] = ()
     raw_correct: bool | None = None
     refused: bool = False
+    fields: Mapping[str, float] = field(default_factory=dict)
+    valid: bool | None = None
 
     @property
     def verdict(self) -> str:
@@ -77,13 +80,24 @@ class GroupScore:
 
 
 @dataclass(frozen=True)
+class FieldScore:
+    """The score of one field of an extraction: the share of rows that have it right, with Wilson's interval; of free
+    text the mean F1 of the words, with a bootstrap interval."""
+
+    name: str
+    rows: int
+    score: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One system's answers to one task, with everything needed to repeat them.
 
     `wall_seconds` runs from the first row's text to the last answer, prompts' tokenisation included, loading and
     parsing not; up to `concurrency` rows were in work at a time. `training_seconds` is what it took to make the system
     from the training rows, None if nothing was trained. `method` is "generate", "likelihood" or "classical". `guided`
-    says that answers were held to those that the task knows.
+    says that answers were held to those that the task knows; `shots` training rows stood in every prompt as examples.
     """
 
     model: str
@@ -103,6 +117,7 @@ class Evaluation:
     guided: bool = False
     chat_template_sha256: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    shots: int = 0
     training_seconds: float | None = None
     training_data_sha256: str | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -201,6 +216,30 @@ class Evaluation:
         """Accuracies per value of a group column, or of "expected", in order of the values."""
         return by_group(self.rows, column)
 
+    @cached_property
+    def by_field(self) -> tuple[FieldScore, ...]:
+        """The scores of an extraction's fields, of those that the system answers at all; rows without one score 0."""
+        names = dict.fromkeys(name for row in self.rows for name in row.fields)
+        return tuple(self._field_score(name, [row.fields.get(name, 0.0) for row in self.rows]) for name in names)
+
+    def _field_score(self, name: str, scores: list[float]) -> FieldScore:
+        if set(scores) <= {0.0, 1.0}:
+            interval = wilson_interval(int(sum(scores)), len(scores))
+        else:
+            interval = mean_interval(scores, seed=self.seed)
+        return FieldScore(name, len(scores), sum(scores) / len(scores), interval)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the system answers some fields of an extraction and cannot give whole records, as a classifier."""
+        return self.kind == "extraction" and self.method == "classical" and self.schema_valid is None
+
+    @property
+    def schema_valid(self) -> int | None:
+        """Rows whose answer keeps to an extraction's schema; None where nothing was judged by one."""
+        judged = [row.valid for row in self.rows if row.valid is not None]
+        return sum(judged) if judged else None
+
     @property
     def group_columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for row in self.rows for name in row.groups))
@@ -220,6 +259,9 @@ class Evaluation:
             "macro_f1_95": self.macro_f1_interval and [self.macro_f1_interval.low, self.macro_f1_interval.high],
             "raw_accuracy": self.raw_accuracy,
             "character_accuracy": self.character_accuracy,
+            "fields": {item.name: item.score for item in self.by_field},
+            "fields_95": {item.name: [item.interval.low, item.interval.high] for item in self.by_field},
+            "schema_valid": self.schema_valid,
             "unparsed": self.unparsed,
             "refused": self.refused,
             "capped": self.capped,

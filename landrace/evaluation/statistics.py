@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from landrace.errors import OptionError
 
-F1_RESAMPLES = 2_000
+RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def macro_f1_interval(
     predicted: Sequence[str | None],
     *,
     seed: int = 0,
-    resamples: int = F1_RESAMPLES,
+    resamples: int = RESAMPLES,
     confidence: float = 0.95,
 ) -> Interval:
     """Percentile bootstrap interval of the macro F1; a draw averages over the labels that it contains.
@@ -176,6 +176,17 @@ def macro_f1_interval(
         rows = generator.integers(0, len(truth), size=len(truth))
         scores[draw] = _macro_f1(truth[rows], answer[rows], labels)
     return _percentiles(scores, confidence)
+
+
+def mean_interval(
+    values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> Interval:
+    """Percentile bootstrap interval of a mean. Efron (1979), Annals of Statistics 7."""
+    if not values:
+        raise OptionError("The interval of a mean needs at least one value.")
+    sample = np.asarray(values, dtype=np.float64)
+    rows = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
+    return _percentiles(sample[rows].mean(axis=1), confidence)
 
 
 def _macro_f1(truth: NDArray[np.int64], answer: NDArray[np.int64], labels: int) -> float:

@@ -6,6 +6,7 @@ There are more measures than systems, so what people read has a line a measure a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from unicodedata import east_asian_width
 
@@ -22,7 +23,7 @@ NONE = "-"
 def comparison_table(comparison: Comparison) -> Table:
     """One row an entry; the keys are the headings, in order. A column that says nothing for any entry is left out."""
     cost = {_cost_heading(comparison): lambda entry: money(entry.cost_per_1000_correct)}
-    columns: dict[str, Callable[[Entry], str]] = {**_QUALITY, **_SPEED, **cost, **_COUNTS}
+    columns: dict[str, Callable[[Entry], str]] = {**_QUALITY, **_fields(comparison), **_SPEED, **cost, **_COUNTS}
     table = [{heading: cell(entry) for heading, cell in columns.items()} for entry in comparison.entries]
     kept = [heading for heading in columns if any(row[heading] != NONE for row in table)]
     return [{heading: row[heading] for heading in kept} for row in table]
@@ -67,8 +68,23 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.1f} min"
 
 
+def _fields(comparison: Comparison) -> dict[str, Callable[[Entry], str]]:
+    """A column for each field of an extraction."""
+    names = dict.fromkeys(score.name for entry in comparison.entries for score in entry.fields)
+    return {f"field {name} (95%)": partial(_field, name=name) for name in names}
+
+
+def _field(entry: Entry, name: str) -> str:
+    score = next((score for score in entry.fields if score.name == name), None)
+    return NONE if score is None else with_interval(score.score, score.interval)
+
+
+def _schema_valid(entry: Entry) -> str:
+    return NONE if entry.schema_valid is None else percent(entry.schema_valid / entry.rows)
+
+
 def _difference(entry: Entry) -> str:
-    if entry.against_first is None:
+    if entry.against_first is None or entry.partial:
         return NONE
     difference = entry.against_first.difference
     return f"{points(difference.value)} ({points(difference.interval.low)} to {points(difference.interval.high)})"
@@ -79,7 +95,7 @@ def _share(value: float | None) -> str:
 
 
 def _p_value(entry: Entry) -> str:
-    return NONE if entry.against_first is None else p_value(entry.against_first.test.p_value)
+    return NONE if entry.against_first is None or entry.partial else p_value(entry.against_first.test.p_value)
 
 
 def _tokens_per_second(entry: Entry) -> str:
@@ -93,13 +109,15 @@ def _cost_heading(comparison: Comparison) -> str:
 _QUALITY: dict[str, Callable[[Entry], str]] = {
     "system": lambda entry: entry.name,
     "guided": lambda entry: "yes" if entry.guided else NONE,
-    "right": lambda entry: f"{entry.correct} of {entry.rows}",
-    "accuracy (95%)": lambda entry: with_interval(entry.accuracy, entry.interval),
+    "examples in the prompt": lambda entry: str(entry.shots) if entry.shots else NONE,
+    "right": lambda entry: NONE if entry.partial else f"{entry.correct} of {entry.rows}",
+    "accuracy (95%)": lambda entry: NONE if entry.partial else with_interval(entry.accuracy, entry.interval),
     "macro F1 (95%)": lambda entry: with_interval(entry.macro_f1, entry.macro_f1_interval),
     "by plain likelihood (acc)": lambda entry: _share(entry.raw_accuracy),
     "by likelihood per character (acc_norm)": lambda entry: _share(entry.character_accuracy),
     "points against the first (95%)": _difference,
     "McNemar p": _p_value,
+    "valid to the schema": _schema_valid,
 }
 
 _SPEED: dict[str, Callable[[Entry], str]] = {

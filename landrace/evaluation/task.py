@@ -13,6 +13,7 @@ Kinds, and when an answer is right (reasoning in <think> tags is dropped first, 
 - exact: it equals an accepted answer; contains: it contains one;
 - regex: what `pattern`'s first group captures at its last match equals an accepted answer, or what the pattern
   captures in an accepted answer that it matches;
+- extraction: it holds a JSON object whose every field, but for free text, equals that of the expected record;
 - choice: of the row's `choices` (or of `labels`), the expected one is the most likely continuation of the prompt.
 
 How an answer is read is stated in docs/evaluate.md.
@@ -24,7 +25,7 @@ import codecs
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,14 +38,17 @@ from landrace.errors import DataError, OptionError
 from landrace.evaluation.gold import expected_answers, is_texts, row_choices
 from landrace.evaluation.labels import label_key
 from landrace.evaluation.parsing import Normalisation, strip_decoration
+from landrace.evaluation.records import RecordSchema
 from landrace.evaluation.rows import Row, TaskData, check_ids, file_sha256, json_sha256
 from landrace.evaluation.template import PromptTemplate, field_text, field_texts
 from landrace.text.guides import Guide
 
-Kind = Literal["classification", "option", "number", "math", "set", "list", "exact", "regex", "contains", "choice"]
+Kind = Literal[
+    "classification", "option", "number", "math", "set", "list", "exact", "regex", "contains", "choice", "extraction"
+]
 Mode = Literal["chat", "plain"]
-GUIDED_KINDS: tuple[Kind, ...] = ("classification", "option")
-"""Kinds whose answers are known beforehand, so that a model can be held to them."""
+GUIDED_KINDS: tuple[Kind, ...] = ("classification", "option", "extraction")
+"""Kinds whose answers have a form that is known beforehand, so that a model can be held to it."""
 
 LABELS_FIELD = "labels"
 OPTIONS_FIELD = "choices"
@@ -71,7 +75,8 @@ class Task:
     `{labels}` in the template stands for the task's labels, joined by ", ". `answer_prefix` opens the answer in plain
     mode (" " after a prompt that ends in "Answer:"), in training rows and choices alike. `{choices}` of an option task
     stands for its options, a line each. `language` (ISO 639) decides how numbers are written, where a row does not say.
-    `map` reads columns of the data files under other names, old to new.
+    `map` reads columns of the data files under other names, old to new. `schema` is the JSON Schema of an extraction's
+    records, `free_text` names the fields that are judged by their words and not as right or wrong.
     """
 
     name: str
@@ -89,6 +94,8 @@ class Task:
     answer_prefix: str = ""
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    free_text: tuple[str, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)
 
     def __post_init__(self) -> None:
@@ -103,6 +110,7 @@ class Task:
         check_map(self.map)
         self._check_labels()
         self._check_pattern()
+        self._check_schema()
 
     def _check_labels(self) -> None:
         has_choices = self.fields.choices is not None
@@ -124,6 +132,18 @@ class Task:
         _check((self.kind == "regex") == (self.pattern is not None), "pattern", "goes with kind regex, and only there")
         if self.pattern is not None:
             _check(self.compiled_pattern.groups >= 1, "pattern", "needs a capture group around the answer")
+
+    def _check_schema(self) -> None:
+        given = self.schema is not None
+        _check((self.kind == "extraction") == given, "schema", "goes with kind extraction, and only there")
+        _check(given or not self.free_text, "free_text", "needs a schema")
+        if given:
+            _ = self.records  # raises for what is no schema of a record
+
+    @cached_property
+    def records(self) -> RecordSchema:
+        """The records of an extraction; an OptionError for what is no schema of one."""
+        return RecordSchema(self.schema or {}, self.free_text)
 
     @cached_property
     def compiled_pattern(self) -> re.Pattern[str]:
@@ -158,8 +178,9 @@ class Task:
     @cached_property
     def sha256(self) -> str:
         """Hash of the whole task but for the places of its files: the same hash asks and judges the same way."""
-        hidden = ("data", "train") if self.map else ("data", "train", "map")
-        return json_sha256({key: value for key, value in asdict(self).items() if key not in hidden})
+        # What came later is left out where it is not used, so that the hashes of earlier tasks stay what they were.
+        later = [key for key in ("map", "schema", "free_text") if not getattr(self, key)]
+        return json_sha256({key: value for key, value in asdict(self).items() if key not in ("data", "train", *later)})
 
     def prompt_text(self, row: Row) -> str:
         """The filled template: the user's message in chat mode, the whole prompt in plain mode."""
@@ -175,9 +196,11 @@ class Task:
         return ", ".join(row.expected) if self.kind in ("set", "list") else row.expected[0]
 
     def guide(self, row: Row) -> Guide:
-        """What an answer to a row is held to where answers are guided: a label, or the name of an option. OptionError
-        for a kind that is not one of GUIDED_KINDS."""
+        """What an answer to a row is held to where answers are guided: a label, the name of an option, or a record.
+        OptionError for a kind that is not one of GUIDED_KINDS."""
         self.check_guided()
+        if self.kind == "extraction":
+            return Guide.of_schema(self.records.schema)
         answers = row.choice_names if self.kind == "option" else self.labels
         return Guide.of_choices([self.answer_prefix + answer for answer in answers])
 
@@ -198,10 +221,23 @@ class Task:
         """What may be written for each option of a row: its text or its name, to its name."""
         return {**dict(zip(row.choices, row.choice_names, strict=True)), **{name: name for name in row.choice_names}}
 
-    def messages(self, row: Row) -> list[dict[str, str]]:
-        """The chat messages up to the question (chat mode)."""
+    def messages(self, row: Row, examples: Sequence[Row] = ()) -> list[dict[str, str]]:
+        """The chat messages up to the question (chat mode); before it `examples` as questions that were answered."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": self.prompt_text(row)}]
+        turns = [turn for example in examples for turn in self._turns(example)]
+        return [*system, *turns, {"role": "user", "content": self.prompt_text(row)}]
+
+    def _turns(self, row: Row) -> list[dict[str, str]]:
+        """A question and its answer."""
+        return [
+            {"role": "user", "content": self.prompt_text(row)},
+            {"role": "assistant", "content": self.answer_text(row)},
+        ]
+
+    def plain_prompt(self, row: Row, examples: Sequence[Row] = ()) -> str:
+        """The prompt of plain mode; before it `examples` with their answers, an empty line behind each."""
+        shown = [self.prompt_text(item) + self.answer_prefix + self.answer_text(item) + "\n\n" for item in examples]
+        return "".join(shown) + self.prompt_text(row)
 
     def to_training_rows(self, data: TaskData) -> list[dict[str, Any]]:
         """The rows as training examples: the very prompt that `evaluate` asks, and the first accepted answer.
@@ -236,6 +272,16 @@ class Task:
         if self.train is None:
             raise OptionError(f"The task '{self.name}' names no training file.", hint="Set train in the task.")
         return self.load(self.train)
+
+    def examples(self, count: int, seed: int) -> tuple[Row, ...]:
+        """`count` training rows, drawn by `seed`, to show a model before it is asked; an OptionError if there are
+        fewer."""
+        if count == 0:
+            return ()
+        train = self.load_train()
+        if not 0 < count <= len(train.rows):
+            raise OptionError(f"shots must be from 0 to the {len(train.rows)} training rows, not {count}.")
+        return train.sample(count, seed).rows
 
     def from_rows(self, rows: Iterable[Mapping[str, Any]], source: str = "rows") -> TaskData:
         """The same checks on rows that are in memory; the hash is of their JSON."""
@@ -308,12 +354,29 @@ def task_from_dict(value: Any, *, base: Path = Path(), source: str = "task") -> 
     for key in ("data", "train"):
         if key in given:
             given[key] = base / given[key]
-    for key in ("labels", "stop"):
+    for key in ("labels", "stop", "free_text"):
         _texts(given, key, source)
+    if "schema" in given:
+        given["schema"] = _schema(given["schema"], base, source)
     _check_names(given.get("map", {}), source)
     given["fields"] = _fields(given.get("fields", {}), f"{source}, fields")
     given["normalisation"] = _normalisation(given.get("normalisation", {}), f"{source}, normalisation")
     return Task(**given)
+
+
+def _schema(value: Any, base: Path, source: str) -> dict[str, Any]:
+    """A schema that stands in the task, or in a file of its own."""
+    if isinstance(value, str):
+        path = base / value
+        try:
+            value = strict_loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise DataError(f"The schema {path} cannot be read: {error.strerror or error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"The schema {path} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: 'schema' must be a JSON Schema, or the path of a file that holds one.")
+    return value
 
 
 def _check_names(value: Any, source: str) -> None:

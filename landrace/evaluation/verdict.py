@@ -10,11 +10,15 @@ def verdict(comparison: Comparison) -> str:
     models = [entry for entry in comparison.entries if entry.method != "classical"]
     baselines = [entry for entry in comparison.entries if entry.method == "classical"]
     if not models:
-        return " ".join(map(_score, baselines))
+        return " ".join(_on_its_own(item) for item in baselines)
     first, *others = models
     best = max(models, key=lambda entry: entry.correct)
     gains = [_gain(comparison, comparison.pair(first.name, other.name)) for other in others]
-    return " ".join((gains or [_score(first)]) + [_against_baseline(comparison, best, item) for item in baselines])
+    against = [
+        _on_fields(comparison, item) if item.partial else _against_baseline(comparison, best, item)
+        for item in baselines
+    ]
+    return " ".join((gains or [_score(first)]) + against)
 
 
 def _score(entry: Entry) -> str:
@@ -50,6 +54,28 @@ def _against_baseline(comparison: Comparison, best: Entry, baseline: Entry) -> s
             "For this task you do not need a language model."
         )
     return f"{subject} is right on {difference} fewer rows than {best.name}: {facts}"
+
+
+def _on_its_own(entry: Entry) -> str:
+    if not entry.partial:
+        return _score(entry)
+    shares = ", ".join(f"{score.name} {percent(score.score)}" for score in entry.fields)
+    return f"{entry.name} answers fields with a list of values, not whole records: {shares}."
+
+
+def _on_fields(comparison: Comparison, baseline: Entry) -> str:
+    """Of a baseline that cannot give whole records: each field that it answers."""
+    pairs = [item for item in comparison.field_pairs if item.pair.first == baseline.name]
+    shares = {(entry.name, score.name): percent(score.score) for entry in comparison.entries for score in entry.fields}
+    facts = [
+        f"{item.field} {shares[baseline.name, item.field]} against {shares[item.pair.second, item.field]} "
+        f"({_evidence(item.pair)})"
+        for item in pairs
+    ]
+    return (
+        f"The baseline, {baseline.name}, answers fields with a list of values, not whole records. Set against "
+        f"{pairs[0].pair.second}: {'; '.join(facts)}."
+    )
 
 
 def _speed(best: Entry, baseline: Entry) -> str:

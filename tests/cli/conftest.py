@@ -103,15 +103,25 @@ def write_speaker(folder: Path, text: str, *, config: dict[str, object] | None =
     return _write_model(folder, SPEAKER, BARE, tensor, config or SPEAKER)
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers of a llama with random weights, a token a byte, and a ChatML template."""
+def write_tiny(folder: Path, config: Mapping[str, Any]) -> Path:
     generator = torch.Generator().manual_seed(0)
 
     def tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.randn(shape, generator=generator) * 0.1 + (len(shape) == 1)
 
-    return _write_model(tmp_path_factory.mktemp("models") / "tiny", TINY, CHATML, tensor, TINY)
+    return _write_model(folder, config, CHATML, tensor, config)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of a llama with random weights, a token a byte, and a ChatML template."""
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny", TINY)
+
+
+@pytest.fixture(scope="session")
+def roomy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with room for examples in its prompts."""
+    return write_tiny(tmp_path_factory.mktemp("models") / "roomy", {**TINY, "max_position_embeddings": 4096})
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,4 @@
-"""The support-ticket data: its shape, its balance, and that train and test share no row and no template.
-
-Two measures are taken of every pair of rows of one language:
-
-* `gram_similarity`: Jaccard similarity of character n-grams (n = 5; 3 in Chinese, where a character says more);
-* `template_share`: length of the longest common subsequence of words (characters in Chinese) over the length of
-  the shorter row. A row made from another by filling slots keeps the other words in their order, so it scores high
-  even where the fillings are long.
-
-Texts are compared in lower case, without punctuation and accents, Serbian Cyrillic in Latin letters, and with
-every number replaced by one mark.
-"""
+"""The support-ticket data: its shape, its balance, and that train and test share no row and no template."""
 
 from __future__ import annotations
 
@@ -17,13 +6,14 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from likeness import FEWEST_UNITS, normalised, too_alike, units
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "support"
 LANGUAGES = ("en", "vi", "sr", "zh")
@@ -37,14 +27,6 @@ INTENTS = words("booking cancellation refund payment deposit arrival keys repair
 ROWS_PER_CELL = {"train": 12, "test": 5}
 SPLITS = tuple(ROWS_PER_CELL)
 
-MAX_GRAM_SIMILARITY = 0.25
-MAX_TEMPLATE_SHARE = 0.60
-# Below this many units the shorter row's length says too little: two function words would already be a third of it.
-FEWEST_UNITS = {"en": 6, "vi": 6, "sr": 6, "zh": 10}
-
-CYRILLIC = str.maketrans("абвгдђежзијклмнопрстћуфхцчш", "abvgddezzijklmnoprstcufhccs") | str.maketrans(
-    {"љ": "lj", "њ": "nj", "џ": "dz"}
-)
 CJK = re.compile(r"[\u4e00-\u9fff]")
 VIETNAMESE = re.compile(r"[aeiouy][\u0300-\u0303\u0306\u0309\u031b\u0323]")  # decomposed: a vowel with its mark
 SERBIAN = re.compile(r"[čćšž\u0400-\u04ff]")
@@ -63,13 +45,6 @@ class Row(NamedTuple):
     intent: str
 
 
-class Likeness(NamedTuple):
-    first: str
-    second: str
-    gram: float
-    template: float
-
-
 def records(split: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FOLDER / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -77,62 +52,6 @@ def records(split: str) -> list[dict[str, Any]]:
 @cache
 def read(split: str) -> tuple[Row, ...]:
     return tuple(Row(**record) for record in records(split))
-
-
-@cache
-def normalised(text: str) -> str:
-    latin = unicodedata.normalize("NFKC", text).casefold().translate(CYRILLIC)
-    plain = "".join(c for c in unicodedata.normalize("NFKD", latin) if not unicodedata.combining(c))
-    return " ".join(re.findall(r"[^\W\d_]+|\d+", re.sub(r"\d+", " 0 ", plain.replace("đ", "d"))))
-
-
-@cache
-def units(text: str, language: str) -> tuple[str, ...]:
-    plain = normalised(text)
-    return tuple(plain.replace(" ", "")) if language == "zh" else tuple(plain.split())
-
-
-@cache
-def grams(text: str, language: str) -> frozenset[str]:
-    size = 3 if language == "zh" else 5
-    plain = f" {normalised(text)} "
-    return frozenset(plain[i : i + size] for i in range(max(1, len(plain) - size + 1)))
-
-
-def gram_similarity(first: str, second: str, language: str) -> float:
-    a, b = grams(first, language), grams(second, language)
-    return len(a & b) / len(a | b)
-
-
-def common_subsequence(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """Length of the longest common subsequence, bit-parallel (Hyyrö 2004): one bit for each unit of `a`."""
-    places: dict[str, int] = {}
-    for i, unit in enumerate(a):
-        places[unit] = places.get(unit, 0) | 1 << i
-    every = (1 << len(a)) - 1
-    open_places = every
-    for unit in b:
-        hits = open_places & places.get(unit, 0)
-        open_places = ((open_places + hits) | (open_places - hits)) & every
-    return len(a) - open_places.bit_count()
-
-
-def template_share(first: str, second: str, language: str) -> float:
-    a, b = units(first, language), units(second, language)
-    return common_subsequence(a, b) / max(min(len(a), len(b)), FEWEST_UNITS[language])
-
-
-def likeness(first: Row, second: Row) -> Likeness:
-    texts = first.text, second.text, first.language
-    return Likeness(
-        f"{first.id}: {first.text}", f"{second.id}: {second.text}", gram_similarity(*texts), template_share(*texts)
-    )
-
-
-def too_alike(pairs: Iterable[tuple[Row, Row]]) -> list[Likeness]:
-    """The pairs of one language that pass either threshold."""
-    scores = (likeness(a, b) for a, b in pairs if a.language == b.language)
-    return [score for score in scores if score.gram > MAX_GRAM_SIMILARITY or score.template > MAX_TEMPLATE_SHARE]
 
 
 def across() -> Iterator[tuple[Row, Row]]:

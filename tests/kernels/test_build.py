@@ -89,7 +89,8 @@ def test_an_extension_that_cannot_be_loaded_is_an_error(tmp_path: Path, content:
 def test_without_a_compiler_the_package_is_built_all_the_same(tmp_path: Path) -> None:
     """What pip does with `.` when CMake finds no compiler, which takes two seconds."""
     source = tmp_path / "source"
-    for folder in ("landrace", "examples/support"):
+    examples = ("examples/records", "examples/support")
+    for folder in ("landrace", *examples):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / file, source)
@@ -104,7 +105,7 @@ def test_without_a_compiler_the_package_is_built_all_the_same(tmp_path: Path) ->
 
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "landrace").rglob("*.py")}
-    data = {f"landrace/examples/support/{file.name}" for file in (ROOT / "examples/support").iterdir()}
+    data = {f"landrace/{folder}/{file.name}" for folder in examples for file in (ROOT / folder).iterdir()}
     assert modules | data <= names
     assert not [name for name in names if "_native" in name or "csrc" in name]
     assert {name.partition(".dist-info/")[2] for name in names if ".dist-info/" in name} == {
