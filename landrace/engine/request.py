@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from landrace.engine.readout import Readout
 from landrace.engine.sampling_params import SamplingParams
@@ -21,9 +21,9 @@ class Request:
     adapter: str | None = None
     answer: AnswerForm | None = None
     """How the answer is taken apart, where it is one to a chat."""
-    readout: Readout | None = None
+    readout: Readout | None = field(default=None, kw_only=True)
     """What is read of the prompt instead of an answer: then the request ends with its last prompt row."""
-    guide: Guide | None = None
+    guide: Guide | None = field(default=None, kw_only=True)
     """The language of the answer, behind its thoughts if it has some; where `answer` has tools, with the marks of calls
     and of frames (`call_guide`)."""
 

@@ -133,7 +133,8 @@ def _question(
     prompt = build_prompt(task, tokenizer, row, examples)
     if task.kind != "choice":
         guide = task.guide(row) if guided else None
-        return _Question(row, (Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer, guide),))
+        request = Request(f"row-{index}", prompt.token_ids, params, adapter, prompt.answer, guide=guide)
+        return _Question(row, (request,))
     continued = [_continued(prompt, task.answer_prefix + choice, tokenizer) for choice in row.choices]
     opened = _continued(prompt, task.answer_prefix, tokenizer) if task.answer_prefix else prompt.token_ids
     score = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs_from=_context_length(opened, continued))

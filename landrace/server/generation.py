@@ -105,7 +105,7 @@ class Generation:
                 _of_choice(params[choice.index // n], k),
                 adapter,
                 choice.prompt.answer,
-                choice.prompt.guide,
+                guide=choice.prompt.guide,
             )
             for choice, k in zip(self.choices, [*range(n)] * len(prompts), strict=True)
         ]

@@ -242,7 +242,7 @@ class Conversation:
             return Request(NAME, tuple(ids), self.params, self.adapter, guide=self.guide)
         text, ids = self._prompt(asked)
         form = answer_form(tokenizer, text, self.tools)
-        return Request(NAME, tuple(ids), self.params, self.adapter, form, self.guide)
+        return Request(NAME, tuple(ids), self.params, self.adapter, form, guide=self.guide)
 
     def _prompt(self, messages: Sequence[Message], *, question: bool = True) -> tuple[str, list[int]]:
         """The text and the tokens that the template writes; `question`: with the beginning of an answer."""
