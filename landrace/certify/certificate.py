@@ -109,7 +109,7 @@ class PromptResult:
     compared: tuple[str, ...]
     different: tuple[str, ...]
     refused: tuple[str, ...]
-    """Conversations that the template does not write, each with its reason."""
+    """Conversations that the template, or transformers, does not write, each with its reason."""
 
     @property
     def passed(self) -> bool:

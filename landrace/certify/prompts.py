@@ -26,6 +26,8 @@ def compare_prompts(checkpoint: Checkpoint, tokenizer: Tokenizer, template: Chat
     transformers is given the messages in the form that the template reads, and has the special tokens, the template
     and, where there is a tokenizer.json, the vocabulary from the model's own files.
     """
+    from jinja2.exceptions import SecurityError
+
     witness = _witness(checkpoint, tokenizer)
     compared: list[str] = []
     different: list[str] = []
@@ -39,6 +41,9 @@ def compare_prompts(checkpoint: Checkpoint, tokenizer: Tokenizer, template: Chat
         except LandraceError as error:
             refused.append(f"{name}: {error.message}")
             continue
+        except SecurityError as error:  # of their sandbox, in which a template may not change even what is its own
+            refused.append(f"{name}: transformers does not write it: {error}")
+            continue
         compared.append(name)
         if ours not in [*theirs, _ids(witness, fitted.messages, fitted.tools)]:
             different.append(name)
@@ -46,8 +51,10 @@ def compare_prompts(checkpoint: Checkpoint, tokenizer: Tokenizer, template: Chat
 
 
 def _ids(witness: Any, messages: Sequence[Any], tools: Sequence[Any] | None) -> list[int] | None:
-    """What transformers makes of it; None where it cannot write the conversation."""
+    """What transformers makes of it; None where it cannot write the conversation. SecurityError where its sandbox stops
+    the template."""
     from jinja2 import TemplateError
+    from jinja2.exceptions import SecurityError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
@@ -58,6 +65,8 @@ def _ids(witness: Any, messages: Sequence[Any], tools: Sequence[Any] | None) -> 
             add_generation_prompt=True,
             **witness.special_tokens_map,
         )[0]
+    except SecurityError:
+        raise
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
         return None
     return list(witness(texts[0], add_special_tokens=False)["input_ids"])

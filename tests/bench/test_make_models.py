@@ -164,7 +164,8 @@ def test_both_engines_cut_text_alike(models: Path) -> None:
         ids = ours.encode(text)
         assert theirs.tokenize(text.encode(), add_bos=False) == ids == folder.encode(text)
         assert ours.decode(ids) == text
-    assert ours.conventions == folder.conventions
+    # The one lists rows that no token has, the other says what a second text would be.
+    assert replace(ours.conventions, unused_ids=frozenset()) == replace(folder.conventions, second_type=0)
     assert ours.token_text(theirs.token_eos()) == "<|im_end|>"
     messages = [{"role": "user", "content": "Hello"}]
     assert encode_chat(ours, messages) == encode_chat(folder, messages)

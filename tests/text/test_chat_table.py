@@ -143,9 +143,9 @@ def test_the_page_lists_every_family_and_they_claim_every_file_once(shared: Path
     assert sorted(claimed) == sorted(file.stem for file in (shared / "data" / "chat_templates").glob("*.jinja"))
     assert sorted(name for names, _ in FAMILIES.values() for name in names) == sorted(NAMES)
     folders = [folder for folder in (shared / "data" / "tokenizers").iterdir() if folder.name != "test_vectors"]
-    # Of some families only tokenizer_config.json is at hand: no vocabulary.
+    # Of some families only tokenizer_config.json is at hand; the words that go with it are another's.
     with_words = [one.name for one in folders if {file.name for file in one.iterdir()} != {"tokenizer_config.json"}]
-    assert sorted(with_words) == sorted(NAMES)
+    assert set(with_words) <= set(NAMES)
 
 
 @pytest.mark.long

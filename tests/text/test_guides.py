@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
 import pickle
 import re
@@ -15,7 +17,7 @@ from shared_vocabularies import byte_level_metadata
 
 from landrace.errors import RequestError
 from landrace.text import Tokenizer, tokenizer_from_gguf
-from landrace.text.guides import Guide, check_guide, compiler, schema
+from landrace.text.guides import Guide, check_guide, compiler, dates, schema
 
 SEEDS = range(6)
 
@@ -340,3 +342,29 @@ def test_a_guide_travels(words: Tokenizer) -> None:
         Guide.of_schema({"const": float("nan")})
     with pytest.raises(RequestError, match="not JSON"):
         check_guide(Guide("json_schema", "{"), words)
+
+
+def test_days_are_those_of_the_calendar() -> None:
+    day = re.compile(dates.PATTERNS["date"])
+    for year in (1, 4, 99, 100, 400, 1900, 1999, 2000, 2024, 2026, 2100, 9999):
+        for month, number in itertools.product(range(14), range(33)):
+            text = f"{year:04}-{month:02}-{number:02}"
+            try:
+                exists = bool(datetime.date.fromisoformat(text))
+            except ValueError:
+                exists = False
+            assert bool(day.match(text)) == exists, text
+    assert not day.match("0000-01-01") and not day.match("0000-02-29")
+
+
+@pytest.mark.parametrize(("form", "rest"), [("date", ""), ("date-time", "T10:00:00Z")], ids=["date", "date-time"])
+def test_no_day_that_does_not_exist_can_be_written(form: str, rest: str, words: Tokenizer) -> None:
+    schemas = [{"type": ["string", "null"], "format": form}, {"type": "string", "format": form, "pattern": "-0"}]
+    for one in schemas:
+        for text, exists in (("2024-02-29", True), ("2026-02-29", False), ("2026-04-31", False), ("2026-02-03", True)):
+            walk = words.guides.walk(Guide.of_schema(one))
+            for token in words.encode(json.dumps(text + rest), add_bos=False):
+                if not walk.allows(token):
+                    break
+                walk.record(token)
+            assert walk.complete == exists, (one, text)

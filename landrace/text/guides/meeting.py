@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -18,14 +18,32 @@ def most_meeting(schema: Any, found: Callable[[str], Any]) -> int:
 
     `found`: what a reference leads to.
     """
-    return max(_Meeting(found).of(schema), default=0)
+    meeting = _Meeting(found)
+    meeting.follow(schema)
+    return max(meeting.of(schema), default=0)
 
 
 class _Meeting:
     def __init__(self, found: Callable[[str], Any]) -> None:
         self._found = found
+        self._begun: set[str] = set()
         self._referred: dict[str, Depths] = {}
         """Of references that were followed; those within themselves add nothing."""
+
+    def follow(self, schema: Any) -> None:
+        """Takes up what every reference within a schema leads to, what rests on others after those. By a stack, since
+        references may lead through thousands of schemas."""
+        stack: list[tuple[str | None, Iterator[str]]] = [(None, _references(schema))]
+        while stack:
+            reference, inner = stack[-1]
+            further = next((one for one in inner if one not in self._begun), None)
+            if further is not None:
+                self._begun.add(further)
+                stack.append((further, _references(self._found(further))))
+                continue
+            stack.pop()
+            if reference is not None:
+                self._referred[reference] = self.of(self._found(reference))
 
     def of(self, schema: Any) -> Depths:
         if not isinstance(schema, dict):
@@ -37,14 +55,18 @@ class _Meeting:
         parts = [[own, *_each(map(self.of, inner), max)]]
         parts += [_each(map(self.of, schema.get(name, [])), max) for name in ("anyOf", "oneOf")]
         parts += [self.of(one) for one in schema.get("allOf", [])]
-        parts += [self._behind(schema["$ref"])] if "$ref" in schema else []
+        parts += [self._referred.get(schema["$ref"], [])] if "$ref" in schema else []
         return _each(parts, sum)
 
-    def _behind(self, reference: str) -> Depths:
-        if reference not in self._referred:
-            self._referred[reference] = []
-            self._referred[reference] = self.of(self._found(reference))
-        return self._referred[reference]
+
+def _references(value: Any) -> Iterator[str]:
+    """Of a schema and all within it."""
+    for name, one in value.items() if isinstance(value, dict) else ():
+        if name == "$ref" and isinstance(one, str):
+            yield one
+        yield from _references(one)
+    for one in value if isinstance(value, list) else ():
+        yield from _references(one)
 
 
 def _each(depths: Iterable[Depths], join: Callable[[Iterable[int]], int]) -> Depths:

@@ -13,6 +13,7 @@ from copy import deepcopy
 from typing import Any, NoReturn
 
 from landrace.errors import RequestError
+from landrace.text.guides.dates import PATTERNS as DATES
 from landrace.text.guides.meeting import MOST as MOST_MEETING
 from landrace.text.guides.meeting import most_meeting
 
@@ -102,6 +103,8 @@ class _Checker:
             plain[keyword] = check(self, value, f"{place}/{keyword}", depth + 1)
         if "minProperties" in plain:
             _check_least(plain, place)
+        if plain.get("format") in DATES:
+            plain["allOf"] = [*plain.get("allOf", []), {"pattern": DATES[plain["format"]]}]
         return plain
 
     def schemas(self, value: Any, place: str, depth: int) -> list[Any]:
