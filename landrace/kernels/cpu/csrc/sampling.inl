@@ -253,14 +253,16 @@ inline double gather_nucleus(const Row& row, double top_p, SamplingScratch& scra
 
 /// The row with -infinity for every token that its mask does not allow.
 inline const float* only_allowed(const float* logits, int64_t vocab, TokenMask mask, std::vector<float>& allowed) {
-    allowed.assign(static_cast<size_t>(vocab), -kInfinity);
-    for (int64_t word = 0; word < std::min(mask.n_words, (vocab + 31) / 32); ++word) {
-        const uint32_t bits = mask.words[word];
-        const int64_t first = word * 32, n = std::min<int64_t>(32, vocab - first);
-        if (bits == 0) continue;
-        for (int64_t i = 0; i < n; ++i)
-            if (bits >> i & 1) allowed[static_cast<size_t>(first + i)] = logits[first + i];
-    }
+    allowed.resize(static_cast<size_t>(vocab));
+    const auto keep = [&](int64_t word, int n) {
+        const uint32_t bits = word < mask.n_words ? mask.words[word] : 0;
+        const float* from = logits + word * 32;
+        float* to = allowed.data() + word * 32;
+        for (int i = 0; i < n; ++i) to[i] = bits >> i & 1 ? from[i] : -kInfinity;
+    };
+    const int64_t whole = vocab / 32;
+    for (int64_t word = 0; word < whole; ++word) keep(word, 32);
+    if (vocab % 32) keep(whole, static_cast<int>(vocab % 32));
     return allowed.data();
 }
 
