@@ -124,6 +124,7 @@ def test_show_as_json(smollm2_path: Path, tmp_path: Path) -> None:
         assert smaller == f" ({human_bytes(30 * 6 * 68)} in int8, {human_bytes(30 * 6 * 40)} in int4)"
 
 
+@pytest.mark.long
 def test_run_prints_what_transformers_generates(smollm2_path: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     import torch

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from drafted import CASES, MODELS, OPTIONS, Watched, check, generate, requests_of
+from matrix import mostly_long
 
 from landrace.engine import Engine, EngineOptions, Request, SamplingParams
 from landrace.engine import draft_model as draft_model_module
@@ -74,7 +75,7 @@ def test_a_model_guesses_itself(kernels: str, model: str, make_model: Callable, 
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", mostly_long(MODELS, ("plain", "delta nets", "compressed rows")))
 def test_guesses_are_what_the_draft_model_says_of_the_text(
     model: str, make_model: Callable, tiny_decoder: Callable, naive_logits: Callable, tokenizer: object
 ) -> None:

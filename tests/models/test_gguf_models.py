@@ -340,6 +340,7 @@ def test_refusals() -> None:
         config_from_gguf(metadata("llama"), partial)
 
 
+@pytest.mark.long
 def test_smollm2_equals_transformers(smollm2_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     reader = gguf.GGUFReader(smollm2_path)

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import shared_vocabularies
 from guided_text import accepts, random_answer
+from matrix import mostly_long
 from shared_vocabularies import doors
 
 from landrace.text import Tokenizer
@@ -26,7 +27,11 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module", params=shared_vocabularies.NAMES)
+USUAL = ("qwen2.5", "llama2", "o200k", "kimi_k2")
+"""One of each kind of file."""
+
+
+@pytest.fixture(scope="module", params=mostly_long(shared_vocabularies.NAMES, USUAL))
 def tokenizer(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     opened = doors(shared, request.param, tmp_path_factory.mktemp("folders"))
     return opened.get("folder") or opened["gguf"]

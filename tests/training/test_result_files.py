@@ -92,6 +92,7 @@ def test_transformers_loads_the_tuned_model(base, byte_tokenizer, tmp_path):
     assert (folder / "tokenizer_config.json").read_text() == "{}"
 
 
+@pytest.mark.long
 def test_full_tuning_of_a_gguf_is_a_gguf(smollm2_path, tmp_path):
     from landrace.checkpoints.gguf_file import read_gguf
     from landrace.text import tokenizer_from_gguf
