@@ -234,10 +234,10 @@ def main() -> None:
             )
     if args.json is not None:
         told = {
-            "model": args.model,
+            "model": Path(args.model).name,
             "provenance": asdict(where),
             "load": load,
-            "options": {key: str(value) for key, value in vars(args).items()},
+            "options": {key: str(value) for key, value in vars(args).items() if key not in ("model", "json")},
             "costs": [asdict(one) for one in costs],
             "speeds": [asdict(one) for one in speeds],
         }
