@@ -189,6 +189,26 @@ def test_a_file_is_the_model_it_was_made_of(architecture: str, shared: Path, tmp
     }
 
 
+def test_layers_that_guess_are_no_part_of_step(shared: Path, tmp_path: Path) -> None:
+    """As the converter writes them: counted among the layers, with an entry of their own in every list."""
+    model, decoder = load(*save(model_of("step35", shared), tmp_path / "hub"))
+    without = metadata("step35", model.spec)
+    longer = {key.removeprefix("step35."): [*one, one[-1]] for key, one in without.items() if isinstance(one, list)}
+    data = metadata("step35", model.spec, block_count=5, nextn_predict_layers=1, **longer)
+    tensors = laid_out("step35", decoder, model.spec)
+    tensors["rope_freqs.weight"] = np.array(step_factors(), dtype=np.float32)
+    tensors["blk.4.nextn.eh_proj.weight"] = np.zeros((4, 8), dtype=np.float32)
+    write(tmp_path / "tiny.gguf", data, tensors)
+    checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+    assert replace(checkpoint.spec, length_limit=None) == replace(model.spec, length_limit=None)
+    assert any("blk.4.nextn.eh_proj.weight" in name for name in checkpoint.left_out)
+    theirs = dict(decoder.named_tensors())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in checkpoint.tensors())
+    for bad in (5, -1, "one"):
+        with pytest.raises(CheckpointError):
+            config_from_gguf({**data, "step35.nextn_predict_layers": bad}, [])
+
+
 def test_experts_stay_in_their_blocks(shared: Path, tmp_path: Path) -> None:
     """A quantised file's experts are read as they are stored, all in one."""
     model, decoder = load(*save(model_of("qwen3moe", shared), tmp_path / "hub"))

@@ -173,7 +173,21 @@ def _step(keys: Config, names: Collection[str], config: Facts) -> Facts:
         "mlp_layer_types": ["dense"] * dense + ["sparse"] * (count - dense),
         "swiglu_limits": keys.per_layer("swiglu_clamp_exp", count),
         "swiglu_limits_shared": keys.per_layer("swiglu_clamp_shexp", count),
+        "num_nextn_predict_layers": keys.count("nextn_predict_layers"),
     }
+
+
+def _step_keys(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _one_head_count(_of_layers_that_answer(own))
+
+
+def _of_layers_that_answer(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys without the last layers, which guess further tokens: lists have an entry for each of these as well."""
+    count, drafts = own.get("block_count"), own.get("nextn_predict_layers") or 0
+    if not isinstance(count, int) or not isinstance(drafts, int) or not 0 <= drafts < count:
+        raise CheckpointError("The GGUF metadata's nextn_predict_layers must be fewer than its block_count.")
+    cut = {key: value[: count - drafts] for key, value in own.items() if isinstance(value, list) and len(value) == count}
+    return {**own, **cut, "block_count": count - drafts}
 
 
 def _one_head_count(own: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -358,7 +372,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "moe_router_scaling_factor": (NUMBER, "expert_weights_scale"),
             "sliding_window": (SIZE, "attention.sliding_window"), "num_sliding_attention_heads": (SIZE, SLIDING_HEADS),
         },
-        adds={"moe_router_scaling_factor": 1.0}, more=_step, rope=step_rope, prepared=_one_head_count,
+        adds={"moe_router_scaling_factor": 1.0}, more=_step, rope=step_rope, prepared=_step_keys,
     ),
     **gguf_hunyuan.ARCHITECTURES,
     **gguf_pools.ARCHITECTURES,
