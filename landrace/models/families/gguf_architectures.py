@@ -186,7 +186,9 @@ def _of_layers_that_answer(own: Mapping[str, Any]) -> Mapping[str, Any]:
     count, drafts = own.get("block_count"), own.get("nextn_predict_layers") or 0
     if not isinstance(count, int) or not isinstance(drafts, int) or not 0 <= drafts < count:
         raise CheckpointError("The GGUF metadata's nextn_predict_layers must be fewer than its block_count.")
-    cut = {key: value[: count - drafts] for key, value in own.items() if isinstance(value, list) and len(value) == count}
+    cut = {
+        key: value[: count - drafts] for key, value in own.items() if isinstance(value, list) and len(value) == count
+    }
     return {**own, **cut, "block_count": count - drafts}
 
 
