@@ -100,9 +100,13 @@ class Guiding:
     def _allowed(self) -> bytearray:
         if self._walk is None and not self._openings:
             return self._vocabulary.thought(self._close, self._pending)
-        mask = self._vocabulary.only(opening[0] for opening in self._openings)
-        if self._walk is not None:
-            mask = either(mask, self._walk.mask)
+        if self._openings:
+            mask = self._vocabulary.only(opening[0] for opening in self._openings)
+            if self._walk is not None:
+                mask = either(mask, self._walk.mask)
+        else:
+            assert self._walk is not None
+            mask = self._walk.mask
         return self._vocabulary.without_ends(mask) if self._goes_on else mask
 
     def record(self, token: int, thinking: Thinking | None) -> None:
