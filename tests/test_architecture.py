@@ -65,7 +65,7 @@ TORCH_FREE_IMPORTS = (
     "landrace.ledger",
     "landrace.checkpoints.store",
     "landrace.training.options",
-    "landrace.server.schema",
+    "landrace.server.openai.schema",
     "landrace.cli.main",
 )
 REFERENCES = ("transformers", "peft", "gguf", "llama_cpp")

@@ -238,8 +238,8 @@ def test_evaluate_names_every_key_of_a_task() -> None:
 
 
 def test_serve_names_every_field_of_the_api() -> None:
-    from landrace.server.schema import ChatRequest, CompletionRequest
-    from landrace.server.unsupported import OF_A_CALL, OF_A_MESSAGE
+    from landrace.server.openai.schema import ChatRequest, CompletionRequest
+    from landrace.server.openai.unsupported import OF_A_CALL, OF_A_MESSAGE
 
     text = prose(ROOT / "docs" / "serve.md")
     sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}

@@ -59,8 +59,9 @@ def serve(
     """Serve models and adapters over the OpenAI API."""
     from landrace.engine.options import EngineOptions
     from landrace.server.main import serve_models
+    from landrace.server.options import ServeOptions
 
-    options = EngineOptions(
+    engine = EngineOptions(
         cache_tokens=cache_tokens,
         cache_dtype=cache_dtype,
         max_running=max_running,
@@ -70,8 +71,21 @@ def serve(
         context_keep=context_keep,
         draft=draft,
     )
-    adapters = parse_adapters(adapter or [])
-    names = ", ".join([*models, *adapters])
+    options = ServeOptions(
+        models,
+        parse_adapters(adapter or []),
+        host=host,
+        port=port,
+        weights=weights,
+        kernels=kernels,
+        threads=threads,
+        engine=engine,
+        max_pending=max_pending,
+        ledger=ledger,
+        drain_seconds=drain_seconds,
+        cors_origins=[checked_origin(origin) for origin in cors_origin or []],
+    )
+    names = ", ".join([*models, *options.adapters])
     with ExitStack() as opening:
         opening.enter_context(spinner(f"Opening {names}"))
 
@@ -82,21 +96,7 @@ def serve(
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
 
         interrupt_as_asyncio_expects()
-        serve_models(
-            models,
-            adapters,
-            host=host,
-            port=port,
-            weights=weights,
-            kernels=kernels,
-            threads=threads,
-            options=options,
-            max_pending=max_pending,
-            ledger=ledger,
-            drain_seconds=drain_seconds,
-            cors_origins=[checked_origin(origin) for origin in cors_origin or []],
-            announce=announce,
-        )
+        serve_models(options, announce)
 
 
 def parse_adapters(values: list[str]) -> dict[str, Path]:

@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError, RequestError
-from landrace.server.engine_process import EngineProcess
-from landrace.server.errors import shaped
+from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Generation, Prompt
-from landrace.server.replies import Shape, envelope
+from landrace.server.http.errors import shaped
+from landrace.server.openai.replies import Shape, envelope
 from landrace.server.usage import UsageLog
 
 _EVENT_BYTES = 128
@@ -29,16 +29,6 @@ _CLIENT_CLOSED = 499
 """The status nginx gives a call whose client went away; nobody is there to read it."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """One name a client can ask for: a base model, or an adapter on it."""
-
-    name: str
-    engine: EngineProcess
-    adapter: str | None = None
-    parent: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
-from landrace.server.engine_process import EngineProcess, EngineStoppedError, Event
+from landrace.server.engines.process import EngineProcess, EngineStoppedError, Event
 from landrace.text.answers import AnswerForm, Parts, ToolCall
 from landrace.text.guides import Guide
 

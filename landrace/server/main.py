@@ -8,21 +8,20 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from landrace.engine.options import EngineOptions
 from landrace.errors import LandraceError, OptionError
-from landrace.server.answering import ServedModel
 from landrace.server.app import create_app
-from landrace.server.engine_process import EngineProcess
-from landrace.server.engine_worker import EngineSettings
+from landrace.server.engines.process import EngineProcess
+from landrace.server.engines.registry import Registry, ServedModel, served
+from landrace.server.engines.worker import EngineSettings
+from landrace.server.options import ServeOptions
+from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
 _GARBAGE_THRESHOLDS = (10_000, 50, 100)
@@ -32,54 +31,22 @@ _SLOW_CLIENT_SECONDS = 5
 """After the drain, for clients to take what is still to be sent to them."""
 
 
-def serve_models(
-    models: Sequence[str],
-    adapters: Mapping[str, Path],
-    *,
-    host: str,
-    port: int,
-    weights: str,
-    kernels: str,
-    threads: int | None,
-    options: EngineOptions,
-    max_pending: int,
-    ledger: Path | None,
-    drain_seconds: int,
-    cors_origins: Sequence[str],
-    announce: Callable[[str, Sequence[str]], None],
-) -> None:
+def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]], None]) -> None:
     """Serves until SIGINT, SIGTERM or SIGHUP; then takes no new call, lets the running ones finish, and returns.
 
-    After `drain_seconds`, or at a second signal, what still runs is ended with an error. `adapters` (name to folder)
-    belong to the first model. Pages of `cors_origins` may call the server from a browser. `announce` is called with the
-    server's address, and what users should know about how the models are served, once it answers.
-    Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
+    `announce` is called with the server's address, and what users should know about how the models are served, once it
+    answers. Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
     KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
     """
-    served = _served_models(
-        models,
-        adapters,
-        weights=weights,
-        kernels=kernels,
-        threads=threads,
-        options=options,
-        max_pending=max_pending,
+    registry = _registry(options)
+    listener = _bind(options.host, options.port)
+    usage_log = UsageLog(
+        options.ledger, name=",".join(options.models), command=shlex.join(sys.argv), config=options.as_json()
     )
-    listener = _bind(host, port)
-    config = {
-        "models": list(models),
-        "adapters": {name: str(folder) for name, folder in adapters.items()},
-        "weights": weights,
-        "kernels": kernels,
-        "threads": threads,
-        "max_pending": max_pending,
-        "engine": asdict(options),
-    }
-    usage_log = UsageLog(ledger, name=",".join(models), command=shlex.join(sys.argv), config=config)
     try:
         with listener:
-            app = create_app(served, usage_log, cors_origins)
-            asyncio.run(_serve(app, served, listener, host, drain_seconds, announce))
+            app = create_app(Serving(registry, usage_log), options.cors_origins)
+            asyncio.run(_serve(app, registry, listener, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
@@ -88,14 +55,12 @@ def serve_models(
 
 async def _serve(
     app: FastAPI,
-    served: Sequence[ServedModel],
+    registry: Registry,
     listener: socket.socket,
-    host: str,
-    drain_seconds: int,
+    options: ServeOptions,
     announce: Callable[[str, Sequence[str]], None],
 ) -> None:
-    engines = list({id(model.engine): model.engine for model in served}.values())
-    server = _Server(app, engines, drain_seconds)
+    server = _Server(app, registry, options.drain_seconds)
     # While models open, every signal to end is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and no more than that
@@ -110,8 +75,8 @@ async def _serve(
         gc.set_threshold(*_GARBAGE_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
-        notices = dict.fromkeys(model.engine.notice for model in served if model.engine.notice)
-        announce(f"http://{_shown(host)}:{listener.getsockname()[1]}", list(notices))
+        notices = dict.fromkeys(model.engine.notice for model in registry if model.engine.notice)
+        announce(f"http://{_shown(options.host)}:{listener.getsockname()[1]}", list(notices))
         await server.serve(sockets=[listener])
 
 
@@ -122,7 +87,7 @@ class _Server(uvicorn.Server):
     stopped and the ledger is closed.
     """
 
-    def __init__(self, app: FastAPI, engines: Sequence[EngineProcess], drain_seconds: int) -> None:
+    def __init__(self, app: FastAPI, registry: Registry, drain_seconds: int) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -131,7 +96,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=drain_seconds + _SLOW_CLIENT_SECONDS,
             )
         )
-        self._engines = engines
+        self._registry = registry
         self._drain_seconds = drain_seconds
 
     @contextmanager
@@ -154,7 +119,7 @@ class _Server(uvicorn.Server):
             signal.signal(number, signal.SIG_DFL)
 
     def _cut(self) -> None:
-        for engine in self._engines:
+        for engine in self._registry.engines:
             engine.give_up("The server is stopping.")
 
 
@@ -164,28 +129,17 @@ def _ending_signals() -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def _served_models(
-    models: Sequence[str],
-    adapters: Mapping[str, Path],
-    *,
-    weights: str,
-    kernels: str,
-    threads: int | None,
-    options: EngineOptions,
-    max_pending: int,
-) -> list[ServedModel]:
-    served: list[ServedModel] = []
-    for index, name in enumerate(models):
-        own = adapters if index == 0 else {}
-        settings = EngineSettings(name, own, weights, kernels, threads, options)
-        engine = EngineProcess(settings, max_pending=max_pending)
-        served.append(ServedModel(name, engine))
-        served += [ServedModel(adapter, engine, adapter=adapter, parent=name) for adapter in own]
-    names = [model.name for model in served]
+def _registry(options: ServeOptions) -> Registry:
+    found: list[ServedModel] = []
+    for index, name in enumerate(options.models):
+        own = options.adapters if index == 0 else {}
+        settings = EngineSettings(name, own, options.weights, options.kernels, options.threads, options.engine)
+        found += served(name, EngineProcess(settings, max_pending=options.max_pending), list(own))
+    names = [model.name for model in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise OptionError(f"Two models or adapters are called {twice[0]!r}.", hint="Give the adapter another name.")
-    return served
+    return Registry(found)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -16,8 +16,8 @@ from patience import SECONDS
 
 from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import LandraceError, StepError
-from landrace.server.engine_process import EngineProcess
-from landrace.server.engine_worker import Abort, EngineSettings, Posted, Stop, _work
+from landrace.server.engines.process import EngineProcess
+from landrace.server.engines.worker import Abort, EngineSettings, Posted, Stop, _work
 
 PARAMS = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
 

@@ -12,7 +12,7 @@ from landrace.engine.draws import uniform
 from landrace.engine.sampler import SamplingState
 from landrace.model import open_engine
 from landrace.models.decoder import Decoder
-from landrace.server.fingerprint import fingerprint
+from landrace.server.engines.fingerprint import fingerprint
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from landrace.engine import Completion
-from landrace.server.unsupported import OF_A_CALL
+from landrace.server.openai.unsupported import OF_A_CALL
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "Hello there"}]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landrace.server.schema import ChatRequest, CompletionRequest
-from landrace.server.unsupported import OF_A_CALL, OF_A_MESSAGE
+from landrace.server.openai.schema import ChatRequest, CompletionRequest
+from landrace.server.openai.unsupported import OF_A_CALL, OF_A_MESSAGE
 
 PATHS = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}
 EXTREMES: list[Any] = [

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 
 from landrace.engine import TokenLogprob
 from landrace.server.generation import Choice, Prompt
-from landrace.server.replies import ChatShape, CompletionShape
+from landrace.server.openai.replies import ChatShape, CompletionShape
 from landrace.text import Tokenizer, load_tokenizer
 
 

@@ -11,15 +11,15 @@ import pytest
 
 from landrace.engine import SamplingParams
 from landrace.errors import RequestError
-from landrace.server.schema import ChatRequest, CompletionRequest
-from landrace.server.unsupported import OF_A_CALL
+from landrace.server.openai.schema import ChatRequest, CompletionRequest
+from landrace.server.openai.unsupported import OF_A_CALL
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
 
 
 def test_the_http_side_does_not_import_torch() -> None:
-    code = "import sys, landrace.server.main, landrace.server.schema; print('torch' in sys.modules)"
+    code = "import sys, landrace.server.main, landrace.server.openai.schema; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

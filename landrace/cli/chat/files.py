@@ -83,7 +83,7 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
 
 def checked_tools(file: Path, declared: Any) -> list[dict[str, Any]]:
     """What was read from `file` as declarations of functions."""
-    from landrace.server import conversation
+    from landrace.server.openai import conversation
 
     try:
         return conversation.checked_tools(declared)

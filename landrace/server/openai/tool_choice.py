@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from landrace.server.errors import FieldError
+from landrace.server.http.errors import FieldError
 
 
 @dataclass(frozen=True)

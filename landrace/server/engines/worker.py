@@ -96,7 +96,7 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     from landrace.model import open_engine
-    from landrace.server.fingerprint import fingerprint
+    from landrace.server.engines.fingerprint import fingerprint
 
     try:
         opened = open_engine(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
 from landrace.errors import LandraceError, StepError
-from landrace.server.engine_worker import (
+from landrace.server.engines.worker import (
     Abort,
     EngineSettings,
     Failed,
@@ -53,6 +53,11 @@ class EngineProcess:
         self._queues: dict[str, asyncio.Queue[Event]] = {}
         self._stopped: EngineStoppedError | None = EngineStoppedError("The engine has not started.")
         self._outgoing: queue.SimpleQueue[Request | ToWorker | None] = queue.SimpleQueue()
+
+    @property
+    def started(self) -> bool:
+        """Whether the model has been open, be it alive now or not."""
+        return hasattr(self, "_ready")
 
     @property
     def alive(self) -> bool:

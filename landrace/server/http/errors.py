@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from landrace.errors import LandraceError, PromptTooLongError, RequestError
-from landrace.server.engine_process import EngineBusyError, EngineStoppedError
+from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 
 _MAX_MESSAGE = 500
 _TYPES = {429: "rate_limit_error"}

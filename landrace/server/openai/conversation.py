@@ -6,8 +6,8 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any
 
-from landrace.server.errors import FieldError, require_type
-from landrace.server.unsupported import OF_A_MESSAGE, without_neutral
+from landrace.server.http.errors import FieldError, require_type
+from landrace.server.openai.unsupported import OF_A_MESSAGE, without_neutral
 
 
 def checked_messages(messages: Any) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from landrace.server.errors import FieldError, require_type
+from landrace.server.http.errors import FieldError, require_type
 
 Neutral = tuple[Any, ...] | type
 """The values that ask for nothing besides null. A type: the field is a label that changes no answer, so any of them."""

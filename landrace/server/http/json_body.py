@@ -7,7 +7,7 @@ from collections.abc import Callable
 from json import scanner
 from typing import Any
 
-from landrace.server.errors import ApiError
+from landrace.server.http.errors import ApiError
 
 MAX_VALUES = 2**19
 """Most arrays, objects, strings and numbers of a body: what a conversation of 100,000 messages has, and more."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from landrace.errors import RequestError
-from landrace.server.errors import FieldError, require_type
+from landrace.server.http.errors import FieldError, require_type
 from landrace.text.guides import Guide
 
 RESPONSE_FORMAT, STRUCTURED_OUTPUTS = "response_format", "structured_outputs"

@@ -11,11 +11,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidatio
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import PromptTooLongError
-from landrace.server.conversation import checked_messages, checked_tools
-from landrace.server.errors import CONTEXT_LENGTH_EXCEEDED, FieldError
-from landrace.server.structured import said_guide
-from landrace.server.tool_choice import ToolChoice
-from landrace.server.unsupported import OF_A_CALL, without_neutral
+from landrace.server.http.errors import CONTEXT_LENGTH_EXCEEDED, FieldError
+from landrace.server.openai.conversation import checked_messages, checked_tools
+from landrace.server.openai.structured import said_guide
+from landrace.server.openai.tool_choice import ToolChoice
+from landrace.server.openai.unsupported import OF_A_CALL, without_neutral
 from landrace.text.guides import Guide
 
 MAX_CHOICES = 128

@@ -1,97 +1,18 @@
-"""From a body to token ids, in threads of its own, so that a long prompt never stops another call."""
+"""From a body of the OpenAI API to token ids and the form of the answer."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import Request
-from pydantic import BaseModel
-
-from landrace.errors import CheckpointError, PromptTooLongError, RequestError
-from landrace.server.body import parse_request, read_body
-from landrace.server.engine_process import EngineBusyError, EngineProcess
+from landrace.errors import PromptTooLongError, RequestError
+from landrace.server.engines.process import EngineProcess
 from landrace.server.generation import Prompt, check_count
-from landrace.server.json_body import LONG_BODY
-from landrace.server.schema import ChatRequest, CompletionRequest
-from landrace.server.structured import blamed_on, field_of_guide
+from landrace.server.openai.schema import ChatRequest, CompletionRequest
+from landrace.server.openai.structured import blamed_on, field_of_guide
 from landrace.text import chat_prompt as written_prompt
 from landrace.text.answers import AnswerForm, answer_form, call_guide
 from landrace.text.guides import Guide, check_guide
 from landrace.text.thinking_switches import switched, with_effort
-
-MAX_LONG_WAITING = 16
-"""Long bodies that may wait for the thread that reads them; they lie in memory meanwhile."""
-_SHORT_THREADS = 2
-
-B = TypeVar("B", bound=BaseModel)
-T = TypeVar("T")
-
-
-class PromptDesk:
-    """Reads bodies and prepares the prompts of `engines`, whose templates and tokenizers may take their time: each has
-    threads of its own, and what one of them waits for keeps nobody else."""
-
-    def __init__(self, engines: Sequence[EngineProcess]) -> None:
-        self._reading = _Threads("bodies")
-        self._preparing = {id(engine): _Threads("prompts") for engine in engines}
-
-    async def read(self, http: Request, form: type[B]) -> B:
-        """The body as `form`. Raises EngineBusyError where too many long bodies wait, and what checking raises."""
-        data = await read_body(http)
-        return await self._reading.run(_is_long(data), partial(parse_request, data, form))
-
-    async def prepare(self, engine: EngineProcess, http: Request, job: Callable[[], T]) -> T:
-        """What `job` returns or raises, in a thread of `engine`; EngineBusyError as in `read`, EngineStoppedError."""
-        return await self._preparing[id(engine)].run(_is_long(await http.body()), partial(_while_alive, engine, job))
-
-    def close(self) -> None:
-        """Ends the threads after what they are doing."""
-        for threads in (self._reading, *self._preparing.values()):
-            threads.close()
-
-
-class _Threads:
-    """Long jobs have one thread, which takes them in the order they came; short ones never wait for it."""
-
-    def __init__(self, name: str) -> None:
-        self._short = ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix=f"short {name}")
-        self._long = ThreadPoolExecutor(1, thread_name_prefix=f"long {name}")
-        self._long_waiting = 0
-
-    async def run(self, long: bool, job: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        if not long:
-            return await loop.run_in_executor(self._short, job)
-        if self._long_waiting == MAX_LONG_WAITING:
-            raise EngineBusyError(
-                "The server has as many long prompts waiting as it accepts.", hint="Try again shortly."
-            )
-        self._long_waiting += 1
-        try:
-            return await loop.run_in_executor(self._long, job)
-        finally:
-            self._long_waiting -= 1
-
-    def close(self) -> None:
-        for pool in (self._short, self._long):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _while_alive(engine: EngineProcess, job: Callable[[], T]) -> T:
-    engine.check_alive()
-    try:
-        return job()
-    except CheckpointError:
-        engine.check_alive()  # then the template was stopped with it, and is not to blame
-        raise
-
-
-def _is_long(body: bytes) -> bool:
-    return len(body) >= LONG_BODY
 
 
 def chat_prompt(engine: EngineProcess, body: ChatRequest) -> Prompt:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from landrace.server.errors import ApiError, FieldError, field_error, field_path
-from landrace.server.json_body import loads
+from landrace.server.http.errors import ApiError, FieldError, field_error, field_path
+from landrace.server.http.json_body import loads
 
 MAX_DEPTH = 64
 """Levels of lists and objects in a body."""

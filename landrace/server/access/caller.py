@@ -1,0 +1,37 @@
+"""`Caller`: who a call comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+_PLACE = "landrace.caller"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key came with a call. Without keys every call comes from `ANYONE`."""
+
+    key_id: str | None = None
+    """The key's number in the ledger, which is no secret; None where no key is asked for."""
+    name: str = ""
+    """What the operator calls the key."""
+    models: frozenset[str] | None = None
+    """The models and adapters that it may ask for; None: all."""
+    is_admin: bool = True
+
+
+ANYONE = Caller()
+
+
+def caller_of(http: HTTPConnection) -> Caller:
+    """The caller that the access middleware found, or `ANYONE` where there is none."""
+    found = http.scope.get(_PLACE, ANYONE)
+    assert isinstance(found, Caller)
+    return found
+
+
+def note_caller(http: HTTPConnection, caller: Caller) -> None:
+    """For the access middleware: the routes behind it see `caller`."""
+    http.scope[_PLACE] = caller

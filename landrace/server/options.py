@@ -1,0 +1,43 @@
+"""`ServeOptions`: how a server is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from landrace.engine.options import EngineOptions
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Resolved once by the command and read by whoever it concerns."""
+
+    models: Sequence[str]
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Name to folder; they belong to the first model."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 finds a free one."""
+    weights: str = "stored"
+    kernels: str = "auto"
+    threads: int | None = None
+    """Of each engine; None: all cores."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    max_pending: int = 1024
+    """Most unfinished requests of each engine."""
+    ledger: Path | None = None
+    """Takes the usage of every request; None: nothing is recorded."""
+    drain_seconds: int = 60
+    """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
+    with an error."""
+    cors_origins: Sequence[str] = ()
+    """Pages of these origins may call the server from a browser; "*" is every page."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What the ledger keeps of a run: all that decides how it serves."""
+        kept = asdict(self)
+        for name in ("host", "port", "ledger", "drain_seconds", "cors_origins"):
+            del kept[name]
+        return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}

@@ -1,0 +1,18 @@
+"""`Serving`: what the routes of every API work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from landrace.server.engines.registry import Registry
+from landrace.server.prompt_desk import PromptDesk
+from landrace.server.usage import UsageLog
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Made once, before the server listens, and given to each file of routes."""
+
+    registry: Registry
+    usage_log: UsageLog
+    desk: PromptDesk = field(default_factory=PromptDesk)
