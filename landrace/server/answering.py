@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError, RequestError
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Generation, Prompt
 from landrace.server.http.errors import shaped
@@ -54,7 +55,17 @@ class Call:
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
     call_id = f"{call.shape.prefix}-{uuid.uuid4().hex}"
-    generation = Generation(call.model.engine, call_id, call.prompts, call.params, call.n, call.model.adapter)
+    caller = caller_of(http)
+    generation = Generation(
+        call.model.engine,
+        call_id,
+        call.prompts,
+        call.params,
+        call.n,
+        call.model.adapter,
+        client=caller.key_id or "",
+        priority=caller.priority,
+    )
     try:
         if not call.stream:
             await _unless_gone(http, _run(call, call_id, generation, usage_log))
