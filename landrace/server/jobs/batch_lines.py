@@ -33,6 +33,13 @@ class BatchFileError(Exception):
         self.faults = faults
 
 
+def fault(
+    message: str, *, code: str | None = None, line: int | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """One entry of a batch's errors."""
+    return {"code": code, "line": line, "message": message, "param": param}
+
+
 def read_lines(file: Path, endpoint: str) -> list[Line]:
     """Every line, checked. Raises BatchFileError."""
     lines: list[Line] = []
@@ -40,20 +47,22 @@ def read_lines(file: Path, endpoint: str) -> list[Line]:
     faults: list[dict[str, Any]] = []
     for number, raw in _numbered(file):
         if len(lines) == MAX_LINES:
-            faults.append(_fault(number, "too_many_lines", f"A batch has {MAX_LINES:,} lines at most."))
+            faults.append(fault(f"A batch has {MAX_LINES:,} lines at most.", code="too_many_lines", line=number))
             break
         found = _line(raw, endpoint)
         if isinstance(found, str):
-            faults.append(_fault(number, "invalid_line", found))
+            faults.append(fault(found, code="invalid_line", line=number))
         elif found.custom_id in seen:
-            faults.append(_fault(number, "duplicate_custom_id", f"custom_id {found.custom_id!r} is used twice."))
+            faults.append(
+                fault(f"custom_id {found.custom_id!r} is used twice.", code="duplicate_custom_id", line=number)
+            )
         else:
             seen.add(found.custom_id)
             lines.append(found)
         if len(faults) == MAX_FAULTS:
             break
     if not (lines or faults):
-        faults.append(_fault(1, "empty_file", "The file has no line."))
+        faults.append(fault("The file has no line.", code="empty_file", line=1))
     if faults:
         raise BatchFileError(faults)
     return lines
@@ -92,10 +101,6 @@ def _line(raw: bytes, endpoint: str) -> Line | str:
     if len(written) > MAX_BODY_BYTES:
         return f"body has more than {MAX_BODY_BYTES:,} bytes."
     return Line(custom_id, written)
-
-
-def _fault(line: int, code: str, message: str) -> dict[str, Any]:
-    return {"code": code, "line": line, "message": message, "param": None}
 
 
 class Journal:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from landrace.server.access.caller import Caller
 from landrace.server.http.errors import ApiError, error_body
-from landrace.server.jobs.batch_lines import BatchFileError, Journal, Line, read_lines
+from landrace.server.jobs.batch_lines import BatchFileError, Journal, Line, fault, read_lines
 from landrace.server.jobs.files import FileStore
 from landrace.server.jobs.inner_call import Reply, inner_call
 from landrace.server.jobs.records import Records, owner_of
@@ -119,11 +119,10 @@ class Batches:
         try:
             await self._go_on(batch_id)
         except ApiError as error:  # the disk
-            self._fail(batch_id, [{"code": None, "line": None, "message": str(error), "param": None}])
-        except Exception as error:
+            self._fail(batch_id, [fault(str(error))])
+        except Exception as error:  # noqa: BLE001  the batch ends, the server goes on
             _log.exception("The batch %s failed.", batch_id)
-            self._fail(batch_id, [{"code": None, "line": None, "message": f"The server failed: {type(error).__name__}.",
-                                   "param": None}])  # fmt: skip
+            self._fail(batch_id, [fault(f"The server failed: {type(error).__name__}.")])
         finally:
             if (journal := self._journals.pop(batch_id, None)) is not None:
                 journal.close()
@@ -141,8 +140,7 @@ class Batches:
                 self._fail(batch_id, error.faults)
                 return
             except OSError:
-                self._fail(batch_id, [{"code": "file_gone", "line": None, "message": "The input file is gone.",
-                                       "param": "input_file_id"}])  # fmt: skip
+                self._fail(batch_id, [fault("The input file is gone.", code="file_gone", param="input_file_id")])
                 return
             if record["status"] == "validating":
                 self.records.change(batch_id, lambda _: _at("in_progress"))
@@ -171,10 +169,14 @@ class Batches:
             async with asyncio.timeout(record["expires_at"] - time.time()), asyncio.TaskGroup() as group:
                 for _ in range(min(LINES_AT_ONCE, len(lines))):
                     group.create_task(work())
-        except TimeoutError:
+        except* ApiError as failed:  # the disk, met by a line
+            raise failed.exceptions[0] from failed
+        except* TimeoutError:
             for line in lines:
                 if line.custom_id not in journal:
-                    late = error_body(408, "The batch's time was up before this line was answered.", code="batch_expired")
+                    late = error_body(
+                        408, "The batch's time was up before this line was answered.", code="batch_expired"
+                    )
                     journal.add(_written(line, None, late["error"]))
             self.records.change(record["id"], lambda _: _at("expired", status="in_progress"))
         finally:
@@ -192,12 +194,12 @@ class Batches:
 
     async def _finish(self, batch_id: str, journal: Journal) -> None:
         """Makes the files of what was answered, and the batch's end."""
-        record = self.records.change(
-            batch_id, lambda old: {} if old["status"] == "cancelling" else _at("finalizing")
-        )
+        record = self.records.change(batch_id, lambda old: {} if old["status"] == "cancelling" else _at("finalizing"))
         for field, succeeded in (("output_file_id", True), ("error_file_id", False)):
             if record[field] is None and (journal.succeeded if succeeded else journal.failed):
-                made = await asyncio.to_thread(self._keep, batch_id, journal.entries(succeeded=succeeded), field, record)
+                made = await asyncio.to_thread(
+                    self._keep, batch_id, journal.entries(succeeded=succeeded), field, record
+                )
                 record = self.records.change(batch_id, lambda _, made=made, field=field: {field: made["id"]})
         end = "cancelled" if record["status"] == "cancelling" else "expired" if record["expired_at"] else "completed"
         self.records.change(batch_id, lambda _: _at(end))

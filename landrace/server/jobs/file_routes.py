@@ -26,8 +26,9 @@ def routes(serving: Serving) -> APIRouter:
     async def upload(http: Request) -> dict[str, Any]:
         form, asked = await read_upload(http)
         try:
-            keep = partial(files.add, asked.file.file, name=asked.name, purpose=asked.purpose,
-                           owner=owner_of(caller_of(http)))
+            keep = partial(
+                files.add, asked.file.file, name=asked.name, purpose=asked.purpose, owner=owner_of(caller_of(http))
+            )
             return public(await asyncio.to_thread(keep))
         finally:
             await form.close()

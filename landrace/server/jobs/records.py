@@ -25,8 +25,11 @@ class StorageError(ApiError):
 
     def __init__(self, folder: Path, error: OSError) -> None:
         why = error.strerror or str(error)
-        super().__init__(507, f"Nothing can be kept in {folder.name}: {why}. The operator has to look at its disk.",
-                         code="storage_failed")
+        super().__init__(
+            507,
+            f"Nothing can be kept in {folder.name}: {why}. The operator has to look at its disk.",
+            code="storage_failed",
+        )
 
 
 def owner_of(caller: Caller) -> str:

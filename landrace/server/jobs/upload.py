@@ -44,8 +44,11 @@ async def read_upload(http: Request) -> tuple[FormData, Upload]:
 def _checked(form: FormData) -> Upload:
     for name in form:
         if name in _IGNORED:
-            raise FieldError("expires_after is not supported: delete the file when it is done with.", field=name,
-                             code="unsupported_parameter")
+            raise FieldError(
+                "expires_after is not supported: delete the file when it is done with.",
+                field=name,
+                code="unsupported_parameter",
+            )
         if name not in _FIELDS:
             raise FieldError(f"There is no field {name!r} here.", field=name, code="unknown_parameter")
     file, purpose = form.get("file"), form.get("purpose")
