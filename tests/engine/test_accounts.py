@@ -61,9 +61,7 @@ def test_whoever_ends_early_has_cost_what_it_has(tiny_decoder: Callable, tokeniz
     assert last["gone"].machine_seconds > 0 and last["never"].machine_seconds == 0
 
 
-def test_a_step_that_fails_is_paid_for(
-    tiny_decoder: Callable, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_fails_is_paid_for(tiny_decoder: Callable, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(batch: ForwardBatch, with_hidden: bool) -> Any:
         raise RuntimeError("no")
 
