@@ -52,6 +52,9 @@ def serve(
         typer.Option(help="https://HOST: its pages may call the server from a browser; * is any. May be repeated."),
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="SQLite file that takes the usage of every request.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
+    ] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -82,6 +85,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
     )

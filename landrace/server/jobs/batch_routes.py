@@ -10,6 +10,7 @@ from pydantic import field_validator
 from landrace.server.access.caller import caller_of
 from landrace.server.fields import Fields
 from landrace.server.http.errors import FieldError
+from landrace.server.jobs.absent import absent
 from landrace.server.jobs.batches import ENDPOINTS
 from landrace.server.jobs.records import public
 from landrace.server.serving import Serving
@@ -43,10 +44,10 @@ class BatchRequest(Fields):
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/v1/batches`, where the server keeps files."""
-    router = APIRouter()
+    """`/v1/batches`."""
     if serving.jobs is None:
-        return router
+        return absent("/v1/batches")
+    router = APIRouter()
     files, batches = serving.jobs.files, serving.jobs.batches
 
     @router.post("/v1/batches")

@@ -96,7 +96,7 @@ class Batches:
             raise ApiError(400, f"The batch {record['id']} is {record['status']} already.", code="invalid_status")
         if record["status"] == "cancelling":
             return dict(record)
-        changed = self.records.change(record["id"], lambda _: _at("cancelling"))
+        changed = self.records.change(record["id"], **_at("cancelling"))
         self._tasks[record["id"]].cancel()
         self._begin(record["id"])
         return changed
@@ -130,7 +130,7 @@ class Batches:
                 del self._tasks[batch_id]
 
     async def _go_on(self, batch_id: str) -> None:
-        record = self.records.change(batch_id, lambda _: {})
+        record = self.records.change(batch_id)
         journal = self._journals[batch_id] = Journal(self._folder / f"{batch_id}.journal")
         if record["status"] in ("validating", "in_progress"):
             try:
@@ -143,7 +143,7 @@ class Batches:
                 self._fail(batch_id, [fault("The input file is gone.", code="file_gone", param="input_file_id")])
                 return
             if record["status"] == "validating":
-                self.records.change(batch_id, lambda _: _at("in_progress"))
+                self.records.change(batch_id, **_at("in_progress"))
             await self._answer(record, [line for line in lines if line.custom_id not in journal], journal, len(lines))
         await self._finish(batch_id, journal)
 
@@ -178,7 +178,7 @@ class Batches:
                         408, "The batch's time was up before this line was answered.", code="batch_expired"
                     )
                     journal.add(_written(line, None, late["error"]))
-            self.records.change(record["id"], lambda _: _at("expired", status="in_progress"))
+            self.records.change(record["id"], expired_at=int(time.time()))
         finally:
             saving.cancel()
             self._count(record["id"], journal, total)
@@ -194,15 +194,16 @@ class Batches:
 
     async def _finish(self, batch_id: str, journal: Journal) -> None:
         """Makes the files of what was answered, and the batch's end."""
-        record = self.records.change(batch_id, lambda old: {} if old["status"] == "cancelling" else _at("finalizing"))
+        record = self.records.change(batch_id)
+        if record["status"] != "cancelling":
+            record = self.records.change(batch_id, **_at("finalizing"))
         for field, succeeded in (("output_file_id", True), ("error_file_id", False)):
             if record[field] is None and (journal.succeeded if succeeded else journal.failed):
-                made = await asyncio.to_thread(
-                    self._keep, batch_id, journal.entries(succeeded=succeeded), field, record
-                )
-                record = self.records.change(batch_id, lambda _, made=made, field=field: {field: made["id"]})
+                lines = journal.entries(succeeded=succeeded)
+                made = {field: (await asyncio.to_thread(self._keep, batch_id, lines, field, record))["id"]}
+                record = self.records.change(batch_id, **made)
         end = "cancelled" if record["status"] == "cancelling" else "expired" if record["expired_at"] else "completed"
-        self.records.change(batch_id, lambda _: _at(end))
+        self.records.change(batch_id, **_at(end))
         (self._folder / f"{batch_id}.journal").unlink(missing_ok=True)
 
     def _keep(self, batch_id: str, lines: Iterable[bytes], field: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,16 +215,16 @@ class Batches:
 
     def _count(self, batch_id: str, journal: Journal, total: int) -> None:
         counts = {"total": total, "completed": len(journal.succeeded), "failed": len(journal.failed)}
-        self.records.change(batch_id, lambda _: {"request_counts": counts})
+        self.records.change(batch_id, request_counts=counts)
 
     def _fail(self, batch_id: str, faults: list[dict[str, Any]]) -> None:
         errors = {"object": "list", "data": faults}
-        self.records.change(batch_id, lambda _: {**_at("failed"), "errors": errors})
+        self.records.change(batch_id, **_at("failed"), errors=errors)
 
 
-def _at(status: str, **more: Any) -> dict[str, Any]:
+def _at(status: str) -> dict[str, Any]:
     """A new status and its time."""
-    return {"status": status, f"{status}_at": int(time.time()), **more}
+    return {"status": status, f"{status}_at": int(time.time())}
 
 
 def _written(line: Line, reply: Reply | None, error: Mapping[str, Any] | None) -> dict[str, Any]:

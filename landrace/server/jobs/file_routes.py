@@ -10,17 +10,19 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 
 from landrace.server.access.caller import caller_of
+from landrace.server.jobs.absent import absent
 from landrace.server.jobs.records import MAX_PAGE, owner_of, public
 from landrace.server.jobs.upload import read_upload
 from landrace.server.serving import Serving
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/v1/files`, where the server keeps files."""
+    """`/v1/files`."""
+    jobs = serving.jobs
+    if jobs is None:
+        return absent("/v1/files")
     router = APIRouter()
-    if serving.jobs is None:
-        return router
-    files = serving.jobs.files
+    files = jobs.files
 
     @router.post("/v1/files")
     async def upload(http: Request) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def routes(serving: Serving) -> APIRouter:
     @router.delete("/v1/files/{file_id}")
     async def delete(http: Request, file_id: str) -> dict[str, Any]:
         record = files.records.find(file_id, caller_of(http))
-        serving.jobs.check_unused(record["id"])
+        jobs.check_unused(record["id"])
         await asyncio.to_thread(files.remove, record["id"])
         return {"id": record["id"], "object": "file", "deleted": True}
 

@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 from landrace.server.http.errors import ApiError
 from landrace.server.jobs.records import Records, storing
 
-MAX_FILE_BYTES = 512 * 2**20
-"""Of one file that is uploaded."""
 PURPOSES = ("batch", "fine-tune", "user_data", "evals")
 """Of files that clients upload; what jobs make have `batch_output` and `fine-tune-results`."""
 

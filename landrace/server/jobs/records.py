@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,13 @@ class Records:
             self._write(record)
             self._kept[record["id"]] = record
 
-    def change(self, record_id: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
-        """Puts what `change` returns into a record, unless it is gone, and returns the record."""
+    def change(self, record_id: str, **values: Any) -> dict[str, Any]:
+        """Puts values into a record and returns it; an empty one where it is gone."""
         with self._lock:
             record = self._kept.get(record_id)
             if record is None:
                 return {}
-            changed = {**record, **change(record)}
+            changed = {**record, **values}
             self._write(changed)
             self._kept[record_id] = changed
             return changed

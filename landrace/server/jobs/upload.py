@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from landrace.server.http.errors import ApiError, FieldError
 from landrace.server.jobs.files import PURPOSES
@@ -32,8 +32,10 @@ async def read_upload(http: Request) -> tuple[FormData, Upload]:
         raise ApiError(400, "Files are sent as multipart/form-data.", code="invalid_content_type")
     try:
         form = await http.form(max_files=1, max_fields=8)
-    except MultiPartException as error:
-        raise ApiError(400, f"The form cannot be read: {error.message}", code="invalid_form") from error
+    except HTTPException as error:
+        if error.status_code != 400:  # it is too large, or too slow
+            raise
+        raise ApiError(400, f"The form cannot be read: {error.detail}", code="invalid_form") from error
     try:
         return form, _checked(form)
     except BaseException:
