@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from landrace.errors import LandraceError, OptionError
+from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
@@ -41,7 +42,10 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     registry = _registry(options)
     listener = _bind(options.host, options.port)
     usage_log = UsageLog(
-        options.ledger, name=",".join(options.models), command=shlex.join(sys.argv), config=options.as_json()
+        options.ledger,
+        name=",".join(options.models),
+        command=shlex.join(map(without_passwords, sys.argv)),
+        config=options.as_json(),
     )
     try:
         with listener:
