@@ -18,9 +18,9 @@ from fastapi import FastAPI
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
+from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
-from landrace.server.engines.worker import EngineSettings
 from landrace.server.options import ServeOptions
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
