@@ -27,8 +27,8 @@ class ServeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     max_pending: int = 1024
     """Most unfinished requests of each engine."""
-    ledger: Path | None = None
-    """Takes the usage of every request; None: nothing is recorded."""
+    ledger: str | None = None
+    """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60
