@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,6 +63,9 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
+    tuning_threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of a tuning job; default: half of the machine's.")
+    ] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -93,6 +97,7 @@ def serve(
         max_pending=max_pending,
         ledger=ledger,
         data=data,
+        tuning_threads=tuning_threads or max(1, (os.cpu_count() or 1) // 2),
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
     )

@@ -42,7 +42,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     """
     registry = _registry(options)
     listener = _bind(options.host, options.port)
-    jobs = None if options.data is None else Jobs(options.data)
+    jobs = None if options.data is None else Jobs(options.data, registry, tuning_threads=options.tuning_threads)
     usage_log = UsageLog(
         options.ledger,
         name=",".join(options.models),

@@ -31,6 +31,8 @@ class ServeOptions:
     """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
+    tuning_threads: int = 1
+    """Of the machine's, that a tuning job may use."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""
