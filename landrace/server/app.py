@@ -9,14 +9,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
-from landrace.server import status
+from landrace.server import adapters, models, status
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.openai import routes as openai_routes
 from landrace.server.serving import Serving
 
-_APIS = (status, openai_routes)
+_APIS = (status, models, adapters, openai_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 

@@ -31,7 +31,15 @@ _log = logging.getLogger(__name__)
 
 
 class EngineStoppedError(LandraceError):
-    """The engine is not there to answer."""
+    """The engine is not there to answer. `code` is the API's word for it."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, code: str = "engine_stopped", retry_after: int | None = None
+    ) -> None:
+        """`retry_after`: seconds until it may be there again, where it will."""
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.retry_after = retry_after
 
 
 class EngineBusyError(LandraceError):
