@@ -14,9 +14,9 @@ from landrace.errors import CheckpointError, LandraceError
 from landrace.server.engines import hosted, opening
 from landrace.server.engines.describing import Described, Description
 from landrace.server.engines.hosted import Hosted
+from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.opening import Opener
 from landrace.server.engines.registry import Registry
-from landrace.server.engines.worker import EngineSettings
 
 
 @dataclass

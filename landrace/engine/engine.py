@@ -20,6 +20,7 @@ from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
 from landrace.engine.guiding import Guiding
 from landrace.engine.live import Live
+from landrace.engine.load import EngineLoad
 from landrace.engine.masks import Masks
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
@@ -92,6 +93,7 @@ class Engine:
         self._pending: list[StepOutput] = []
         self._adapters: dict[str, _Adapter] = {}
         self._n_adapters_added = 0
+        self._n_steps = self._n_tokens = 0
 
     @property
     def cache_bytes_per_token(self) -> float:
@@ -112,6 +114,13 @@ class Engine:
     def has_work(self) -> bool:
         """Whether `step` has anything to compute or report."""
         return bool(self._live or self._pending)
+
+    @property
+    def load(self) -> EngineLoad:
+        """What it holds and has done; may be asked for from another thread."""
+        plan = self._scheduler
+        groups = tuple(group.load for group in plan.cache.groups)
+        return EngineLoad(len(plan.running), len(plan.waiting), groups, self._n_steps, self._n_tokens)
 
     def add_adapter(self, name: str, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> None:
         """Makes an adapter available to requests by `name`.
@@ -222,6 +231,8 @@ class Engine:
         lives = [self._live[progress.request.id] for progress in self._scheduler.schedule().work]
         self._memory.copy(self._scheduler.cache.take_copies())
         if lives:
+            self._n_steps += 1
+            self._n_tokens += sum(live.progress.scheduled for live in lives)
             with self._drafting.step(lives) if self._drafting else nullcontext():
                 self._compute(lives, outputs)
 

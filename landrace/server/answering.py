@@ -45,10 +45,11 @@ class Call:
     obfuscate: bool
     """Whether the events of a stream are filled up to sizes that tell little of their texts."""
 
-    def envelope(self, kind: str, call_id: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def envelope(
+        self, generation: Generation, kind: str, call_id: str, choices: list[dict[str, Any]], **more: Any
+    ) -> dict[str, Any]:
         """A reply or a chunk around its choices."""
-        fingerprint = self.model.engine.fingerprint(self.model.adapter)
-        return envelope(kind, call_id, self.model.name, fingerprint, choices, **more)
+        return envelope(kind, call_id, self.model.name, generation.fingerprint, choices, **more)
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
@@ -59,7 +60,7 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         if not call.stream:
             await _unless_gone(http, _run(call, call_id, generation, usage_log))
             choices = [call.shape.choice(choice) for choice in generation.choices]
-            return JSONResponse(call.envelope(call.shape.kind, call_id, choices, usage=generation.usage()))
+            return JSONResponse(call.envelope(generation, call.shape.kind, call_id, choices, usage=generation.usage()))
         events = _events(call, call_id, generation, usage_log)
         # What comes first decides whether this is a stream or an error with a status of its own.
         first = await _unless_gone(http, anext(events))
@@ -87,10 +88,13 @@ async def _events(call: Call, call_id: str, generation: Generation, usage_log: U
     try:
         with generation:
             async for chunk in _chunks(call.shape, generation):
-                yield _event(call.envelope(call.shape.chunk_kind, call_id, [chunk], **more), call.obfuscate)
+                yield _event(
+                    call.envelope(generation, call.shape.chunk_kind, call_id, [chunk], **more),
+                    call.obfuscate,
+                )
                 sent = True
         if call.include_usage:
-            yield _event(call.envelope(call.shape.chunk_kind, call_id, [], usage=generation.usage()))
+            yield _event(call.envelope(generation, call.shape.chunk_kind, call_id, [], usage=generation.usage()))
     except LandraceError as error:
         if not sent:
             raise

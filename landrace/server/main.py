@@ -19,9 +19,9 @@ from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
 from landrace.server.app import create_app
 from landrace.server.engines.hosted import Hosted
+from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.opening import Opener
 from landrace.server.engines.registry import Registry
-from landrace.server.engines.worker import EngineSettings
 from landrace.server.options import ServeOptions
 from landrace.server.presence import present
 from landrace.server.serving import Serving

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from landrace.engine.load import GroupLoad
+
 Table = TypeVar("Table")
 """What one request holds in a group."""
 
@@ -64,6 +66,11 @@ class Group(Protocol[Table]):
 
     def take_copies(self) -> list[tuple[int, int]]:
         """What is to be copied before the next step, in order: places of the pool, from and to."""
+        ...
+
+    @property
+    def load(self) -> GroupLoad:
+        """What is held of it; may be asked for from another thread."""
         ...
 
     def together(self, lengths: Sequence[int]) -> bool:

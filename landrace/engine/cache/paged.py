@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from landrace.engine.cache.pool import BlockPool
+from landrace.engine.load import GroupLoad
 from landrace.engine.options import EngineOptions
 from landrace.models.cache_spec import Paged
 
@@ -114,6 +115,11 @@ class PagedGroup:
     def take_copies(self) -> list[tuple[int, int]]:
         copies, self._copies = self._copies, []
         return copies
+
+    @property
+    def load(self) -> GroupLoad:
+        free = len(self.pool.free)
+        return GroupLoad("tokens", (self.pool.n_blocks - free) * self._size, free * self._size)
 
     def together(self, lengths: Sequence[int]) -> bool:
         return self.spec.reach is not None or sum(map(self._blocks, lengths)) <= self.pool.n_blocks

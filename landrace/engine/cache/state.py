@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from landrace.engine.cache.pool import BlockPool
+from landrace.engine.load import GroupLoad
 from landrace.engine.options import EngineOptions
 
 
@@ -95,6 +96,11 @@ class StateGroup:
 
     def take_copies(self) -> list[tuple[int, int]]:
         return []
+
+    @property
+    def load(self) -> GroupLoad:
+        free = len(self.pool.free)
+        return GroupLoad("states", self.pool.n_blocks - free, free)
 
     def together(self, lengths: Sequence[int]) -> bool:
         return len(lengths) <= self.pool.n_blocks

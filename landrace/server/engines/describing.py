@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from landrace.errors import LandraceError
-from landrace.server.engines.worker import EngineSettings
+from landrace.server.engines.messages import EngineSettings
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _SHARE = 0.9

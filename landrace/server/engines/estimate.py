@@ -23,7 +23,7 @@ from landrace.models.encoder_tree import EncoderTree
 from landrace.models.packed_weights import packed_bytes
 from landrace.models.stored import StoredTensor, held_as
 from landrace.server.engines.describing import Description
-from landrace.server.engines.worker import EngineSettings
+from landrace.server.engines.messages import EngineSettings
 from landrace.text import Tokenizer
 
 _PROCESS_BYTES = 320 << 20

@@ -12,8 +12,8 @@ from typing import Literal
 
 from landrace.errors import LandraceError
 from landrace.server.engines.describing import Description
+from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
-from landrace.server.engines.worker import EngineSettings
 
 State = Literal["closed", "opening", "open", "closing", "failed"]
 _log = logging.getLogger(__name__)
