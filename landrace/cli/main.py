@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from landrace import __version__
-from landrace.cli import bench, certify, compare, demo, embed, evaluate, keys, quantize, rerank, run, serve, store, tune
+from landrace.cli import (
+    bench,
+    certify,
+    compare,
+    demo,
+    embed,
+    evaluate,
+    keys,
+    quantize,
+    rerank,
+    run,
+    serve,
+    servers,
+    store,
+    tune,
+)
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
 from landrace.errors import LandraceError
@@ -26,6 +41,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("serve")(serve.serve)
+app.command("ps")(servers.ps)
+app.command("stop")(servers.stop)
 app.command("pull")(store.pull)
 app.command("list")(store.list_models)
 app.command("show")(store.show)

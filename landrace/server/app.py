@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
-from landrace.server import status
+from landrace.server import adapters, models, status
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
@@ -19,7 +19,7 @@ from landrace.server.serving import Serving
 
 _COMPUTING = (openai_routes,)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, *_COMPUTING, file_routes, batch_routes, tuning_routes)
+_APIS = (status, models, adapters, *_COMPUTING, file_routes, batch_routes, tuning_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 

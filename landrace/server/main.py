@@ -15,14 +15,17 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
+from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
-from landrace.server.engines.process import EngineProcess
-from landrace.server.engines.registry import Registry, ServedModel, served
+from landrace.server.engines.opening import Opener
+from landrace.server.engines.registry import Registry
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
+from landrace.server.presence import present
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
@@ -51,7 +54,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     )
     try:
         with listener:
-            app = create_app(Serving(registry, usage_log, jobs=jobs), options.cors_origins)
+            app = create_app(Serving(registry, usage_log, options.adapter_folder, jobs=jobs), options.cors_origins)
             asyncio.run(_serve(app, registry, listener, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -81,9 +84,11 @@ async def _serve(
         gc.set_threshold(*_GARBAGE_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
-        notices = dict.fromkeys(model.engine.notice for model in registry if model.engine.notice)
-        announce(f"http://{_shown(options.host)}:{listener.getsockname()[1]}", list(notices))
-        await server.serve(sockets=[listener])
+        notices = dict.fromkeys(engine.notice for engine in registry.engines if engine.notice)
+        url = f"http://{_shown(options.host)}:{listener.getsockname()[1]}"
+        announce(url, list(notices))
+        async with present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit):
+            await server.serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
@@ -125,8 +130,7 @@ class _Server(uvicorn.Server):
             signal.signal(number, signal.SIG_DFL)
 
     def _cut(self) -> None:
-        for engine in self._registry.engines:
-            engine.give_up("The server is stopping.")
+        self._registry.give_up("The server is stopping.")
 
 
 def _ending_signals() -> list[signal.Signals]:
@@ -136,16 +140,13 @@ def _ending_signals() -> list[signal.Signals]:
 
 
 def _registry(options: ServeOptions) -> Registry:
-    found: list[ServedModel] = []
+    opener = Opener(on_demand=options.on_demand, memory=options.memory, wait_seconds=options.wait_seconds)
+    models = []
     for index, name in enumerate(options.models):
         own = options.adapters if index == 0 else {}
         settings = EngineSettings(name, own, options.weights, options.kernels, options.threads, options.engine)
-        found += served(name, EngineProcess(settings, max_pending=options.max_pending), list(own))
-    names = [model.name for model in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OptionError(f"Two models or adapters are called {twice[0]!r}.", hint="Give the adapter another name.")
-    return Registry(found)
+        models.append(Hosted(settings, max_pending=options.max_pending))
+    return Registry(models, opener, options.aliases)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -15,6 +15,16 @@ class ServeOptions:
     """Resolved once by the command and read by whoever it concerns."""
 
     models: Sequence[str]
+    on_demand: Sequence[str] = ()
+    """Of the models, those that are opened when they are first asked for."""
+    memory: int | None = None
+    """Bytes that all models together may take; None: nine tenths of what the machine has."""
+    wait_seconds: float = 120
+    """How long a call waits for its model to be opened."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names of models and adapters."""
+    adapter_folder: Path | None = None
+    """Adapters in its subfolders may be loaded by calls; None: none may."""
     adapters: Mapping[str, Path] = field(default_factory=dict)
     """Name to folder; they belong to the first model."""
     host: str = "127.0.0.1"
@@ -42,6 +52,20 @@ class ServeOptions:
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "data", "drain_seconds", "cors_origins"):
+        for name in _NOT_RECORDED:
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}
+
+
+_NOT_RECORDED = (
+    "host",
+    "port",
+    "ledger",
+    "data",
+    "tuning_threads",
+    "drain_seconds",
+    "cors_origins",
+    "wait_seconds",
+    "adapter_folder",
+)
+"""They decide no answer."""

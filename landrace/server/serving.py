@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from landrace.server.engines.registry import Registry
 from landrace.server.jobs.jobs import Jobs
@@ -16,6 +17,8 @@ class Serving:
 
     registry: Registry
     usage_log: UsageLog
+    adapter_folder: Path | None = None
+    """Adapters in its subfolders may be loaded by calls; None: none may."""
     desk: PromptDesk = field(default_factory=PromptDesk)
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""

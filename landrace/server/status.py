@@ -1,20 +1,17 @@
-"""What is served, and whether it answers."""
+"""Whether the server answers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from landrace.server.engines.registry import ServedModel
 from landrace.server.serving import Serving
 
 _GET = ["GET", "HEAD"]
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/health` and `/v1/models`."""
+    """`/health`."""
     router = APIRouter()
     registry = serving.registry
 
@@ -26,23 +23,4 @@ def routes(serving: Serving) -> APIRouter:
         status = {"status": "unhealthy" if stopped else "ok", "stopped": stopped, "unfinished_requests": unfinished}
         return JSONResponse(status, 503 if stopped else 200)
 
-    @router.api_route("/v1/models", methods=_GET)
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(model) for model in registry]}
-
-    @router.api_route("/v1/models/{name:path}", methods=_GET)
-    async def show_model(name: str) -> dict[str, Any]:
-        return _described(registry.check(name))
-
     return router
-
-
-def _described(model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "landrace",
-        "parent": model.parent,
-        "max_model_len": model.engine.max_length,
-    }

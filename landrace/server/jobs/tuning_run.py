@@ -79,7 +79,8 @@ class TuningRun:
         except OSError:
             text = ""
         said = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(("error:", "hint:"))]
-        return " ".join(said)[:_MAX_SAID] or "The run ended without a word."
+        whole = " ".join(said).replace(f"{self.folder}/", "")  # nobody is told where the server keeps its things
+        return whole[:_MAX_SAID] or "The run ended without a word."
 
     def metrics_file(self, steps: Sequence[Mapping[str, Any]]) -> bytes:
         """The steps as CSV."""

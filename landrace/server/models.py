@@ -1,0 +1,57 @@
+"""What is served: `/v1/models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.serving import Serving
+
+_GET = ["GET", "HEAD"]
+
+
+def routes(serving: Serving) -> APIRouter:
+    """`/v1/models` and `/v1/models/NAME`."""
+    router = APIRouter()
+    registry = serving.registry
+
+    @router.api_route("/v1/models", methods=_GET)
+    async def list_models() -> dict[str, Any]:
+        own = [described(registry, model) for model in registry]
+        others = [_alias(registry, name) for name in registry.aliases]
+        return {"object": "list", "data": [*own, *(alias for alias in others if alias is not None)]}
+
+    @router.api_route("/v1/models/{name:path}", methods=_GET)
+    async def show_model(name: str) -> dict[str, Any]:
+        return described(registry, registry.check(name))
+
+    return router
+
+
+def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
+    """A model or adapter as the API tells of it, whether it is open or not."""
+    base = registry.host_of(model)
+    facts = base.description
+    lost = None if model.adapter is None else base.adapters[model.adapter].problem
+    failure = lost or base.failure
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "landrace",
+        "parent": model.parent,
+        "max_model_len": facts.max_length if facts else None,
+        "state": "failed" if lost else base.state,
+        "error": failure.message if failure else None,
+        "memory_bytes": registry.memory_of(model),
+        "capabilities": facts.capabilities if facts else [],
+    }
+
+
+def _alias(registry: Registry, name: str) -> dict[str, Any] | None:
+    """None for an alias whose adapter has been unloaded."""
+    target = registry.aliases[name]
+    model = next((model for model in registry if model.name == target), None)
+    return None if model is None else {**described(registry, model), "id": name, "alias_of": target}

@@ -1,0 +1,61 @@
+"""Keeps the file up to date by which `landrace ps` and `landrace stop` find this server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from landrace.server.engines.hosted import Hosted
+from landrace.server.engines.process import EngineStoppedError
+from landrace.server.engines.registry import Registry
+from landrace.server.running import RunningModel, ServerFile
+
+_SECONDS = 1.0
+_DISK_SECONDS = 5.0
+"""How long the end waits for a disk that is writing the file."""
+_log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def present(
+    home: Path, url: str, drain_seconds: int, registry: Registry, stopping: Callable[[], bool]
+) -> AsyncIterator[None]:
+    """The file is there, and at most a second old, until the block is left. A disk that does not take it is told of
+    once, and nothing else comes of it."""
+    file = ServerFile(home, url, time.time(), drain_seconds)
+    over = asyncio.Event()
+    keeping = asyncio.create_task(_keep(file, registry, stopping, over))
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.wait({keeping}, timeout=_DISK_SECONDS)
+        file.remove()
+
+
+async def _keep(file: ServerFile, registry: Registry, stopping: Callable[[], bool], over: asyncio.Event) -> None:
+    told = False
+    while not over.is_set():
+        models = [await _now(base) for base in registry.bases]
+        try:
+            await asyncio.to_thread(file.write, models, stopping=stopping())
+        except OSError as error:
+            if not told:
+                _log.warning("`landrace ps` does not see this server: its file cannot be written: %s.", error)
+            told = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), _SECONDS)
+
+
+async def _now(base: Hosted) -> RunningModel:
+    """A model as its engine tells it now."""
+    try:
+        facts = await base.engine.facts()
+    except EngineStoppedError:
+        return RunningModel(base.name, base.state, 0, 0, base.waiting, tuple(base.adapters))
+    waiting = facts.engine.waiting + base.waiting
+    return RunningModel(base.name, base.state, facts.resident_bytes, facts.engine.running, waiting, tuple(base.adapters))
