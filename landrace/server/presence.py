@@ -58,4 +58,6 @@ async def _now(base: Hosted) -> RunningModel:
     except EngineStoppedError:
         return RunningModel(base.name, base.state, 0, 0, base.waiting, tuple(base.adapters))
     waiting = facts.engine.waiting + base.waiting
-    return RunningModel(base.name, base.state, facts.resident_bytes, facts.engine.running, waiting, tuple(base.adapters))
+    return RunningModel(
+        base.name, base.state, facts.resident_bytes, facts.engine.running, waiting, tuple(base.adapters)
+    )

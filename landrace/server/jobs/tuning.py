@@ -157,7 +157,7 @@ class Tuning:
     async def _tune(self, record: Mapping[str, Any]) -> None:
         """One job from wherever it is to its end."""
         job_id, run = record["id"], TuningRun(self._folder / record["id"])
-        steps: list[dict[str, Any]] = []
+        steps: dict[int, dict[str, Any]] = {}
         if not run.has_succeeded:
             settings = self._registry.check(record["model"]).engine.settings
             asked = {**record["hyperparameters"], "seed": record["seed"]}
@@ -175,10 +175,10 @@ class Tuning:
             if code != 0:
                 self._fail(job_id, run.error())
                 return
-        await self._succeed(job_id, run, steps)
+        await self._succeed(job_id, run, list(steps.values()))
 
     async def _follow(
-        self, job_id: str, run: TuningRun, process: asyncio.subprocess.Process, steps: list[dict[str, Any]]
+        self, job_id: str, run: TuningRun, process: asyncio.subprocess.Process, steps: dict[int, dict[str, Any]]
     ) -> None:
         """Tells the run's steps as they come, until it ends."""
         tail, told = LogTail(run.out / "log.jsonl"), self.events(job_id).last_step
@@ -187,7 +187,7 @@ class Tuning:
             ended = ending.done()
             for line in tail.new():
                 step = json.loads(line)
-                steps.append(step)
+                steps[step["step"]] = step
                 if step["step"] > told:
                     told = step["step"]
                     self._tell(job_id, step)

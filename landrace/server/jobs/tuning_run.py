@@ -121,16 +121,18 @@ def kill_orphan(pid: int | None, when: str | None) -> None:
 
 
 class LogTail:
-    """The lines of a growing file, each once."""
+    """The lines of a growing file. One that takes its place, as that of a run that goes on, is read from its start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = 0
+        self._read = self._inode = 0
 
     def new(self) -> Iterator[bytes]:
-        """The whole lines since the last call."""
+        """The whole lines that have come since the last call."""
         try:
             with self._path.open("rb") as stream:
+                if (inode := os.fstat(stream.fileno()).st_ino) != self._inode:
+                    self._read, self._inode = 0, inode
                 stream.seek(self._read)
                 for line in stream:
                     if not line.endswith(b"\n"):
