@@ -14,9 +14,10 @@ from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.openai import routes as openai_routes
+from landrace.server.page import routes as page_routes
 from landrace.server.serving import Serving
 
-_APIS = (status, openai_routes)
+_APIS = (status, openai_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
