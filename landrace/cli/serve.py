@@ -67,6 +67,9 @@ def serve(
     price_per_hour: Annotated[
         float, typer.Option(min=0, max=1e9, help="What the machine costs an hour, for the cost of each request.")
     ] = 0.0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
+    ] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -101,6 +104,7 @@ def serve(
         ledger=ledger,
         usage_spill=usage_spill,
         price_per_hour=price_per_hour,
+        data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
     )
@@ -113,6 +117,7 @@ def serve(
             for text in notices:
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
+            err.print(styled("Chat page: ", (f"{url}/", "bold")), soft_wrap=True)
 
         interrupt_as_asyncio_expects()
         serve_models(options, announce)

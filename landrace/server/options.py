@@ -33,6 +33,8 @@ class ServeOptions:
     """Folder for usage that the ledger cannot take at the moment; None: beside the ledger."""
     price_per_hour: float = 0.0
     """Of the machine, for the cost of requests."""
+    data: Path | None = None
+    """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""
@@ -42,6 +44,6 @@ class ServeOptions:
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "usage_spill", "drain_seconds", "cors_origins"):
+        for name in ("host", "port", "ledger", "usage_spill", "data", "drain_seconds", "cors_origins"):
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}
