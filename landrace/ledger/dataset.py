@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from landrace.ledger.exchanges import Exchange, Feedback
+from landrace.ledger.conversations import Exchange, Feedback
 
 RowKind = Literal["sft", "preference", "kto"]
+ROW_KINDS = get_args(RowKind)
 _BUCKETS = 10_000
+_WHOLE = ("stop", "tool_calls")
 
 
 @dataclass
@@ -25,9 +27,9 @@ class Dataset:
 
 
 def build_dataset(
-    exchanges: Iterable[Exchange], feedback: Iterable[Feedback], kind: RowKind, *, validation: float
+    exchanges: Iterable[Exchange], feedback: Iterable[Feedback], kind: str, *, validation: float
 ) -> Dataset:
-    """The rows of one kind, every exchange a row or counted among what is left out.
+    """The rows of one of `ROW_KINDS`, every exchange a row or counted among what is left out.
 
     - sft: an answer that was rated up, or the correction of one;
     - preference: a correction before the answer it corrects, and of several answers to one prompt one that was rated up
@@ -39,7 +41,14 @@ def build_dataset(
     """
     said = {(one.response_id, one.choice): one for one in feedback if one.rating or one.correction is not None}
     found = Dataset()
-    usable = [one for one in exchanges if _is_whole(one, found.left_out)]
+    usable = []
+    for one in exchanges:
+        # Of an answer that was cut or failed, only what it should have been can be learned.
+        corrected = (of_it := said.get(_name(one))) is not None and of_it.correction is not None
+        if one.finish_reason in _WHOLE or (kind == "sft" and corrected):
+            usable.append(one)
+        else:
+            found.left_out[f"the answer ended with {one.finish_reason}"] += 1
     rows = {"sft": _sft, "preference": _preference, "kto": _kto}[kind](usable, said, found.left_out)
     seen: set[str] = set()
     for conversation, row in rows:
@@ -55,13 +64,6 @@ def build_dataset(
 
 _Said = Mapping[tuple[str, int], Feedback]
 _Rows = Iterator[tuple[str, dict[str, Any]]]
-
-
-def _is_whole(exchange: Exchange, left_out: Counter[str]) -> bool:
-    if exchange.finish_reason not in ("stop", "tool_calls"):
-        left_out[f"the answer ended with {exchange.finish_reason}"] += 1
-        return False
-    return True
 
 
 def _sft(exchanges: Sequence[Exchange], said: _Said, left_out: Counter[str]) -> _Rows:

@@ -1,58 +1,18 @@
-"""Conversations that were kept with consent, and what people said of their answers."""
+"""`Exchanges`: conversations that were kept, and what people said of their answers, as rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import insert, select
 
 from landrace.errors import DataError
+from landrace.ledger.conversations import Exchange, Feedback
 from landrace.ledger.database import Database
-from landrace.ledger.records import utc_now
 from landrace.ledger.tables import EXCHANGES, FEEDBACK
 from landrace.ledger.values import plain_text, stamp
-
-Rating = Literal["up", "down"]
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A conversation up to one answer of it."""
-
-    response_id: str
-    choice: int
-    """Which of the answers to one call."""
-    conversation: str
-    """The same for all exchanges of one conversation."""
-    model: str
-    messages: Sequence[Mapping[str, Any]]
-    """What was asked, as the OpenAI API writes it."""
-    answer: Mapping[str, Any]
-    """The assistant's message."""
-    finish_reason: str
-    tools: Sequence[Mapping[str, Any]] = ()
-    key_id: str | None = None
-    team: str | None = None
-    created: datetime = field(default_factory=utc_now)
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """What somebody said of an answer."""
-
-    response_id: str
-    choice: int = 0
-    rating: Rating | None = None
-    correction: str | None = None
-    """What the answer should have been."""
-    comment: str | None = None
-    key_id: str | None = None
-    team: str | None = None
-    created: datetime = field(default_factory=utc_now)
 
 
 class Exchanges:
