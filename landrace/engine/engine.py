@@ -391,34 +391,3 @@ def _followed(live: Live, answer: Answer) -> Iterator[int]:
             if (forced := live.sampling.forced) is None:
                 return
             yield forced
-<<<<<<< HEAD
-
-
-def _output(
-    live: Live,
-    token_ids: tuple[int, ...] = (),
-    text: str = "",
-    logprobs: tuple[TokenLogprob, ...] = (),
-    scores: tuple[TokenLogprob, ...] = (),
-    finish_reason: str | None = None,
-    error: RequestError | None = None,
-) -> StepOutput:
-    return StepOutput(
-        request_id=live.request.id,
-        token_ids=token_ids,
-        text=text,
-        logprobs=logprobs,
-        prompt_logprobs=scores,
-        finish_reason=finish_reason,
-        error=error,
-        cached_prompt_tokens=live.progress.prefix_hit or 0,
-        seed=live.sampling.seed,
-        queue_seconds=live.progress.queue_seconds,
-        dropped_tokens=live.progress.dropped,
-        events=live.events(text, whole=finish_reason in ("stop", "length")),
-        thought_tokens=live.thought_tokens,
-        stop=live.stop_text.matched,
-        read=live.reader.found if live.reader is not None and finish_reason == "length" else None,
-    )
-=======
->>>>>>> layer
