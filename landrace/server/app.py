@@ -10,13 +10,15 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
 from landrace.server import status
+from landrace.server.anthropic import routes as anthropic_routes
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.openai import routes as openai_routes
+from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
 
-_APIS = (status, openai_routes)
+_APIS = (status, openai_routes, response_routes, anthropic_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
