@@ -85,12 +85,12 @@ def _add(given: Any, messages: list[dict[str, Any]], path: str) -> None:
         _add_message(item, messages, path)
     elif kind == "reasoning":
         refuse_others(item, ("type", "summary", "content", "encrypted_content"), path)
-        _open_turn(messages, begins="reasoning_content")["reasoning_content"] = _thought(item, path)
+        _turn(messages, "reasoning_content")["reasoning_content"] = _thought(item, path)
     elif kind == "function_call":
         refuse_others(item, ("type", "call_id", "name", "arguments"), path)
         call_id, name, arguments = (required(item, key, path, str) for key in ("call_id", "name", "arguments"))
         call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-        _open_turn(messages).setdefault("tool_calls", []).append(call)
+        _turn(messages, "tool_calls").setdefault("tool_calls", []).append(call)
     else:
         refuse_others(item, ("type", "call_id", "output"), path)
         call_id = required(item, "call_id", path, str)
@@ -104,7 +104,7 @@ def _add_message(item: Mapping[str, Any], messages: list[dict[str, Any]], path: 
         raise FieldError(f"{path}.role must be {', '.join(_ROLES)}.", field=f"{path}.role")
     content = _content(required(item, "content", path), f"{path}.content")
     if role == "assistant":
-        _open_turn(messages, begins="content")["content"] = content
+        _turn(messages, "content")["content"] = content
     else:
         messages.append({"role": role, "content": content})
 
@@ -112,13 +112,11 @@ def _add_message(item: Mapping[str, Any], messages: list[dict[str, Any]], path: 
 _ORDER = ("reasoning_content", "content", "tool_calls")
 
 
-def _open_turn(messages: list[dict[str, Any]], begins: str = "tool_calls") -> dict[str, Any]:
-    """The assistant's message that goes on; a new one where `begins` does not come after what it has."""
+def _turn(messages: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The assistant's message that takes `name`: the last one, unless it has that, or what comes behind it, already."""
     last = messages[-1] if messages else {"role": ""}
-    taken = [name for name in _ORDER if name in last]
-    if last["role"] != "assistant" or (
-        begins != "tool_calls" and taken and _ORDER.index(taken[-1]) >= _ORDER.index(begins)
-    ):
+    behind = _ORDER[_ORDER.index(name) :]
+    if last["role"] != "assistant" or (name != "tool_calls" and any(one in last for one in behind)):
         messages.append({"role": "assistant"})
     return messages[-1]
 

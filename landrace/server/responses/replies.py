@@ -77,13 +77,8 @@ class ResponseReply:
     def _go_on(self, event: Event) -> Iterator[str]:
         assert self._open is not None
         if isinstance(event, ToolCall):
-            written = self._open["arguments"]
-            yield self._of_item(
-                "response.function_call_arguments.delta",
-                self._asked.obfuscates,
-                item_id=self._open["id"],
-                delta=written,
-            )
+            what = {"item_id": self._open["id"], "delta": self._open["arguments"]}
+            yield self._of_item("response.function_call_arguments.delta", self._asked.obfuscates, **what)
             return
         self._open["content"][0]["text"] += event.text
         kind, more = _TEXT_EVENTS[type(event)]

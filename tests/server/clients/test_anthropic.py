@@ -262,7 +262,7 @@ def test_other_paths_have_their_own_words(reciting: Any) -> None:
 
 
 def test_a_coders_prompt(reciting: Any, client: Any) -> None:
-    """A long system prompt in blocks and many tools, as coding agents send them, come from the cache the second time."""
+    """A long system prompt in blocks and many tools, as coding agents send them, are kept for the next turn."""
     system = [
         {"type": "text", "text": "You help with code. " * 20},
         {"type": "text", "text": "Keep to the style.", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
