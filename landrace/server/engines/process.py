@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
 from landrace.errors import LandraceError, StepError
+from landrace.server.engines.abilities import Abilities
 from landrace.server.engines.worker import (
     Abort,
     EngineSettings,
@@ -89,6 +90,11 @@ class EngineProcess:
     @property
     def notice(self) -> str | None:
         return self._ready.notice
+
+    @property
+    def abilities(self) -> Abilities:
+        """What can be asked of the model."""
+        return self._ready.abilities
 
     @property
     def unfinished(self) -> int:

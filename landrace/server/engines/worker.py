@@ -18,7 +18,9 @@ from landrace.engine.request import Request
 from landrace.errors import LandraceError, RequestError, StepError
 
 if TYPE_CHECKING:
+    from landrace.embedding.encoder_engine import EncoderEngine
     from landrace.engine.engine import Engine
+    from landrace.server.engines.abilities import Abilities
     from landrace.text import Tokenizer
 
 
@@ -46,6 +48,7 @@ class Ready:
     """Of each adapter by name, and under None that of the model alone."""
     notice: str | None
     """What the user should know about how it is served."""
+    abilities: Abilities
 
 
 @dataclass(frozen=True)
@@ -95,27 +98,11 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
-    from landrace.model import open_engine
-    from landrace.server.engines.fingerprint import fingerprint
+    from landrace.server.engines.opening import open_served
 
     try:
-        opened = open_engine(
-            settings.model,
-            adapters=settings.adapters,
-            weights=settings.weights,
-            kernels=settings.kernels,
-            threads=settings.threads,
-            options=settings.options,
-        )
-        fingerprints = {
-            name: fingerprint(opened, settings.weights, settings.options, folder)
-            for name, folder in ((None, None), *settings.adapters.items())
-        }
-        opened.model.tokenizer.warm_up()  # it travels with what it knows
-        engine = opened.engine
-        first: FromWorker = Ready(
-            engine.max_length, engine.options.shifts, opened.model.tokenizer, fingerprints, opened.notice
-        )
+        first: FromWorker
+        opened, first = open_served(settings)
     except LandraceError as error:
         first = Failed(error)
     except Exception as error:  # noqa: BLE001  told as what the model's own errors are
@@ -124,14 +111,14 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     try:
         connection.send(first)
         if isinstance(first, Ready):
-            if opened.model.tokenizer.chat_template is not None:
-                opened.model.tokenizer.chat_template.close()  # prompts are written at the other end
+            if opened.tokenizer.chat_template is not None:
+                opened.tokenizer.chat_template.close()  # prompts are written at the other end
             _work(connection, opened.engine)
     except (EOFError, OSError):  # the other end of the pipe is gone
         return
 
 
-def _work(connection: Connection, engine: Engine) -> None:
+def _work(connection: Connection, engine: Engine | EncoderEngine) -> None:
     while True:
         step_due = time.monotonic() + _TAKING_SECONDS
         while not engine.has_work or (time.monotonic() < step_due and connection.poll()):
@@ -154,7 +141,7 @@ def _work(connection: Connection, engine: Engine) -> None:
             _send(connection, engine, outputs)
 
 
-def _send(connection: Connection, engine: Engine, outputs: list[StepOutput]) -> None:
+def _send(connection: Connection, engine: Engine | EncoderEngine, outputs: list[StepOutput]) -> None:
     """Where outputs cannot be written down together, those that can be are sent one by one, and the others end."""
     try:
         connection.send(outputs)
