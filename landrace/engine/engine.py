@@ -435,5 +435,6 @@ def _output(
         dropped_tokens=live.progress.dropped,
         events=live.events(text, whole=finish_reason in ("stop", "length")),
         thought_tokens=live.thought_tokens,
+        stop=live.stop_text.matched,
         read=live.reader.found if live.reader is not None and finish_reason == "length" else None,
     )
