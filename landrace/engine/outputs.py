@@ -62,6 +62,8 @@ class StepOutput:
     """The stop string that ended the answer."""
     read: NDArray[np.float32] | None = None
     """At the end of a request whose prompt is only read: the pooled vector, or the logits of the tokens it names."""
+    machine_seconds: float = 0.0
+    """The request's share of the engine's time so far."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Completion:
     thought_tokens: int
     read: NDArray[np.float32] | None = None
     """As in `StepOutput`."""
+    machine_seconds: float = 0.0
+    """As in `StepOutput`."""
 
     @staticmethod
     def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
@@ -110,4 +114,5 @@ class Completion:
             parts=Parts.of(event for output in outputs for event in output.events),
             thought_tokens=last.thought_tokens,
             read=last.read,
+            machine_seconds=last.machine_seconds,
         )

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
+from landrace.server.access.caller import caller_of
 from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
@@ -66,23 +67,32 @@ class Call:
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
-    with renamed(call.names):
-        generation = Generation(call.model.engine, call.reply.id, call.prompts, call.params, call.n, call.model.adapter)
-        try:
-            if not call.stream:
-                await _unless_gone(http, _run(call, generation, usage_log))
-                return JSONResponse(call.reply.whole(generation))
-            pieces = _pieces(call, generation, usage_log)
-            # What comes first decides whether this is a stream or an error with a status of its own.
-            first = await _unless_gone(http, anext(pieces))
-            return _Stream(first, pieces, call.reply.media_type)
-        except _ClientGoneError:
-            return Response(status_code=_CLIENT_CLOSED)
+    caller = caller_of(http)
+    generation = Generation(
+        call.model.engine,
+        call.reply.id,
+        call.prompts,
+        call.params,
+        call.n,
+        call.model.adapter,
+        client=caller.key_id or "",
+        priority=caller.priority,
+    )
+    try:
+        if not call.stream:
+            await _unless_gone(http, _run(call, generation, usage_log))
+            return JSONResponse(call.reply.whole(generation))
+        pieces = _pieces(call, generation, usage_log)
+        # What comes first decides whether this is a stream or an error with a status of its own.
+        first = await _unless_gone(http, anext(pieces))
+        return _Stream(first, pieces, call.reply.media_type)
+    except _ClientGoneError:
+        return Response(status_code=_CLIENT_CLOSED)
 
 
 async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for _ in generation:
                 pass
     finally:
@@ -92,7 +102,7 @@ async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
 async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> AsyncGenerator[str, None]:
     reply, sent = call.reply, False
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for choice, output in generation:
                 if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
                     continue

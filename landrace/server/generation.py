@@ -60,6 +60,8 @@ class Choice:
     queue_seconds: float = 0.0
     first_token_seconds: float | None = None
     seconds: float = 0.0
+    machine_seconds: float = 0.0
+    """Its share of the engine's time."""
 
     def take(self, output: StepOutput, elapsed: float) -> None:
         self.text += output.text
@@ -80,6 +82,7 @@ class Choice:
         self.dropped_tokens = output.dropped_tokens
         self.finish_reason = output.finish_reason
         self.queue_seconds = output.queue_seconds
+        self.machine_seconds = output.machine_seconds
         self.seconds = elapsed
         if self.first_token_seconds is None and output.token_ids:
             self.first_token_seconds = elapsed
@@ -99,8 +102,13 @@ class Generation:
         params: Sequence[SamplingParams],
         n: int,
         adapter: str | None,
+        *,
+        client: str = "",
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> None:
-        """`params` belong to `prompts` one by one. Raises RequestError for more choices than could ever wait."""
+        """`params` belong to `prompts` one by one; the last three are as in `Request`. Raises RequestError for more
+        choices than could ever wait."""
         check_count(engine, len(prompts) * n)
         self._engine = engine
         self._started = time.perf_counter()
@@ -114,6 +122,9 @@ class Generation:
                 adapter,
                 choice.prompt.answer,
                 guide=choice.prompt.guide,
+                client=client,
+                priority=priority,
+                deadline=deadline,
             )
             for choice, k in zip(self.choices, [*range(n)] * len(prompts), strict=True)
         ]
