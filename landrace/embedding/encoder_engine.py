@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from landrace.embedding.dense import Rows
+from landrace.engine.facts import EngineFacts
 from landrace.engine.outputs import Completion, StepOutput
 from landrace.engine.reading import Pool
 from landrace.engine.readout import Labels, Pooling, check_readout
 from landrace.engine.request import Request
-from landrace.errors import LandraceError, PromptTooLongError, RequestError, StepError
+from landrace.errors import DeadlineError, LandraceError, PromptTooLongError, RequestError, StepError
 from landrace.models.encoder import Encoder
 
 PASS_TOKENS = 2048
@@ -28,8 +30,9 @@ class _Waiting:
 
 
 class EncoderEngine:
-    """As `Engine` is called, so may this be: `add`, `step`, `abort`. A pass takes what has waited longest and what fits
-    beside it; on the C++ kernels a text's numbers do not depend on those beside it, to the bit.
+    """As `Engine` is called, so may this be: `add`, `step`, `abort`. A pass takes texts of every client in turn, of
+    those with priority -1 and less what is left; on the C++ kernels a text's numbers do not depend on those beside it,
+    to the bit.
     """
 
     def __init__(self, encoder: Encoder, *, pass_tokens: int = PASS_TOKENS) -> None:
@@ -40,11 +43,31 @@ class EncoderEngine:
         self._waiting: dict[str, _Waiting] = {}
         """In order of arrival."""
         self._ended: list[StepOutput] = []
+        self._passes = 0
+        self._seconds = 0.0
+        self._tokens = 0
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to compute or report."""
         return bool(self._waiting or self._ended)
+
+    @property
+    def facts(self) -> EngineFacts:
+        """How it stands, and what it has done."""
+        return EngineFacts(
+            running=0,
+            waiting=len(self._waiting),
+            cache=(),
+            steps=self._passes,
+            step_seconds=self._seconds,
+            prompt_tokens=self._tokens,
+            generated_tokens=0,
+            reused_tokens=0,
+            preemptions=0,
+            drafted_tokens=0,
+            accepted_tokens=0,
+        )
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises RequestError at once for one that can never be served."""
@@ -56,29 +79,32 @@ class EncoderEngine:
     def abort(self, request_id: str) -> None:
         """Ends a request; the next step reports it. Nothing happens if it has ended already."""
         if self._waiting.pop(request_id, None) is not None:
-            self._ended.append(_output(request_id, "abort"))
+            self._ended.append(_output(request_id, reason="abort"))
 
     def step(self) -> list[StepOutput]:
         """Computes one pass and returns what came of it. Whatever fails ends the requests of the pass."""
+        self._end_what_is_late()
         outputs, self._ended = self._ended, []
         taken = self._next_pass()
         if not taken:
             return outputs
-        begun = time.perf_counter()
         for one in taken:
             del self._waiting[one.request.id]
+        begun = time.perf_counter()
+        error: RequestError | None = None
+        found: Sequence[Rows | None] = [None] * len(taken)
         try:
             found = self._read([one.request for one in taken])
         except Exception as cause:  # noqa: BLE001  these requests end, the engine goes on
             error = StepError.of(cause, "compute a pass")
-            return [*outputs, *(_output(one.request.id, "error", error=error) for one in taken)]
+        seconds, n_tokens = time.perf_counter() - begun, sum(len(one.request.prompt_ids) for one in taken)
+        self._passes, self._seconds, self._tokens = self._passes + 1, self._seconds + seconds, self._tokens + n_tokens
         for one, rows in zip(taken, found, strict=True):
-            name, waited = one.request.id, begun - one.arrived
-            if np.isfinite(rows).all():
-                outputs.append(_output(name, "stop", read=rows, waited=waited))
-            else:
-                error = RequestError("The model's hidden rows are not finite numbers for this request.")
-                outputs.append(_output(name, "error", error=error, waited=waited))
+            own = error
+            if rows is not None and not np.isfinite(rows).all():
+                own = RequestError("The model's hidden rows are not finite numbers for this request.")
+            share = seconds * len(one.request.prompt_ids) / n_tokens
+            outputs.append(_output(one.request.id, own, rows, waited=begun - one.arrived, share=share))
         return outputs
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -91,7 +117,7 @@ class EncoderEngine:
             try:
                 self.add(request)
             except RequestError as error:
-                ended[request.id] = _output(request.id, "error", error=error)
+                ended[request.id] = _output(request.id, error)
         try:
             while self.has_work:
                 ended |= {output.request_id: output for output in self.step()}
@@ -127,11 +153,20 @@ class EncoderEngine:
             case _:
                 raise RequestError("An encoder has no logits of tokens.", field="readout")
 
+    def _end_what_is_late(self) -> None:
+        now = time.monotonic()
+        for one in list(self._waiting.values()):
+            deadline = one.request.deadline
+            if deadline is not None and now > deadline:
+                del self._waiting[one.request.id]
+                error = DeadlineError("The time that the request was given is up, and it has not been computed.")
+                self._ended.append(_output(one.request.id, error))
+
     def _next_pass(self) -> list[_Waiting]:
         """Those of one kind that fit together, the first always."""
         taken: list[_Waiting] = []
         room = self._pass_tokens
-        for one in self._waiting.values():
+        for one in _in_turn(self._waiting.values()):
             room -= len(one.request.prompt_ids)
             if taken and (room < 0 or type(one.request.readout) is not type(taken[0].request.readout)):
                 break
@@ -154,12 +189,37 @@ class EncoderEngine:
         return found
 
 
+def _in_turn(waiting: Iterable[_Waiting]) -> list[_Waiting]:
+    """The first of every client, then the second, and so on."""
+    turns: Counter[str] = Counter()
+    placed = []
+    for one in waiting:
+        client = one.request.client
+        placed.append((one.request.priority < 0, turns[client], one))
+        turns[client] += 1
+    return [one for *_, one in sorted(placed, key=lambda item: item[:2])]
+
+
 def _output(
     request_id: str,
-    finish_reason: str,
-    *,
     error: RequestError | None = None,
     read: Rows | None = None,
+    *,
+    reason: str = "stop",
     waited: float = 0.0,
+    share: float = 0.0,
 ) -> StepOutput:
-    return StepOutput(request_id, (), "", (), (), finish_reason, error, 0, None, queue_seconds=waited, read=read)
+    return StepOutput(
+        request_id=request_id,
+        token_ids=(),
+        text="",
+        logprobs=(),
+        prompt_logprobs=(),
+        finish_reason=reason if error is None else "error",
+        error=error,
+        cached_prompt_tokens=0,
+        seed=None,
+        queue_seconds=waited,
+        machine_seconds=share,
+        read=read if error is None else None,
+    )

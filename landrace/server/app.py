@@ -15,8 +15,9 @@ from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.openai import routes as openai_routes
 from landrace.server.serving import Serving
+from landrace.server.vectors import routes as vectors_routes
 
-_APIS = (status, openai_routes)
+_APIS = (status, openai_routes, vectors_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 

@@ -225,10 +225,7 @@ def test_an_embedder_shares_an_engine_that_writes(decoder_folder: Path, extensio
     wanted = embedder.embed(TEXTS).vectors
     manner = embedder.form.manner(None, None, None, None)
     encoded = embedder.form.encode(TEXTS, manner, truncate=False)
-    reads = [
-        Request.reading(f"v{n}", one.ids, embedder.form.readout(one, manner))
-        for n, one in enumerate(encoded)
-    ]
+    reads = [Request.reading(f"v{n}", one.ids, embedder.form.readout(one, manner)) for n, one in enumerate(encoded)]
     params = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
     chats = [Request(f"c{n}", one.ids, params) for n, one in enumerate(encoded)]
     answers = serving.engine.generate([request for pair in zip(chats, reads, strict=True) for request in pair])
