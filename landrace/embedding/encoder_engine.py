@@ -16,7 +16,7 @@ from landrace.engine.outputs import Completion, StepOutput
 from landrace.engine.reading import Pool
 from landrace.engine.readout import Labels, Pooling, check_readout
 from landrace.engine.request import Request
-from landrace.errors import DeadlineError, LandraceError, PromptTooLongError, RequestError, StepError
+from landrace.errors import DeadlineError, LandraceError, OptionError, PromptTooLongError, RequestError, StepError
 from landrace.models.encoder import Encoder
 
 PASS_TOKENS = 2048
@@ -80,6 +80,10 @@ class EncoderEngine:
         """Ends a request; the next step reports it. Nothing happens if it has ended already."""
         if self._waiting.pop(request_id, None) is not None:
             self._ended.append(_output(request_id, reason="abort"))
+
+    def remove_adapter(self, name: str) -> None:
+        """Raises OptionError: an encoder has none."""
+        raise OptionError(f"There is no adapter called {name!r}.")
 
     def step(self) -> list[StepOutput]:
         """Computes one pass and returns what came of it. Whatever fails ends the requests of the pass."""

@@ -59,6 +59,12 @@ class ReadingModel:
     decoder: ServingModel | None
     """The same, of a decoder."""
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """As `ServingModel.load_adapter`. Raises OptionError for an encoder."""
+        if self.decoder is None:
+            raise OptionError("An encoder takes no adapter.", hint="Leave it out.")
+        self.decoder.load_adapter(name, folder)
+
 
 def open_reading(name: str, **how: Unpack[Opening]) -> ReadingModel:
     """Opens a model by store name, folder or `.gguf` path. The weights may lie in a folder that a list of modules

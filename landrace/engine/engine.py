@@ -18,7 +18,6 @@ from landrace.engine.cache.cache import Cache
 from landrace.engine.cache.kinds import new_group, slots_of
 from landrace.engine.cache.memory import CACHE_DTYPES, CacheMemory
 from landrace.engine.cache.pool import root_hash
-from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
 from landrace.engine.facts import EngineFacts
 from landrace.engine.live import Live
@@ -101,7 +100,7 @@ class Engine:
 
     @property
     def facts(self) -> EngineFacts:
-        """How the engine stands now, and what it has computed."""
+        """How the engine stands now, and what it has computed; may be asked for from another thread."""
         scheduler = self._scheduler
         return self._accounts.facts(len(scheduler.running), len(scheduler.waiting), scheduler.cache.facts())
 
@@ -165,8 +164,7 @@ class Engine:
         self._scheduler.go_on(live.progress, progress)
         if self._drafting:
             self._drafting.forget(live.request.id)
-        drafter = Drafter(progress.tokens, progress.held)
-        self._live[live.request.id] = replace(live, progress=progress, drafter=drafter)
+        self._live[live.request.id] = live.going_on(progress)
 
     def abort(self, request_id: str) -> None:
         """Ends a request; the next step reports it. Nothing happens if it has ended already."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -63,6 +63,10 @@ class Live:
             parser=form.parser() if form is not None else None,
             reader=Reader.of(request.readout, spec),
         )
+
+    def going_on(self, progress: Progress) -> Live:
+        """The same with other tokens before its next one."""
+        return replace(self, progress=progress, drafter=Drafter(progress.tokens, progress.held))
 
     @property
     def request(self) -> Request:

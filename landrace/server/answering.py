@@ -62,32 +62,33 @@ class Call:
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
-    caller = caller_of(http)
-    generation = Generation(
-        call.model.engine,
-        call.reply.id,
-        call.prompts,
-        call.params,
-        call.n,
-        call.model.adapter,
-        client=caller.key_id or "",
-        priority=caller.priority,
-    )
-    try:
-        if not call.stream:
-            await unless_gone(http, _run(call, generation, usage_log))
-            return JSONResponse(call.reply.whole(generation))
-        pieces = _pieces(call, generation, usage_log)
-        # What comes first decides whether this is a stream or an error with a status of its own.
-        first = await unless_gone(http, anext(pieces))
-        return _Stream(first, pieces, call.reply.media_type)
-    except ClientGoneError:
-        return Response(status_code=CLIENT_CLOSED)
+    with renamed(call.names):
+        caller = caller_of(http)
+        generation = Generation(
+            call.model.engine,
+            call.reply.id,
+            call.prompts,
+            call.params,
+            call.n,
+            call.model.adapter,
+            client=caller.key_id or "",
+            priority=caller.priority,
+        )
+        try:
+            if not call.stream:
+                await unless_gone(http, _run(call, generation, usage_log))
+                return JSONResponse(call.reply.whole(generation))
+            pieces = _pieces(call, generation, usage_log)
+            # What comes first decides whether this is a stream or an error with a status of its own.
+            first = await unless_gone(http, anext(pieces))
+            return _Stream(first, pieces, call.reply.media_type)
+        except ClientGoneError:
+            return Response(status_code=CLIENT_CLOSED)
 
 
 async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
     try:
-        with renamed(call.names), generation:
+        with generation:
             async for _ in generation:
                 pass
     finally:
@@ -97,7 +98,7 @@ async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
 async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> AsyncGenerator[str, None]:
     reply, sent = call.reply, False
     try:
-        with renamed(call.names), generation:
+        with generation:
             async for choice, output in generation:
                 if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
                     continue

@@ -111,6 +111,9 @@ class Generation:
         choices than could ever wait."""
         check_count(engine, len(prompts) * n)
         self._engine = engine
+        self._adapter = adapter
+        self.fingerprint = ""
+        """Of what computes the answers; known once they are asked for."""
         self._started = time.perf_counter()
         self._n = n
         self.choices = [Choice(index, prompts[index // n]) for index in range(len(prompts) * n)]
@@ -133,6 +136,7 @@ class Generation:
     def __enter__(self) -> Self:
         """Raises EngineBusyError and EngineStoppedError."""
         self._events: asyncio.Queue[process.Event] = self._engine.submit(self._requests)
+        self.fingerprint = self._engine.fingerprint(self._adapter)
         self._running = {request.id: choice for request, choice in zip(self._requests, self.choices, strict=True)}
         return self
 

@@ -14,7 +14,7 @@ from drafted import CASES, KERNELS, MODELS, OPTIONS, Watched, an_adapter, check,
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.engine import answers as answers_module
-from landrace.engine import engine as engine_module
+from landrace.engine import live as live_module
 from landrace.engine import sampler as sampler_module
 from landrace.engine.drafter import Drafter
 from landrace.engine.sampler import SamplingState
@@ -48,7 +48,7 @@ def with_knowledge(
     texts = [(*request.prompt_ids, *one.token_ids) for request, one in zip(requests, plain, strict=True)]
     monkeypatch.setattr(Knowing, "answers", texts)
     monkeypatch.setattr(Knowing, "wrong", wrong)
-    monkeypatch.setattr(engine_module, "Drafter", Knowing)
+    monkeypatch.setattr(live_module, "Drafter", Knowing)
 
 
 @pytest.mark.matrix

@@ -60,8 +60,10 @@ def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adap
     return _hash(facts)
 
 
-def encoder_fingerprint(model: ReadingModel, weights: str) -> str:
-    """The same of an encoder."""
+def fingerprint_of(model: ReadingModel, weights: str, options: EngineOptions, adapter: Path | None) -> str:
+    """The same of a model of either kind; an encoder has no adapters."""
+    if model.decoder is not None:
+        return fingerprint(model.decoder, weights, options, adapter)
     return _hash(
         {
             "version": __version__,

@@ -34,37 +34,39 @@ class ChunkedReply:
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         choices = [self._shape.choice(choice) for choice in generation.choices]
-        return self._envelope(self._shape.kind, choices, usage=generation.usage())
+        return self._envelope(generation, self._shape.kind, choices, usage=generation.usage())
 
     def delta(self, generation: Generation, choice: Choice, output: StepOutput) -> Iterator[str]:
         if choice.index not in self._opened:
             self._opened.add(choice.index)
             if (opening := self._shape.opening(choice)) is not None:
-                yield self._chunk(opening)
+                yield self._chunk(generation, opening)
         if (chunk := self._shape.delta(choice, output)) is not None:
-            yield self._chunk(chunk)
+            yield self._chunk(generation, chunk)
 
     def closing(self, generation: Generation) -> Iterator[str]:
         if self._include_usage:
-            yield wire.server_event(self._envelope(self._shape.chunk_kind, [], usage=generation.usage()))
+            yield wire.server_event(self._envelope(generation, self._shape.chunk_kind, [], usage=generation.usage()))
         yield _DONE
 
     def failure(self, generation: Generation, error: LandraceError) -> Iterator[str]:
         yield wire.server_event(shaped(error).body)
         yield _DONE
 
-    def _chunk(self, choice: dict[str, Any]) -> str:
+    def _chunk(self, generation: Generation, choice: dict[str, Any]) -> str:
         more: dict[str, Any] = {"usage": None} if self._include_usage else {}
-        body = self._envelope(self._shape.chunk_kind, [choice], **more)
+        body = self._envelope(generation, self._shape.chunk_kind, [choice], **more)
         return wire.server_event(body, obfuscate=self._obfuscate)
 
-    def _envelope(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def _envelope(
+        self, generation: Generation, kind: str, choices: list[dict[str, Any]], **more: Any
+    ) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": kind,
             "created": int(time.time()),
             "model": self._model.name,
-            "system_fingerprint": self._model.engine.fingerprint(self._model.adapter),
+            "system_fingerprint": generation.fingerprint,
             "choices": choices,
             **more,
         }

@@ -27,7 +27,6 @@ def routes(serving: Serving) -> APIRouter:
     async def chat(http: Request) -> Response:
         body = await desk.read(http, ChatRequest)
         model = await serving.registry.find(body.model)
-        model.engine.abilities.check_writes(model.name)
         asked = body.chat
         prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, asked))
         with renamed(asked.names):
@@ -40,7 +39,6 @@ def routes(serving: Serving) -> APIRouter:
     async def complete(http: Request) -> Response:
         body = await desk.read(http, CompletionRequest)
         model = await serving.registry.find(body.model)
-        model.engine.abilities.check_writes(model.name)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
         params = [
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
