@@ -26,11 +26,12 @@ class Keeper:
     def __init__(self, ledger: Ledger, *, keeps_conversations: bool) -> None:
         self._ledger = ledger
         self.keeps_conversations = keeps_conversations
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing: dict[str, asyncio.Task[None]] = {}
+        """By response."""
 
     async def close(self) -> None:
         """Waits for what is being written."""
-        await asyncio.gather(*self._writing, return_exceptions=True)
+        await asyncio.gather(*self._writing.values(), return_exceptions=True)
         self._ledger.close()
 
     async def add(self, feedback: Feedback, exchange: Exchange | None) -> tuple[int, bool]:
@@ -43,6 +44,8 @@ class Keeper:
             number = self._ledger.exchanges.add_feedback(feedback)
             return number, exchange is not None or self._ledger.exchanges.knows(feedback.response_id, feedback.choice)
 
+        if (writing := self._writing.get(feedback.response_id)) is not None:
+            await asyncio.wait({writing})
         return await asyncio.to_thread(write)
 
     def keeping(
@@ -77,8 +80,8 @@ class Keeper:
                 if choice.finish_reason in ("stop", "length")
             ]
             task = asyncio.get_running_loop().create_task(asyncio.to_thread(write, exchanges))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+            self._writing[response_id] = task
+            task.add_done_callback(lambda _: self._writing.pop(response_id, None))
 
         return ended
 
