@@ -67,6 +67,10 @@ def serve(
     price_per_hour: Annotated[
         float, typer.Option(min=0, max=1e9, help="What the machine costs an hour, for the cost of each request.")
     ] = 0.0,
+    keep_conversations: Annotated[
+        bool,
+        typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
@@ -104,6 +108,7 @@ def serve(
         ledger=ledger,
         usage_spill=usage_spill,
         price_per_hour=price_per_hour,
+        keep_conversations=keep_conversations,
         data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],

@@ -33,6 +33,8 @@ class ServeOptions:
     """Folder for usage that the ledger cannot take at the moment; None: beside the ledger."""
     price_per_hour: float = 0.0
     """Of the machine, for the cost of requests."""
+    keep_conversations: bool = False
+    """Whether calls may agree that their conversation is kept in the ledger."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60
