@@ -176,8 +176,7 @@ def _money(text: str | None) -> Decimal | None:
 def _ending(text: str | None) -> datetime | None:
     if text is None:
         return None
-    now = utc_now()
-    ending = moment_of("--expires", text, now, "ahead", whole_day=True)
-    if ending <= now:
+    ending = moment_of("--expires", text, span="ahead", end_of_day=True)
+    if ending <= utc_now():
         raise OptionError(f"--expires is {text}, which is past.")
     return ending

@@ -13,17 +13,18 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def moment_of(option: str, text: str, now: datetime, span: Literal["ago", "ahead"], *, whole_day: bool) -> datetime:
-    """A span such as `90d`, `12h`, `30m` or `2w` from `now`; a day, or a time, of UTC where it names no zone.
+def moment_of(option: str, text: str, *, span: Literal["ago", "ahead"] = "ago", end_of_day: bool = False) -> datetime:
+    """A span such as `90d`, `12h`, `30m` or `2w` from now; a day, or a time, of UTC where it names no zone.
 
-    `whole_day`: a day means its end. Raises OptionError.
+    `end_of_day`: a day means its end. Raises OptionError.
     """
+    now = datetime.now(UTC)
     try:
         if found := _SPAN.fullmatch(text):
             length = timedelta(**{_UNITS[found[2]]: int(found[1])})
             return now - length if span == "ago" else now + length
         moment = datetime.fromisoformat(text)
-        if whole_day and _DAY.fullmatch(text):
+        if end_of_day and _DAY.fullmatch(text):
             moment += timedelta(days=1)
     except (ValueError, OverflowError) as error:
         raise OptionError(

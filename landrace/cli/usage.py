@@ -15,7 +15,7 @@ from landrace.cli.console import err, out, print_json
 from landrace.cli.ledgers import LedgerOption, existing_ledger
 from landrace.cli.moments import moment_of
 from landrace.errors import OptionError
-from landrace.ledger import UsageSum, utc_now
+from landrace.ledger import UsageSum
 
 FORMATS = ("table", "csv", "json")
 _COUNTS = ("requests", "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "thought_tokens")
@@ -52,9 +52,8 @@ def usage(
     for name in groups:
         if name not in GROUPS:
             raise OptionError(f"--by names {name!r}; it can be {', '.join(GROUPS)}, several with commas between them.")
-    now = utc_now()
-    begin = None if since is None else moment_of("--since", since, now, "ago", whole_day=False)
-    end = None if until is None else moment_of("--until", until, now, "ago", whole_day=True)
+    begin = None if since is None else moment_of("--since", since)
+    end = None if until is None else moment_of("--until", until, end_of_day=True)
     with existing_ledger(ledger) as book:
         sums = book.usage_by(groups, since=begin, until=end)
         names = {key.id: key.name for key in book.keys()} if "key" in groups else {}  # noqa: SIM118  no mapping
