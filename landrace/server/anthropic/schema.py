@@ -109,7 +109,7 @@ class MessagesRequest(CountRequest):
 
     def sampling(self, n_prompt: int, max_length: int, *, shifts: bool) -> SamplingParams:
         """As everywhere; an answer ends where the context does, if that comes before `max_tokens`."""
-        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        given: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
         room = most_tokens(None, n_prompt, max_length, shifts=shifts, field="max_tokens")
         return SamplingParams(
             max_tokens=self.max_tokens if shifts else min(self.max_tokens, room),

@@ -21,18 +21,18 @@ from landrace.server.serving import Serving
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/api/chat`, `/api/generate`, and what is served."""
+    """`/api/chat`, `/api/generate`, and what is served. Ollama's clients need not say that they send JSON."""
     router = APIRouter()
     listing.add_routes(router, serving)
 
     @router.post("/api/chat")
     async def chat(http: Request) -> Response:
-        body = await serving.desk.read(http, ChatRequest)
+        body = await serving.desk.read(http, ChatRequest, any_type=True)
         return await _answered(body, body.chat, http)
 
     @router.post("/api/generate")
     async def generate(http: Request) -> Response:
-        body = await serving.desk.read(http, GenerateRequest)
+        body = await serving.desk.read(http, GenerateRequest, any_type=True)
         if not (body.raw and body.prompt):
             return await _answered(body, body.chat, http)
         model = await serving.registry.find(our_name(serving.registry, body.model))

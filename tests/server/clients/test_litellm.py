@@ -13,6 +13,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks th
 litellm = pytest.importorskip("litellm", reason="needs pip install landrace[clients]")
 
 USER = {"role": "user", "content": "How is the weather?"}
+THINK = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "allowed_openai_params": ["thinking"]}
 WAYS = ["openai", "anthropic", "ollama_chat"]
 
 
@@ -28,11 +29,9 @@ def call(reciting: Any, way: str, **fields: Any) -> Any:
         "temperature": 0,
         "num_retries": 0,
         "timeout": SECONDS,
-        **({"thinking": {"type": "enabled", "budget_tokens": 1024}} if way == "anthropic" else {}),
+        **(THINK if way == "anthropic" else {}),
         **fields,
     }
-    if way == "anthropic":
-        del body["temperature"]  # it believes that nobody who thinks has one
     return litellm.completion(**body)
 
 

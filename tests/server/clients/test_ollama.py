@@ -175,3 +175,11 @@ def test_what_cannot_be_honoured_is_named(reciting: Any, path: str, fields: dict
     reply = reciting.server.post(f"/api/{path}", {"model": reciting.calls, **fields})
     assert reply.status_code == 400, reply.text
     assert list(reply.json()) == ["error"] and named in reply.json()["error"]
+
+
+def test_json_need_not_be_said_but_no_page_may_send_it(reciting: Any) -> None:
+    content = json.dumps({"model": reciting.calls, "prompt": "a", "options": GREEDY}).encode()
+    url, http = f"{reciting.url}/api/generate", reciting.server.http
+    assert http.post(url, content=content).status_code == 200
+    headers = {"Origin": "https://elsewhere.example", "Content-Type": "text/plain"}
+    assert http.post(url, content=content, headers=headers).status_code == 400
