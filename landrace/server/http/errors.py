@@ -165,12 +165,12 @@ class _ErrorResponse(Response):
     def __init__(self, error: ApiError, headers: Mapping[str, str]) -> None:
         super().__init__(status_code=error.status)
         self._error = error
-        self._own = dict(headers)
+        self._sent = dict(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, body = error_shapes.of_path(scope["path"], self._error.status, self._error.body)
         content = json.dumps(body).encode("ascii")
-        await Response(content, status, self._own, "application/json")(scope, receive, send)
+        await Response(content, status, self._sent, "application/json")(scope, receive, send)
 
 
 def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:

@@ -13,6 +13,7 @@ from landrace.text.guides import Guide, check_guide
 
 def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:
     """The token ids of every prompt. Raises RequestError for one that cannot fit, or for too many."""
+    engine.abilities.check_writes(engine.settings.model)
     check_count(engine, len(body.prompt) * body.n)
     with renamed({"guide": field_of_guide(body.response_format)}):
         return [plain_prompt(engine, prompt, body.said_guide) for prompt in body.prompt]
