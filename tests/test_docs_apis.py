@@ -10,6 +10,7 @@ from pathlib import Path
 from landrace.server.anthropic import schema as anthropic
 from landrace.server.fields import Fields, Neutral
 from landrace.server.ollama import schema as ollama
+from landrace.server.ollama.embed import EmbedRequest
 from landrace.server.responses import schema as responses
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "apis.md").read_text(encoding="utf-8")
@@ -61,3 +62,4 @@ def test_messages() -> None:
 def test_ollama() -> None:
     check("Ollama", [ollama.ChatRequest, ollama.GenerateRequest])
     check("Ollama", [ollama.Options], "option")
+    assert told("Ollama", "field of vectors", "meaning").keys() == EmbedRequest.model_fields.keys()

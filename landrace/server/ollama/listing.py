@@ -71,19 +71,23 @@ def _details(model: ServedModel) -> dict[str, Any]:
 
 def _shown(model: ServedModel) -> dict[str, Any]:
     """Clients look for the context's length behind the name of an architecture; here that is the engine's."""
-    tokenizer = model.engine.tokenizer
-    template = tokenizer.chat_template
-    grammar = tokenizer.answer_grammar
-    capabilities = ["completion"]
-    if grammar.name:  # that of a family which writes calls
-        capabilities.append("tools")
-    if grammar.thought is not None:
-        capabilities.append("thinking")
+    template = model.engine.tokenizer.chat_template
     return {
         "modified_at": timestamp(datetime.fromtimestamp(model.created, UTC)),
         "template": "" if template is None else template.source,
         "parameters": "",
         "details": _details(model),
         "model_info": {"general.architecture": "landrace", "landrace.context_length": model.engine.max_length},
-        "capabilities": capabilities,
+        "capabilities": _capabilities(model),
     }
+
+
+def _capabilities(model: ServedModel) -> list[str]:
+    tokenizer = model.engine.tokenizer
+    able = model.engine.abilities.names(chats=tokenizer.chat_template is not None)
+    found = [name for name in able if name in ("completion", "embedding")]
+    if "chat" in able and tokenizer.answer_grammar.name:  # that of a family which writes calls
+        found.append("tools")
+    if "chat" in able and tokenizer.answer_grammar.thought is not None:
+        found.append("thinking")
+    return found

@@ -82,14 +82,15 @@ def _counts(choice: Choice) -> dict[str, Any]:
     first = choice.seconds if choice.first_token_seconds is None else choice.first_token_seconds
     return {
         "done_reason": choice.finish_reason,
-        "total_duration": _duration(choice.seconds),
+        "total_duration": duration(choice.seconds),
         "load_duration": 0,
         "prompt_eval_count": len(choice.prompt.ids),
-        "prompt_eval_duration": _duration(first - choice.queue_seconds),
+        "prompt_eval_duration": duration(first - choice.queue_seconds),
         "eval_count": choice.n_tokens,
-        "eval_duration": _duration(choice.seconds - first),
+        "eval_duration": duration(choice.seconds - first),
     }
 
 
-def _duration(seconds: float) -> int:
+def duration(seconds: float) -> int:
+    """In nanoseconds."""
     return max(0, round(seconds * _NANOSECONDS))

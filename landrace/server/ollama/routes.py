@@ -1,4 +1,4 @@
-"""Ollama's chats and texts."""
+"""Ollama's chats and texts, and what lies beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from landrace.server.chats.calls import prepared
 from landrace.server.chats.chat import Chat, renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Prompt
-from landrace.server.ollama import listing
+from landrace.server.ollama import embed, listing
 from landrace.server.ollama.names import our_name
 from landrace.server.ollama.replies import LineReply
 from landrace.server.ollama.schema import ChatRequest, GenerateRequest
@@ -21,9 +21,10 @@ from landrace.server.serving import Serving
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/api/chat`, `/api/generate`, and what is served. Ollama's clients need not say that they send JSON."""
+    """`/api/chat`, `/api/generate`, `/api/embed`, and what is served. Clients need not say that they send JSON."""
     router = APIRouter()
     listing.add_routes(router, serving)
+    embed.add_route(router, serving)
 
     @router.post("/api/chat")
     async def chat(http: Request) -> Response:

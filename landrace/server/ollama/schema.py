@@ -86,6 +86,16 @@ class Options(Fields):
         )
 
 
+def _checked_keep_alive(value: Any) -> Any:
+    if type(value) not in (int, float, str):
+        raise FieldError("keep_alive must be a duration.", field="keep_alive", code="invalid_type")
+    return value
+
+
+check_keep_alive = AfterValidator(_checked_keep_alive)
+"""For a field that says how long a model is to stay open, which is the operator's to say."""
+
+
 class _Request(Fields):
     """The fields that chats and texts share."""
 
@@ -101,16 +111,14 @@ class _Request(Fields):
     model: str
     stream: bool = True
     options: Options = Field(default_factory=Options)
-    # What they say is checked by `said` and `thoughts`.
+    # What they say is checked by `said`, `thoughts` and `check_keep_alive`.
     format: SkipValidation[Any] = None
     think: SkipValidation[Any] = None
-    keep_alive: SkipValidation[Any] = None
+    keep_alive: Annotated[SkipValidation[Any], check_keep_alive] = None
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         _ = self.said, self.thoughts
-        if self.keep_alive is not None and type(self.keep_alive) not in (int, float, str):
-            raise FieldError("keep_alive must be a duration.", field="keep_alive", code="invalid_type")
         return self
 
     @cached_property
