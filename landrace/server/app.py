@@ -16,13 +16,14 @@ from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
+from landrace.server.ollama import routes as ollama_routes
 from landrace.server.openai import routes as openai_routes
 from landrace.server.page import routes as page_routes
 from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
 from landrace.server.vectors import routes as vectors_routes
 
-_COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
+_COMPUTING = (openai_routes, response_routes, anthropic_routes, ollama_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
 _APIS = (status, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""

@@ -18,7 +18,13 @@ from landrace.server.http import error_shapes
 
 _MAX_MESSAGE = 500
 _TYPES = {429: "rate_limit_error"}
-_KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an object"}
+_KINDS: Mapping[type, str] = {
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+    int: "a whole number",
+    bool: "true or false",
+}
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """The code by which clients know that they must shorten a conversation."""
 
@@ -34,7 +40,7 @@ class FieldError(RequestError):
 
 
 def require_type(value: object, kind: type, field: str) -> None:
-    """Raises FieldError unless `value` is a `kind`: str, list or dict."""
+    """Raises FieldError unless `value` is a `kind`: str, list, dict, int or bool."""
     if not isinstance(value, kind):
         raise FieldError(f"{field} must be {_KINDS[kind]}.", field=field, code="invalid_type")
 

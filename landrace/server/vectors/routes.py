@@ -32,7 +32,7 @@ def routes(serving: Serving) -> APIRouter:
         with renamed({"texts": "input", "prompt": "input"}):
             job = await desk.prepare(model.engine, http, partial(VectorJob.of, model, body))
             reading = Reading("embd", "embedding", model, job.wanted, caller_of(http))
-            return await _answered(http, serving, reading, partial(replies.embeddings, body, job, reading))
+            return await answered(http, serving, reading, partial(replies.embeddings, body, job, reading))
 
     async def rerank(http: Request) -> Response:
         body = await desk.read(http, RerankRequest)
@@ -40,7 +40,7 @@ def routes(serving: Serving) -> APIRouter:
         with renamed({"texts": "documents", "prompt": "documents"}):
             job = await desk.prepare(model.engine, http, partial(ScoreJob.of, model, body))
             reading = Reading("rerank", "rerank", model, job.wanted, caller_of(http))
-            return await _answered(http, serving, reading, partial(replies.ranking, body, job, reading))
+            return await answered(http, serving, reading, partial(replies.ranking, body, job, reading))
 
     async def score(http: Request) -> Response:
         body = await desk.read(http, ScoreRequest)
@@ -48,7 +48,7 @@ def routes(serving: Serving) -> APIRouter:
         with renamed({"texts": "text_2", "prompt": "text_2", "query": "text_1"}):
             job = await desk.prepare(model.engine, http, partial(ScoreJob.of, model, body))
             reading = Reading("score", "score", model, job.wanted, caller_of(http))
-            return await _answered(http, serving, reading, partial(replies.scores, body, job, reading))
+            return await answered(http, serving, reading, partial(replies.scores, body, job, reading))
 
     for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
         router.post(path)(rerank)
@@ -57,9 +57,7 @@ def routes(serving: Serving) -> APIRouter:
     return router
 
 
-async def _answered(
-    http: Request, serving: Serving, reading: Reading, write: Callable[[list[Rows]], bytes]
-) -> Response:
+async def answered(http: Request, serving: Serving, reading: Reading, write: Callable[[list[Rows]], bytes]) -> Response:
     """What `write` makes of what is read, in a thread: two thousand vectors are millions of digits."""
 
     async def work() -> bytes:
