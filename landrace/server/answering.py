@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError, RequestError
+from landrace.server.access.tally import tally_of
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Generation, Prompt
 from landrace.server.http.errors import shaped
@@ -55,6 +56,8 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
     call_id = f"{call.shape.prefix}-{uuid.uuid4().hex}"
     generation = Generation(call.model.engine, call_id, call.prompts, call.params, call.n, call.model.adapter)
+    most = call.n * sum(params.max_tokens for params in call.params)
+    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
     try:
         if not call.stream:
             await _unless_gone(http, _run(call, call_id, generation, usage_log))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from landrace.server.engines.registry import Registry
+from starlette.requests import HTTPConnection
+
+from landrace.server.access.caller import caller_of
+from landrace.server.access.tally import tally_of
+from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
 
@@ -16,3 +20,10 @@ class Serving:
     registry: Registry
     usage_log: UsageLog
     desk: PromptDesk = field(default_factory=PromptDesk)
+
+    async def find(self, http: HTTPConnection, name: str) -> ServedModel:
+        """The model or adapter that a call asks for, open. Raises ApiError: 403 for one that its key may not use, 404
+        where there is none. Every route that computes anything finds its model here."""
+        caller_of(http).check_model(name)
+        tally_of(http).model = name
+        return await self.registry.find(name)

@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from landrace.errors import LandraceError, PromptTooLongError, RequestError
 from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 
 _MAX_MESSAGE = 500
-_TYPES = {429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an object"}
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """The code by which clients know that they must shorten a conversation."""
@@ -38,12 +39,21 @@ def require_type(value: object, kind: type, field: str) -> None:
 
 
 class ApiError(Exception):
-    """An error with its HTTP status."""
+    """An error with its HTTP status, and headers of its own."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_body(status, message, param=param, code=code)
+        self.headers = dict(headers or {})
 
 
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -111,9 +121,19 @@ def install(app: FastAPI) -> None:
         if error.status_code == 405 and method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": f"{headers['Allow']}, OPTIONS"})
         messages = {404: f"There is nothing at {path}.", 405: f"{path} does not take {method}."}
-        codes = {404: "unknown_url", 405: "method_not_supported", 413: "request_too_large"}
+        codes = {
+            404: "unknown_url",
+            405: "method_not_supported",
+            408: "request_timeout",
+            413: "request_too_large",
+        }
         message = messages.get(error.status_code, str(error.detail))
-        return _response(ApiError(error.status_code, message, code=codes.get(error.status_code)), headers)
+        return _response(ApiError(error.status_code, message, code=codes.get(error.status_code), headers=headers))
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """The reply of a middleware that lets a call go no further."""
+    await _response(error)(scope, receive, send)
 
 
 class _Unexpected:
@@ -133,10 +153,12 @@ class _Unexpected:
 
         try:
             await self._app(scope, receive, noted)
+        except ClientDisconnect:  # in the middle of its body: nobody is there to read a reply
+            return
         except Exception:
             if not begun:
                 failed = ApiError(500, "The server failed to answer this call; its log says why.")
-                await _response(failed)(scope, receive, send)
+                await refuse(failed, scope, receive, send)
             raise
 
 
@@ -147,5 +169,5 @@ class AsciiJSONResponse(JSONResponse):
         return json.dumps(content).encode("ascii")
 
 
-def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> AsciiJSONResponse:
-    return AsciiJSONResponse(error.body, error.status, dict(headers or {}))
+def _response(error: ApiError) -> AsciiJSONResponse:
+    return AsciiJSONResponse(error.body, error.status, error.headers)

@@ -26,7 +26,7 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         body = await desk.read(http, ChatRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, body))
         params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
@@ -36,7 +36,7 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/v1/completions")
     async def complete(http: Request) -> Response:
         body = await desk.read(http, CompletionRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
         params = [
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
