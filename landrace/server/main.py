@@ -18,13 +18,14 @@ from fastapi import FastAPI
 
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger import Ledger
+from landrace.ledger.place import without_passwords
 from landrace.server.access.keys import KeyDesk
 from landrace.server.access.requirement import keys_needed
 from landrace.server.app import create_app
 from landrace.server.edge import Edge
+from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
-from landrace.server.engines.worker import EngineSettings
 from landrace.server.http.host_names import HostRule
 from landrace.server.http.uvicorn_config import tls_context, uvicorn_config
 from landrace.server.options import ServeOptions
@@ -34,6 +35,8 @@ from landrace.server.usage import UsageLog
 _GARBAGE_THRESHOLDS = (10_000, 50, 100)
 _SWITCH_SECONDS = 0.0005
 """How long the event loop waits for the interpreter's lock while a thread computes; it does so at every send."""
+_KEY_SECONDS = 5.0
+"""How long a look-up of a key waits for others that hold the ledger."""
 _SLOW_CLIENT_SECONDS = 5
 """After the drain, for clients to take what is still to be sent to them."""
 
@@ -50,11 +53,16 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     registry = _registry(options)
     listener = _bind(options.host, options.port)
     usage_log = UsageLog(
-        options.ledger, name=",".join(options.models), command=shlex.join(sys.argv), config=options.as_json()
+        options.ledger,
+        name=",".join(options.models),
+        command=shlex.join(map(without_passwords, sys.argv)),
+        config=options.as_json(),
     )
     try:
         with listener, ExitStack() as opened:
-            book = opened.enter_context(Ledger(options.ledger)) if options.ledger is not None else None
+            book = None  # of its own, so that no key waits for the usage to be written
+            if options.ledger is not None:
+                book = opened.enter_context(Ledger(options.ledger, patience=_KEY_SECONDS))
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
             app = create_app(Serving(registry, usage_log), Edge(hosts, desk, options.bounds, options.cors_origins))

@@ -32,8 +32,8 @@ class ServeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     max_pending: int = 1024
     """Most unfinished requests of each engine."""
-    ledger: Path | None = None
-    """Takes the usage of every request; None: nothing is recorded."""
+    ledger: str | None = None
+    """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""

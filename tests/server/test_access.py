@@ -146,15 +146,15 @@ def test_what_is_no_bearer_is_no_key(call: Any, given: str) -> None:
     assert refusal(call(CHAT, None, headers={"Authorization": given})) == (401, "missing_api_key")
 
 
-def test_why_a_key_does_not_count(call: Any, book: Book) -> None:
+def test_keys_that_do_not_count(call: Any, book: Book) -> None:
     book.by_secret |= {
         "old": replace(KEY, expires=NOW - timedelta(seconds=1)),
         "gone": replace(KEY, revoked=NOW),
         "soon": replace(KEY, expires=NOW + timedelta(hours=1)),
     }
     assert refusal(call(CHAT, "guess")) == (401, "invalid_api_key")
-    assert refusal(call(CHAT, "old")) == (401, "expired_api_key")
-    assert refusal(call(CHAT, "gone")) == (401, "revoked_api_key")
+    assert refusal(call(CHAT, "old")) == (401, "invalid_api_key")
+    assert refusal(call(CHAT, "gone")) == (401, "invalid_api_key")
     assert call(CHAT, "soon").status_code == 200
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from landrace.engine.facts import CacheFacts
+
 Table = TypeVar("Table")
 """What one request holds in a group."""
 
@@ -68,4 +70,8 @@ class Group(Protocol[Table]):
 
     def together(self, lengths: Sequence[int]) -> bool:
         """Whether requests of so many tokens have room at the same time, sharing nothing."""
+        ...
+
+    def facts(self) -> CacheFacts:
+        """How it is filled."""
         ...

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from landrace.engine.cache.pool import BlockPool
+from landrace.engine.facts import CacheFacts
 from landrace.engine.options import EngineOptions
 from landrace.models.cache_spec import Paged
 
@@ -117,6 +118,10 @@ class PagedGroup:
 
     def together(self, lengths: Sequence[int]) -> bool:
         return self.spec.reach is not None or sum(map(self._blocks, lengths)) <= self.pool.n_blocks
+
+    def facts(self) -> CacheFacts:
+        blocks = (self.pool.n_blocks, self.pool.n_held, self.pool.n_reusable)
+        return CacheFacts("all" if self.spec.reach is None else "window", *(n * self._size for n in blocks))
 
     def _blocks(self, n_tokens: int) -> int:
         return -(-n_tokens // self._size)

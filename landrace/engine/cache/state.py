@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from landrace.engine.cache.pool import BlockPool
+from landrace.engine.facts import CacheFacts
 from landrace.engine.options import EngineOptions
 
 
@@ -98,6 +99,9 @@ class StateGroup:
 
     def together(self, lengths: Sequence[int]) -> bool:
         return len(lengths) <= self.pool.n_blocks
+
+    def facts(self) -> CacheFacts:
+        return CacheFacts("states", self.pool.n_blocks, self.pool.n_held, self.pool.n_reusable)
 
     def _is_its_own(self, table: StateTable) -> bool:
         """Whether nobody else reads the state that it goes on from."""

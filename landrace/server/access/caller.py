@@ -24,7 +24,7 @@ class Caller:
     """The models and adapters that it may ask for; None: all."""
     is_admin: bool = True
     priority: int = 0
-    """Higher is served first."""
+    """As `Request.priority`."""
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models

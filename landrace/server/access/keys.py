@@ -53,12 +53,8 @@ class KeyDesk:
         # Remembered under a keyed hash: no secret stays in memory, and how long a look-up takes tells nothing of any.
         name = hashlib.blake2b(secret.encode("utf-8", "surrogatepass"), key=self._pepper).digest()
         key = await self._keys.get(name, lambda: self._book.key_of(secret))
-        if key is None:
-            raise unauthorized("There is no such key.", "invalid_api_key")
-        if key.revoked is not None:
-            raise unauthorized("This key has been revoked.", "revoked_api_key")
-        if key.expires is not None and key.expires <= utc_now():
-            raise unauthorized("This key has expired.", "expired_api_key")
+        if key is None or not key.is_valid(utc_now()):
+            raise unauthorized("This key is not known here, has expired, or was revoked.", "invalid_api_key")
         return key
 
     async def spent_this_month(self, key: Key) -> Spent:

@@ -48,12 +48,15 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
+        retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        """`retry_after`: seconds until the call is worth sending again."""
         super().__init__(message)
         self.status = status
         self.body = error_body(status, message, param=param, code=code)
-        self.headers = dict(headers or {})
+        again = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self.headers = {**(headers or {}), **again}
 
 
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, EngineBusyError):
         return ApiError(429, message, code="rate_limit_exceeded")
     if isinstance(error, EngineStoppedError):
-        return ApiError(503, message, code="engine_stopped")
+        return ApiError(503, message, code=error.code, retry_after=error.retry_after)
     return ApiError(500, message)
 
 
