@@ -60,6 +60,9 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
+    ] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -114,6 +117,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
         keys=keys,

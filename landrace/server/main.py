@@ -28,6 +28,7 @@ from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
 from landrace.server.http.host_names import HostRule
 from landrace.server.http.uvicorn_config import tls_context, uvicorn_config
+from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
@@ -52,6 +53,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     hosts = HostRule.of(options.host, options.allowed_hosts)
     registry = _registry(options)
     listener = _bind(options.host, options.port)
+    jobs = None if options.data is None else Jobs(options.data)
     usage_log = UsageLog(
         options.ledger,
         name=",".join(options.models),
@@ -65,7 +67,8 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
                 book = opened.enter_context(Ledger(options.ledger, patience=_KEY_SECONDS))
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
-            app = create_app(Serving(registry, usage_log), Edge(hosts, desk, options.bounds, options.cors_origins))
+            edge = Edge(hosts, desk, options.bounds, options.cors_origins)
+            app = create_app(Serving(registry, usage_log, jobs=jobs), edge)
             asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")

@@ -11,7 +11,7 @@ from landrace.engine.options import EngineOptions
 from landrace.server.http.bounds import Bounds
 
 _NOT_HOW_IT_ANSWERS = (
-    "host", "port", "ledger", "drain_seconds", "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
+    "host", "port", "ledger", "data", "drain_seconds", "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
 )  # fmt: skip
 
 
@@ -34,6 +34,8 @@ class ServeOptions:
     """Most unfinished requests of each engine."""
     ledger: str | None = None
     """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
+    data: Path | None = None
+    """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from landrace.server.access.caller import caller_of
 from landrace.server.access.tally import tally_of
 from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
 
@@ -20,6 +21,8 @@ class Serving:
     registry: Registry
     usage_log: UsageLog
     desk: PromptDesk = field(default_factory=PromptDesk)
+    jobs: Jobs | None = None
+    """Files and what is done with them; None: this server keeps none."""
 
     async def find(self, http: HTTPConnection, name: str) -> ServedModel:
         """The model or adapter that a call asks for, open. Raises ApiError: 403 for one that its key may not use, 404

@@ -10,11 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from landrace.server.http.bounds import Bounds
 
 MAX_BODY_BYTES = 8 * 2**20
+MAX_UPLOAD_BYTES = 512 * 2**20
+_UPLOADS = "/v1/files"
 
 
 class BodyLimit:
-    """ASGI middleware: reading more than `MAX_BODY_BYTES` of a body raises HTTPException(413), waiting longer for it
-    than the bounds allow HTTPException(408)."""
+    """ASGI middleware: reading more of a body than `MAX_BODY_BYTES`, or than `MAX_UPLOAD_BYTES` of a file, raises
+    HTTPException(413), waiting longer for it than the bounds allow HTTPException(408)."""
 
     def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
         self._app = app
@@ -22,6 +24,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken = 0
+        most = MAX_UPLOAD_BYTES if scope.get("path") == _UPLOADS else MAX_BODY_BYTES
         whole = False
         due = asyncio.get_running_loop().time() + self._bounds.body_seconds
 
@@ -36,8 +39,8 @@ class BodyLimit:
                 gone = {"Connection": "close"}
                 raise HTTPException(408, "The body did not come in time.", headers=gone) from error
             taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:
-                raise HTTPException(413, f"The body has more than {MAX_BODY_BYTES:,} bytes.")
+            if taken > most:
+                raise HTTPException(413, f"The body has more than {most:,} bytes.")
             whole = not message.get("more_body", False)
             return message
 
