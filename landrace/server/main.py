@@ -10,14 +10,13 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from landrace.errors import LandraceError, OptionError
-from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
 from landrace.server.access.keys import KeyDesk
 from landrace.server.access.requirement import keys_needed
@@ -36,8 +35,6 @@ from landrace.server.usage import UsageLog
 _GARBAGE_THRESHOLDS = (10_000, 50, 100)
 _SWITCH_SECONDS = 0.0005
 """How long the event loop waits for the interpreter's lock while a thread computes; it does so at every send."""
-_KEY_SECONDS = 5.0
-"""How long a look-up of a key waits for others that hold the ledger."""
 _SLOW_CLIENT_SECONDS = 5
 """After the drain, for clients to take what is still to be sent to them."""
 
@@ -61,10 +58,8 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
         config=options.as_json(),
     )
     try:
-        with listener, ExitStack() as opened:
-            book = None  # of its own, so that no key waits for the usage to be written
-            if options.ledger is not None:
-                book = opened.enter_context(Ledger(options.ledger, patience=_KEY_SECONDS))
+        with listener:
+            book = usage_log.ledger
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
             edge = Edge(hosts, desk, options.bounds, options.cors_origins)

@@ -31,6 +31,11 @@ class UsageLog:
         self._writer = threading.Thread(target=self._write, args=(self._ledger,), name="usage", daemon=True)
         self._writer.start()
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """For others of this process: SQLite loses its locks on a file that one process opens as two ledgers."""
+        return self._ledger
+
     def add(self, call_id: str, model: str, adapter: str | None, choices: Sequence[Choice]) -> None:
         """Queues one row a choice of a call that ended; one that never reached the engine is no usage."""
         if self._ledger is None:
