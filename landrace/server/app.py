@@ -12,6 +12,7 @@ from landrace import __version__
 from landrace.server import status
 from landrace.server.access import limits
 from landrace.server.access.gate import Gate
+from landrace.server.anthropic import routes as anthropic_routes
 from landrace.server.edge import Edge
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
@@ -19,11 +20,14 @@ from landrace.server.http.host_names import HostNames
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.openai import routes as openai_routes
+from landrace.server.page import routes as page_routes
+from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
+from landrace.server.vectors import routes as vectors_routes
 
-_COMPUTING = (openai_routes,)
+_COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, *_COMPUTING, file_routes, batch_routes)
+_APIS = (status, *_COMPUTING, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 

@@ -14,9 +14,14 @@ OTHER = "other"
 """What is nothing, or not yet in a group: for keys that are not limited to groups."""
 
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
-    OPEN: ("/health", "/ready"),
+    OPEN: ("/health", "/ready", "/assets"),
     "chat": ("/v1/chat", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate"),
-    "embeddings": ("/v1/embeddings", "/v1/rerank", "/v1/score", "/api/embed", "/api/embeddings"),
+    "embeddings": (
+        "/v1/embeddings",
+        *("/v1/rerank", "/v2/rerank", "/rerank"),
+        *("/v1/score", "/score"),
+        *("/api/embed", "/api/embeddings"),
+    ),
     "files": ("/v1/files", "/v1/batches"),
     "tuning": ("/v1/fine_tuning",),
     COMMON: ("/v1/models", "/v1/tokenize", "/v1/detokenize", "/v1/feedback", "/api/tags", "/api/show", "/api/version"),
