@@ -89,6 +89,7 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
     from landrace.server import status
 
     monkeypatch.setattr(application, "_APIS", (status, SimpleNamespace(routes=routes)))
+    monkeypatch.setattr(status, "_described", lambda model: {"id": model.name})
     engine: Any = SimpleNamespace(alive=True, unfinished=0, max_length=9, settings=SimpleNamespace(model="m"))
     models = [ServedModel("m", engine), ServedModel("tuned", engine, "tuned", "m")]
     usage_log = UsageLog(None, name="m", command="", config={})
