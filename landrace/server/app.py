@@ -14,6 +14,7 @@ from landrace.server.access import limits
 from landrace.server.access.gate import Gate
 from landrace.server.anthropic import routes as anthropic_routes
 from landrace.server.edge import Edge
+from landrace.server.feedback import routes as feedback_routes
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.host_names import HostNames
@@ -27,7 +28,7 @@ from landrace.server.vectors import routes as vectors_routes
 
 _COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, *_COMPUTING, file_routes, batch_routes, page_routes)
+_APIS = (status, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
@@ -48,6 +49,8 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
         finally:
             if serving.jobs is not None:
                 await serving.jobs.stop()
+            if serving.keeper is not None:
+                await serving.keeper.close()
             serving.desk.close()
             await serving.registry.stop()
             if edge.keys is not None:

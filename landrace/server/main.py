@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from landrace.errors import LandraceError, OptionError
+from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
 from landrace.server.access.keys import KeyDesk
 from landrace.server.access.requirement import keys_needed
@@ -25,6 +26,7 @@ from landrace.server.edge import Edge
 from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
+from landrace.server.feedback.keeper import Keeper
 from landrace.server.http.host_names import HostRule
 from landrace.server.http.uvicorn_config import tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
@@ -63,12 +65,20 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
             edge = Edge(hosts, desk, options.bounds, options.cors_origins)
-            app = create_app(Serving(registry, usage_log, jobs=jobs), edge)
+            app = create_app(Serving(registry, usage_log, keeper=_keeper(options), jobs=jobs), edge)
             asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     usage_log.close("finished")
+
+
+def _keeper(options: ServeOptions) -> Keeper | None:
+    if options.ledger is None:
+        if options.keep_conversations:
+            raise OptionError("Conversations are kept in a ledger.", hint="Name one with --ledger.")
+        return None
+    return Keeper(Ledger(options.ledger), keeps_conversations=options.keep_conversations)
 
 
 async def _serve(

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from landrace.server.access.caller import caller_of
 from landrace.server.access.tally import tally_of
 from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
@@ -21,6 +22,8 @@ class Serving:
     registry: Registry
     usage_log: UsageLog
     desk: PromptDesk = field(default_factory=PromptDesk)
+    keeper: Keeper | None = None
+    """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""
 

@@ -33,7 +33,7 @@ class UsageLog:
 
     @property
     def ledger(self) -> Ledger | None:
-        """For others of this process: SQLite loses its locks on a file that one process opens as two ledgers."""
+        """Where keys are read from, too."""
         return self._ledger
 
     def add(self, call_id: str, model: str, adapter: str | None, choices: Sequence[Choice]) -> None:
