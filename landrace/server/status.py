@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import ServedModel
 from landrace.server.serving import Serving
 
@@ -34,11 +35,13 @@ def routes(serving: Serving) -> APIRouter:
         return JSONResponse(status, 503 if stopped else 200)
 
     @router.api_route("/v1/models", methods=_GET)
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(model) for model in registry]}
+    async def list_models(http: Request) -> dict[str, Any]:
+        caller = caller_of(http)
+        return {"object": "list", "data": [_described(model) for model in registry if caller.may_use(model.name)]}
 
     @router.api_route("/v1/models/{name:path}", methods=_GET)
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(http: Request, name: str) -> dict[str, Any]:
+        caller_of(http).check_model(name)
         return _described(registry.check(name))
 
     return router

@@ -62,7 +62,7 @@ def add_route(router: APIRouter, serving: Serving) -> None:
     @router.post("/api/embed")
     async def embed(http: Request) -> Response:
         body = await serving.desk.read(http, EmbedRequest, any_type=True)
-        model = await serving.registry.find(our_name(serving.registry, body.model))
+        model = await serving.find(http, our_name(serving.registry, body.model))
         with renamed({"texts": "input", "prompt": "input"}):
             job = await serving.desk.prepare(model.engine, http, lambda: VectorJob.of(model, body.asked))
             reading = Reading("ollama", "embedding", model, job.wanted, caller_of(http))

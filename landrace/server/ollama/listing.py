@@ -52,7 +52,7 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
     @router.post("/api/show")
     async def show(http: Request) -> Response:
         body = await serving.desk.read(http, ShowRequest, any_type=True)
-        model = await registry.find(our_name(registry, body.model))
+        model = await serving.find(http, our_name(registry, body.model))
         return JSONResponse(_shown(model))
 
 

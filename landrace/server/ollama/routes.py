@@ -36,7 +36,7 @@ def routes(serving: Serving) -> APIRouter:
         body = await serving.desk.read(http, GenerateRequest, any_type=True)
         if not (body.raw and body.prompt):
             return await _answered(body, body.chat, http)
-        model = await serving.registry.find(our_name(serving.registry, body.model))
+        model = await serving.find(http, our_name(serving.registry, body.model))
         write = partial(plain_prompt, model.engine, body.prompt, body.said)
         with renamed(body.names):
             prompt = await serving.desk.prepare(model.engine, http, write)
@@ -45,7 +45,7 @@ def routes(serving: Serving) -> APIRouter:
     async def _answered(body: ChatRequest | GenerateRequest, asked: Chat | None, http: Request) -> Response:
         name = our_name(serving.registry, body.model)
         if asked is None:
-            await serving.registry.find(name)
+            await serving.find(http, name)
             return JSONResponse(_reply(body).nothing())
         model, prompt = await prepared(serving, http, name, asked)
         return await _sent(body, model, prompt, http)
