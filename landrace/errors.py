@@ -54,5 +54,9 @@ class StepError(RequestError):
         return error
 
 
+class DeadlineError(RequestError):
+    """The time that a request was given is up, and it has not ended."""
+
+
 class PromptTooLongError(RequestError):
     """The prompt leaves no room for an answer: it has more tokens than a sequence may have."""

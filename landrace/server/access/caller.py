@@ -20,6 +20,8 @@ class Caller:
     models: frozenset[str] | None = None
     """The models and adapters that it may ask for; None: all."""
     is_admin: bool = True
+    priority: int = 0
+    """As `Request.priority`."""
 
 
 ANYONE = Caller()

@@ -6,10 +6,14 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from landrace.engine.load import EngineLoad
-from landrace.server.engines.messages import Beat, EngineFacts
+from landrace.server.engines.messages import Beat, ProcessFacts
+
+if TYPE_CHECKING:
+    from landrace.engine.engine import Engine
 
 BEAT_SECONDS = 1.0
 
@@ -20,13 +24,11 @@ class Heartbeat:
     It needs the interpreter's lock for an instant: steps on the C++ kernels and PyTorch's operations give it away.
     """
 
-    def __init__(self, send: Callable[[Beat], None], load: Callable[[], EngineLoad]) -> None:
+    def __init__(self, send: Callable[[Beat], None], engine: Engine) -> None:
         self.busy = False
         self.progress = 0
-        self.step_seconds = 0.0
-        """Of all steps together."""
         self._send = send
-        self._load = load
+        self._engine = engine
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -38,30 +40,25 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
+        facts = None
         try:
             while True:
-                self._send(Beat(self.progress, self.busy, facts_of(self._load(), self.step_seconds)))
+                with suppress(RuntimeError):  # the main thread changed what was being counted: the next beat tells
+                    facts = process_facts(self._engine)
+                self._send(Beat(self.progress, self.busy, facts))
                 if self._ending.wait(BEAT_SECONDS):
                     return
         except OSError:  # the other end is gone, and the main thread ends
             return
 
 
-def facts_of(load: EngineLoad, step_seconds: float) -> EngineFacts:
-    """Of an engine in this process, whose steps took so long together."""
-    return EngineFacts(
-        resident_bytes=resident_bytes(),
-        groups=load.groups,
-        running=load.running,
-        waiting=load.waiting,
-        steps=load.steps,
-        tokens=load.tokens,
-        step_seconds=step_seconds / max(1, load.steps),
-    )
+def process_facts(engine: Engine) -> ProcessFacts:
+    """Of an engine in this process."""
+    return ProcessFacts(**vars(engine.facts), resident_bytes=_resident_bytes())
 
 
-def resident_bytes() -> int:
-    """Memory of this process: what it has now on Linux, elsewhere the most it had."""
+def _resident_bytes() -> int:
+    """What this process has now on Linux, elsewhere the most it had."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
