@@ -24,8 +24,8 @@ ROOM = EngineOptions(cache_tokens=131072)
 @asynccontextmanager
 async def running(model: Path, adapters: Mapping[str, Path] | None = None, **how: Any) -> AsyncIterator[EngineProcess]:
     """An engine that is up, and stopped at the end."""
-    settings = EngineSettings(str(model), adapters or {}, threads=1, options=ROOM)
-    engine = EngineProcess(settings, max_pending=64, **how)
+    settings = EngineSettings(str(model), adapters or {}, threads=1, options=ROOM, **how)
+    engine = EngineProcess(settings, max_pending=64)
     await engine.start()
     try:
         yield engine

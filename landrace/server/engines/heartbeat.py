@@ -6,14 +6,10 @@ import os
 import resource
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from landrace.engine.facts import EngineFacts
 from landrace.server.engines.messages import Beat, ProcessFacts
-
-if TYPE_CHECKING:
-    from landrace.engine.engine import Engine
 
 BEAT_SECONDS = 1.0
 
@@ -24,11 +20,11 @@ class Heartbeat:
     It needs the interpreter's lock for an instant: steps on the C++ kernels and PyTorch's operations give it away.
     """
 
-    def __init__(self, send: Callable[[Beat], None], engine: Engine) -> None:
+    def __init__(self, send: Callable[[Beat], None], facts: Callable[[], EngineFacts]) -> None:
         self.busy = False
         self.progress = 0
         self._send = send
-        self._engine = engine
+        self._facts = facts
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -40,25 +36,17 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        facts = None
         try:
             while True:
-                with suppress(RuntimeError):  # the main thread changed what was being counted: the next beat tells
-                    facts = process_facts(self._engine)
-                self._send(Beat(self.progress, self.busy, facts))
+                self._send(Beat(self.progress, self.busy, ProcessFacts(self._facts(), resident_bytes())))
                 if self._ending.wait(BEAT_SECONDS):
                     return
         except OSError:  # the other end is gone, and the main thread ends
             return
 
 
-def process_facts(engine: Engine) -> ProcessFacts:
-    """Of an engine in this process."""
-    return ProcessFacts(**vars(engine.facts), resident_bytes=_resident_bytes())
-
-
-def _resident_bytes() -> int:
-    """What this process has now on Linux, elsewhere the most it had."""
+def resident_bytes() -> int:
+    """Memory of this process: what it has now on Linux, elsewhere the most it had."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

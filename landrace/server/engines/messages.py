@@ -28,16 +28,20 @@ class EngineSettings:
     kernels: str = "auto"
     threads: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    step_seconds: float = 600.0
+    """The longest that one step may take before the process counts as hanging."""
 
 
 @dataclass(frozen=True)
-class ProcessFacts(EngineFacts):
-    """How an engine stands, and its process. It counts from the process's beginning."""
+class ProcessFacts:
+    """How an engine stands, and its process."""
 
+    engine: EngineFacts
+    """Counted since the process began."""
     resident_bytes: int
     """Memory of the process."""
     restarts: int = 0
-    """How often a process of the engine was replaced."""
+    """How often a process of it was replaced."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,7 @@ class Beat:
     """Grows with each message it took and each step it made."""
     busy: bool
     """Whether it is at one of these now; else it waits for messages."""
-    facts: ProcessFacts | None
-    """None: they changed while they were looked at."""
+    facts: ProcessFacts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from landrace.engine.outputs import StepOutput
 from landrace.errors import LandraceError, RequestError, StepError
-from landrace.server.engines.heartbeat import Heartbeat, process_facts
+from landrace.server.engines.heartbeat import Heartbeat, resident_bytes
 from landrace.server.engines.messages import (
     Abort,
     Done,
@@ -24,6 +24,7 @@ from landrace.server.engines.messages import (
     LoadAdapter,
     Opening,
     Posted,
+    ProcessFacts,
     Ready,
     Stop,
     ToWorker,
@@ -107,7 +108,7 @@ def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ServingModel, Ready
         tokenizer=opened.model.tokenizer,
         fingerprints=fingerprints,
         notice=opened.notice,
-        facts=process_facts(engine),
+        facts=ProcessFacts(engine.facts, resident_bytes()),
         lost=lost,
     )
     return opened, ready
@@ -150,7 +151,7 @@ class Worker:
         self._outlet = outlet
         self._engine = engine
         self._load_adapter = load_adapter
-        self._heartbeat = Heartbeat(outlet.send, engine)
+        self._heartbeat = Heartbeat(outlet.send, lambda: engine.facts)
 
     def run(self) -> None:
         """Until `Stop`. Raises EOFError or OSError when the other end of the pipe is gone."""
