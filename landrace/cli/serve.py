@@ -62,6 +62,9 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
+    step_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest that one step may take; then its engine counts as hanging.")
+    ] = 600,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -93,6 +96,7 @@ def serve(
         max_pending=max_pending,
         ledger=ledger,
         data=data,
+        step_seconds=step_seconds,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
     )

@@ -31,6 +31,8 @@ class ServeOptions:
     """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
+    step_seconds: float = 600.0
+    """The longest that one step of an engine may take before its process is replaced."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""
@@ -40,6 +42,6 @@ class ServeOptions:
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "data", "drain_seconds", "cors_origins"):
+        for name in ("host", "port", "ledger", "data", "step_seconds", "drain_seconds", "cors_origins"):
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}
