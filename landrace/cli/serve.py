@@ -109,6 +109,7 @@ def serve(
             for text in notices:
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
+            err.print(styled("Chat page: ", (f"{url}/", "bold")), soft_wrap=True)
 
         interrupt_as_asyncio_expects()
         serve_models(options, announce)

@@ -15,11 +15,12 @@ from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.openai import routes as openai_routes
+from landrace.server.page import routes as page_routes
 from landrace.server.serving import Serving
 
 _COMPUTING = (openai_routes,)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, *_COMPUTING, file_routes, batch_routes)
+_APIS = (status, *_COMPUTING, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
