@@ -59,6 +59,10 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    keep_conversations: Annotated[
+        bool,
+        typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
@@ -95,6 +99,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        keep_conversations=keep_conversations,
         data=data,
         step_seconds=step_seconds,
         drain_seconds=drain_seconds,

@@ -112,12 +112,8 @@ def test_kills_under_load(start_server: Any, tiny_model: Path, tiny_adapter: Pat
             one.result(SECONDS)
     assert counts["error"] > 0
     assert {prompt: text(greedy(server, *prompt)) for prompt in prompts} == expected
-    assert server.get("/health").json() == {
-        "status": "ok",
-        "engines": {},
-        "lost_adapters": {},
-        "unfinished_requests": 0,
-    }
+    health = server.get("/health").json()
+    assert (health["status"], health["engines"], health["unfinished_requests"]) == ("ok", {}, 0)
     assert server.stop() == 0
     with Ledger(server.ledger) as ledger:
         assert [run.status for run in ledger.runs(kind="serve")] == ["finished"]
