@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
-from landrace.server import status
+from landrace.server import status, tokens
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
@@ -21,7 +21,7 @@ from landrace.server.vectors import routes as vectors_routes
 
 _COMPUTING = (openai_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, *_COMPUTING, file_routes, batch_routes, page_routes)
+_APIS = (status, tokens, *_COMPUTING, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 

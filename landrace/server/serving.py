@@ -16,6 +16,8 @@ class Serving:
 
     registry: Registry
     usage_log: UsageLog
+    price_per_hour: float = 0.0
+    """What the operator reckons for an hour of the machine; 0: nothing is told of costs."""
     desk: PromptDesk = field(default_factory=PromptDesk)
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""

@@ -16,7 +16,7 @@ def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt
     engine.abilities.check_writes(engine.settings.model)
     check_count(engine, len(body.prompt) * body.n)
     if (guide := body.said_guide) is not None:
-        with renamed({"guide": field_of_guide(body.response_format)}):
+        with renamed({"guide": field_of_guide(body.response_format, body.guided)}):
             check_guide(guide, engine.tokenizer)
     return [_plain_prompt(engine, prompt, guide) for prompt in body.prompt]
 

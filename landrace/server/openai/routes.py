@@ -32,7 +32,7 @@ def routes(serving: Serving) -> APIRouter:
         with renamed(asked.names):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
-        call = Call(model, [prompt], [params], _reply(body, model, shape), body.stream, body.n, asked.names)
+        call = Call(model, [prompt], [params], _reply(serving, body, model, shape), body.stream, body.n, asked.names)
         return await answer(call, http, serving.usage_log)
 
     @router.post("/v1/completions")
@@ -44,11 +44,18 @@ def routes(serving: Serving) -> APIRouter:
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
         ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = Call(model, prompts, params, _reply(body, model, shape), body.stream, body.n)
+        call = Call(model, prompts, params, _reply(serving, body, model, shape), body.stream, body.n)
         return await answer(call, http, serving.usage_log)
 
     return router
 
 
-def _reply(body: ChatRequest | CompletionRequest, model: ServedModel, shape: Shape) -> ChunkedReply:
-    return ChunkedReply(model, shape, include_usage=body.include_usage, obfuscate=body.include_obfuscation)
+def _reply(serving: Serving, body: ChatRequest | CompletionRequest, model: ServedModel, shape: Shape) -> ChunkedReply:
+    return ChunkedReply(
+        model,
+        shape,
+        include_usage=body.include_usage,
+        obfuscate=body.include_obfuscation,
+        include_timings=body.include_timings,
+        price_per_hour=serving.price_per_hour,
+    )
