@@ -14,7 +14,6 @@ from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
 from landrace.server.access.caller import caller_of
-from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
@@ -62,28 +61,27 @@ class Call:
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
-    with renamed(call.names):
-        caller = caller_of(http)
-        generation = Generation(
-            call.model.engine,
-            call.reply.id,
-            call.prompts,
-            call.params,
-            call.n,
-            call.model.adapter,
-            client=caller.key_id or "",
-            priority=caller.priority,
-        )
-        try:
-            if not call.stream:
-                await unless_gone(http, _run(call, generation, usage_log))
-                return JSONResponse(call.reply.whole(generation))
-            pieces = _pieces(call, generation, usage_log)
-            # What comes first decides whether this is a stream or an error with a status of its own.
-            first = await unless_gone(http, anext(pieces))
-            return _Stream(first, pieces, call.reply.media_type)
-        except ClientGoneError:
-            return Response(status_code=CLIENT_CLOSED)
+    caller = caller_of(http)
+    generation = Generation(
+        call.model.engine,
+        call.reply.id,
+        call.prompts,
+        call.params,
+        call.n,
+        call.model.adapter,
+        client=caller.key_id or "",
+        priority=caller.priority,
+    )
+    try:
+        if not call.stream:
+            await unless_gone(http, _run(call, generation, usage_log))
+            return JSONResponse(call.reply.whole(generation))
+        pieces = _pieces(call, generation, usage_log)
+        # What comes first decides whether this is a stream or an error with a status of its own.
+        first = await unless_gone(http, anext(pieces))
+        return _Stream(first, pieces, call.reply.media_type)
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED)
 
 
 async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:

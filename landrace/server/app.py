@@ -10,16 +10,18 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
 from landrace.server import status, tokens
+from landrace.server.anthropic import routes as anthropic_routes
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.openai import routes as openai_routes
 from landrace.server.page import routes as page_routes
+from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
 from landrace.server.vectors import routes as vectors_routes
 
-_COMPUTING = (openai_routes, vectors_routes)
+_COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
 _APIS = (status, tokens, *_COMPUTING, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""

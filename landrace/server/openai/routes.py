@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from landrace.server.answering import Call, answer
+from landrace.server.chats.calls import prepared
 from landrace.server.chats.chat import renamed
-from landrace.server.chats.prompts import chat_prompt
 from landrace.server.engines.registry import ServedModel
 from landrace.server.openai.chunks import ChunkedReply
 from landrace.server.openai.prompts import plain_prompts
@@ -26,9 +26,8 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         body = await desk.read(http, ChatRequest)
-        model = await serving.registry.find(body.model)
         asked = body.chat
-        prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, asked))
+        model, prompt = await prepared(serving, http, body.model, asked)
         with renamed(asked.names):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
