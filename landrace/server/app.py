@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
@@ -16,6 +16,7 @@ from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.openai import routes as openai_routes
+from landrace.server.openapi import routes as openapi_routes
 from landrace.server.page import routes as page_routes
 from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
@@ -58,9 +59,15 @@ def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
             expose_headers=[request_id.HEADER],
         )
     app.add_middleware(RequestId)
-    for api in _APIS:
-        app.include_router(api.routes(serving))
+    for router in routers_of(serving):
+        app.include_router(router)
     return app
+
+
+def routers_of(serving: Serving) -> list[APIRouter]:
+    """All that is outside, and the document of it."""
+    routers = [api.routes(serving) for api in _APIS]
+    return [*routers, openapi_routes.routes(routers)]
 
 
 def _inner(serving: Serving) -> FastAPI:

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from landrace.server.engines.registry import ServedModel
+from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
 
 _GET = ["GET", "HEAD"]
+
+
+class Health(Told):
+    """How the server is."""
+
+    status: str
+    stopped: list[str]
+    unfinished_requests: int
+
+
+class ModelFacts(Told):
+    """A base model, or an adapter on it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: str | None
+    max_model_len: int
+    capabilities: list[str]
+
+
+class ModelList(Told):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ModelFacts]
 
 
 def routes(serving: Serving) -> APIRouter:
@@ -18,7 +46,11 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     registry = serving.registry
 
-    @router.api_route("/health", methods=_GET)
+    @router.api_route(
+        "/health",
+        methods=_GET,
+        **described("Whether every engine answers.", reply=Health, also=(503,), is_open=True),
+    )
     async def health() -> Response:
         engines = registry.engines
         stopped = [engine.settings.model for engine in engines if not engine.alive]
@@ -26,11 +58,11 @@ def routes(serving: Serving) -> APIRouter:
         status = {"status": "unhealthy" if stopped else "ok", "stopped": stopped, "unfinished_requests": unfinished}
         return JSONResponse(status, 503 if stopped else 200)
 
-    @router.api_route("/v1/models", methods=_GET)
+    @router.api_route("/v1/models", methods=_GET, **described("What is served.", reply=ModelList))
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [_described(model) for model in registry]}
 
-    @router.api_route("/v1/models/{name:path}", methods=_GET)
+    @router.api_route("/v1/models/{name:path}", methods=_GET, **described("One of them.", reply=ModelFacts))
     async def show_model(name: str) -> dict[str, Any]:
         return _described(registry.check(name))
 

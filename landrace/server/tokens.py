@@ -14,6 +14,7 @@ from landrace.server.fields import Fields
 from landrace.server.http.errors import FieldError
 from landrace.server.openai.conversation import checked_messages, checked_tools
 from landrace.server.openai.schema import checked_variables
+from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
 from landrace.text import chat_prompt
 
@@ -52,6 +53,21 @@ class DetokenizeRequest(Fields):
         raise ValueError("tokens must be a list of token ids.")
 
 
+class TokenizeReply(Told):
+    """How many there are, how many fit, and which."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeReply(Told):
+    """The text."""
+
+    prompt: str
+
+
 def routes(serving: Serving) -> APIRouter:
     """`/v1/tokenize` and `/v1/detokenize`."""
     router = APIRouter()
@@ -68,8 +84,12 @@ def routes(serving: Serving) -> APIRouter:
         return await desk.prepare(engine, http, partial(_text, engine, body))
 
     for root in ("/v1", ""):
-        router.post(f"{root}/tokenize")(tokenize)
-        router.post(f"{root}/detokenize")(detokenize)
+        router.post(
+            f"{root}/tokenize", **described("Token ids of a prompt or a conversation.", TokenizeRequest, TokenizeReply)
+        )(tokenize)
+        router.post(f"{root}/detokenize", **described("The text of token ids.", DetokenizeRequest, DetokenizeReply))(
+            detokenize
+        )
     return router
 
 

@@ -14,7 +14,9 @@ from landrace.server.engines.registry import ServedModel
 from landrace.server.openai.chunks import ChunkedReply
 from landrace.server.openai.prompts import plain_prompts
 from landrace.server.openai.replies import ChatShape, CompletionShape, Shape
+from landrace.server.openai.reply_schema import ChatChunk, ChatReply, CompletionReply
 from landrace.server.openai.schema import ChatRequest, CompletionRequest
+from landrace.server.openapi.description import described
 from landrace.server.serving import Serving
 
 
@@ -23,7 +25,9 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     desk = serving.desk
 
-    @router.post("/v1/chat/completions")
+    @router.post(
+        "/v1/chat/completions", **described("Answers a conversation.", ChatRequest, ChatReply, stream=ChatChunk)
+    )
     async def chat(http: Request) -> Response:
         body = await desk.read(http, ChatRequest)
         asked = body.chat
@@ -34,7 +38,10 @@ def routes(serving: Serving) -> APIRouter:
         call = Call(model, [prompt], [params], _reply(serving, body, model, shape), body.stream, body.n, asked.names)
         return await answer(call, http, serving.usage_log)
 
-    @router.post("/v1/completions")
+    @router.post(
+        "/v1/completions",
+        **described("Continues a prompt.", CompletionRequest, CompletionReply, stream=CompletionReply),
+    )
     async def complete(http: Request) -> Response:
         body = await desk.read(http, CompletionRequest)
         model = await serving.registry.find(body.model)

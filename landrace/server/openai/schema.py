@@ -6,12 +6,12 @@ import re
 from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, SkipValidation, field_validator, model_validator
+from pydantic import AfterValidator, Field, SkipValidation, WithJsonSchema, field_validator, model_validator
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.server.chats.chat import Chat
 from landrace.server.chats.tool_choice import ToolChoice
-from landrace.server.fields import Fields
+from landrace.server.fields import ONE_OR_SEVERAL, TEXTS_OR_IDS, Fields
 from landrace.server.http.errors import FieldError
 from landrace.server.lengths import most_tokens
 from landrace.server.openai.conversation import checked_messages, checked_tools
@@ -55,7 +55,7 @@ class _Request(SamplingFields):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     best_of: int | None = None
     max_tokens: int | None = None
-    stop: list[str] = Field(default_factory=list)
+    stop: Annotated[list[str], WithJsonSchema(ONE_OR_SEVERAL)] = Field(default_factory=list)
     # What is in them is checked by `SamplingParams`.
     stop_token_ids: list[int] = Field(default_factory=list)
     logit_bias: dict[str, float] = Field(default_factory=dict)
@@ -196,7 +196,7 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: SkipValidation[list[str | list[int]]]
+    prompt: Annotated[SkipValidation[list[str | list[int]]], WithJsonSchema(TEXTS_OR_IDS)]
     """One entry a prompt: text, or token ids."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False

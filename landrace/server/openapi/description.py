@@ -1,4 +1,4 @@
-"""`described`: what a route says of itself, beside its path: `@router.post("/v1/score", **described("...", Body, Reply))`.
+"""`described`: what a route says of itself: `@router.post("/v1/score", **described("What it does.", Body, Reply))`.
 
 A test fails for a route that says nothing.
 """
@@ -17,17 +17,22 @@ PLACE = "landrace"
 Content = type[BaseModel] | dict[str, Any]
 """A model, or a JSON schema as it is."""
 
+OBJECT: dict[str, Any] = {"type": "object"}
+
 
 class Told(BaseModel):
     """A part of a reply, written down for the document; routes write their replies themselves, and tests hold them
     against it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # A client must bear fields that come with a later version; a test need not.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra=lambda schema: schema.pop("additionalProperties", None)
+    )
 
 
 @dataclass(frozen=True)
 class Description:
-    """What goes in and what comes out; errors have one shape everywhere and need no word."""
+    """What goes in and what comes out."""
 
     summary: str
     body: Content | None = None
@@ -39,6 +44,8 @@ class Description:
     body_type: str = JSON
     also: tuple[int, ...] = ()
     """Further statuses that come with such a reply."""
+    failure: Content | None = None
+    """The shape of its errors, where that is not the usual one."""
     is_open: bool = False
     """Whether it asks for no key."""
 

@@ -1,15 +1,16 @@
-"""`document`: an application's routes as an OpenAPI 3.1 document."""
+"""`document`: routes as an OpenAPI 3.1 document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from landrace import __version__
 from landrace.server.openapi.description import EVENTS, JSON, PLACE, Content, Description, Told
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -33,33 +34,32 @@ class ErrorReply(Told):
     error: ErrorDetails
 
 
-def document(app: FastAPI) -> dict[str, Any]:
+def document(routers: Iterable[APIRouter]) -> dict[str, Any]:
     """Raises LookupError for a route without a description."""
-    schemas = _Schemas()
+    found = [(route, _said(route)) for route in routes_of(routers)]
+    schemas = _Schemas([description for _, description in found])
     paths: dict[str, dict[str, Any]] = {}
-    for route in routes_of(app):
-        description = description_of(route)
-        if description is None:
-            raise LookupError(f"The route {route.path} has no description: see `described`.")
+    for route, description in found:
         methods = paths.setdefault(route.path_format, {})
-        for method in sorted(route.methods):
+        for method in sorted(route.methods or ()):
             methods[method.lower()] = _operation(route, method, description, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": app.title, "version": app.version},
+        "info": {"title": "Landrace", "version": __version__},
         "paths": paths,
         "components": {
-            "schemas": schemas.definitions(),
+            "schemas": schemas.definitions,
             "securitySchemes": {_KEY: {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-def routes_of(app: FastAPI) -> Iterator[APIRoute]:
+def routes_of(routers: Iterable[APIRouter]) -> Iterator[APIRoute]:
     """Those that are to be described."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.include_in_schema:
-            yield route
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                yield route
 
 
 def description_of(route: APIRoute) -> Description | None:
@@ -69,28 +69,28 @@ def description_of(route: APIRoute) -> Description | None:
     return found
 
 
-class _Schemas:
-    """The models that operations name, each once."""
+def _said(route: APIRoute) -> Description:
+    description = description_of(route)
+    if description is None:
+        raise LookupError(f"The route {route.path} has no description: see `described`.")
+    return description
 
-    def __init__(self) -> None:
-        self._models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
+
+class _Schemas:
+    """The models that descriptions name, each once: two of one name have longer ones here."""
+
+    def __init__(self, descriptions: Iterable[Description]) -> None:
+        models: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorReply, "serialization"): None}
+        for one in descriptions:
+            for content in (one.body, one.reply, one.stream, one.failure):
+                if isinstance(content, type):
+                    models[content, "validation" if content is one.body else "serialization"] = None
+        self._references, told = models_json_schema(list(models), ref_template=_REFERENCE)
+        self.definitions: dict[str, Any] = dict(sorted(told["$defs"].items()))
 
     def of(self, content: Content, mode: JsonSchemaMode) -> Mapping[str, Any]:
-        if isinstance(content, dict):
-            return content
-        self._models[content, mode] = None
-        return {"$ref": _REFERENCE.format(model=content.__name__)}
-
-    def definitions(self) -> dict[str, Any]:
-        """Replies may grow, so they do not forbid further fields; bodies do."""
-        found: dict[str, Any] = {}
-        for model, mode in self._models:
-            _, told = models_json_schema([(model, mode)], ref_template=_REFERENCE)
-            for name, schema in told["$defs"].items():
-                if mode == "serialization":
-                    schema.pop("additionalProperties", None)
-                found[name] = schema
-        return dict(sorted(found.items()))
+        """A model's place, or a schema as it is."""
+        return content if isinstance(content, dict) else self._references[content, mode]
 
 
 def _operation(route: APIRoute, method: str, description: Description, schemas: _Schemas) -> dict[str, Any]:
@@ -99,10 +99,11 @@ def _operation(route: APIRoute, method: str, description: Description, schemas: 
         reply = {} if description.reply is None else {"schema": schemas.of(description.reply, "serialization")}
         content = {description.media_type: reply}
         if description.stream is not None:
-            content[EVENTS] = {"schema": {"type": "string"}}
-            schemas.of(description.stream, "serialization")
+            event = {"x-event": schemas.of(description.stream, "serialization")}
+            content[EVENTS] = {"schema": {"type": "string", **event}}
     replies = {str(status): _reply("As asked for.", content) for status in (200, *description.also)}
-    failed = {} if method in _BODILESS else {JSON: {"schema": schemas.of(ErrorReply, "serialization")}}
+    failure = schemas.of(description.failure or ErrorReply, "serialization")
+    failed = {} if method in _BODILESS else {JSON: {"schema": failure}}
     body = {}
     if description.body is not None:
         sent = {description.body_type: {"schema": schemas.of(description.body, "validation")}}

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter
 
-from landrace.server.openapi.description import described
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.openapi.document import document
-from landrace.server.serving import Serving
-
-_document = cache(document)
 
 
-def routes(serving: Serving) -> APIRouter:
-    """`/openapi.json`."""
-    del serving
+def routes(routers: Sequence[APIRouter]) -> APIRouter:
+    """`/openapi.json`, of these and itself."""
     router = APIRouter()
 
-    @router.api_route("/openapi.json", methods=["GET", "HEAD"], **described("This document.", reply={"type": "object"}))
-    async def show(http: Request) -> Response:
-        app = http.app
-        assert isinstance(app, FastAPI)
-        return JSONResponse(_document(app))
+    @cache
+    def told() -> dict[str, Any]:
+        return document([*routers, router])
+
+    @router.api_route("/openapi.json", methods=["GET", "HEAD"], **described("This document.", reply=OBJECT))
+    async def show() -> dict[str, Any]:
+        return told()
 
     return router
