@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,6 +57,8 @@ class Call:
     n: int = 1
     names: Mapping[str, str] = field(default_factory=dict)
     """What the API calls the fields that the engine names otherwise."""
+    ended: Callable[[Generation], None] | None = None
+    """Told when everything has come that will."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
@@ -116,6 +118,8 @@ async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> As
 
 def _record(call: Call, generation: Generation, usage_log: UsageLog) -> None:
     usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices)
+    if call.ended is not None:
+        call.ended(generation)
 
 
 class _Stream(StreamingResponse):

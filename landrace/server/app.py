@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from landrace import __version__
 from landrace.server import status, tokens
 from landrace.server.anthropic import routes as anthropic_routes
+from landrace.server.feedback import routes as feedback_routes
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
@@ -24,7 +25,7 @@ from landrace.server.vectors import routes as vectors_routes
 
 _COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, tokens, *_COMPUTING, file_routes, batch_routes, page_routes)
+_APIS = (status, tokens, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
@@ -44,6 +45,8 @@ def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
         finally:
             if serving.jobs is not None:
                 await serving.jobs.stop()
+            if serving.keeper is not None:
+                await serving.keeper.close()
             serving.desk.close()
             await serving.registry.stop()
 

@@ -140,6 +140,7 @@ class ChatRequest(_Request):
     # What it says is checked by `choice`.
     tool_choice: SkipValidation[Any] = "auto"
     parallel_tool_calls: bool = True
+    store: bool = False
     reasoning_effort: str | None = None
     thinking_budget: int | None = None
 
