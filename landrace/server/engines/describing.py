@@ -77,6 +77,7 @@ async def describe(settings: Sequence[EngineSettings]) -> Described:
         raise LandraceError("The process that reads what the models need has ended without an answer.") from error
     finally:
         process.kill()
+        await asyncio.to_thread(process.join)
     return told
 
 

@@ -47,7 +47,8 @@ def description(settings: EngineSettings) -> Description:
     if options.draft_model is not None:
         drafts = open_checkpoint(ModelStore(default_home()).resolve(options.draft_model))
         n_bytes += _engine_bytes(drafts, settings)
-    n_bytes += sum((folder / TENSORS_NAME).stat().st_size for folder in settings.adapters.values())
+    files = [folder / TENSORS_NAME for folder in settings.adapters.values()]
+    n_bytes += sum(file.stat().st_size for file in files if file.is_file())
     tokenizer = open_tokenizer(checkpoint)
     return Description(
         n_bytes,

@@ -68,7 +68,7 @@ class Opener:
             await asyncio.gather(*tasks, return_exceptions=True)
         for base in at_start:
             if self._budget.take(base.name, base.n_bytes):
-                if base.opened_at is None:
+                if not base.is_open:
                     await base.open(strict=True)
                 if not await self._fits(base):
                     await self._close(base)
@@ -77,7 +77,7 @@ class Opener:
         """Returns when the model is open, for whoever has taken it. Raises EngineBusyError where as many wait as may,
         and EngineStoppedError where it takes too long or could not be opened just now."""
         self._budget.use(base.name)
-        if base.state == "open":
+        if base.is_open:
             return
         self._check(base)
         if base.waiting >= base.max_pending:
@@ -89,7 +89,7 @@ class Opener:
             await asyncio.wait({base.opening}, timeout=self._wait_seconds)
         finally:
             base.waiting -= 1
-        if base.state != "open":
+        if not base.is_open:
             self._check(base)
             doing = "is still being opened" if self.memory_of(base) else "waits for memory that other models use"
             raise _not_available(f"The model {base.name} {doing}. Try again shortly.")
@@ -111,7 +111,7 @@ class Opener:
         opening = [base.opening for base in self._bases.values() if base.opening is not None]
         await asyncio.gather(*opening, return_exceptions=True)
         for base in self._bases.values():
-            if base.opened_at is not None:
+            if base.is_open:
                 await self._close(base)
 
     async def _describe(self, bases: Sequence[Hosted]) -> None:
@@ -126,7 +126,7 @@ class Opener:
 
     async def _open(self, base: Hosted) -> None:
         try:
-            while not base.opened_at:
+            while not base.is_open:
                 await self._make_room(base)
                 await base.open(strict=False)
                 if not await self._fits(base):  # it takes more than its files told: with the room for that, then
@@ -137,7 +137,7 @@ class Opener:
             _log.exception("The model %s could not be opened.", base.name)
             base.fail(LandraceError(f"{type(error).__name__}: {error}"))
         finally:
-            if base.opened_at is None:
+            if not base.is_open:
                 self._budget.give_back(base.name)
             base.opening = None
 

@@ -65,7 +65,7 @@ class Registry:
     @property
     def engines(self) -> list[EngineProcess]:
         """Those of the models that are open."""
-        return [base.engine for base in self._bases.values() if base.opened_at is not None]
+        return [base.engine for base in self._bases.values() if base.is_open]
 
     def check(self, name: str) -> ServedModel:
         """The model or adapter of that name, open or not. Raises ApiError (404)."""
@@ -134,7 +134,7 @@ class Registry:
         base = self.host_of(model)
         with self._change(model.adapter, base):
             removed = base.adapters.pop(model.adapter)
-            if base.state == "open" and removed.problem is None:
+            if base.is_open and removed.problem is None:
                 await base.engine.unload_adapter(model.adapter)
 
     async def start(self) -> None:
