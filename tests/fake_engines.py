@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -108,7 +109,12 @@ class FakeEngine:
         self.gave_up = reason
 
 
-MakeHouse = Callable[..., House]
+def registry_of(name: str, engine: Any) -> Registry:
+    """With one model, which is open: `engine` has what a test needs of one."""
+    engine.settings = EngineSettings(name)
+    base = Hosted(engine.settings, max_pending=8)
+    base.engine, base.opened_at = engine, 0.0
+    return Registry([base])
 
 
 def make_house(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> House:

@@ -16,6 +16,7 @@ from landrace.cli import (
     demo,
     embed,
     evaluate,
+    keys,
     quantize,
     rerank,
     run,
@@ -55,6 +56,7 @@ app.command("certify")(certify.certify)
 app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
+app.add_typer(keys.app, name="keys")
 
 
 def _version(wanted: bool) -> None:

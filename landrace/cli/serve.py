@@ -13,6 +13,7 @@ import typer
 
 from landrace.cli.console import err, notice, styled
 from landrace.cli.endings import interrupt_as_asyncio_expects
+from landrace.cli.ledgers import LEDGER_VARIABLE
 from landrace.cli.options import (
     CacheDtypeOption,
     ContextKeepOption,
@@ -68,7 +69,16 @@ def serve(
         list[str] | None,
         typer.Option(help="https://HOST: its pages may call the server from a browser; * is any. May be repeated."),
     ] = None,
-    ledger: Annotated[Path | None, typer.Option(help="SQLite file that takes the usage of every request.")] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            envvar=LEDGER_VARIABLE,
+            help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
+    ] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -104,6 +114,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
     )

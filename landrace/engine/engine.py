@@ -5,49 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import eq
 
 from torch import Tensor
 
+from landrace.engine.accounts import Accounts
+from landrace.engine.adapters import Adapters
 from landrace.engine.answers import Answer, answers
 from landrace.engine.batch_builder import build_batch
 from landrace.engine.cache.cache import Cache
 from landrace.engine.cache.kinds import new_group, slots_of
 from landrace.engine.cache.memory import CACHE_DTYPES, CacheMemory
 from landrace.engine.cache.pool import root_hash
-from landrace.engine.drafter import Drafter
 from landrace.engine.drafting import drafting
-from landrace.engine.guiding import Guiding
+from landrace.engine.facts import EngineFacts
 from landrace.engine.live import Live
-from landrace.engine.load import EngineLoad
 from landrace.engine.masks import Masks
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.overflow import begun, continued
-from landrace.engine.reading import Reader
 from landrace.engine.readout import Pooling, PoolKind
 from landrace.engine.refusals import check_request
 from landrace.engine.request import Request
-from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
-from landrace.engine.stopping import StopText
-from landrace.engine.thinking import Thinking
 from landrace.errors import LandraceError, OptionError, RequestError, StepError
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
-from landrace.text import TextStream, Tokenizer
+from landrace.text import Tokenizer
 
 MOST_FORCED = 32
 """So many forced tokens are taken at once: they are computed in one step with what others choose there."""
-
-
-@dataclass(frozen=True)
-class _Adapter:
-    slot: int
-    serial: int
-    """Never used twice, so that a new adapter in an old slot shares no cache with its predecessor."""
 
 
 class Engine:
@@ -91,9 +80,8 @@ class Engine:
         self._masks = Masks()
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
-        self._adapters: dict[str, _Adapter] = {}
-        self._n_adapters_added = 0
-        self._n_steps = self._n_tokens = 0
+        self._adapters = Adapters(decoder)
+        self._accounts = Accounts()
 
     @property
     def cache_bytes_per_token(self) -> float:
@@ -111,26 +99,22 @@ class Engine:
         return self._memory.nbytes + (self._drafting.cache_bytes if self._drafting else 0)
 
     @property
+    def facts(self) -> EngineFacts:
+        """How the engine stands now, and what it has computed; may be asked for from another thread."""
+        scheduler = self._scheduler
+        return self._accounts.facts(len(scheduler.running), len(scheduler.waiting), scheduler.cache.facts())
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` has anything to compute or report."""
         return bool(self._live or self._pending)
-
-    @property
-    def load(self) -> EngineLoad:
-        """What it holds and has done; may be asked for from another thread."""
-        plan = self._scheduler
-        groups = tuple(group.load for group in plan.cache.groups)
-        return EngineLoad(len(plan.running), len(plan.waiting), groups, self._n_steps, self._n_tokens)
 
     def add_adapter(self, name: str, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> None:
         """Makes an adapter available to requests by `name`.
 
         Raises OptionError for a name in use and CheckpointError for tensors that do not fit the decoder.
         """
-        if name in self._adapters:
-            raise OptionError(f"There is already an adapter called {name!r}.")
-        self._n_adapters_added += 1
-        self._adapters[name] = _Adapter(self.decoder.add_adapter(spec, tensors), self._n_adapters_added)
+        self._adapters.add(name, spec, tensors)
 
     def remove_adapter(self, name: str) -> None:
         """Takes an adapter off again. Raises OptionError when there is none or a request is using it."""
@@ -138,7 +122,7 @@ class Engine:
             raise OptionError(f"There is no adapter called {name!r}.")
         if any(live.request.adapter == name for live in self._live.values()):
             raise OptionError(f"The adapter {name!r} is in use.", hint="Wait for its requests, or abort them.")
-        self.decoder.remove_adapter(self._adapters.pop(name).slot)
+        self._adapters.remove(name)
 
     def weights_changed(self) -> None:
         """Nothing that was cached before serves any request from now on.
@@ -149,7 +133,7 @@ class Engine:
         error = StepError("The model's weights changed while this request was computed.", hint="Send it again.")
         for live in [live for live in self._live.values() if live.progress.admitted is not None]:
             self._forget(live)
-            self._pending.append(_output(live, finish_reason="error", error=error))
+            self._pending.append(live.output(finish_reason="error", error=error))
         self._queue_anew()
 
     def add(self, request: Request) -> None:
@@ -168,26 +152,8 @@ class Engine:
         if request.adapter is not None and request.adapter not in self._adapters:
             raise RequestError(f"There is no adapter called {request.adapter!r}.", field="adapter")
         check_request(request, self.decoder.spec.vocab_size, self.max_length, self.options)
-        adapter = self._adapters[request.adapter].serial if request.adapter is not None else None
-        params = request.params
-        progress = begun(request, root_hash(adapter), self.options, self.max_length)
-        form = request.answer if request.guide is None or request.answer is None else request.answer.guided()
-        guiding = Guiding.of(request, self.tokenizer)
-        thinking = Thinking.of(form, self.tokenizer, params.thinking_budget, leads_on=guiding is not None)
-        live = Live(
-            progress=progress,
-            sampling=SamplingState(params, request.prompt_ids, self.decoder.device, thinking, guiding),
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.tokenizer.eos_ids),
-            stop_text=StopText(params.stop),
-            stream=TextStream(
-                self.tokenizer,
-                keep_leading_space=True,
-                shown=self.tokenizer.mark_ids if form is not None else frozenset(),
-            ),
-            drafter=Drafter(progress.tokens, progress.held),
-            parser=form.parser() if form is not None else None,
-            reader=Reader.of(request.readout, self.decoder.spec),
-        )
+        progress = begun(request, root_hash(self._adapters.serial(request.adapter)), self.options, self.max_length)
+        live = Live.of(progress, self.tokenizer, self.decoder.spec, self.decoder.device)
         live.progress.arrived = arrived
         self._scheduler.add(live.progress)
         self._live[request.id] = live
@@ -198,8 +164,7 @@ class Engine:
         self._scheduler.go_on(live.progress, progress)
         if self._drafting:
             self._drafting.forget(live.request.id)
-        drafter = Drafter(progress.tokens, progress.held)
-        self._live[live.request.id] = replace(live, progress=progress, drafter=drafter)
+        self._live[live.request.id] = live.going_on(progress)
 
     def abort(self, request_id: str) -> None:
         """Ends a request; the next step reports it. Nothing happens if it has ended already."""
@@ -217,7 +182,9 @@ class Engine:
         Whatever fails ends the requests it happened to with a StepError: one where it is the request's own work, those
         of the step where it is the forward pass, those that ran where it is the bookkeeping. The others go on.
         """
-        outputs, self._pending = self._pending, []
+        started = time.perf_counter()
+        before, self._pending = self._pending, []
+        outputs: list[StepOutput] = []
         try:
             with ExitStack() as around:
                 for decoder in self._decoders:
@@ -225,14 +192,15 @@ class Engine:
                 self._step(outputs)
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
             self._start_over(cause, outputs)
-        return outputs
+        return before + self._accounts.close(time.perf_counter() - started, outputs)
 
     def _step(self, outputs: list[StepOutput]) -> None:
-        lives = [self._live[progress.request.id] for progress in self._scheduler.schedule().work]
+        plan = self._scheduler.schedule()
+        self._accounts.preemptions += plan.preempted
+        self._accounts.reused_tokens += plan.reused
+        lives = [self._live[progress.request.id] for progress in plan.work]
         self._memory.copy(self._scheduler.cache.take_copies())
         if lives:
-            self._n_steps += 1
-            self._n_tokens += sum(live.progress.scheduled for live in lives)
             with self._drafting.step(lives) if self._drafting else nullcontext():
                 self._compute(lives, outputs)
 
@@ -246,7 +214,7 @@ class Engine:
         lives = list(self._live.values())
         for live in [live for live in lives if live.progress not in waiting] or lives[:1]:
             self._forget(live)
-            outputs.append(_output(live, finish_reason="error", error=error))
+            outputs.append(live.output(finish_reason="error", error=error))
         self._queue_anew()
 
     def _queue_anew(self) -> None:
@@ -306,13 +274,13 @@ class Engine:
         return self.generate([Request.reading(str(n), ids, own, adapter) for n, (ids, own) in enumerate(pairs)])
 
     def _compute(self, lives: Sequence[Live], outputs: list[StepOutput]) -> None:
-        slots = {name: adapter.slot for name, adapter in self._adapters.items()}
         now = time.perf_counter()
         for live in lives:
             if live.progress.admitted is None:
                 live.progress.admitted = now
+        self._accounts.open(lives)
         try:
-            batch, wanted = build_batch([live.progress for live in lives], self._memory, slots)
+            batch, wanted = build_batch([live.progress for live in lives], self._memory, self._adapters.slots)
             states = [live.states(rows.n_sampled) for live, rows in zip(lives, wanted, strict=True)]
             with self._masks.beside([state for own in states for state in own]):
                 logits, hidden = self._run(batch, any(isinstance(live.request.readout, Pooling) for live in lives))
@@ -370,7 +338,7 @@ class Engine:
         elif taken or answer.scores:
             if progress.held == self.max_length:
                 self._shift(live)
-            output = _output(live, token_ids, text, logprobs, answer.scores)
+            output = live.output(token_ids, text, logprobs, answer.scores)
         else:
             return None
         if not draft:
@@ -392,7 +360,7 @@ class Engine:
         if reason == "length" and live.stop_text.matched:
             reason = "stop"
         self._free(live)
-        return _output(live, token_ids, text, logprobs, scores, reason)
+        return live.output(token_ids, text, logprobs, scores, reason)
 
     def _fail(self, live: Live, error: RequestError, *, sound: bool = True) -> StepOutput:
         return self._cut(live, "error", error, sound=sound)
@@ -400,7 +368,7 @@ class Engine:
     def _cut(self, live: Live, reason: str, error: RequestError | None = None, *, sound: bool = True) -> StepOutput:
         """Ends a request where it stands. Text held back is not asked for: that may be what failed."""
         self._free(live, sound=sound)
-        return _output(live, finish_reason=reason, error=error)
+        return live.output(finish_reason=reason, error=error)
 
     def _free(self, live: Live, *, sound: bool = True) -> None:
         self._scheduler.remove(live.progress, sound=sound)
@@ -421,30 +389,3 @@ def _followed(live: Live, answer: Answer) -> Iterator[int]:
             if (forced := live.sampling.forced) is None:
                 return
             yield forced
-
-
-def _output(
-    live: Live,
-    token_ids: tuple[int, ...] = (),
-    text: str = "",
-    logprobs: tuple[TokenLogprob, ...] = (),
-    scores: tuple[TokenLogprob, ...] = (),
-    finish_reason: str | None = None,
-    error: RequestError | None = None,
-) -> StepOutput:
-    return StepOutput(
-        request_id=live.request.id,
-        token_ids=token_ids,
-        text=text,
-        logprobs=logprobs,
-        prompt_logprobs=scores,
-        finish_reason=finish_reason,
-        error=error,
-        cached_prompt_tokens=live.progress.prefix_hit or 0,
-        seed=live.sampling.seed,
-        queue_seconds=live.progress.queue_seconds,
-        dropped_tokens=live.progress.dropped,
-        events=live.events(text, whole=finish_reason in ("stop", "length")),
-        thought_tokens=live.thought_tokens,
-        read=live.reader.found if live.reader is not None and finish_reason == "length" else None,
-    )

@@ -58,8 +58,12 @@ class StepOutput:
     """What came of the answer, for a request that says how it is taken apart; `text` then shows its marks."""
     thought_tokens: int = 0
     """Tokens of thoughts so far."""
+    stop: str | None = None
+    """The stop string that ended the answer."""
     read: NDArray[np.float32] | None = None
     """At the end of a request whose prompt is only read: the pooled vector, or the logits of the tokens it names."""
+    machine_seconds: float = 0.0
+    """The request's share of the engine's time so far."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Completion:
     thought_tokens: int
     read: NDArray[np.float32] | None = None
     """As in `StepOutput`."""
+    machine_seconds: float = 0.0
+    """As in `StepOutput`."""
 
     @staticmethod
     def of(request: Request, outputs: Sequence[StepOutput]) -> Completion:
@@ -108,4 +114,5 @@ class Completion:
             parts=Parts.of(event for output in outputs for event in output.events),
             thought_tokens=last.thought_tokens,
             read=last.read,
+            machine_seconds=last.machine_seconds,
         )

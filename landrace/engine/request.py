@@ -26,6 +26,12 @@ class Request:
     guide: Guide | None = field(default=None, kw_only=True)
     """The language of the answer, behind its thoughts if it has some; where `answer` has tools, with the marks of calls
     and of frames (`call_guide`)."""
+    client: str = field(default="", kw_only=True)
+    """Whose it is: clients have equal shares of the engine, however many requests each sends."""
+    priority: int = field(default=0, kw_only=True)
+    """From 0 on it makes the client's share larger; below 0 it runs in what others leave."""
+    deadline: float | None = field(default=None, kw_only=True)
+    """`time.monotonic()` after which it ends with a DeadlineError."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))

@@ -27,6 +27,10 @@ class Plan:
 
     work: tuple[Progress, ...]
     """The requests to compute, in packed order: decode rows, then prefill chunks."""
+    preempted: int = 0
+    """How many lost what they held."""
+    reused: int = 0
+    """Tokens that those who started for the first time found in the cache."""
 
 
 class Scheduler:
@@ -42,6 +46,7 @@ class Scheduler:
         self.running: list[Progress] = []
         self.waiting: list[Progress] = []
         self._n_arrived = 0
+        self._preempted = self._reused = 0
 
     @property
     def has_work(self) -> bool:
@@ -74,6 +79,7 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """Plans one step: whoever can start does, then the step's tokens are shared out."""
+        self._preempted = self._reused = 0
         self._admit()
         shares = self._shares()
         work = []
@@ -83,7 +89,7 @@ class Scheduler:
                 if self._make_room(progress, end):
                     progress.scheduled = end - progress.cached
                     work.append(progress)
-        return Plan(tuple(sorted(work, key=_is_prompt)))
+        return Plan(tuple(sorted(work, key=_is_prompt)), self._preempted, self._reused)
 
     def commit(self, progress: Progress, tokens: Sequence[int], forced: int = 0) -> None:
         """Books a computed interval and the tokens chosen from its last rows; publishes what is whole now.
@@ -139,6 +145,7 @@ class Scheduler:
         self.cache.release(progress.tables)
         _let_go(progress)
         progress.preemptions += 1
+        self._preempted += 1
         insort(self.waiting, progress, key=_place)
 
     def _admit(self) -> None:
@@ -169,6 +176,7 @@ class Scheduler:
         progress.cached = length
         if progress.prefix_hit is None:
             progress.prefix_hit = length
+            self._reused += length
         self.waiting.remove(progress)
         insort(self.running, progress, key=_place)
         return True

@@ -17,11 +17,13 @@ from fastapi import FastAPI
 
 from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
+from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.opening import Opener
 from landrace.server.engines.registry import Registry
+from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.presence import present
 from landrace.server.serving import Serving
@@ -43,12 +45,17 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     """
     registry = _registry(options)
     listener = _bind(options.host, options.port)
+    jobs = None if options.data is None else Jobs(options.data)
     usage_log = UsageLog(
-        options.ledger, name=",".join(options.models), command=shlex.join(sys.argv), config=options.as_json()
+        options.ledger,
+        name=",".join(options.models),
+        command=shlex.join(map(without_passwords, sys.argv)),
+        config=options.as_json(),
     )
     try:
         with listener:
-            app = create_app(Serving(registry, usage_log, options.adapter_folder), options.cors_origins)
+            serving = Serving(registry, usage_log, jobs=jobs, adapter_folder=options.adapter_folder)
+            app = create_app(serving, options.cors_origins)
             asyncio.run(_serve(app, registry, listener, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")

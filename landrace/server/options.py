@@ -9,6 +9,10 @@ from typing import Any
 
 from landrace.engine.options import EngineOptions
 
+_NOT_HOW_IT_ANSWERS = (
+    "host", "port", "ledger", "data", "drain_seconds", "cors_origins", "wait_seconds", "adapter_folder",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -37,8 +41,10 @@ class ServeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     max_pending: int = 1024
     """Most unfinished requests of each engine."""
-    ledger: Path | None = None
-    """Takes the usage of every request; None: nothing is recorded."""
+    ledger: str | None = None
+    """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
+    data: Path | None = None
+    """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""
@@ -48,6 +54,6 @@ class ServeOptions:
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "drain_seconds", "cors_origins", "wait_seconds", "adapter_folder"):
+        for name in _NOT_HOW_IT_ANSWERS:
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from landrace.server.engines.registry import Registry
+from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
 
@@ -19,3 +20,5 @@ class Serving:
     adapter_folder: Path | None = None
     """Adapters in its subfolders may be loaded by calls; None: none may."""
     desk: PromptDesk = field(default_factory=PromptDesk)
+    jobs: Jobs | None = None
+    """Files and what is done with them; None: this server keeps none."""

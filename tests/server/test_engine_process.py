@@ -15,7 +15,7 @@ import pytest
 from patience import SECONDS
 
 from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
-from landrace.engine.load import EngineLoad
+from landrace.engine.facts import EngineFacts
 from landrace.errors import LandraceError, StepError
 from landrace.server.engines.messages import Abort, Beat, EngineSettings, Posted, Stop
 from landrace.server.engines.process import EngineProcess
@@ -92,8 +92,8 @@ class Scripted:
         return bool(self.outputs)
 
     @property
-    def load(self) -> EngineLoad:
-        return EngineLoad(0, 0, (), 0, 0)
+    def facts(self) -> EngineFacts:
+        return EngineFacts(0, 0, (), 0, 0.0, 0, 0, 0, 0, 0, 0)
 
     def step(self) -> list[StepOutput]:
         outputs, self.outputs = self.outputs, []

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 
 from landrace.cli.serve import checked_origin
 from landrace.errors import OptionError
 from landrace.server.app import create_app
-from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
@@ -165,9 +165,7 @@ def test_a_bug_has_the_headers_of_every_reply() -> None:
     engine: Any = SimpleNamespace(
         tokenizer=SimpleNamespace(encode=encode), check_alive=lambda: None, max_length=9, prompt_limit=9
     )
-    app = create_app(
-        Serving(Registry([ServedModel("m", engine)]), UsageLog(None, name="m", command="", config={})), ["*"]
-    )
+    app = create_app(Serving(registry_of("m", engine), UsageLog(None, name="m", command="", config={})), ["*"])
 
     async def post() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from landrace.engine.cache.group import Group
+from landrace.engine.facts import CacheFacts
 
 Tables = list[Any]
 """What a request holds: in every group that group's table."""
@@ -77,3 +78,7 @@ class Cache:
     def together(self, lengths: Sequence[int]) -> bool:
         """See `Group.together`."""
         return all(group.together(lengths) for group in self.groups)
+
+    def facts(self) -> list[CacheFacts]:
+        """How each group is filled."""
+        return [group.facts() for group in self.groups]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from landrace.engine.load import GroupLoad
+from landrace.engine.facts import CacheFacts
 
 Table = TypeVar("Table")
 """What one request holds in a group."""
@@ -68,11 +68,10 @@ class Group(Protocol[Table]):
         """What is to be copied before the next step, in order: places of the pool, from and to."""
         ...
 
-    @property
-    def load(self) -> GroupLoad:
-        """What is held of it; may be asked for from another thread."""
-        ...
-
     def together(self, lengths: Sequence[int]) -> bool:
         """Whether requests of so many tokens have room at the same time, sharing nothing."""
+        ...
+
+    def facts(self) -> CacheFacts:
+        """How it is filled."""
         ...

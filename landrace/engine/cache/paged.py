@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from landrace.engine.cache.pool import BlockPool
-from landrace.engine.load import GroupLoad
+from landrace.engine.facts import CacheFacts
 from landrace.engine.options import EngineOptions
 from landrace.models.cache_spec import Paged
 
@@ -116,13 +116,12 @@ class PagedGroup:
         copies, self._copies = self._copies, []
         return copies
 
-    @property
-    def load(self) -> GroupLoad:
-        free = len(self.pool.free)
-        return GroupLoad("tokens", (self.pool.n_blocks - free) * self._size, free * self._size)
-
     def together(self, lengths: Sequence[int]) -> bool:
         return self.spec.reach is not None or sum(map(self._blocks, lengths)) <= self.pool.n_blocks
+
+    def facts(self) -> CacheFacts:
+        blocks = (self.pool.n_blocks, self.pool.n_held, self.pool.n_reusable)
+        return CacheFacts("all" if self.spec.reach is None else "window", *(n * self._size for n in blocks))
 
     def _blocks(self, n_tokens: int) -> int:
         return -(-n_tokens // self._size)

@@ -41,6 +41,16 @@ class BlockPool:
         self.hashes_of: dict[int, list[bytes]] = {}
         self.block_of: dict[bytes, int] = {}
 
+    @property
+    def n_held(self) -> int:
+        """Blocks that somebody holds."""
+        return self.n_blocks - len(self.free)
+
+    @property
+    def n_reusable(self) -> int:
+        """Free blocks that are still published."""
+        return sum(self.references[block] == 0 for block in self.hashes_of)
+
     def lookup(self, hashes: Sequence[bytes]) -> list[int]:
         """Published blocks of the longest known beginning of `hashes`. Changes nothing."""
         blocks = []

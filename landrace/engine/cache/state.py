@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from landrace.engine.cache.pool import BlockPool
-from landrace.engine.load import GroupLoad
+from landrace.engine.facts import CacheFacts
 from landrace.engine.options import EngineOptions
 
 
@@ -97,13 +97,11 @@ class StateGroup:
     def take_copies(self) -> list[tuple[int, int]]:
         return []
 
-    @property
-    def load(self) -> GroupLoad:
-        free = len(self.pool.free)
-        return GroupLoad("states", self.pool.n_blocks - free, free)
-
     def together(self, lengths: Sequence[int]) -> bool:
         return len(lengths) <= self.pool.n_blocks
+
+    def facts(self) -> CacheFacts:
+        return CacheFacts("states", self.pool.n_blocks, self.pool.n_held, self.pool.n_reusable)
 
     def _is_its_own(self, table: StateTable) -> bool:
         """Whether nobody else reads the state that it goes on from."""

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from landrace.engine.load import EngineLoad
-from landrace.server.engines.messages import Beat, EngineFacts
+from landrace.engine.facts import EngineFacts
+from landrace.server.engines.messages import Beat, ProcessFacts
 
 BEAT_SECONDS = 1.0
 
@@ -20,13 +20,11 @@ class Heartbeat:
     It needs the interpreter's lock for an instant: steps on the C++ kernels and PyTorch's operations give it away.
     """
 
-    def __init__(self, send: Callable[[Beat], None], load: Callable[[], EngineLoad]) -> None:
+    def __init__(self, send: Callable[[Beat], None], facts: Callable[[], EngineFacts]) -> None:
         self.busy = False
         self.progress = 0
-        self.step_seconds = 0.0
-        """Of all steps together."""
         self._send = send
-        self._load = load
+        self._facts = facts
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -40,24 +38,11 @@ class Heartbeat:
     def _run(self) -> None:
         try:
             while True:
-                self._send(Beat(self.progress, self.busy, facts_of(self._load(), self.step_seconds)))
+                self._send(Beat(self.progress, self.busy, ProcessFacts(self._facts(), resident_bytes())))
                 if self._ending.wait(BEAT_SECONDS):
                     return
         except OSError:  # the other end is gone, and the main thread ends
             return
-
-
-def facts_of(load: EngineLoad, step_seconds: float) -> EngineFacts:
-    """Of an engine in this process, whose steps took so long together."""
-    return EngineFacts(
-        resident_bytes=resident_bytes(),
-        groups=load.groups,
-        running=load.running,
-        waiting=load.waiting,
-        steps=load.steps,
-        tokens=load.tokens,
-        step_seconds=step_seconds / max(1, load.steps),
-    )
 
 
 def resident_bytes() -> int:

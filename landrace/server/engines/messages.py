@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from landrace.engine.load import GroupLoad
+from landrace.engine.facts import EngineFacts
 from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
@@ -31,21 +31,13 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class EngineFacts:
-    """What an engine holds and has done since its process began."""
+class ProcessFacts:
+    """How an engine stands, and its process."""
 
+    engine: EngineFacts
+    """Counted since the process began."""
     resident_bytes: int
     """Memory of the process."""
-    groups: tuple[GroupLoad, ...]
-    """What each group of its cache holds."""
-    running: int
-    """Requests that take part in steps."""
-    waiting: int
-    steps: int
-    tokens: int
-    """Tokens of prompts and answers that were computed."""
-    step_seconds: float
-    """Mean time of a step."""
     restarts: int = 0
     """How often a process of it was replaced."""
 
@@ -69,7 +61,7 @@ class Ready:
     """Of each adapter by name, and under None that of the model alone."""
     notice: str | None
     """What the user should know about how it is served."""
-    facts: EngineFacts
+    facts: ProcessFacts
     lost: Mapping[str, LandraceError] = field(default_factory=dict)
     """The adapters that could not be opened, and why."""
 
@@ -133,7 +125,7 @@ class Beat:
     """Grows with each message it took and each step it made."""
     busy: bool
     """Whether it is at one of these now; else it waits for messages."""
-    facts: EngineFacts
+    facts: ProcessFacts
 
 
 @dataclass(frozen=True)

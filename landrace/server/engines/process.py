@@ -20,12 +20,12 @@ from landrace.server.engines.messages import (
     Beat,
     Done,
     Ended,
-    EngineFacts,
     EngineSettings,
     Failed,
     FromWorker,
     LoadAdapter,
     Opening,
+    ProcessFacts,
     Ready,
     UnloadAdapter,
 )
@@ -150,7 +150,7 @@ class EngineProcess:
         """Those of them that could not be opened again after a restart, and why. Loading one anew brings it back."""
         return self._adapters.lost
 
-    async def facts(self) -> EngineFacts:
+    async def facts(self) -> ProcessFacts:
         """As of a second ago. Raises EngineStoppedError."""
         self.check_alive()
         return replace(self._facts, restarts=self.restarts)

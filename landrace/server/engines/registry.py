@@ -35,10 +35,12 @@ class ServedModel:
 class Registry:
     """Finds what is served. Its methods belong to one event loop."""
 
-    def __init__(self, models: Sequence[Hosted], opener: Opener, aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, models: Sequence[Hosted], opener: Opener | None = None, aliases: Mapping[str, str] | None = None
+    ) -> None:
         """`aliases`: further names, and the models or adapters they stand for. OptionError for a name twice, and for an
         alias of nothing."""
-        self._opener = opener
+        self._opener = opener or Opener()
         self._bases = {base.name: base for base in models}
         self._aliases = dict(aliases or {})
         self._changing: set[str] = set()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from landrace.engine.outputs import StepOutput
 from landrace.errors import LandraceError, RequestError, StepError
-from landrace.server.engines.heartbeat import Heartbeat, facts_of
+from landrace.server.engines.heartbeat import Heartbeat, resident_bytes
 from landrace.server.engines.messages import (
     Abort,
     Done,
@@ -24,6 +24,7 @@ from landrace.server.engines.messages import (
     LoadAdapter,
     Opening,
     Posted,
+    ProcessFacts,
     Ready,
     Stop,
     ToWorker,
@@ -107,7 +108,7 @@ def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ServingModel, Ready
         tokenizer=opened.model.tokenizer,
         fingerprints=fingerprints,
         notice=opened.notice,
-        facts=facts_of(engine.load, 0.0),
+        facts=ProcessFacts(engine.facts, resident_bytes()),
         lost=lost,
     )
     return opened, ready
@@ -150,7 +151,7 @@ class Worker:
         self._outlet = outlet
         self._engine = engine
         self._load_adapter = load_adapter
-        self._heartbeat = Heartbeat(outlet.send, lambda: engine.load)
+        self._heartbeat = Heartbeat(outlet.send, lambda: engine.facts)
 
     def run(self) -> None:
         """Until `Stop`. Raises EOFError or OSError when the other end of the pipe is gone."""
@@ -198,9 +199,7 @@ class Worker:
                     self._outlet.send(Done(name, error=error))
 
     def _step(self) -> None:
-        begun = time.monotonic()
         outputs = self._engine.step()
-        self._heartbeat.step_seconds += time.monotonic() - begun
         self._heartbeat.progress += 1
         _log_failures(outputs)
         if outputs:
