@@ -87,8 +87,8 @@ async def _serve(
         _listen(listener)
         notices = dict.fromkeys(engine.notice for engine in registry.engines if engine.notice)
         url = f"http://{_shown(options.host)}:{listener.getsockname()[1]}"
-        announce(url, list(notices))
         async with present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit):
+            announce(url, list(notices))
             await server.serve(sockets=[listener])
 
 

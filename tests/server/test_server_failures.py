@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+from fake_engines import registry_of
 
 from landrace.errors import CheckpointError
 from landrace.server.app import create_app
