@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from landrace.errors import CheckpointError, LandraceError
-from landrace.server.engines import hosted, opening
+from landrace.server.engines import hosted, opener
 from landrace.server.engines.describing import Described, Description
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
-from landrace.server.engines.opening import Opener
+from landrace.server.engines.opener import Opener
 from landrace.server.engines.registry import Registry
 
 
@@ -70,6 +70,8 @@ class FakeEngine:
         self.unfinished = 0
         self.adapters: dict[str, Path] = {}
         self.gave_up = ""
+        self.tokenizer = SimpleNamespace(chat_template="a template")
+        self.abilities = SimpleNamespace(names=lambda chats: ["completion", "chat"])
 
     async def start(self) -> None:
         for name, folder in self.settings.adapters.items():
@@ -123,12 +125,12 @@ def make_house(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> House:
 
     async def describe(settings: Sequence[EngineSettings]) -> Described:
         await asyncio.sleep(0)
-        told = [Description(sizes[one.model], 64, True, False, False, False, False) for one in settings]
+        told = [Description(sizes[one.model], 64, ("completion", "chat")) for one in settings]
         return Described(1000, True, tuple(told))
 
     def engine(settings: EngineSettings, max_pending: int) -> FakeEngine:
         return FakeEngine(house, settings, max_pending)
 
     monkeypatch.setattr(hosted, "EngineProcess", engine)
-    monkeypatch.setattr(opening, "describe", describe)
+    monkeypatch.setattr(opener, "describe", describe)
     return house

@@ -13,6 +13,7 @@ from landrace.cli import (
     bench,
     certify,
     compare,
+    dataset,
     demo,
     embed,
     evaluate,
@@ -57,6 +58,7 @@ app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
+app.add_typer(dataset.app, name="dataset")
 
 
 def _version(wanted: bool) -> None:

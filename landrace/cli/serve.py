@@ -76,6 +76,10 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    keep_conversations: Annotated[
+        bool,
+        typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
@@ -114,6 +118,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        keep_conversations=keep_conversations,
         data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
@@ -129,6 +134,7 @@ def serve(
             for text in notices:
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
+            err.print(styled("Chat page: ", (f"{url}/", "bold")), soft_wrap=True)
 
         interrupt_as_asyncio_expects()
         serve_models(options, announce)

@@ -17,12 +17,14 @@ from fastapi import FastAPI
 
 from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
+from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
-from landrace.server.engines.opening import Opener
+from landrace.server.engines.opener import Opener
 from landrace.server.engines.registry import Registry
+from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.presence import present
@@ -54,13 +56,22 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     )
     try:
         with listener:
-            serving = Serving(registry, usage_log, jobs=jobs, adapter_folder=options.adapter_folder)
+            keeper = _keeper(options)
+            serving = Serving(registry, usage_log, keeper=keeper, jobs=jobs, adapter_folder=options.adapter_folder)
             app = create_app(serving, options.cors_origins)
             asyncio.run(_serve(app, registry, listener, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     usage_log.close("finished")
+
+
+def _keeper(options: ServeOptions) -> Keeper | None:
+    if options.ledger is None:
+        if options.keep_conversations:
+            raise OptionError("Conversations are kept in a ledger.", hint="Name one with --ledger.")
+        return None
+    return Keeper(Ledger(options.ledger), keeps_conversations=options.keep_conversations)
 
 
 async def _serve(

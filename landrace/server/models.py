@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
 
@@ -46,8 +47,18 @@ def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "state": "failed" if lost else base.state,
         "error": failure.message if failure else None,
         "memory_bytes": registry.memory_of(model),
-        "capabilities": facts.capabilities if facts else [],
+        "capabilities": _capabilities(base),
     }
+
+
+def _capabilities(base: Hosted) -> list[str]:
+    """What the files tell, and what is known better once it is open."""
+    told = base.description.capabilities if base.description else ()
+    if not base.is_open:
+        return list(told)
+    engine = base.engine
+    of_template = [name for name in ("tools", "thinking") if name in told]
+    return [*engine.abilities.names(chats=engine.tokenizer.chat_template is not None), *of_template]
 
 
 def _alias(registry: Registry, name: str) -> dict[str, Any] | None:

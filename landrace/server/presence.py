@@ -32,10 +32,9 @@ async def present(
         models = [await _now(base) for base in registry.bases]
         await asyncio.to_thread(file.write, models, stopping=stopping())
 
-    over = asyncio.Event()
-    seen = asyncio.Event()
+    over, seen = asyncio.Event(), asyncio.Event()
     keeping = asyncio.create_task(_keep(write, seen, over))
-    await seen.wait()
+    await asyncio.wait({keeping, asyncio.ensure_future(seen.wait())}, return_when=asyncio.FIRST_COMPLETED)
     try:
         yield
     finally:
@@ -49,9 +48,9 @@ async def _keep(write: Callable[[], Awaitable[None]], seen: asyncio.Event, over:
     while not over.is_set():
         try:
             await write()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  nothing that befalls this file is the server's end
             if not told:
-                _log.warning("`landrace ps` does not see this server: its file cannot be written: %s.", error)
+                _log.warning("`landrace ps` may not see this server: its file could not be written.", exc_info=error)
             told = True
         seen.set()
         with suppress(TimeoutError):
@@ -64,5 +63,7 @@ async def _now(base: Hosted) -> RunningModel:
         facts = await base.engine.facts()
     except EngineStoppedError:
         return RunningModel(base.name, base.state, 0, 0, base.waiting, tuple(base.adapters))
-    waiting = facts.waiting + base.waiting
-    return RunningModel(base.name, base.state, facts.resident_bytes, facts.running, waiting, tuple(base.adapters))
+    waiting = facts.engine.waiting + base.waiting
+    return RunningModel(
+        base.name, base.state, facts.resident_bytes, facts.engine.running, waiting, tuple(base.adapters)
+    )

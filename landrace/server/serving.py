@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from landrace.server.engines.registry import Registry
+from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
@@ -20,5 +21,7 @@ class Serving:
     adapter_folder: Path | None = None
     """Adapters in its subfolders may be loaded by calls; None: none may."""
     desk: PromptDesk = field(default_factory=PromptDesk)
+    keeper: Keeper | None = None
+    """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""

@@ -80,7 +80,7 @@ def test_models_are_listed_closed_ones_too(house: Any, models: list[str], room: 
     assert (second["state"], second["memory_bytes"], second["error"]) == ("closed", 0, None)
     for model in (first, second):
         assert model["max_model_len"] == 131072
-        assert model["capabilities"] == ["completion", "chat"]
+        assert model["capabilities"] == ["completion", "chat", "embedding"]
 
 
 def test_models_open_when_asked_for_and_the_oldest_goes(house: Any, models: list[str]) -> None:

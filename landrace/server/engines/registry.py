@@ -11,7 +11,7 @@ from pathlib import Path
 
 from landrace.errors import OptionError
 from landrace.server.engines.hosted import Adapter, Hosted
-from landrace.server.engines.opening import Opener
+from landrace.server.engines.opener import Opener
 from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.server.http.errors import ApiError
 
