@@ -63,7 +63,6 @@ async def _now(base: Hosted) -> RunningModel:
         facts = await base.engine.facts()
     except EngineStoppedError:
         return RunningModel(base.name, base.state, 0, 0, base.waiting, tuple(base.adapters))
-    waiting = facts.engine.waiting + base.waiting
-    return RunningModel(
-        base.name, base.state, facts.resident_bytes, facts.engine.running, waiting, tuple(base.adapters)
-    )
+    now = facts.engine
+    waiting = now.waiting + base.waiting
+    return RunningModel(base.name, base.state, facts.resident_bytes, now.running, waiting, tuple(base.adapters))

@@ -192,8 +192,9 @@ def test_a_server_is_seen_and_stopped(
     def landrace(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-c", launch, *arguments], capture_output=True, text=True, check=False)
 
-    def seen() -> list[dict[str, Any]]:
-        return list(json.loads(landrace("ps", "--json").stdout))
+    def seen() -> dict[str, list[dict[str, Any]]]:
+        """The models of each server, by its address."""
+        return {server["url"]: server["models"] for server in json.loads(landrace("ps", "--json").stdout)}
 
     one = start_server(models[0], "--on-demand", models[1], "--cache-tokens", "131072")
     killed = start_server(models[1])
@@ -202,13 +203,13 @@ def test_a_server_is_seen_and_stopped(
         body = {"model": models[0], "prompt": "abc", **LONG}
         with client.stream("POST", f"{one.url}/v1/completions", json=body) as stream:
             next(stream.iter_lines())
-            wait_until(lambda: [model["running"] for model in seen()[0]["models"]] == [1, 0])
-            first, second = seen()[0]["models"]
+            wait_until(lambda: [model["running"] for model in seen()[one.url]] == [1, 0])
+            first, second = seen()[one.url]
             assert (first["state"], second["state"]) == ("open", "closed")
             assert first["memory_bytes"] > 10**8 and second["memory_bytes"] == 0
             killed.process.send_signal(signal.SIGKILL)
             killed.process.wait()
-            assert [server["url"] for server in seen()] == [one.url]
+            assert list(seen()) == [one.url]
             assert one.url in landrace("ps").stdout
             pids = one.engine_pids()
             stopped = landrace("stop", "--now")
@@ -216,7 +217,7 @@ def test_a_server_is_seen_and_stopped(
             assert "has stopped" in stopped.stderr
     assert one.process.wait(SECONDS) == 0
     assert not any(runs(pid) for pid in pids)
-    assert seen() == [] and list((own_home / "servers").iterdir()) == []
+    assert seen() == {} and list((own_home / "servers").iterdir()) == []
 
 
 def test_what_the_machine_has() -> None:
