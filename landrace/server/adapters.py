@@ -101,7 +101,7 @@ def routes(serving: Serving) -> APIRouter:
     async def load_lora(http: Request) -> Response:
         _check_admin(http)
         body = await serving.desk.read(http, LoraRequest)
-        if not body.load_inplace and any(model.name == body.lora_name for model in registry):
+        if not body.load_inplace and body.lora_name in registry:
             raise FieldError(
                 f"There is already an adapter or model {body.lora_name!r}.",
                 field="lora_name",
@@ -123,7 +123,7 @@ def routes(serving: Serving) -> APIRouter:
 
 def _check_admin(http: Request) -> None:
     if not caller_of(http).is_admin:
-        raise ApiError(403, "Adapters are loaded and unloaded with an admin's key.", code="admin_required")
+        raise ApiError(403, "Adapters are loaded and unloaded with an admin's key.", code="admin_only")
 
 
 def _only_model(registry: Registry, field: str) -> str:

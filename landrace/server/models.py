@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
@@ -19,13 +20,16 @@ def routes(serving: Serving) -> APIRouter:
     registry = serving.registry
 
     @router.api_route("/v1/models", methods=_GET)
-    async def list_models() -> dict[str, Any]:
-        own = [described(registry, model) for model in registry]
-        others = [_alias(registry, name) for name in registry.aliases]
+    async def list_models(http: Request) -> dict[str, Any]:
+        may_use = caller_of(http).may_use
+        own = [described(registry, model) for model in registry if may_use(model.name)]
+        aliases = [name for name, target in registry.aliases.items() if may_use(name) or may_use(target)]
+        others = [_alias(registry, name) for name in aliases]
         return {"object": "list", "data": [*own, *(alias for alias in others if alias is not None)]}
 
     @router.api_route("/v1/models/{name:path}", methods=_GET)
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(http: Request, name: str) -> dict[str, Any]:
+        serving.check_access(http, name)
         return described(registry, registry.check(name))
 
     return router

@@ -59,6 +59,10 @@ class Registry:
             for name in list(base.adapters):
                 yield _served(base, name)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether a model, an adapter or an alias is called so."""
+        return name in self._aliases or any(model.name == name for model in self)
+
     @property
     def aliases(self) -> Mapping[str, str]:
         """Further names, and what they stand for."""
