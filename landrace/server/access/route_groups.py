@@ -34,7 +34,10 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
         "/api/version",
         "/api/ps",
     ),
-    ADMIN: ("/admin", "/v1/admin", "/metrics"),
+    ADMIN: (
+        *("/admin", "/v1/admin", "/metrics"),
+        *("/v1/adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    ),
 }
 _READING = ("GET", "HEAD", "OPTIONS")
 
