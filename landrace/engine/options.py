@@ -22,6 +22,9 @@ class EngineOptions:
     requests and a step's tokens, where that is less."""
     max_step_tokens: int = 512
     """Most tokens one step computes; longer prompts are cut into chunks, and share it with others."""
+    step_milliseconds: int = 0
+    """Beside running streams a step computes no more tokens of prompts than fit into about this time, or into twice
+    that of the streams alone where that is longer, so that streams go on evenly; 0: whatever time it takes."""
     max_running: int | None = None
     """Most requests in progress at once, each of which takes part in every step; None: 64, or `max_step_tokens` where
     that is less."""
@@ -59,8 +62,10 @@ class EngineOptions:
             raise OptionError(
                 f"There is no context_overflow {self.context_overflow!r}.", hint=f"Choose {' or '.join(OVERFLOWS)}."
             )
-        if not isinstance(self.context_keep, int) or isinstance(self.context_keep, bool) or self.context_keep < 0:
-            raise OptionError(f"context_keep must be a whole number, not {self.context_keep!r}.")
+        for name in ("context_keep", "step_milliseconds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name} must be a whole number, not {value!r}.")
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",
