@@ -40,18 +40,19 @@ class Clients:
         self._served: dict[Account, float] = {}
         """Tokens, each divided by the weight of its request."""
         self._started: defaultdict[int, float] = defaultdict(float)
-        """By lane: the most that a client had had when one of its requests started. Newcomers begin there."""
+        """By lane: the most that a client had had when one of its requests started. Who has nothing waiting begins
+        there, or where the least of the others is."""
         self._present: Counter[Account] = Counter()
         self._running: Counter[Account] = Counter()
 
-    def arrive(self, progress: Progress, waiting: Iterable[Progress], running: Iterable[Progress]) -> None:
+    def arrive(self, progress: Progress, waiting: Iterable[Progress]) -> None:
         """A request joins those that wait."""
         account = account_of(progress)
         self._present[account] += 1
         served = self._served.setdefault(account, 0.0)
         if all(account_of(other) != account for other in waiting):
-            claim = self._claims([account], running)[account]
-            self._served[account] = served + max(0.0, self._started[account[0]] - claim)
+            others = [self._served[one] for one in self._present if one[0] == account[0] and one != account]
+            self._served[account] = max(served, self._started[account[0]], min(others, default=0.0))
 
     def leave(self, progress: Progress) -> None:
         """A request has ended. Whoever is gone, and would begin anew as it stands, is forgotten."""
@@ -61,11 +62,10 @@ class Clients:
             if self._served[account] <= self._started[account[0]]:
                 del self._served[account]
 
-    def start(self, progress: Progress, running: Iterable[Progress]) -> None:
-        """A request is about to join those that run."""
+    def start(self, progress: Progress) -> None:
+        """A request joins those that run."""
         account = account_of(progress)
-        claim = self._claims([account], running)[account]
-        self._started[account[0]] = max(self._started[account[0]], claim)
+        self._started[account[0]] = max(self._started[account[0]], self._served[account])
 
     def charge(self, progress: Progress, tokens: int) -> None:
         """So many are computed for it."""

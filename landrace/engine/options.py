@@ -22,9 +22,6 @@ class EngineOptions:
     requests and a step's tokens, where that is less."""
     max_step_tokens: int = 512
     """Most tokens one step computes; longer prompts are cut into chunks, and share it with others."""
-    step_milliseconds: int = 0
-    """Beside running streams a step computes no more tokens of prompts than fit into about this time, or into twice
-    that of the streams alone where that is longer, so that streams go on evenly; 0: whatever time it takes."""
     max_running: int | None = None
     """Most requests in progress at once, each of which takes part in every step; None: 64, or `max_step_tokens` where
     that is less."""
@@ -46,6 +43,9 @@ class EngineOptions:
     """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before; mtp, by the
     model's own layer for further tokens; or by a smaller model with the same tokens, by its name. The answers are the
     same as without."""
+    step_milliseconds: int = 0
+    """Beside running streams a step computes no more tokens of prompts than fit into about this time, or into twice
+    that of the streams alone where that is longer, so that streams go on evenly; 0: whatever time it takes."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from landrace.engine.progress import Progress
 from landrace.engine.step_times import OUTLIER, StepTimes
 
-MIN_TOKENS = 16
+MIN_TOKENS = 8
 """A step has room for so many tokens of prompts, however long they take."""
 MEMORY = 0.99
 """What a step counts after the next one, for how much dearer tokens far from the beginning are."""
-NEWEST = 0.5
-"""What the newest step counts, for how long everything takes now."""
-SMALL = 8
-"""A step with fewer tokens of prompts says nothing of what they cost."""
+EVEN = 16
+"""A step with so many tokens of prompts counts as much as all before it, for how long everything takes now."""
 
 
 class Pace:
@@ -54,14 +52,13 @@ class Pace:
         tokens = float(sum(end - first for first, end in chunks))
         positions = sum((end - first) * (first + end - 1) / 2 for first, end in chunks)
         taken = max(0.0, seconds - self._plain(streams))
-        if tokens < SMALL:
-            return
         if not self._scale:  # the first step also does what is done once
             self._scale = taken / tokens
             return
         taken = min(taken, OUTLIER * self._scale * (tokens + self._slope * positions))
         self._fit(tokens, positions, taken)
-        self._scale += NEWEST * (taken / (tokens + self._slope * positions) - self._scale)
+        newest = tokens / (tokens + EVEN)
+        self._scale += newest * (taken / (tokens + self._slope * positions) - self._scale)
 
     def prices(self, streams: int, room: int) -> Callable[[int], float]:
         """What the token at a position of a prompt counts as, of `room` that a step has beside so many streams: at

@@ -66,7 +66,7 @@ class Scheduler:
         _let_go(progress)
         progress.place = self._n_arrived
         self._n_arrived += 1
-        self._clients.arrive(progress, self.waiting, self.running)
+        self._clients.arrive(progress, self.waiting)
         self.waiting.append(progress)
 
     def remove(self, progress: Progress, *, sound: bool = True) -> None:
@@ -84,7 +84,7 @@ class Scheduler:
     def go_on(self, progress: Progress, then: Progress) -> None:
         """`then` takes the place of a request in the order of arrival, nothing of it computed."""
         then.place = progress.place
-        self._clients.arrive(then, self.waiting, self.running)
+        self._clients.arrive(then, self.waiting)
         self.remove(progress)
         insort(self.waiting, then, key=_place)
 
@@ -194,7 +194,7 @@ class Scheduler:
         tables = self.cache.admit(hashes, length, progress.held, headroom=len(self.running))
         if tables is None:
             return False
-        self._clients.start(progress, self.running)
+        self._clients.start(progress)
         progress.tables = tables
         progress.cached = length
         if progress.prefix_hit is None:
