@@ -55,9 +55,13 @@ class Clients:
             self._served[account] = max(served, self._started[account[0]], min(others, default=0.0))
 
     def leave(self, progress: Progress) -> None:
-        """A request has ended. Whoever is gone, and would begin anew as it stands, is forgotten."""
+        """A request has ended. Whoever is gone, and would begin anew as it stands, is forgotten; where nobody is left,
+        all are."""
+        lane = account_of(progress)[0]
         self._present[account_of(progress)] -= 1
         self._present = +self._present
+        if all(account[0] != lane for account in self._present):
+            self._started[lane] = max(had for account, had in self._served.items() if account[0] == lane)
         for account in [account for account in self._served if account not in self._present]:
             if self._served[account] <= self._started[account[0]]:
                 del self._served[account]

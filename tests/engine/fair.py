@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -211,7 +212,69 @@ def own_requests_by_priority(modules: Bookkeeping | None = None) -> None:
     assert simulation.finished == [urgent, *ordinary]
 
 
+def places_that_are_free_at_once(modules: Bookkeeping | None = None) -> None:
+    """They go to clients in turn, and to whom less is still to be computed for."""
+    simulation, draw = Simulation(ROOMY, modules=modules), Random(10)
+    for client, count in (("a", 20), ("b", 3)):
+        for _ in range(count):
+            simulation.add(drawn(draw, 10), 30, client=client)
+    simulation.step()
+    assert Counter(one.request.client for one in simulation.scheduler.running) == {"a": 5, "b": 3}
+    busy = Simulation(replace(ROOMY, max_running=3), modules=modules)
+    busy.add(drawn(draw, 1000), 1, client="a")
+    busy.step()
+    for client in "aabb":
+        busy.add(drawn(draw, 10), 30, client=client)
+    busy.step()
+    assert Counter(one.request.client for one in busy.scheduler.running) == {"a": 1, "b": 2}
+
+
+def a_place_that_is_free_goes_to_the_highest_lane(modules: Bookkeeping | None = None) -> None:
+    simulation, draw = Simulation(ONE_BY_ONE, modules=modules), Random(11)
+    batch = simulation.add(drawn(draw, 10), 2, client="a", priority=-1)
+    urgent = simulation.add(drawn(draw, 10), 2, client="b")
+    simulation.run()
+    assert simulation.finished == [urgent, batch] and not batch.preemptions
+
+
+def streams_count_while_they_run(modules: Bookkeeping | None = None) -> None:
+    """Where nothing has started for long, a newcomer still begins where the others are."""
+    simulation, draw = Simulation(replace(ROOMY, max_running=5), modules=modules), Random(12)
+    for _ in range(3):
+        simulation.add(drawn(draw, 10), 600, client="a")
+    for _ in range(400):
+        simulation.step()
+    had = simulation.computed["a"]
+    simulation.add(drawn(draw, 600), 1, client="b")
+    simulation.add(drawn(draw, 600), 1, client="a")
+    for _ in range(20):
+        simulation.step()
+    assert simulation.computed["b"] < 1.5 * (simulation.computed["a"] - had)
+
+
+def parts_of_those_who_want_more_than_theirs(modules: Bookkeeping | None = None) -> None:
+    options = replace(ROOMY, cache_tokens=40000, max_step_tokens=64)
+    simulation, draw = Simulation(options, modules=modules), Random(13)
+    for client, length in (("c", 2000), ("b", 40), ("d", 45)):
+        simulation.add(drawn(draw, length), 1, client=client)
+    simulation.step()
+    assert min(simulation.computed[client] for client in "bd") >= 10
+
+
+def those_who_are_gone_are_forgotten(modules: Bookkeeping | None = None) -> None:
+    simulation, draw = Simulation(ROOMY, modules=modules), Random(14)
+    for number in range(50):
+        simulation.add(drawn(draw, 5), 1, client=f"client {number}")
+        simulation.run()
+    assert len(simulation.scheduler._clients._served) <= 2
+
+
 SCENARIOS = (
+    places_that_are_free_at_once,
+    a_place_that_is_free_goes_to_the_highest_lane,
+    streams_count_while_they_run,
+    parts_of_those_who_want_more_than_theirs,
+    those_who_are_gone_are_forgotten,
     one_behind_many,
     equal_shares,
     shares_by_priority,
