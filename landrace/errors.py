@@ -30,6 +30,17 @@ class DataError(LandraceError):
     """A data file or a row of it cannot be used; the message names the file and the line."""
 
 
+class LedgerUnavailableError(DataError):
+    """The ledger cannot be reached or written at the moment; nothing is wrong with what was to be stored in it.
+
+    `reason` says why, without saying where the ledger is.
+    """
+
+    def __init__(self, message: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
 class OptionError(LandraceError):
     """An option has a value that cannot be honoured; the message names the option."""
 

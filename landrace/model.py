@@ -119,6 +119,12 @@ class ServingModel:
     notice: str | None
     """What the user should know about how it is served; None: nothing."""
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Makes a peft adapter available to requests by `name`. Raises what `read_adapter` and `Engine.add_adapter`
+        raise."""
+        spec, tensors, _ = read_adapter(folder, *self.model.checkpoint.adapter_sources)
+        self.engine.add_adapter(name, spec, tensors)
+
 
 def open_engine(
     name: str,
@@ -162,9 +168,6 @@ def open_engine(
         draft_model = decoder_of(drafts)
     decoder = decoder_of(checkpoint)
     engine = Engine(decoder, tokenizer, options, draft_model=draft_model)
-    for adapter, folder in (adapters or {}).items():
-        spec, tensors, _ = read_adapter(folder, *checkpoint.adapter_sources)
-        engine.add_adapter(adapter, spec, tensors)
     told = (
         missing,
         unpacked_notice(checkpoint, decoder) if held == "stored" else None,
@@ -174,7 +177,10 @@ def open_engine(
     )
     notices = [text for text in told if text is not None]
     used = decoder.isa if isinstance(decoder, CpuDecoder) else "reference"
-    return ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+    opened = ServingModel(Model(name, checkpoint, decoder, tokenizer), engine, used, " ".join(notices) or None)
+    for adapter, folder in (adapters or {}).items():
+        opened.load_adapter(adapter, folder)
+    return opened
 
 
 def known_weights(name: str) -> Weights:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from landrace.kernels.cpu import MISSING, native
 
 sys.path.insert(0, str(Path(__file__).parent))  # what all rooms share: byte_vocabulary.py and its neighbours
 from matrix import mark_repetitions
+from postgres_server import PostgresServer, programs
 
 # A slow machine is no fault, and examples may share a test's fixtures.
 _SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -92,6 +94,27 @@ def minilm_path() -> Path:
     if not (folder / "modules.json").is_file():
         pytest.skip("all-MiniLM-L6-v2 is not here: name its folder in LANDRACE_MINILM")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running PostgreSQL, for all tests of a process."""
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: pip install 'landrace[postgres]'")
+    folder = programs()
+    if folder is None:
+        pytest.skip("PostgreSQL's initdb and postgres are not on this machine")
+    server = PostgresServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """Its database, without a ledger."""
+    return postgres_server.empty_database()
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """What the parser raises for any mistake; typer gives it no public name."""
 STORE_VERBS = {"pull", "list", "show", "remove"}
 VECTOR_VERBS = {"embed", "rerank"}
-SHARED_GUIDES = {"store.md": STORE_VERBS, "embeddings.md": VECTOR_VERBS}
+LEDGER_VERBS = {"keys", "usage"}
+SHARED_GUIDES = {"store.md": STORE_VERBS, "embeddings.md": VECTOR_VERBS, "ledger.md": LEDGER_VERBS}
 """The guides to several verbs; every other verb has its own."""
 SHELL = {"sh", "bash", "console", "shell"}
 
@@ -138,7 +139,14 @@ def test_commands_would_be_understood(page: Path) -> None:
 
 
 def options(*verbs: str) -> set[str]:
-    return {option for verb in verbs if verb in COMMANDS for item in COMMANDS[verb].params for option in item.opts}
+    return {
+        option
+        for verb in verbs
+        if verb in COMMANDS
+        for command in (COMMANDS[verb], *vars(COMMANDS[verb]).get("commands", {}).values())
+        for item in command.params
+        for option in item.opts
+    }
 
 
 def parse_problem(arguments: list[str]) -> str | None:
@@ -146,8 +154,15 @@ def parse_problem(arguments: list[str]) -> str | None:
     verb, *rest = arguments
     if verb not in COMMANDS:
         return "there is no such verb"
+    command = COMMANDS[verb]
+    inner = vars(command).get("commands")
+    if inner is not None and rest:
+        verb, *rest = rest
+        if verb not in inner:
+            return "there is no such command of the verb"
+        command = inner[verb]
     try:
-        COMMANDS[verb].make_context(verb, rest)
+        command.make_context(verb, rest)
     except USAGE_ERROR as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -158,6 +173,9 @@ def test_the_command_check_can_fail() -> None:
     assert parse_problem(["compare", "smollm2"]) is not None
     assert parse_problem(["run", "smollm2", "--top-k", "many"]) is not None
     assert parse_problem(["measure", "smollm2"]) is not None
+    assert parse_problem(["keys", "forge", "ann", "--ledger", "x"]) is not None
+    assert parse_problem(["keys", "create", "ann", "--ledger", "x", "--priorty", "1"]) is not None
+    assert parse_problem(["keys", "create", "ann", "--ledger", "x", "--priority", "1"]) is None
     assert parse_problem(["run", "smollm2", "Hello", "--top-k", "5"]) is None
 
 

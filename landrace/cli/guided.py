@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from landrace.errors import DataError, RequestError
+from landrace.errors import RequestError
 
 if TYPE_CHECKING:
     from landrace.text.guides import Guide
@@ -20,27 +20,14 @@ ChoiceOption = Annotated[list[str] | None, typer.Option(help="Hold answers to th
 
 def read_guide(schema: Path | None, regex: str | None, choices: Sequence[str] | None) -> Guide | None:
     """The guide that the options name, or None. RequestError for several, DataError for a file that is no schema."""
+    from landrace.data.json_text import read_json_object
     from landrace.text.guides import Guide
 
     given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--choice", choices)) if value]
     if len(given) > 1:
         raise RequestError(f"{given[0]} and {given[1]} both say what an answer is to be.", hint="Leave one out.")
     if schema is not None:
-        return Guide.of_schema(_read_schema(schema))
+        return Guide.of_schema(read_json_object(schema, "schema"))
     if regex is not None:
         return Guide.of_regex(regex)
     return Guide.of_choices(list(choices)) if choices else None
-
-
-def _read_schema(path: Path) -> dict[str, object]:
-    from landrace.data.json_text import strict_loads
-
-    try:
-        schema = strict_loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"The schema {path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"The schema {path} is not valid JSON: {error}.") from error
-    if not isinstance(schema, dict):
-        raise DataError(f"The schema {path} is not a JSON object.")
-    return schema

@@ -12,6 +12,7 @@ import typer
 
 from landrace.cli.console import err, notice, styled
 from landrace.cli.endings import interrupt_as_asyncio_expects
+from landrace.cli.ledgers import LEDGER_VARIABLE
 from landrace.cli.options import (
     CacheDtypeOption,
     ContextKeepOption,
@@ -51,7 +52,16 @@ def serve(
         list[str] | None,
         typer.Option(help="https://HOST: its pages may call the server from a browser; * is any. May be repeated."),
     ] = None,
-    ledger: Annotated[Path | None, typer.Option(help="SQLite file that takes the usage of every request.")] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            envvar=LEDGER_VARIABLE,
+            help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
+    ] = None,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -82,6 +92,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
     )
@@ -94,6 +105,7 @@ def serve(
             for text in notices:
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
+            err.print(styled("Chat page: ", (f"{url}/", "bold")), soft_wrap=True)
 
         interrupt_as_asyncio_expects()
         serve_models(options, announce)

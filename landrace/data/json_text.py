@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from landrace.data.byte_stream import decoded
@@ -23,6 +24,20 @@ def strict_loads(text: str) -> Any:
     NaN and Infinity pass as floats: `check_values` refuses them and can name the column.
     """
     return json.loads(text, object_pairs_hook=_unique)
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file, which errors call `what`. DataError for a file that cannot be read or holds no
+    object."""
+    try:
+        found = strict_loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"The {what} {path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The {what} {path} is not valid JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"The {what} {path} is not a JSON object.")
+    return found
 
 
 def parse_json(text: str, where: str, *, first_line: int | None = None) -> Any:

@@ -104,7 +104,7 @@ class Engine:
 
     @property
     def facts(self) -> EngineFacts:
-        """How the engine stands now, and what it has computed."""
+        """How the engine stands now, and what it has computed; may be asked for from another thread."""
         scheduler = self._scheduler
         return self._accounts.facts(len(scheduler.running), len(scheduler.waiting), scheduler.cache.facts())
 

@@ -76,6 +76,11 @@ class Guiding:
         return nexts.pop() if self._walk is None and len(nexts) == 1 else None
 
     @property
+    def walk(self) -> Walk | None:
+        """The way through the guide, where its mask is one for the next token."""
+        return self._walk
+
+    @property
     def begun(self) -> bool:
         """Whether all further tokens are the guide's."""
         return self._begun

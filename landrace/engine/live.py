@@ -119,6 +119,7 @@ class Live:
             dropped_tokens=self.progress.dropped,
             events=self.events(text, whole=finish_reason in ("stop", "length")),
             thought_tokens=self.thought_tokens,
+            stop=self.stop_text.matched,
             read=self.reader.found if self.reader is not None and finish_reason == "length" else None,
             machine_seconds=self.spent.seconds,
         )

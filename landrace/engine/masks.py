@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from landrace.engine.sampler import SamplingState
+from landrace.text.guides import work_out_masks
 
 
 class Masks:
@@ -19,7 +20,7 @@ class Masks:
     @contextmanager
     def beside(self, states: Sequence[SamplingState]) -> Iterator[None]:
         """Around the computation of a step: afterwards these states have their masks."""
-        guided = [state for state in states if state.guiding is not None]
+        guided = [state for state in states if state.guiding is not None and state.forced is None]
         if not guided:
             yield
             return
@@ -33,5 +34,7 @@ class Masks:
 
 
 def _work_out(states: Sequence[SamplingState]) -> None:
+    walks = [state.guiding.walk for state in states if state.guiding is not None]
+    work_out_masks([walk for walk in walks if walk is not None])
     for state in states:
         _ = state.mask

@@ -58,6 +58,8 @@ class StepOutput:
     """What came of the answer, for a request that says how it is taken apart; `text` then shows its marks."""
     thought_tokens: int = 0
     """Tokens of thoughts so far."""
+    stop: str | None = None
+    """The stop string that ended the answer."""
     read: NDArray[np.float32] | None = None
     """At the end of a request whose prompt is only read: the pooled vector, or the logits of the tokens it names."""
     machine_seconds: float = 0.0

@@ -16,20 +16,21 @@ class StopText:
         self._stops = tuple(stops)
         self._longest = max((len(stop) for stop in self._stops), default=0)
         self._held = ""
-        self.matched = False
+        self.matched: str | None = None
+        """The stop string that was found."""
 
     def push(self, piece: str) -> str:
         """Adds text and returns what can be emitted. After a match there is nothing more to emit."""
-        if self.matched:
+        if self.matched is not None:
             return ""
         if not self._stops:
             return piece
         text = self._held + piece
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.matched = True
+            at, self.matched = min(found)
             self._held = ""
-            return text[: min(found)]
+            return text[:at]
         keep = self._possible_start(text)
         self._held = text[keep:]
         return text[:keep]

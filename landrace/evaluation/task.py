@@ -33,7 +33,7 @@ from typing import Any, Literal, get_args
 
 from landrace.data import DataRow, check_values, read_table
 from landrace.data.columns import check_map
-from landrace.data.json_text import strict_loads
+from landrace.data.json_text import read_json_object, strict_loads
 from landrace.errors import DataError, OptionError
 from landrace.evaluation.gold import expected_answers, is_texts, row_choices
 from landrace.evaluation.labels import label_key
@@ -367,13 +367,7 @@ def task_from_dict(value: Any, *, base: Path = Path(), source: str = "task") -> 
 def _schema(value: Any, base: Path, source: str) -> dict[str, Any]:
     """A schema that stands in the task, or in a file of its own."""
     if isinstance(value, str):
-        path = base / value
-        try:
-            value = strict_loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise DataError(f"The schema {path} cannot be read: {error.strerror or error}.") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"The schema {path} is not JSON: {error}.") from error
+        return read_json_object(base / value, "schema")
     if not isinstance(value, dict):
         raise DataError(f"{source}: 'schema' must be a JSON Schema, or the path of a file that holds one.")
     return value

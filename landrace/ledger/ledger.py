@@ -1,47 +1,61 @@
-"""`Ledger`: runs, scores and usage, kept in one SQLite file that is safe to kill and to share."""
+"""`Ledger`: runs, scores, usage and keys, kept in SQLite or PostgreSQL, safe to kill and to share."""
 
 from __future__ import annotations
 
-import json
-import math
-import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from landrace.errors import DataError
-from landrace.ledger.connection import Connection
-from landrace.ledger.provenance import Machine, Provenance, describe_machine, package_commit, package_version
-from landrace.ledger.records import Run, RunKind, RunStatus, Score, Usage, utc_now
+from sqlalchemy import Column, Select, Table, insert, select, update
 
-_SCORE_COLUMNS = (
-    "run_id, model, adapter, task, metric, value, low, high, n, details, package_version, git_commit, machine, "
-    "weights_sha256, adapter_sha256, data_sha256, template_sha256, seed, created"
+from landrace.errors import DataError
+from landrace.ledger.database import Database
+from landrace.ledger.key_rows import key_of_row, row_of_key
+from landrace.ledger.keys import Key, Spent, digest_of, new_key_id, new_secret
+from landrace.ledger.place import place_of
+from landrace.ledger.provenance import describe_machine, package_commit, package_version
+from landrace.ledger.records import Run, RunKind, RunStatus, Score, Usage, UsageSum, utc_now
+from landrace.ledger.run_rows import row_of_run, row_of_score, run_of_row, score_of_row
+from landrace.ledger.tables import KEYS, RUNS, SCORES, USAGE
+from landrace.ledger.usage_rows import (
+    GROUPS,
+    insertion,
+    row_of_usage,
+    spending,
+    spent_of_row,
+    sum_of_row,
+    summing,
+    usage_of_row,
 )
-_USAGE_COLUMNS = (
-    "run_id, request_id, model, adapter, prompt_tokens, cached_prompt_tokens, completion_tokens, queue_seconds, "
-    "first_token_seconds, total_seconds, finish_reason, created"
-)
+from landrace.ledger.values import check_one_of, stamp
+
+_PATIENCE_SECONDS = 30.0
 
 
 class Ledger:
-    """The ledger in the file `path`, made if it is not there. Usable from several threads and processes at once.
+    """The ledger in the file or at the URL `place`, made if it is not there. Usable from several threads, processes
+    and, in PostgreSQL, machines at once.
 
-    Every method that writes has committed when it returns; a batch is stored whole or not at all. The file is
+    Every method that writes has committed when it returns; a batch is stored whole or not at all. A ledger is
     never deleted or rewritten: one that is damaged, newer or of another program is refused.
 
-    Raises (all methods): DataError: the file cannot be used, or a value cannot be stored.
+    Raises (all methods): LedgerUnavailableError: it cannot be used now. DataError: it can never be used, or a value
+    cannot be stored.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connection = Connection(path)
+    def __init__(self, place: str | Path, *, patience: float = _PATIENCE_SECONDS) -> None:
+        """`patience`: seconds to wait for others that hold the ledger."""
+        self._database = _open(place, patience)
+        self.shown = self._database.shown
+        """Where it is, without a password."""
 
     def close(self) -> None:
-        self._connection.close()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -53,50 +67,34 @@ class Ledger:
 
     def start_run(self, kind: RunKind, name: str, *, command: str, config: Mapping[str, Any]) -> Run:
         """Record that a run has begun, with the machine and version it runs on."""
-        _one_of("kind", kind, get_args(RunKind))
-        machine = describe_machine()
-        started, version, commit = utc_now(), package_version(), package_commit()
-        described = (_text(name), _stamp(started), _text(command), _json(config))
-        values = (kind, *described, version, commit, _json(asdict(machine)))
-        with self._connection.transaction() as cursor:
-            cursor.execute(
-                "INSERT INTO runs (kind, name, status, started, command, config, package_version, git_commit, machine) "
-                "VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?)",
-                values,
-            )
-            run_id = _row_id(cursor)
-        return Run(run_id, kind, name, "running", started, None, command, dict(config), version, commit, machine)
+        check_one_of("kind", kind, get_args(RunKind))
+        origin = package_version(), package_commit(), describe_machine()
+        run = Run(0, kind, name, "running", utc_now(), None, command, dict(config), *origin)
+        return replace(run, id=self._insert(RUNS, row_of_run(run)))
 
     def finish_run(self, run_id: int, status: RunStatus = "finished") -> Run:
         """Record how a running run has ended. A run ends once."""
-        _one_of("status", status, ("finished", "failed", "interrupted"))
-        with self._connection.transaction() as cursor:
-            cursor.execute(
-                "UPDATE runs SET status = ?, ended = ? WHERE id = ? AND status = 'running'",
-                (status, _stamp(utc_now()), run_id),
-            )
-            if cursor.rowcount != 1:
+        check_one_of("status", status, ("finished", "failed", "interrupted"))
+        ending = update(RUNS).where(RUNS.c.id == run_id, RUNS.c.status == "running")
+        with self._database.transaction() as connection:
+            if connection.execute(ending.values(status=status, ended=stamp(utc_now()))).rowcount != 1:
                 raise DataError(f"The ledger has no running run {run_id}.")
         return self.run(run_id)
 
     def run(self, run_id: int) -> Run:
-        rows = self._connection.rows("SELECT * FROM runs WHERE id = ?", (run_id,))
+        rows = self._database.rows(select(RUNS).where(RUNS.c.id == run_id))
         if not rows:
             raise DataError(f"The ledger has no run {run_id}.")
-        return _run(rows[0])
+        return run_of_row(rows[0])
 
     def runs(self, *, kind: RunKind | None = None, name: str | None = None) -> list[Run]:
         """Newest first."""
-        where, values = _where({"kind": kind, "name": name})
-        return [_run(row) for row in self._connection.rows(f"SELECT * FROM runs{where} ORDER BY id DESC", values)]
+        found = _matching(RUNS, {"kind": kind, "name": name}).order_by(RUNS.c.id.desc())
+        return [run_of_row(row) for row in self._database.rows(found)]
 
     def add_score(self, score: Score) -> Score:
         """Store a score; returns it with its id."""
-        values = _score_values(score)
-        with self._connection.transaction() as cursor:
-            cursor.execute(f"INSERT INTO scores ({_SCORE_COLUMNS}) VALUES ({_marks(values)})", values)
-            score_id = _row_id(cursor)
-        return replace(score, id=score_id)
+        return replace(score, id=self._insert(SCORES, row_of_score(score)))
 
     def scores(
         self,
@@ -109,130 +107,127 @@ class Ledger:
     ) -> list[Score]:
         """The scores that match every given field, oldest first."""
         given = {"run_id": run_id, "model": model, "adapter": adapter, "task": task, "metric": metric}
-        where, values = _where(given)
-        return [_score(row) for row in self._connection.rows(f"SELECT * FROM scores{where} ORDER BY id", values)]
+        return [score_of_row(row) for row in self._database.rows(_matching(SCORES, given).order_by(SCORES.c.id))]
 
     def add_usage(self, rows: Iterable[Usage]) -> int:
-        """Store requests that ended, all of them or (if one is refused) none; returns how many."""
-        values = [_usage_values(row) for row in rows]
+        """Store requests that ended, all of them or (if one is refused) none; returns how many.
+
+        A request of a run is stored once: one that is there already counts as stored, so that a batch whose fate is
+        unknown can be sent again.
+        """
+        values = [row_of_usage(row) for row in rows]
         if values:
-            with self._connection.transaction() as cursor:
-                cursor.executemany(f"INSERT INTO usage ({_USAGE_COLUMNS}) VALUES ({_marks(values[0])})", values)
+            with self._database.transaction() as connection:
+                connection.execute(insertion(connection.dialect.name), values)
         return len(values)
 
     def usage(self, *, run_id: int | None = None, model: str | None = None) -> list[Usage]:
         """The stored requests, oldest first."""
-        where, values = _where({"run_id": run_id, "model": model})
-        return [_usage(row) for row in self._connection.rows(f"SELECT * FROM usage{where} ORDER BY id", values)]
+        found = _matching(USAGE, {"run_id": run_id, "model": model}).order_by(USAGE.c.id)
+        return [usage_of_row(row) for row in self._database.rows(found)]
+
+    def usage_by(
+        self, by: Sequence[str] = (), *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[UsageSum]:
+        """Exact sums over the requests from `since` up to, not including, `until`, a line for each group."""
+        for name in by:
+            check_one_of("by", name, GROUPS)
+        sums = [sum_of_row(row, by) for row in self._database.rows(summing(by, since, until))]
+        return sorted(sums, key=lambda one: [(value is not None, value or "") for value in one.group.values()])
+
+    def create_key(
+        self,
+        name: str,
+        *,
+        team: str = "",
+        models: Sequence[str] | None = None,
+        routes: Sequence[str] | None = None,
+        is_admin: bool = False,
+        priority: int = 0,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        money_per_month: Decimal | None = None,
+        expires: datetime | None = None,
+    ) -> tuple[Key, str]:
+        """A new key and its secret, which is told here and never again."""
+        key = Key(
+            id=new_key_id(),
+            name=name,
+            created=utc_now(),
+            team=team,
+            models=None if models is None else tuple(models),
+            routes=None if routes is None else tuple(routes),
+            is_admin=is_admin,
+            priority=priority,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            money_per_month=money_per_month,
+            expires=expires,
+        )
+        secret = new_secret()
+        self._check_name_is_free(name)
+        with self._database.transaction() as connection:
+            connection.execute(insert(KEYS).values(row_of_key(key, digest_of(secret))))
+        return key, secret
+
+    def keys(self) -> list[Key]:
+        """All that were ever made, oldest first."""
+        return [key_of_row(row) for row in self._database.rows(select(KEYS).order_by(KEYS.c.created, KEYS.c.id))]
+
+    def key_of(self, secret: str) -> Key | None:
+        """The key with this secret, if it is neither revoked nor expired.
+
+        Looked up by its hash, so that the time tells nothing of a stored secret.
+        """
+        digest = digest_of(secret)
+        for row in self._database.rows(select(KEYS).where(KEYS.c.secret_sha256 == digest)):
+            key = key_of_row(row)
+            if hmac.compare_digest(row.secret_sha256, digest) and key.is_valid(utc_now()):
+                return key
+        return None
+
+    def rotate_key(self, key_id: str) -> tuple[Key, str]:
+        """Gives a key a new secret; the old one ends at once."""
+        secret = new_secret()
+        return self._change_key(key_id, {"secret_sha256": digest_of(secret)}), secret
+
+    def revoke_key(self, key_id: str) -> Key:
+        """Ends a key for good. What it used stays recorded under its number."""
+        return self._change_key(key_id, {"revoked": stamp(utc_now())})
+
+    def spent(self, key_id: str, since: datetime) -> Spent:
+        """What a key has used since then; answered from an index."""
+        (row,) = self._database.rows(spending(key_id, since))
+        return spent_of_row(row)
+
+    def _insert(self, table: Table, row: dict[str, object]) -> int:
+        with self._database.transaction() as connection:
+            key: Any = connection.execute(insert(table).values(row)).inserted_primary_key
+        return int(key[0])
+
+    def _check_name_is_free(self, name: str) -> None:
+        if self._database.rows(select(KEYS.c.id).where(KEYS.c.name == name, KEYS.c.revoked.is_(None))):
+            raise DataError(f"There is a key called {name!r} already.", hint="Revoke or rotate it, or name another.")
+
+    def _change_key(self, key_id: str, change: dict[str, object]) -> Key:
+        changing = update(KEYS).where(KEYS.c.id == key_id, KEYS.c.revoked.is_(None))
+        with self._database.transaction() as connection:
+            if connection.execute(changing.values(change)).rowcount != 1:
+                raise DataError(f"The ledger has no key {key_id!r} that is not revoked.")
+            return key_of_row(connection.execute(select(KEYS).where(KEYS.c.id == key_id)).one())
 
 
-def _score_values(score: Score) -> tuple[object, ...]:
-    if score.id is not None:
-        raise DataError(f"This score is stored already, as number {score.id}.")
-    _finite("value", score.value)
-    for name, bound in (("low", score.low), ("high", score.high)):
-        if bound is not None:
-            _finite(name, bound)
-    origin = score.provenance
-    return (
-        *(score.run_id, score.model, score.adapter, score.task, score.metric),
-        *(score.value, score.low, score.high, score.n, _json(score.details)),
-        *(origin.package_version, origin.commit, _json(asdict(origin.machine))),
-        *(origin.weights_sha256, origin.adapter_sha256, origin.data_sha256, origin.template_sha256, origin.seed),
-        _stamp(score.created),
-    )
+def _open(place: str | Path, patience: float) -> Database:
+    found = place_of(place)
+    if found.file is not None:
+        from landrace.ledger.sqlite import SqliteDatabase
+
+        return SqliteDatabase(found.file, patience)
+    from landrace.ledger.postgres import PostgresDatabase
+
+    return PostgresDatabase(found, patience)
 
 
-def _usage_values(row: Usage) -> tuple[object, ...]:
-    _finite("queue_seconds", row.queue_seconds)
-    _finite("total_seconds", row.total_seconds)
-    if row.first_token_seconds is not None:
-        _finite("first_token_seconds", row.first_token_seconds)
-    return (
-        *(row.run_id, row.request_id, row.model, row.adapter),
-        *(row.prompt_tokens, row.cached_prompt_tokens, row.completion_tokens),
-        *(row.queue_seconds, row.first_token_seconds, row.total_seconds, row.finish_reason, _stamp(row.created)),
-    )
-
-
-def _run(row: sqlite3.Row) -> Run:
-    return Run(
-        id=row["id"],
-        kind=row["kind"],
-        name=row["name"],
-        status=row["status"],
-        started=datetime.fromisoformat(row["started"]),
-        ended=None if row["ended"] is None else datetime.fromisoformat(row["ended"]),
-        command=row["command"],
-        config=json.loads(row["config"]),
-        package_version=row["package_version"],
-        commit=row["git_commit"],
-        machine=Machine(**json.loads(row["machine"])),
-    )
-
-
-def _score(row: sqlite3.Row) -> Score:
-    same = ("id", "run_id", "model", "adapter", "task", "metric", "value", "low", "high", "n")
-    origin = ("package_version", "weights_sha256", "adapter_sha256", "data_sha256", "template_sha256", "seed")
-    provenance = Provenance(
-        commit=row["git_commit"],
-        machine=Machine(**json.loads(row["machine"])),
-        **{name: row[name] for name in origin},
-    )
-    return Score(
-        **{name: row[name] for name in same},
-        details=json.loads(row["details"]),
-        provenance=provenance,
-        created=datetime.fromisoformat(row["created"]),
-    )
-
-
-def _usage(row: sqlite3.Row) -> Usage:
-    fields = {name: row[name] for name in _USAGE_COLUMNS.split(", ") if name != "created"}
-    return Usage(**fields, created=datetime.fromisoformat(row["created"]))
-
-
-def _where(given: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
-    wanted = {column: value for column, value in given.items() if value is not None}
-    text = " AND ".join(f"{column} = ?" for column in wanted)
-    return (f" WHERE {text}" if text else ""), tuple(wanted.values())
-
-
-def _marks(values: tuple[object, ...]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _row_id(cursor: sqlite3.Cursor) -> int:
-    if cursor.lastrowid is None:
-        raise DataError("The ledger gave the new row no number.")
-    return cursor.lastrowid
-
-
-def _stamp(moment: datetime) -> str:
-    """UTC with a fixed width, so that text order is time order and the first ten characters are the day."""
-    if moment.tzinfo is None:
-        raise DataError(f"The time {moment} has no time zone.", hint="Use utc_now().")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _text(value: str) -> str:
-    """As SQLite takes it: in text, a file name's bytes that are not UTF-8 are spelled out, in JSON as JSON does."""
-    return value.encode("utf-8", "backslashreplace").decode()
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    try:
-        return _text(json.dumps(value, ensure_ascii=False, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"A value cannot be written as JSON: {error}.") from error
-
-
-def _finite(name: str, value: float) -> None:
-    # SQLite would quietly store NaN as NULL.
-    if not math.isfinite(value):
-        raise DataError(f"{name} is {value}; the ledger stores finite numbers only.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise DataError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+def _matching(table: Table, given: Mapping[str, object]) -> Select[Any]:
+    columns: Mapping[str, Column[Any]] = dict(table.c)
+    return select(table).where(*(columns[name] == value for name, value in given.items() if value is not None))

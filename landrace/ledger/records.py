@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from landrace.ledger.provenance import Machine, Provenance
@@ -59,7 +60,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Usage:
-    """One request that ended. Times are seconds since the request arrived."""
+    """One request that ended; no two of a run have the same id. Times are seconds since the request arrived."""
 
     request_id: str
     model: str
@@ -76,3 +77,34 @@ class Usage:
     """The run of the server that answered."""
     adapter: str | None = None
     created: datetime = field(default_factory=utc_now)
+    key_id: str | None = None
+    """The key it came with; None: without one."""
+    team: str | None = None
+    """The key's team at that time."""
+    kind: str | None = None
+    """What was asked for: "chat", "completion", "embedding" and so on."""
+    response_id: str | None = None
+    """The number that the client knows its answer by; several requests may belong to one."""
+    thought_tokens: int = 0
+    """Of the completion tokens, those before the answer itself."""
+    machine_seconds: float = 0.0
+    """Its share of the engine's time."""
+    cost: Decimal = Decimal(0)
+    """In the operator's currency, kept to the billionth."""
+
+
+@dataclass(frozen=True)
+class UsageSum:
+    """Exact sums over the requests of one group."""
+
+    group: Mapping[str, str | None]
+    """What they have in common, such as {"model": "smollm2", "day": "2026-01-31"}."""
+    requests: int
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    thought_tokens: int
+    seconds: Decimal
+    """From each request's arrival to its end, in whole microseconds, as the next."""
+    machine_seconds: Decimal
+    cost: Decimal

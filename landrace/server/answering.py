@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-import string
-import uuid
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
-from landrace.errors import LandraceError, RequestError
+from landrace.errors import LandraceError
 from landrace.server.access.caller import caller_of
+from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
-from landrace.server.generation import Generation, Prompt
-from landrace.server.http.errors import shaped
-from landrace.server.openai.replies import Shape, envelope
+from landrace.server.generation import Choice, Generation, Prompt
 from landrace.server.usage import UsageLog
 
-_EVENT_BYTES = 128
-"""Events that hide their sizes are a multiple of this long."""
 _CLIENT_CLOSED = 499
 """The status nginx gives a call whose client went away; nobody is there to read it."""
 
 T = TypeVar("T")
+
+
+class Reply(Protocol):
+    """One call's answer in the words of an API: whole, or as what is streamed, piece by piece."""
+
+    id: str
+    """Of the answer; those of the engine's requests and of the usage begin with it."""
+    media_type: str
+    """Of what is streamed."""
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """The body, once everything has come."""
+        ...
+
+    def delta(self, generation: Generation, choice: Choice, output: StepOutput) -> Iterable[str]:
+        """What an output brought, which `choice` has taken. What a stream begins with goes before the first."""
+        ...
+
+    def closing(self, generation: Generation) -> Iterable[str]:
+        """The end of a stream."""
+        ...
+
+    def failure(self, generation: Generation, error: LandraceError) -> Iterable[str]:
+        """The end of a stream that cannot go on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,112 +58,85 @@ class Call:
     model: ServedModel
     prompts: Sequence[Prompt]
     params: Sequence[SamplingParams]
-    n: int
-    shape: Shape
+    reply: Reply
     stream: bool
-    include_usage: bool
-    obfuscate: bool
-    """Whether the events of a stream are filled up to sizes that tell little of their texts."""
-
-    def envelope(self, kind: str, call_id: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """A reply or a chunk around its choices."""
-        fingerprint = self.model.engine.fingerprint(self.model.adapter)
-        return envelope(kind, call_id, self.model.name, fingerprint, choices, **more)
+    n: int = 1
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the API calls the fields that the engine names otherwise."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
-    call_id = f"{call.shape.prefix}-{uuid.uuid4().hex}"
-    caller = caller_of(http)
-    generation = Generation(
-        call.model.engine,
-        call_id,
-        call.prompts,
-        call.params,
-        call.n,
-        call.model.adapter,
-        client=caller.key_id or "",
-        priority=caller.priority,
-    )
-    try:
-        if not call.stream:
-            await _unless_gone(http, _run(call, call_id, generation, usage_log))
-            choices = [call.shape.choice(choice) for choice in generation.choices]
-            return JSONResponse(call.envelope(call.shape.kind, call_id, choices, usage=generation.usage()))
-        events = _events(call, call_id, generation, usage_log)
-        # What comes first decides whether this is a stream or an error with a status of its own.
-        first = await _unless_gone(http, anext(events))
-        return _EventStream(first, events)
-    except _ClientGoneError:
-        return Response(status_code=_CLIENT_CLOSED)
-    except RequestError as error:
-        if error.field == "prompt":  # the engine's word for what came as messages
-            error.field = call.shape.prompt_field
-        raise
+    with renamed(call.names):
+        caller = caller_of(http)
+        generation = Generation(
+            call.model.engine,
+            call.reply.id,
+            call.prompts,
+            call.params,
+            call.n,
+            call.model.adapter,
+            client=caller.key_id or "",
+            priority=caller.priority,
+        )
+        try:
+            if not call.stream:
+                await _unless_gone(http, _run(call, generation, usage_log))
+                return JSONResponse(call.reply.whole(generation))
+            pieces = _pieces(call, generation, usage_log)
+            # What comes first decides whether this is a stream or an error with a status of its own.
+            first = await _unless_gone(http, anext(pieces))
+            return _Stream(first, pieces, call.reply.media_type)
+        except _ClientGoneError:
+            return Response(status_code=_CLIENT_CLOSED)
 
 
-async def _run(call: Call, call_id: str, generation: Generation, usage_log: UsageLog) -> None:
+async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
     try:
         with generation:
             async for _ in generation:
                 pass
     finally:
-        usage_log.add(call_id, call.model.name, call.model.adapter, generation.choices)
+        _record(call, generation, usage_log)
 
 
-async def _events(call: Call, call_id: str, generation: Generation, usage_log: UsageLog) -> AsyncGenerator[str, None]:
-    more: dict[str, Any] = {"usage": None} if call.include_usage else {}
-    sent = False
+async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> AsyncGenerator[str, None]:
+    reply, sent = call.reply, False
     try:
         with generation:
-            async for chunk in _chunks(call.shape, generation):
-                yield _event(call.envelope(call.shape.chunk_kind, call_id, [chunk], **more), call.obfuscate)
-                sent = True
-        if call.include_usage:
-            yield _event(call.envelope(call.shape.chunk_kind, call_id, [], usage=generation.usage()))
+            async for choice, output in generation:
+                if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
+                    continue
+                for piece in reply.delta(generation, choice, output):
+                    yield piece
+                    sent = True
+        for piece in reply.closing(generation):
+            yield piece
     except LandraceError as error:
         if not sent:
             raise
-        yield _event(shaped(error).body)
+        for piece in reply.failure(generation, error):
+            yield piece
     finally:
-        usage_log.add(call_id, call.model.name, call.model.adapter, generation.choices)
-    yield "data: [DONE]\n\n"
+        _record(call, generation, usage_log)
 
 
-async def _chunks(shape: Shape, generation: Generation) -> AsyncGenerator[dict[str, Any], None]:
-    opened: set[int] = set()
-    async for choice, output in generation:
-        if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
-            continue
-        if choice.index not in opened:
-            opened.add(choice.index)
-            opening = shape.opening(choice)
-            if opening is not None:
-                yield opening
-        chunk = shape.delta(choice, output)
-        if chunk is not None:
-            yield chunk
+def _record(call: Call, generation: Generation, usage_log: UsageLog) -> None:
+    usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices)
 
 
-def _event(body: dict[str, Any], obfuscate: bool = False) -> str:
-    if obfuscate:
-        size = len(json.dumps({**body, "obfuscation": ""}, ensure_ascii=False).encode())
-        body["obfuscation"] = "".join(secrets.choice(string.ascii_letters) for _ in range(-size % _EVENT_BYTES))
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+class _Stream(StreamingResponse):
+    """However the response ends, the generator behind it ends with it, not when it is collected."""
 
-
-class _EventStream(StreamingResponse):
-    """Server-sent events. However the response ends, the generator behind it ends with it, not when it is collected."""
-
-    def __init__(self, first: str, rest: AsyncGenerator[str, None]) -> None:
-        super().__init__(self._all(first, rest), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(self, first: str, rest: AsyncGenerator[str, None], media_type: str) -> None:
+        super().__init__(self._all(first, rest), media_type=media_type, headers={"Cache-Control": "no-cache"})
         self._rest = rest
 
     @staticmethod
     async def _all(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         yield first
-        async for event in rest:
-            yield event
+        async for piece in rest:
+            yield piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -13,10 +13,14 @@ from landrace.server import status
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
+from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.openai import routes as openai_routes
+from landrace.server.page import routes as page_routes
 from landrace.server.serving import Serving
 
-_APIS = (status, openai_routes)
+_COMPUTING = (openai_routes,)
+"""What computes something, and what batches may therefore call."""
+_APIS = (status, *_COMPUTING, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
@@ -29,9 +33,13 @@ def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await serving.registry.start()
+        if serving.jobs is not None:
+            serving.jobs.start(_inner(serving))
         try:
             yield
         finally:
+            if serving.jobs is not None:
+                await serving.jobs.stop()
             serving.desk.close()
             await serving.registry.stop()
 
@@ -48,5 +56,14 @@ def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
         )
     app.add_middleware(RequestId)
     for api in _APIS:
+        app.include_router(api.routes(serving))
+    return app
+
+
+def _inner(serving: Serving) -> FastAPI:
+    """The routes that compute, for calls of the server's own: without what stands between them and the outside."""
+    app = FastAPI(openapi_url=None)
+    errors.install(app)
+    for api in _COMPUTING:
         app.include_router(api.routes(serving))
     return app

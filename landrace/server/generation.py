@@ -13,8 +13,9 @@ from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
-from landrace.server.engines.process import EngineProcess, EngineStoppedError, Event
-from landrace.text.answers import AnswerForm, Parts, ToolCall
+from landrace.server.engines import process
+from landrace.server.engines.process import EngineProcess, EngineStoppedError
+from landrace.text.answers import AnswerForm, Event, Parts, ToolCall, join
 from landrace.text.guides import Guide
 
 
@@ -43,6 +44,8 @@ class Choice:
     calls: list[ToolCall] = field(default_factory=list)
     brought: Parts = field(default_factory=lambda: Parts.of(()))
     """What the last output brought of them."""
+    passages: list[Event] = field(default_factory=list)
+    """They in the order that they came in, neighbours of a kind joined."""
     n_tokens: int = 0
     thought_tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -52,6 +55,8 @@ class Choice:
     accepted_tokens: int = 0
     dropped_tokens: int = 0
     finish_reason: str | None = None
+    stop: str | None = None
+    """The stop string that ended it."""
     queue_seconds: float = 0.0
     first_token_seconds: float | None = None
     seconds: float = 0.0
@@ -64,6 +69,9 @@ class Choice:
         self.reasoning += self.brought.reasoning
         self.content += self.brought.content
         self.calls += self.brought.calls
+        for event in output.events:
+            join(self.passages, event)
+        self.stop = output.stop
         self.thought_tokens = output.thought_tokens
         self.n_tokens += len(output.token_ids)
         self.logprobs += output.logprobs
@@ -103,6 +111,9 @@ class Generation:
         choices than could ever wait."""
         check_count(engine, len(prompts) * n)
         self._engine = engine
+        self._adapter = adapter
+        self.fingerprint = ""
+        """Of what computes the answers; known once they are asked for."""
         self._started = time.perf_counter()
         self._n = n
         self.choices = [Choice(index, prompts[index // n]) for index in range(len(prompts) * n)]
@@ -124,7 +135,8 @@ class Generation:
 
     def __enter__(self) -> Self:
         """Raises EngineBusyError and EngineStoppedError."""
-        self._events: asyncio.Queue[Event] = self._engine.submit(self._requests)
+        self._events: asyncio.Queue[process.Event] = self._engine.submit(self._requests)
+        self.fingerprint = self._engine.fingerprint(self._adapter)
         self._running = {request.id: choice for request, choice in zip(self._requests, self.choices, strict=True)}
         return self
 

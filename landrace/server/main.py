@@ -16,10 +16,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from landrace.errors import LandraceError, OptionError
+from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
+from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
-from landrace.server.engines.worker import EngineSettings
+from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
@@ -40,12 +42,16 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     """
     registry = _registry(options)
     listener = _bind(options.host, options.port)
+    jobs = None if options.data is None else Jobs(options.data)
     usage_log = UsageLog(
-        options.ledger, name=",".join(options.models), command=shlex.join(sys.argv), config=options.as_json()
+        options.ledger,
+        name=",".join(options.models),
+        command=shlex.join(map(without_passwords, sys.argv)),
+        config=options.as_json(),
     )
     try:
         with listener:
-            app = create_app(Serving(registry, usage_log), options.cors_origins)
+            app = create_app(Serving(registry, usage_log, jobs=jobs), options.cors_origins)
             asyncio.run(_serve(app, registry, listener, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")

@@ -27,8 +27,10 @@ class ServeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     max_pending: int = 1024
     """Most unfinished requests of each engine."""
-    ledger: Path | None = None
-    """Takes the usage of every request; None: nothing is recorded."""
+    ledger: str | None = None
+    """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
+    data: Path | None = None
+    """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""
@@ -38,6 +40,6 @@ class ServeOptions:
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "drain_seconds", "cors_origins"):
+        for name in ("host", "port", "ledger", "data", "drain_seconds", "cors_origins"):
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}

@@ -6,7 +6,6 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from landrace.errors import LandraceError
@@ -18,13 +17,13 @@ _log = logging.getLogger(__name__)
 
 
 class UsageLog:
-    """A run of kind "serve" in the ledger at `path`, and a row for every request. `path` None: nothing is recorded.
+    """A run of kind "serve" in the ledger at `place`, and a row for every request. `place` None: nothing is recorded.
 
     Raises DataError for a file that is not a ledger.
     """
 
-    def __init__(self, path: Path | None, *, name: str, command: str, config: Mapping[str, Any]) -> None:
-        self._ledger = Ledger(path) if path is not None else None
+    def __init__(self, place: str | None, *, name: str, command: str, config: Mapping[str, Any]) -> None:
+        self._ledger = Ledger(place) if place is not None else None
         if self._ledger is None:
             return
         self._run = self._ledger.start_run("serve", name, command=command, config=config)

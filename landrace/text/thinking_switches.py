@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from landrace.errors import RequestError
@@ -25,11 +26,7 @@ _ASKED = [{"role": "user", "content": "Hello"}]
 
 def switched(template: ChatTemplate, on: bool) -> dict[str, Any]:
     """The template's variables that switch thoughts on or off. RequestError where it has no such switch."""
-    values = {
-        name: yes if on else no
-        for name, yes, no in _SWITCHES
-        if _reads(template, name) and template.render(_ASKED, **{name: yes}) != template.render(_ASKED, **{name: no})
-    }
+    values = {name: yes if on else no for name, yes, no in switches(template)}
     if not values:
         raise RequestError(
             f"This model's chat template has no switch that turns thoughts {'on' if on else 'off'}.",
@@ -37,6 +34,16 @@ def switched(template: ChatTemplate, on: bool) -> dict[str, Any]:
             hint="Limit them by thinking_budget, where the model thinks.",
         )
     return values
+
+
+@lru_cache(maxsize=32)
+def switches(template: ChatTemplate) -> tuple[tuple[str, Any, Any], ...]:
+    """The template's variables that switch thoughts: their names, and their values for on and for off."""
+    return tuple(
+        (name, yes, no)
+        for name, yes, no in _SWITCHES
+        if _reads(template, name) and template.render(_ASKED, **{name: yes}) != template.render(_ASKED, **{name: no})
+    )
 
 
 def with_effort(template: ChatTemplate, effort: str, others: Mapping[str, Any]) -> dict[str, Any]:

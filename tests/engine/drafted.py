@@ -12,8 +12,11 @@ import torch
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams
 from landrace.models.batch import ForwardBatch
 from landrace.models.compressed_spec import CompressedSelection, Compression
+from landrace.models.declared import shapes_of
+from landrace.models.lora_spec import LoraSpec
 from landrace.models.mixer_spec import Kda, Lightning
 from landrace.models.selection_spec import PoolSelection
+from landrace.models.spec import ModelSpec
 
 OPTIONS = {
     "usual": EngineOptions(),
@@ -46,6 +49,19 @@ CASES = [
     if n < 2 or ((3 * n + 2 * k + o) % 6 == 0 and options != "large blocks")
 ]
 """Models with states on every kernel and with all options, but not all of these together."""
+
+
+def an_adapter(spec: ModelSpec) -> tuple[LoraSpec, dict[str, torch.Tensor]]:
+    """One that changes a tiny model's answers."""
+    lora = LoraSpec(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for name, shape in shapes_of(spec).items():
+        path = name.removesuffix(".weight")
+        if path.endswith(lora.targets):
+            tensors[f"{path}.lora_A"] = torch.randn(2, shape[1], generator=generator) * 0.3
+            tensors[f"{path}.lora_B"] = torch.randn(shape[0], 2, generator=generator) * 0.3
+    return lora, tensors
 
 
 def requests_of(random: Random, **params: object) -> list[Request]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from drafted import CASES, KERNELS, MODELS, OPTIONS, Watched, check, generate, requests_of
+from drafted import CASES, KERNELS, MODELS, OPTIONS, Watched, an_adapter, check, generate, requests_of
 
 from landrace.engine import Completion, Engine, EngineOptions, Request, SamplingParams, StepOutput
 from landrace.engine import answers as answers_module
@@ -21,8 +21,6 @@ from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.step_times import StepTimes
 from landrace.models.batch import ForwardBatch
-from landrace.models.declared import shapes_of
-from landrace.models.lora_spec import LoraSpec
 
 pytestmark = pytest.mark.usefixtures("free_rows")
 
@@ -92,20 +90,12 @@ def test_answers_of_one_prompt_with_seeds_of_their_own(
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_adapters(kernels: str, make_model: Callable, tokenizer: object, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = make_model(kernels)
-    spec = LoraSpec(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
-    generator = torch.Generator().manual_seed(1)
-    tensors = {}
-    for name, shape in shapes_of(make_model("reference").spec).items():
-        path = name.removesuffix(".weight")
-        if path.endswith(spec.targets):
-            tensors[f"{path}.lora_A"] = torch.randn(2, shape[1], generator=generator) * 0.3
-            tensors[f"{path}.lora_B"] = torch.randn(shape[0], 2, generator=generator) * 0.3
     params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, logprobs=1)
     requests = [Request(f"r{n}", (4, 9, n) * 4, params, (None, "tuned")[n % 2]) for n in range(4)]
     engines = [Engine(decoder, tokenizer, EngineOptions(draft=draft)) for draft in (None, "ngram")]  # type: ignore[arg-type]
     results = []
     for engine in engines:
-        engine.add_adapter("tuned", spec, tensors)
+        engine.add_adapter("tuned", *an_adapter(decoder.spec))
         results.append(engine.generate(requests))
         with_knowledge(monkeypatch, requests, results[0], 0.2)
     check(results[1], results[0], exactly=kernels != "reference")

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from drafted import OPTIONS, check, generate
+from drafted import OPTIONS, an_adapter, check, generate
 from guided import CLOSE, FORMS, GUIDES, VOCAB, WORDS, judge, request, requests_of
 from test_draft_model import drafting_engine, nearly
 from test_mtp_drafts import rigged
@@ -44,6 +44,25 @@ def test_the_same_in_every_company(options: str, kernels: str, model: str, make_
     check(together, alone(decoder, requests), exactly=kernels != "reference")
     if options == "pre-empted":
         assert sum(one.finish_reason == "stop" for one in together) > 10
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_an_adapter_is_held_like_its_base(kernels: str, make_model: Callable) -> None:
+    decoder = make_model(kernels, vocab=VOCAB)
+    plain = requests_of(Random(5))
+    tuned = [replace(one, id=f"tuned {one.id}", adapter="tuned") for one in plain]
+
+    def engine() -> Engine:
+        made = Engine(decoder, WORDS)
+        made.add_adapter("tuned", *an_adapter(decoder.spec))
+        return made
+
+    requests = [one for pair in zip(plain, tuned, strict=True) for one in pair]
+    together = engine().generate(requests)
+    for one, asked in zip(together, requests, strict=True):
+        judge(one, asked)
+    check(together, [engine().generate([one])[0] for one in requests], exactly=kernels != "reference")
+    assert [one.token_ids for one in together[::2]] != [one.token_ids for one in together[1::2]]
 
 
 @pytest.mark.matrix

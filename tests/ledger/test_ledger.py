@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landrace.errors import DataError
+from landrace.errors import DataError, LedgerUnavailableError
 from landrace.ledger import Ledger, Machine, Provenance, Score, Usage, utc_now
 
 MACHINE = Machine(cpu="a cpu", cores=2, memory_bytes=1 << 34, system="Linux", python="3.11.7", torch="2.13.0")
 ORIGIN = Provenance("0.1.0", "abc-dirty", MACHINE, "w", "a", "d", "t", 17)
 
-texts = st.text(max_size=20)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 counts = st.integers(min_value=0, max_value=2**62)
@@ -48,9 +50,17 @@ bounds = st.tuples(st.none(), st.none()) | st.tuples(numbers, numbers)
 slow_is_fine = settings(max_examples=60)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+    """What `--ledger` may name: a file, or a database's URL."""
+    if request.param == "sqlite":
+        return tmp_path / "deep" / "ledger.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Any:
-    with Ledger(tmp_path / "deep" / "ledger.db") as opened:
+def ledger(place: str | Path) -> Iterator[Ledger]:
+    with Ledger(place) as opened:
         yield opened
 
 
@@ -69,6 +79,13 @@ def usages(draw: st.DrawFn) -> Usage:
         finish_reason=draw(st.sampled_from(["stop", "length", "abort", "error"])),
         adapter=draw(maybe),
         created=draw(times),
+        key_id=draw(maybe),
+        team=draw(maybe),
+        kind=draw(maybe),
+        response_id=draw(maybe),
+        thought_tokens=draw(counts),
+        machine_seconds=draw(positive),
+        cost=draw(st.decimals(0, 10**9, places=9)),
     )
 
 
@@ -131,10 +148,10 @@ def test_any_score_comes_back(
 
 @slow_is_fine
 @given(rows=st.lists(usages(), max_size=8))
-def test_any_usage_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Usage]) -> None:
-    with Ledger(tmp_path_factory.mktemp("usage") / "l.db") as ledger:
-        assert ledger.add_usage(iter(rows)) == len(rows)
-        assert ledger.usage() == rows
+def test_any_usage_comes_back(ledger: Ledger, rows: list[Usage]) -> None:
+    before = len(ledger.usage())
+    assert ledger.add_usage(iter(rows)) == len(rows)
+    assert ledger.usage()[before:] == rows
 
 
 def test_scores_are_found_by_every_field(ledger: Ledger) -> None:
@@ -155,6 +172,10 @@ def test_scores_are_found_by_every_field(ledger: Ledger) -> None:
         {"cached_prompt_tokens": 11},
         {"total_seconds": -0.1},
         {"total_seconds": float("nan")},
+        {"machine_seconds": float("nan")},
+        {"thought_tokens": -1},
+        {"cost": Decimal("-0.01")},
+        {"cost": Decimal("NaN")},
         {"queue_seconds": float("inf")},
         {"model": None},
         {"model": "\ud800"},
@@ -224,20 +245,70 @@ def test_threads_share_one_ledger(ledger: Ledger) -> None:
     assert len(ledger.usage(run_id=run_id)) == 8 * 20
 
 
-def test_a_closed_ledger_says_so(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "l.db")
+def test_a_closed_ledger_says_so(ledger: Ledger) -> None:
     ledger.close()
     with pytest.raises(DataError, match="closed"):
         ledger.runs()
 
 
-def test_rows_survive_reopening(tmp_path: Path) -> None:
-    path = tmp_path / "l.db"
+def test_rows_survive_reopening(place: str | Path) -> None:
     now = utc_now()
-    with Ledger(path) as ledger:
+    with Ledger(place) as ledger:
         ledger.add_usage([usage(1, created=now)])
-    with Ledger(path) as ledger:
+    with Ledger(place) as ledger:
         assert ledger.usage() == [usage(1, created=now)]
+
+
+def test_a_request_of_a_run_is_stored_once(ledger: Ledger) -> None:
+    """However often its batch is sent: a commit whose answer was lost may have happened."""
+    first, second = (ledger.start_run("serve", name, command="", config={}).id for name in "ab")
+    ledger.add_usage([usage(1, run_id=first), usage(2, run_id=first)])
+    assert ledger.add_usage([usage(2, run_id=first), usage(3, run_id=first), usage(1, run_id=second)]) == 3
+    assert [(row.run_id, row.request_id) for row in ledger.usage()] == [
+        (first, "r1"),
+        (first, "r2"),
+        (first, "r3"),
+        (second, "r1"),
+    ]
+
+
+def test_text_with_a_null_character(tmp_path: Path, postgres_url: str) -> None:
+    """SQLite holds it; PostgreSQL cannot, and says so."""
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.add_usage([usage(1, model="a\0b")])
+        assert ledger.usage(model="a\0b")
+    with Ledger(postgres_url) as ledger, pytest.raises(DataError, match="NUL") as caught:
+        ledger.add_usage([usage(1, model="a\0b")])
+    assert not isinstance(caught.value, LedgerUnavailableError)
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1000), st.decimals(0, 100, places=9)), max_size=40))
+@settings(max_examples=20)
+def test_sums_are_exact_however_they_are_grouped(ledger: Ledger, rows: list[tuple[str, float, Decimal]]) -> None:
+    run = ledger.start_run("serve", "s", command="", config={}).id
+    day = datetime(2026, 1, 1, 23, 59, tzinfo=UTC) + run * timedelta(days=1)
+    ledger.add_usage(
+        usage(i, run_id=run, key_id=key, machine_seconds=seconds, cost=cost, created=day + timedelta(minutes=i % 2))
+        for i, (key, seconds, cost) in enumerate(rows)
+    )
+    since, until = day, day + timedelta(hours=1)
+    for by in ((), ("key",), ("day",), ("key", "day", "model"), ("kind", "team", "adapter")):
+        sums = ledger.usage_by(by, since=since, until=until)
+        assert sum(one.requests for one in sums) == len(rows)
+        assert sum(one.cost for one in sums) == sum(cost for _, _, cost in rows)
+        assert abs(sum(one.machine_seconds for one in sums) - sum(Decimal(s) for _, s, _ in rows)) < Decimal("0.0001")
+        assert sum(one.prompt_tokens for one in sums) == 10 * len(rows)
+        assert all(tuple(one.group) == by for one in sums)
+    days = {one.group["day"]: one.requests for one in ledger.usage_by(["day"], since=since, until=until)}
+    halves = {day.date().isoformat(): (len(rows) + 1) // 2, until.date().isoformat(): len(rows) // 2}
+    assert days == {name: count for name, count in halves.items() if count}
+
+
+def test_a_sum_over_nothing_known_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(DataError, match="by is 'colour'"):
+        ledger.usage_by(["colour"])
+    assert [one.requests for one in ledger.usage_by()] == [0]
+    assert ledger.usage_by(["model"]) == []
 
 
 def test_records_are_json_ready() -> None:
@@ -246,7 +317,8 @@ def test_records_are_json_ready() -> None:
 
 def test_importing_the_ledger_is_light() -> None:
     script = (
-        "import sys; import landrace.ledger; print([m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules])"
+        "import sys; import landrace.ledger; "
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'sqlalchemy') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)

@@ -8,16 +8,20 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from landrace.errors import DataError
 from landrace.ledger import Ledger, Usage
-from landrace.ledger import connection as connection_module
-from landrace.ledger.schema import APPLICATION_ID, MIGRATIONS
+from landrace.ledger import sqlite as sqlite_module
+from landrace.ledger.schema import APPLICATION_ID, SQLITE, migrations
 
 ROOT = Path(__file__).parents[2]
+MIGRATIONS = migrations(SQLITE)
 
 WRITER = """
 import random, sys
@@ -99,12 +103,32 @@ def test_processes_share_a_ledger_from_its_first_moment(tmp_path: Path) -> None:
 
 def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
-        assert [tuple(row) for row in ledger._connection.rows("PRAGMA journal_mode")] == [("wal",)]
-        assert [tuple(row) for row in ledger._connection.rows("PRAGMA synchronous")] == [(2,)]
-        assert [tuple(row) for row in ledger._connection.rows("PRAGMA foreign_keys")] == [(1,)]
+        pragmas = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+        for name, value in pragmas.items():
+            assert [tuple(row) for row in ledger._database.rows(text(f"PRAGMA {name}"))] == [(value,)]
 
 
-def test_an_older_ledger_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
+def test_a_ledger_of_the_second_version_opens_with_its_usage(tmp_path: Path) -> None:
+    """With one request stored twice, which is refused since: both rows stay, and the second has no run."""
+    path = tmp_path / "old.db"
+    with sqlite3.connect(path) as raw:
+        raw.executescript((Path(__file__).parent / "version_2.sql").read_text())
+    raw.close()
+    with Ledger(path) as ledger:
+        ledger.add_usage([replace(ledger.usage()[0], completion_tokens=99)])
+        assert [(row.request_id, row.run_id, row.completion_tokens) for row in ledger.usage()] == [
+            ("chatcmpl-1-0", 1, 3),
+            ("chatcmpl-1-0", None, 3),
+            ("chatcmpl-2-0", 1, 5),
+        ]
+        assert {(row.key_id, row.kind, row.cost, row.machine_seconds) for row in ledger.usage()} == {(None, None, 0, 0)}
+        (everything,) = ledger.usage_by()
+        assert (everything.requests, everything.seconds) == (3, Decimal("4.25"))
+        assert not ledger.keys()
+        assert [run.status for run in ledger.runs()] == ["running"]
+
+
+def test_the_first_version_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with sqlite3.connect(path) as raw:
         for statement in MIGRATIONS[0]:
@@ -132,7 +156,7 @@ def test_a_failed_migration_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     Ledger(path).close()
     broken = (*MIGRATIONS, ("CREATE TABLE extra (x)", "CREATE TABLE runs (x)"))
     with monkeypatch.context() as patch:
-        patch.setattr(connection_module, "MIGRATIONS", broken)
+        patch.setattr(sqlite_module, "migrations", lambda _: broken)
         with pytest.raises(DataError, match="already exists"):
             Ledger(path)
     with sqlite3.connect(path) as raw:
@@ -209,10 +233,9 @@ def test_places_where_no_ledger_can_be(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "l.db")
 
 
-def test_a_held_ledger_is_named_and_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_ledger_is_named_and_nothing_is_half_written(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
-    monkeypatch.setattr(connection_module, "_BUSY_SECONDS", 0.2)
-    with Ledger(path) as ledger:
+    with Ledger(path, patience=0.2) as ledger:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
         rows = [Usage("r", "m", 1, 0, 1, 0.0, None, 0.0, "stop")]

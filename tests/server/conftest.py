@@ -1,4 +1,5 @@
-"""A tiny random model in a folder, an adapter of it, and real server processes on them."""
+"""A tiny random model in a folder, an adapter of it, and real server processes on them. Makes `driven_engines.py`
+importable."""
 
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ from landrace.models.lora_spec import LoraSpec
 from landrace.text import encode_chat
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 ROOT = HERE.parents[1]
 MAX_LENGTH = 600
 

@@ -15,9 +15,11 @@ import pytest
 from patience import SECONDS
 
 from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
+from landrace.engine.facts import EngineFacts
 from landrace.errors import LandraceError, StepError
+from landrace.server.engines.messages import Abort, Beat, EngineSettings, Posted, Stop
 from landrace.server.engines.process import EngineProcess
-from landrace.server.engines.worker import Abort, EngineSettings, Posted, Stop, _work
+from landrace.server.engines.worker import Outlet, Worker
 
 PARAMS = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
 
@@ -52,7 +54,7 @@ def test_a_request_that_cannot_travel_ends_alone(tiny_model: Path) -> None:
             odd = {
                 "a": Request("a", (1, 2), unwritable),
                 "b": Request("b", (Unreadable(3),), PARAMS),
-                "c": Request("c", (1, 2), PARAMS, adapter=["unhashable"]),  # type: ignore[arg-type]
+                "c": Request("c", (1, 2), PARAMS, guide="no guide"),  # type: ignore[arg-type]
             }
             for _ in range(2):
                 for request in odd.values():
@@ -89,6 +91,10 @@ class Scripted:
     def has_work(self) -> bool:
         return bool(self.outputs)
 
+    @property
+    def facts(self) -> EngineFacts:
+        return EngineFacts(0, 0, (), 0, 0.0, 0, 0, 0, 0, 0, 0)
+
     def step(self) -> list[StepOutput]:
         outputs, self.outputs = self.outputs, []
         return outputs
@@ -105,7 +111,8 @@ def test_outputs_that_cannot_be_sent_end_their_requests_only() -> None:
     ours, theirs = Pipe()
     unwritable = threading.Lock()
     engine = Scripted([output("a", "x"), output("b", unwritable), output("c", "z"), output("d", unwritable)])
-    worker = threading.Thread(target=_work, args=(theirs, engine), daemon=True)
+    work = Worker(theirs, Outlet(theirs), engine, lambda name, folder: "")  # type: ignore[arg-type]
+    worker = threading.Thread(target=work.run, daemon=True)
     worker.start()
     told = [entry for _ in range(4) for entry in _received(ours)]
     ours.send(Abort("nobody"))
@@ -122,6 +129,9 @@ def test_outputs_that_cannot_be_sent_end_their_requests_only() -> None:
 
 
 def _received(connection: Connection) -> list[StepOutput]:
-    assert connection.poll(SECONDS)
-    outputs: list[StepOutput] = connection.recv()
-    return outputs
+    """What comes next, besides beats."""
+    while True:
+        assert connection.poll(SECONDS)
+        message = connection.recv()
+        if not isinstance(message, Beat):
+            return message

@@ -17,6 +17,7 @@ class Caller:
     """The key's number in the ledger, which is no secret; None where no key is asked for."""
     name: str = ""
     """What the operator calls the key."""
+    team: str = ""
     models: frozenset[str] | None = None
     """The models and adapters that it may ask for; None: all."""
     is_admin: bool = True

@@ -5,86 +5,52 @@ from __future__ import annotations
 import logging
 import pickle
 import signal
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import StepOutput
-from landrace.engine.request import Request
 from landrace.errors import LandraceError, RequestError, StepError
+from landrace.server.engines.heartbeat import Heartbeat, resident_bytes
+from landrace.server.engines.messages import (
+    Abort,
+    Done,
+    EngineSettings,
+    Failed,
+    FromWorker,
+    LoadAdapter,
+    Opening,
+    Posted,
+    ProcessFacts,
+    Ready,
+    Stop,
+    ToWorker,
+    UnloadAdapter,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from landrace.engine.engine import Engine
-    from landrace.text import Tokenizer
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What the engine process opens."""
-
-    model: str
-    adapters: Mapping[str, Path] = field(default_factory=dict)
-    weights: str = "stored"
-    kernels: str = "auto"
-    threads: int | None = None
-    options: EngineOptions = field(default_factory=EngineOptions)
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The model is open. The tokenizer travels, so that the HTTP side needs neither the checkpoint nor torch."""
-
-    max_length: int
-    shifts: bool
-    """Whether what is longer goes on without its oldest part."""
-    tokenizer: Tokenizer
-    fingerprints: Mapping[str | None, str]
-    """Of each adapter by name, and under None that of the model alone."""
-    notice: str | None
-    """What the user should know about how it is served."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The model could not be opened."""
-
-    error: LandraceError
-
-
-@dataclass(frozen=True)
-class Posted:
-    """A request on its way: should it not be readable at the other end, its name still is."""
-
-    request_id: str
-    pickled: bytes
-
-    @classmethod
-    def of(cls, request: Request) -> Posted:
-        return cls(request.id, pickle.dumps(request))
-
-
-@dataclass(frozen=True)
-class Abort:
-    """The client of a request is gone."""
-
-    request_id: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """End the process."""
-
+    from landrace.model import ServingModel
 
 _TAKING_SECONDS = 0.02
 """How long new requests are taken before the running ones get their next step."""
-
-ToWorker = Posted | Abort | Stop
-FromWorker = Ready | Failed | list[StepOutput]
 _log = logging.getLogger(__name__)
+
+
+class Outlet:
+    """The pipe to the process that started this one; several threads send on it. Raises OSError once that is gone."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: FromWorker) -> None:
+        with self._lock:
+            self._connection.send(message)
 
 
 def run_worker(connection: Connection, settings: EngineSettings) -> None:
@@ -94,79 +60,164 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     # running answers are to be finished first.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-
-    from landrace.model import open_engine
-    from landrace.server.engines.fingerprint import fingerprint
-
+    outlet = Outlet(connection)
     try:
-        opened = open_engine(
-            settings.model,
-            adapters=settings.adapters,
-            weights=settings.weights,
-            kernels=settings.kernels,
-            threads=settings.threads,
-            options=settings.options,
-        )
-        fingerprints = {
-            name: fingerprint(opened, settings.weights, settings.options, folder)
-            for name, folder in ((None, None), *settings.adapters.items())
-        }
-        opened.model.tokenizer.warm_up()  # it travels with what it knows
-        engine = opened.engine
-        first: FromWorker = Ready(
-            engine.max_length, engine.options.shifts, opened.model.tokenizer, fingerprints, opened.notice
-        )
-    except LandraceError as error:
-        first = Failed(error)
-    except Exception as error:  # noqa: BLE001  told as what the model's own errors are
-        _log.exception("The model could not be opened.")
-        first = Failed(LandraceError(f"The model could not be opened: {type(error).__name__}: {error}"))
-    try:
-        connection.send(first)
-        if isinstance(first, Ready):
-            if opened.model.tokenizer.chat_template is not None:
-                opened.model.tokenizer.chat_template.close()  # prompts are written at the other end
-            _work(connection, opened.engine)
+        try:
+            opened, ready = _open(settings, outlet)
+        except LandraceError as error:
+            outlet.send(Failed(error))
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001  told as what the model's own errors are
+            _log.exception("The model could not be opened.")
+            outlet.send(Failed(LandraceError(f"The model could not be opened: {type(error).__name__}: {error}")))
+        else:
+            outlet.send(ready)
+            if ready.tokenizer.chat_template is not None:
+                ready.tokenizer.chat_template.close()  # prompts are written at the other end
+            Worker(connection, outlet, opened.engine, _Loader(opened, settings)).run()
     except (EOFError, OSError):  # the other end of the pipe is gone
         return
 
 
-def _work(connection: Connection, engine: Engine) -> None:
-    while True:
+def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ServingModel, Ready]:
+    """The model with those of its adapters that can be opened."""
+    from landrace.model import open_engine
+
+    opened = open_engine(
+        settings.model,
+        weights=settings.weights,
+        kernels=settings.kernels,
+        threads=settings.threads,
+        options=settings.options,
+    )
+    load = _Loader(opened, settings)
+    fingerprints: dict[str | None, str] = {None: load.fingerprint(None)}
+    lost: dict[str, LandraceError] = {}
+    for name, folder in settings.adapters.items():
+        outlet.send(Opening(name))
+        try:
+            fingerprints[name] = load(name, folder)
+        except LandraceError as error:
+            lost[name] = error
+    opened.model.tokenizer.warm_up()  # it travels with what it knows
+    engine = opened.engine
+    ready = Ready(
+        max_length=engine.max_length,
+        shifts=engine.options.shifts,
+        tokenizer=opened.model.tokenizer,
+        fingerprints=fingerprints,
+        notice=opened.notice,
+        facts=ProcessFacts(engine.facts, resident_bytes()),
+        lost=lost,
+    )
+    return opened, ready
+
+
+class _Loader:
+    """Opens adapters of a model."""
+
+    def __init__(self, opened: ServingModel, settings: EngineSettings) -> None:
+        self._opened = opened
+        self._settings = settings
+
+    def __call__(self, name: str, folder: Path) -> str:
+        """Its fingerprint. Raises LandraceError, whatever went wrong, and then there is no such adapter."""
+        try:
+            found = self.fingerprint(folder)
+            self._opened.load_adapter(name, folder)
+            return found
+        except LandraceError:
+            raise
+        except Exception as error:
+            _log.exception("The adapter in %s could not be opened.", folder)
+            reason = f"{type(error).__name__}: {error}"
+            raise LandraceError(f"The adapter in {folder} could not be opened: {reason}") from error
+
+    def fingerprint(self, folder: Path | None) -> str:
+        """Of the model, or of an adapter on it."""
+        from landrace.server.engines.fingerprint import fingerprint
+
+        return fingerprint(self._opened, self._settings.weights, self._settings.options, folder)
+
+
+class Worker:
+    """Does what messages ask for, and steps the engine in between."""
+
+    def __init__(
+        self, connection: Connection, outlet: Outlet, engine: Engine, load_adapter: Callable[[str, Path], str]
+    ) -> None:
+        self._connection = connection
+        self._outlet = outlet
+        self._engine = engine
+        self._load_adapter = load_adapter
+        self._heartbeat = Heartbeat(outlet.send, lambda: engine.facts)
+
+    def run(self) -> None:
+        """Until `Stop`. Raises EOFError or OSError when the other end of the pipe is gone."""
+        self._heartbeat.start()
+        try:
+            while self._take_messages():
+                self._step()
+        finally:
+            self._heartbeat.stop()
+
+    def _take_messages(self) -> bool:
+        """Until there is work, and a little longer if there are more. False after `Stop`."""
         step_due = time.monotonic() + _TAKING_SECONDS
-        while not engine.has_work or (time.monotonic() < step_due and connection.poll()):
-            message: ToWorker = connection.recv()
-            match message:
-                case Stop():
-                    return
-                case Abort(request_id):
-                    engine.abort(request_id)
-                case Posted(request_id, pickled):
-                    try:
-                        engine.add(pickle.loads(pickled))
-                    except RequestError as error:
-                        connection.send([refusal(request_id, error)])
-                    except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
-                        connection.send([refusal(request_id, StepError.of(cause, "read the request"))])
-        outputs = engine.step()
+        while not self._engine.has_work or (time.monotonic() < step_due and self._connection.poll()):
+            self._heartbeat.busy = False
+            message: ToWorker = self._connection.recv()
+            self._heartbeat.busy = True
+            if isinstance(message, Stop):
+                return False
+            self._take(message)
+            self._heartbeat.progress += 1
+        return True
+
+    def _take(self, message: ToWorker) -> None:
+        match message:
+            case Abort(request_id):
+                self._engine.abort(request_id)
+            case Posted(request_id, pickled):
+                try:
+                    self._engine.add(pickle.loads(pickled))
+                except RequestError as error:
+                    self._outlet.send([refusal(request_id, error)])
+                except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+                    self._outlet.send([refusal(request_id, StepError.of(cause, "read the request"))])
+            case LoadAdapter(name, folder):
+                try:
+                    self._outlet.send(Done(name, fingerprint=self._load_adapter(name, folder)))
+                except LandraceError as error:
+                    self._outlet.send(Done(name, error=error))
+            case UnloadAdapter(name):
+                try:
+                    self._engine.remove_adapter(name)
+                    self._outlet.send(Done(name))
+                except LandraceError as error:
+                    self._outlet.send(Done(name, error=error))
+
+    def _step(self) -> None:
+        outputs = self._engine.step()
+        self._heartbeat.progress += 1
         _log_failures(outputs)
         if outputs:
-            _send(connection, engine, outputs)
+            self._send(outputs)
 
-
-def _send(connection: Connection, engine: Engine, outputs: list[StepOutput]) -> None:
-    """Where outputs cannot be written down together, those that can be are sent one by one, and the others end."""
-    try:
-        connection.send(outputs)
-    except OSError:
-        raise
-    except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
-        for output in outputs:
-            if len(outputs) > 1:
-                _send(connection, engine, [output])
-            else:
-                engine.abort(output.request_id)
-                connection.send([refusal(output.request_id, StepError.of(cause, "send what it computed"))])
+    def _send(self, outputs: list[StepOutput]) -> None:
+        """Where outputs cannot be written down together, those that can be are sent one by one, and the others end."""
+        try:
+            self._outlet.send(outputs)
+        except OSError:
+            raise
+        except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
+            for output in outputs:
+                if len(outputs) > 1:
+                    self._send([output])
+                else:
+                    self._engine.abort(output.request_id)
+                    self._outlet.send([refusal(output.request_id, StepError.of(cause, "send what it computed"))])
 
 
 def _log_failures(outputs: list[StepOutput]) -> None:
@@ -176,18 +227,3 @@ def _log_failures(outputs: list[StepOutput]) -> None:
         if isinstance(output.error, StepError) and id(output.error) not in told:
             told.add(id(output.error))
             _log.error("%s", output.error.message, exc_info=output.error.__cause__)
-
-
-def refusal(request_id: str, error: RequestError) -> StepOutput:
-    """The only output of a request that never began."""
-    return StepOutput(
-        request_id=request_id,
-        token_ids=(),
-        text="",
-        logprobs=(),
-        prompt_logprobs=(),
-        finish_reason="error",
-        error=error,
-        cached_prompt_tokens=0,
-        seed=None,
-    )

@@ -40,9 +40,19 @@ def require_type(value: object, kind: type, field: str) -> None:
 class ApiError(Exception):
     """An error with its HTTP status."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        """`retry_after`: seconds until the call is worth sending again."""
         super().__init__(message)
         self.status = status
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         self.body = error_body(status, message, param=param, code=code)
 
 
@@ -70,7 +80,7 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, EngineBusyError):
         return ApiError(429, message, code="rate_limit_exceeded")
     if isinstance(error, EngineStoppedError):
-        return ApiError(503, message, code="engine_stopped")
+        return ApiError(503, message, code=error.code, retry_after=error.retry_after)
     return ApiError(500, message)
 
 
@@ -148,4 +158,4 @@ class AsciiJSONResponse(JSONResponse):
 
 
 def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> AsciiJSONResponse:
-    return AsciiJSONResponse(error.body, error.status, dict(headers or {}))
+    return AsciiJSONResponse(error.body, error.status, {**error.headers, **(headers or {})})

@@ -6,8 +6,9 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any
 
+from landrace.server.fields import check_flag, required, without_neutral
 from landrace.server.http.errors import FieldError, require_type
-from landrace.server.openai.unsupported import OF_A_MESSAGE, without_neutral
+from landrace.server.openai.unsupported import OF_A_MESSAGE
 
 
 def checked_messages(messages: Any) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def checked_messages(messages: Any) -> list[dict[str, Any]]:
 def _checked(given: Any, path: str) -> dict[str, Any]:
     require_type(given, dict, path)
     message = without_neutral(given, OF_A_MESSAGE, path)
-    role = _required(message, "role", path)
+    role = required(message, "role", path)
     require_type(role, str, f"{path}.role")
     if not role:
         raise FieldError(f"{path}.role is empty.", field=f"{path}.role")
@@ -36,7 +37,7 @@ def _checked(given: Any, path: str) -> dict[str, Any]:
     if message.get("content") is not None:
         _check_content(message["content"], f"{path}.content")
     elif role != "assistant" and "content" not in message:
-        _required(message, "content", path)
+        required(message, "content", path)
     return message
 
 
@@ -49,9 +50,9 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
         require_type(tool, dict, path)
         if tool.get("type", "function") != "function":
             raise FieldError(f"{path}.type must be function.", field=f"{path}.type", code="unsupported_parameter")
-        function = _required(tool, "function", path)
+        function = required(tool, "function", path)
         require_type(function, dict, f"{path}.function")
-        name = _required(function, "name", f"{path}.function")
+        name = required(function, "name", f"{path}.function")
         require_type(name, str, f"{path}.function.name")
         if name in names or name.split() != [name]:
             fault = "declared twice" if name in names else "not one word"
@@ -59,9 +60,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
         names.add(name)
         if function.get("parameters") is not None:
             require_type(function["parameters"], dict, f"{path}.function.parameters")
-        if not isinstance(function.get("strict"), bool | None):
-            where = f"{path}.function.strict"
-            raise FieldError(f"{where} must be true or false.", field=where, code="invalid_type")
+        check_flag(function, "strict", f"{path}.function")
     return list(tools)
 
 
@@ -74,24 +73,17 @@ def _check_content(content: Any, path: str) -> None:
         kind = part.get("type", "text")
         if kind != "text":
             raise FieldError(f"{where} is {kind!r}; only text is supported.", field=where, code="unsupported_parameter")
-        require_type(_required(part, "text", where), str, f"{where}.text")
+        require_type(required(part, "text", where), str, f"{where}.text")
 
 
 def _check_call(call: Any, path: str) -> None:
     require_type(call, dict, path)
     if call.get("type", "function") != "function":
         raise FieldError(f"{path}.type must be function.", field=f"{path}.type", code="unsupported_parameter")
-    function = _required(call, "function", path)
+    function = required(call, "function", path)
     require_type(function, dict, f"{path}.function")
-    require_type(_required(function, "name", f"{path}.function"), str, f"{path}.function.name")
+    require_type(required(function, "name", f"{path}.function"), str, f"{path}.function.name")
     arguments = function.get("arguments")
     if not isinstance(arguments, (str, dict, NoneType)):
         where = f"{path}.function.arguments"
         raise FieldError(f"{where} must be JSON text or an object.", field=where, code="invalid_type")
-
-
-def _required(fields: dict[str, Any], name: str, path: str) -> Any:
-    if fields.get(name) is None:
-        field = f"{path}.{name}"
-        raise FieldError(f"The field {field!r} is required.", field=field, code="missing_required_parameter")
-    return fields[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ class ChatShape:
     """`chat.completion` and its chunks, for one call."""
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
-    prompt_field = "messages"
 
     def __init__(self, tokenizer: Tokenizer, *, wants_logprobs: bool) -> None:
         self._tokenizer = tokenizer
@@ -92,7 +90,6 @@ class CompletionShape:
 
     kind = chunk_kind = "text_completion"
     prefix = "cmpl"
-    prompt_field = "prompt"
 
     def __init__(self, tokenizer: Tokenizer, *, wants_logprobs: bool, echo: bool) -> None:
         self._tokenizer = tokenizer
@@ -189,21 +186,6 @@ class _Offsets:
 
 
 Shape = ChatShape | CompletionShape
-
-
-def envelope(
-    kind: str, call_id: str, model: str, fingerprint: str, choices: list[dict[str, Any]], **more: Any
-) -> dict[str, Any]:
-    """What is around the choices of a reply or a chunk."""
-    return {
-        "id": call_id,
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": fingerprint,
-        "choices": choices,
-        **more,
-    }
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from landrace.engine.sampling_params import SamplingParams
 from landrace.server.answering import Call, answer
+from landrace.server.chats.chat import renamed
+from landrace.server.chats.prompts import chat_prompt
 from landrace.server.engines.registry import ServedModel
-from landrace.server.generation import Prompt
-from landrace.server.openai.prompts import chat_prompt, plain_prompts
+from landrace.server.openai.chunks import ChunkedReply
+from landrace.server.openai.prompts import plain_prompts
 from landrace.server.openai.replies import ChatShape, CompletionShape, Shape
 from landrace.server.openai.schema import ChatRequest, CompletionRequest
 from landrace.server.serving import Serving
@@ -27,10 +27,12 @@ def routes(serving: Serving) -> APIRouter:
     async def chat(http: Request) -> Response:
         body = await desk.read(http, ChatRequest)
         model = await serving.registry.find(body.model)
-        prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, body))
-        params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
+        asked = body.chat
+        prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, asked))
+        with renamed(asked.names):
+            params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
-        call = _call(body, model, [prompt], [params], shape)
+        call = Call(model, [prompt], [params], _reply(body, model, shape), body.stream, body.n, asked.names)
         return await answer(call, http, serving.usage_log)
 
     @router.post("/v1/completions")
@@ -42,17 +44,11 @@ def routes(serving: Serving) -> APIRouter:
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
         ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = _call(body, model, prompts, params, shape)
+        call = Call(model, prompts, params, _reply(body, model, shape), body.stream, body.n)
         return await answer(call, http, serving.usage_log)
 
     return router
 
 
-def _call(
-    body: ChatRequest | CompletionRequest,
-    model: ServedModel,
-    prompts: Sequence[Prompt],
-    params: Sequence[SamplingParams],
-    shape: Shape,
-) -> Call:
-    return Call(model, prompts, params, body.n, shape, body.stream, body.include_usage, body.include_obfuscation)
+def _reply(body: ChatRequest | CompletionRequest, model: ServedModel, shape: Shape) -> ChunkedReply:
+    return ChunkedReply(model, shape, include_usage=body.include_usage, obfuscate=body.include_obfuscation)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation, field_validator, model_validator
+from pydantic import AfterValidator, Field, SkipValidation, field_validator, model_validator
 
 from landrace.engine.sampling_params import SamplingParams
-from landrace.errors import PromptTooLongError
-from landrace.server.http.errors import CONTEXT_LENGTH_EXCEEDED, FieldError
+from landrace.server.chats.chat import Chat
+from landrace.server.chats.tool_choice import ToolChoice
+from landrace.server.fields import Fields
+from landrace.server.http.errors import FieldError
+from landrace.server.lengths import most_tokens
 from landrace.server.openai.conversation import checked_messages, checked_tools
-from landrace.server.openai.structured import said_guide
-from landrace.server.openai.tool_choice import ToolChoice
-from landrace.server.openai.unsupported import OF_A_CALL, without_neutral
+from landrace.server.openai.structured import field_of_guide, said_guide
+from landrace.server.openai.tool_choice import nested_name, tool_choice
+from landrace.server.openai.unsupported import OF_A_CALL
 from landrace.text.guides import Guide
 
 MAX_CHOICES = 128
@@ -37,20 +39,7 @@ _PASSED_ON = (
 _TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt", "limit"})
 
 
-class _Fields(BaseModel):
-    """An object of the API. A field that is null counts as not given; one that is not here is refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_not_given(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
-
-
-class StreamOptions(_Fields):
+class StreamOptions(Fields):
     """What a stream carries besides the answer."""
 
     include_usage: bool = False
@@ -58,11 +47,10 @@ class StreamOptions(_Fields):
     """Whether chunks are filled up with random letters, so that their sizes tell nothing of the text."""
 
 
-class _Request(_Fields):
+class _Request(Fields):
     """The fields both endpoints share."""
 
-    prompt_field: ClassVar[str]
-    """The field that the engine's prompt comes from."""
+    neutral = OF_A_CALL
 
     model: str
     stream: bool = False
@@ -70,10 +58,10 @@ class _Request(_Fields):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     best_of: int | None = None
     max_tokens: int | None = None
-    stop: list[str] = []
+    stop: list[str] = Field(default_factory=list)
     # Ranges are checked by `SamplingParams`.
-    stop_token_ids: list[int] = []
-    logit_bias: dict[str, float] = {}
+    stop_token_ids: list[int] = Field(default_factory=list)
+    logit_bias: dict[str, float] = Field(default_factory=dict)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -86,12 +74,6 @@ class _Request(_Fields):
     # What they say is checked by `said_guide`.
     response_format: SkipValidation[Any] = None
     structured_outputs: SkipValidation[Any] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_asks_for_nothing(cls, data: Any) -> Any:
-        table = {name: values for name, values in OF_A_CALL.items() if name not in cls.model_fields}
-        return without_neutral(data, table) if isinstance(data, dict) else data
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -140,31 +122,6 @@ class _Request(_Fields):
         """Whether a stream's chunks hide how long their texts are."""
         return self.stream_options is not None and self.stream_options.include_obfuscation
 
-    def _limit(
-        self, given: Mapping[str, int | None], default: int | None, n_prompt: int, max_length: int, shifts: bool
-    ) -> int:
-        """The most tokens to generate: as asked in the first field of `given` that is not None, else `default`, else
-        what a sequence of `max_length` has room for, or half of one that `shifts`. Raises FieldError and
-        PromptTooLongError for what cannot fit."""
-        room = max(max_length - n_prompt, max_length // 2) if shifts else max_length - n_prompt
-        name, asked = next(((name, value) for name, value in given.items() if value is not None), ("", None))
-        if room < (0 if asked == 0 else 1):
-            raise PromptTooLongError(
-                f"This model's maximum context length is {max_length} tokens, and the prompt has {n_prompt}.",
-                field=self.prompt_field,
-                hint="Shorten it.",
-            )
-        if asked is None:
-            return room if default is None else min(default, room)
-        if asked > room and not shifts:
-            raise FieldError(
-                f"This model's maximum context length is {max_length} tokens: the prompt has {n_prompt}, so that"
-                f" {name} can be {room} at most, and it is {asked}.",
-                field=name,
-                code=CONTEXT_LENGTH_EXCEEDED,
-            )
-        return asked
-
     def _sampling(self, **own: Any) -> SamplingParams:
         """`own`: what the endpoint's own fields say."""
         return SamplingParams(
@@ -179,16 +136,14 @@ class _Request(_Fields):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    prompt_field = "messages"
-
     # As `prompt` below, long lists are not the library's to check: it would keep the interpreter's lock all the while.
     messages: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_messages)]
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    chat_template_kwargs: dict[str, Any] = {}
-    tools: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_tools)] = []
-    # What it says is checked by `ToolChoice`.
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    tools: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_tools)] = Field(default_factory=list)
+    # What it says is checked by `choice`.
     tool_choice: SkipValidation[Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
@@ -209,12 +164,26 @@ class ChatRequest(_Request):
     @cached_property
     def choice(self) -> ToolChoice:
         """Which tools may be called, or must."""
-        return ToolChoice.of(self.tool_choice, self.tools)
+        return tool_choice(self.tool_choice, self.tools, self.parallel_tool_calls, nested_name)
 
     @property
-    def usable_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is told of."""
-        return [] if self.choice.none else self.tools
+    def chat(self) -> Chat:
+        """What is asked."""
+        is_off = self.reasoning_effort == "none"
+        return Chat(
+            self.messages,
+            self.tools,
+            self.choice,
+            self.said_guide,
+            thoughts="off" if is_off else None,
+            effort=None if is_off else self.reasoning_effort,
+            variables=self.chat_template_kwargs,
+            names={
+                "prompt": "messages",
+                "enable_thinking": "reasoning_effort",
+                "guide": field_of_guide(self.response_format),
+            },
+        )
 
     def sampling(self, n_prompt: int, max_length: int, *, shifts: bool = False) -> SamplingParams:
         """`n_prompt` is the prompt's length in tokens, `max_length` the longest sequence's, unless it `shifts`. Raises
@@ -228,8 +197,9 @@ class ChatRequest(_Request):
                 raise FieldError(f"{name} must be at least 1, not {value}.", field=name)
         if None not in given.values() and len(set(given.values())) > 1:
             raise FieldError("max_tokens and max_completion_tokens differ; send one of them.", field="max_tokens")
+        name, asked = next(((name, value) for name, value in given.items() if value is not None), ("", None))
         return self._sampling(
-            max_tokens=self._limit(given, None, n_prompt, max_length, shifts),
+            max_tokens=most_tokens(asked, n_prompt, max_length, shifts=shifts, field=name),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             prompt_logprobs_from=None,
             thinking_budget=self.thinking_budget,
@@ -238,8 +208,6 @@ class ChatRequest(_Request):
 
 class CompletionRequest(_Request):
     """POST /v1/completions."""
-
-    prompt_field = "prompt"
 
     prompt: SkipValidation[list[str | list[int]]]
     """One entry a prompt: text, or token ids."""
@@ -259,8 +227,14 @@ class CompletionRequest(_Request):
         RequestError."""
         if self.max_tokens is not None and self.max_tokens < 0:
             raise FieldError(f"max_tokens must be at least 0, not {self.max_tokens}.", field="max_tokens")
-        given = {"max_tokens": self.max_tokens}
-        max_tokens = self._limit(given, DEFAULT_COMPLETION_TOKENS, n_prompt, max_length, shifts)
+        max_tokens = most_tokens(
+            self.max_tokens,
+            n_prompt,
+            max_length,
+            shifts=shifts,
+            field="max_tokens",
+            default=DEFAULT_COMPLETION_TOKENS,
+        )
         if max_tokens == 0 and not self.echo:
             raise FieldError("max_tokens must be at least 1 unless echo is true.", field="max_tokens")
         if max_tokens == 0 and n_prompt == 1:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from landrace.errors import RequestError
+from landrace.server.fields import check_flag, refuse_others, required
 from landrace.server.http.errors import FieldError, require_type
 from landrace.text.guides import Guide
 
@@ -33,17 +32,6 @@ def said_guide(response_format: Any, structured_outputs: Any) -> Guide | None:
     return _of_outputs(structured_outputs)
 
 
-@contextmanager
-def blamed_on(field: str | None) -> Iterator[None]:
-    """Errors of a guide are said of the field that it came from."""
-    try:
-        yield
-    except RequestError as error:
-        if error.field == "guide" and field is not None:
-            error.field = field
-        raise
-
-
 def field_of_guide(response_format: Any) -> str:
     """The field that a guide came from."""
     schema = isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
@@ -58,24 +46,23 @@ def _of_format(given: Any) -> Guide | None:
         raise FieldError(
             f"{path}.type must be {', '.join(_OF_FORMAT)}, not {json.dumps(kind)[:60]}.", field=f"{path}.type"
         )
-    _refuse_others(given, _OF_FORMAT[kind], path)
+    refuse_others(given, _OF_FORMAT[kind], path)
     if kind == "text":
         return None
     if kind == "json_object":
         return Guide.of_json_object()
     path = f"{path}.json_schema"
-    wrapped = _required(given, "json_schema", RESPONSE_FORMAT)
+    wrapped = required(given, "json_schema", RESPONSE_FORMAT)
     require_type(wrapped, dict, path)
-    _refuse_others(wrapped, _OF_SCHEMA, path)
-    name = _required(wrapped, "name", path)
+    refuse_others(wrapped, _OF_SCHEMA, path)
+    name = required(wrapped, "name", path)
     require_type(name, str, f"{path}.name")
     if _NAME.fullmatch(name) is None:
         raise FieldError(f"{path}.name must be 1 to 64 letters, digits, _ and -.", field=f"{path}.name")
-    if not isinstance(wrapped.get("strict"), bool | None):
-        raise FieldError(f"{path}.strict must be true or false.", field=f"{path}.strict", code="invalid_type")
+    check_flag(wrapped, "strict", path)
     if wrapped.get("description") is not None:
         require_type(wrapped["description"], str, f"{path}.description")
-    schema = _required(wrapped, "schema", path)
+    schema = required(wrapped, "schema", path)
     require_type(schema, dict, f"{path}.schema")
     return Guide.of_schema(schema)
 
@@ -84,7 +71,7 @@ def _of_outputs(given: Any) -> Guide:
     path = STRUCTURED_OUTPUTS
     require_type(given, dict, path)
     asked = {name: value for name, value in given.items() if value is not None}
-    _refuse_others(asked, tuple(_READERS), path)
+    refuse_others(asked, tuple(_READERS), path)
     if len(asked) != 1:
         raise FieldError(f"{path} must have exactly one of {', '.join(_READERS)}.", field=path)
     ((name, value),) = asked.items()
@@ -125,16 +112,3 @@ def _json_object(value: Any, path: str) -> Guide:
 
 
 _READERS = {"json": _json, "regex": _regex, "choice": _choice, "grammar": _grammar, "json_object": _json_object}
-
-
-def _refuse_others(given: Mapping[str, Any], known: tuple[str, ...], path: str) -> None:
-    for name in given:
-        if name not in known and given[name] is not None:
-            raise FieldError(f"There is no field {path}.{name} here.", field=f"{path}.{name}", code="unknown_parameter")
-
-
-def _required(given: Mapping[str, Any], name: str, path: str) -> Any:
-    if given.get(name) is None:
-        field = f"{path}.{name}"
-        raise FieldError(f"The field {field!r} is required.", field=field, code="missing_required_parameter")
-    return given[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from landrace.text.answers.choice import answer_grammar
-from landrace.text.answers.events import Content, Event, Parts, Reasoning, ToolCall
+from landrace.text.answers.events import Content, Event, Parts, Reasoning, ToolCall, join
 from landrace.text.answers.form import AnswerForm, answer_form
 from landrace.text.answers.guided import call_guide
 from landrace.text.answers.machine import AnswerParser
@@ -19,4 +19,5 @@ __all__ = [
     "answer_form",
     "answer_grammar",
     "call_guide",
+    "join",
 ]

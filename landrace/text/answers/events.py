@@ -53,3 +53,14 @@ class Parts:
             else:
                 calls.append(event)
         return Parts(reasoning, content, tuple(calls))
+
+
+def join(passages: list[Event], event: Event) -> None:
+    """Adds an event to those before it: a piece of the same kind as the last goes on with it."""
+    last = passages[-1] if passages else None
+    if isinstance(event, Content) and isinstance(last, Content):
+        passages[-1] = Content(last.text + event.text)
+    elif isinstance(event, Reasoning) and isinstance(last, Reasoning):
+        passages[-1] = Reasoning(last.text + event.text)
+    else:
+        passages.append(event)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from landrace.text.guides.compiler import JSON_FORMAT, GuideCompiler
 from landrace.text.guides.guide import Guide
 from landrace.text.guides.vocabulary import either
-from landrace.text.guides.walk import Walk
+from landrace.text.guides.walk import Walk, work_out_masks
 
 if TYPE_CHECKING:
     from landrace.text.tokenizer import Tokenizer
 
-__all__ = ["JSON_FORMAT", "Guide", "GuideCompiler", "Walk", "check_guide", "either"]
+__all__ = ["JSON_FORMAT", "Guide", "GuideCompiler", "Walk", "check_guide", "either", "work_out_masks"]
 
 
 def check_guide(guide: Guide, tokenizer: Tokenizer) -> None:

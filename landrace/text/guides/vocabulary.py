@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
-from llguidance import LLTokenizer, TokenizerWrapper
+from llguidance import LLExecutor, LLTokenizer, TokenizerWrapper
 
 if TYPE_CHECKING:
     from landrace.text.tokenizer import Tokenizer
@@ -22,10 +22,10 @@ class GuideVocabulary:
         self.ends = frozenset(index for index in tokenizer.eos_ids if index < tokenizer.vocab_size)
         wrapper = cast(TokenizerWrapper, _Wrapper(self, self._tokens, tokenizer.control_ids))
         self.native = LLTokenizer(wrapper, eos_token=sorted(self.ends) or None)
+        self.executor = LLExecutor(1)
+        """Works out masks; one thread, since kernels have the others."""
         self.n_words = -(-self.native.vocab_size // 32)
         """Of a mask: 32 tokens in each."""
-        self._no_ends = ~int.from_bytes(self.only(self.ends), "little")
-        self._known = int.from_bytes(self.only(range(len(self._tokens))), "little")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text in the midst of another: of exactly its bytes."""
@@ -48,14 +48,16 @@ class GuideVocabulary:
     def known(self, mask: bytes) -> bytearray:
         """The mask without a token that is none: where a vocabulary has none that ends an answer, the library adds
         one."""
-        if self.ends:
-            return bytearray(mask)
-        return bytearray((int.from_bytes(mask, "little") & self._known).to_bytes(len(mask), "little"))
+        found = bytearray(mask)
+        if not self.ends:
+            _clear(found, range(len(self._tokens), 8 * len(found)))
+        return found
 
     def without_ends(self, mask: bytearray) -> bytearray:
         """The mask without the tokens that end an answer; itself where it has no others."""
-        left = (int.from_bytes(mask, "little") & self._no_ends).to_bytes(len(mask), "little")
-        return bytearray(left) if any(left) else mask
+        left = bytearray(mask)
+        _clear(left, self.ends)
+        return left if any(left) else mask
 
     def thought(self, close: str, pending: bytes) -> bytearray:
         """The mask within a thought that ends with `close`, of which `pending` is there: everything but control tokens
@@ -76,6 +78,11 @@ class GuideVocabulary:
 
     def _bytes(self, ids: list[int]) -> bytes:
         return b"".join(map(self._tokenizer.token_bytes, ids))
+
+
+def _clear(mask: bytearray, ids: Iterable[int]) -> None:
+    for index in ids:
+        mask[index // 8] &= ~(1 << index % 8)
 
 
 class _Wrapper:

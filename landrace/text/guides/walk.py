@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from landrace.errors import RequestError
 
@@ -35,9 +38,12 @@ class Walk:
     def mask(self) -> bytearray:
         """A bit for each token, 32 to a word: which may come next. Tokens that end an answer may where it is whole."""
         if self._mask is None:
-            mask = self._vocabulary.known(self._matcher.compute_bitmask())
-            self._mask = bytearray(len(mask)) if self._matcher.is_error() else mask
+            self._take(self._matcher.compute_bitmask())
+        assert self._mask is not None
         return self._mask
+
+    def _take(self, found: bytes) -> None:
+        self._mask = bytearray(len(found)) if self._matcher.is_error() else self._vocabulary.known(found)
 
     @property
     def error(self) -> RequestError | None:
@@ -61,6 +67,20 @@ class Walk:
         self.complete = self._matcher.is_stopped() and not self._matcher.is_error()
         if not self.forced and not self._matcher.is_stopped():
             self.forced = tuple(self._matcher.compute_ff_tokens())
+
+
+def work_out_masks(walks: Sequence[Walk]) -> None:
+    """The masks of walks of one vocabulary in one call: the interpreter's lock is given up once, not for each."""
+    due = [walk for walk in walks if walk._mask is None]
+    if not due:
+        return
+    vocabulary = due[0]._vocabulary
+    n_bytes = 4 * vocabulary.n_words
+    masks = np.zeros((len(due), n_bytes), dtype=np.uint8)
+    matchers = [(walk._matcher, row) for row, walk in enumerate(due)]
+    vocabulary.executor.unsafe_compute_mask_ptr(matchers, masks.ctypes.data, n_bytes, len(due))
+    for walk, mask in zip(due, masks, strict=True):
+        walk._take(mask.tobytes())
 
 
 def reason(matcher: LLMatcher) -> str:

@@ -35,7 +35,6 @@ struct SamplingScratch {
     std::vector<double> block_weights;
     Candidates candidates;
     std::vector<Weighed> weighed;
-    std::vector<float> allowed;
 };
 
 /// The token of a row that holds NaN or +infinity, or no finite logit.
@@ -45,6 +44,9 @@ constexpr int64_t kNotFinite = -1;
 struct TokenMask {
     const uint32_t* words;
     int64_t n_words;
+
+    /// The word of a token.
+    uint32_t bits(int64_t id) const { return id / 32 < n_words ? words[id / 32] : 0; }
 };
 
 struct RowChoice {

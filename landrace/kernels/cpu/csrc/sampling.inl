@@ -31,8 +31,16 @@ inline Floats load_logits(const float* p, int64_t n) {
 struct Row {
     const float* logits;
     int64_t vocab;
-    float greatest;
     float temperature;
+    TokenMask mask;
+    float greatest = 0;
+
+    /// The logits of 16 tokens from a multiple of 16 on, -infinity for those that may not be chosen or do not exist.
+    Floats at(int64_t first) const { return allowed(first, load_logits(logits + first, vocab - first)); }
+    Floats allowed(int64_t first, Floats given) const {
+        return mask.words ? where_bits(mask.bits(first) >> first % 32, given, all(-kInfinity)) : given;
+    }
+    bool allows(int64_t id) const { return !mask.words || mask.bits(id) >> id % 32 & 1; }
 
     int64_t n_blocks() const { return (vocab + kBlock - 1) / kBlock; }
     int64_t block_size(int64_t block) const { return std::min<int64_t>(kBlock, vocab - block * kBlock); }
@@ -47,37 +55,34 @@ struct Row {
     }
 };
 
-/// Finds the greatest logit and fills `lane_maxima`. False where the row cannot be chosen from.
+/// Finds the greatest logit that may be chosen and fills `lane_maxima`. False where the row cannot be chosen from: one
+/// that holds NaN or +infinity is none, whatever is allowed.
 inline bool scan(Row& row, std::vector<float>& lane_maxima) {
     lane_maxima.resize(static_cast<size_t>(row.n_blocks() * kLanes));
-    Floats best = all(-kInfinity);
+    Floats best = all(-kInfinity), highest = best;
     Ints largest = all_ints(0);
     for (int64_t block = 0; block < row.n_blocks(); ++block) {
-        const float* p = row.logits + block * kBlock;
-        const int64_t n = row.block_size(block);
+        const int64_t first = block * kBlock, end = first + row.block_size(block);
         Floats lanes = all(-kInfinity);
-        const auto take = [&](Floats logit) {
-            lanes = max(logit, lanes);
-            largest = max(largest, magnitude(logit));
-        };
-        if (n == kBlock) {
-            for (int i = 0; i < kBlock; i += kLanes) take(load(p + i));
-        } else {
-            for (int64_t i = 0; i < n; i += kLanes) take(load_logits(p + i, n - i));
+        for (int64_t i = first; i < end; i += kLanes) {
+            const Floats given = load_logits(row.logits + i, end - i);
+            lanes = max(row.allowed(i, given), lanes);
+            highest = max(given, highest);
+            largest = max(largest, magnitude(given));
         }
         store(lane_maxima.data() + block * kLanes, lanes);
         best = max(lanes, best);
     }
     row.greatest = greatest(best);
     constexpr int32_t infinity = 0x7f800000;
-    return greatest(largest) <= infinity && std::fabs(row.greatest) <= FLT_MAX;
+    return greatest(largest) <= infinity && greatest(highest) <= FLT_MAX && row.greatest >= -FLT_MAX;
 }
 
 inline int64_t first_greatest(const Row& row, const std::vector<float>& lane_maxima) {
     int64_t block = 0;
     while (greatest(load(lane_maxima.data() + block * kLanes)) != row.greatest) ++block;
     int64_t id = block * kBlock;
-    while (row.logits[id] != row.greatest) ++id;
+    while (row.logits[id] != row.greatest || !row.allows(id)) ++id;
     return id;
 }
 
@@ -88,12 +93,11 @@ inline double weigh_blocks(const Row& row, std::vector<double>& block_weights) {
     block_weights.resize(static_cast<size_t>(row.n_blocks()));
     double total = 0;
     for (int64_t block = 0; block < row.n_blocks(); ++block) {
-        const float* p = row.logits + block * kBlock;
-        const int64_t n = row.block_size(block);
+        const int64_t first = block * kBlock, end = first + row.block_size(block);
         double lanes[kLanes] = {};
-        for (int64_t i = 0; i < n; i += kLanes) {
+        for (int64_t i = first; i < end; i += kLanes) {
             float some[kLanes];
-            store(some, weights(row, load_logits(p + i, n - i)));
+            store(some, weights(row, row.at(i)));
             for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += some[lane];
         }
         double weight = 0;
@@ -125,7 +129,7 @@ inline int64_t draw_from_all(const Row& row, double uniform, std::vector<double>
     while (before + block_weights[static_cast<size_t>(block)] <= target) before += block_weights[static_cast<size_t>(block++)];
     const int64_t first = block * kBlock, n = row.block_size(block);
     float some[kBlock];
-    for (int64_t i = 0; i < n; i += kLanes) store(some + i, weights(row, load_logits(row.logits + first + i, n - i)));
+    for (int64_t i = 0; i < n; i += kLanes) store(some + i, weights(row, row.at(first + i)));
     return first + static_cast<int64_t>(look_up(some, static_cast<size_t>(n), target - before));
 }
 
@@ -187,11 +191,15 @@ inline void gather(const Row& row, float bound, SamplingScratch& scratch) {
             found.ids.resize(2 * n + kBlock);
             found.x.resize(2 * n + kBlock);
         }
-        const int64_t first = block * kBlock, end = first + row.block_size(block);
-        for (int64_t id = first; id < end; ++id) {
-            found.ids[n] = static_cast<int32_t>(id);
-            found.x[n] = row.logits[id];
-            n += row.logits[id] >= bound;
+        const int64_t begin = block * kBlock, end = begin + row.block_size(block);
+        for (int64_t first = begin; first < end; first += kLanes) {
+            float some[kLanes];
+            store(some, row.at(first));
+            for (int lane = 0; lane < kLanes; ++lane) {
+                found.ids[n] = static_cast<int32_t>(first + lane);
+                found.x[n] = some[lane];
+                n += some[lane] >= bound;
+            }
         }
     }
     found.ids.resize(n);
@@ -251,30 +259,11 @@ inline double gather_nucleus(const Row& row, double top_p, SamplingScratch& scra
     return total;
 }
 
-/// The row with -infinity for every token that its mask does not allow.
-inline const float* only_allowed(const float* logits, int64_t vocab, TokenMask mask, std::vector<float>& allowed) {
-    allowed.resize(static_cast<size_t>(vocab));
-    const auto keep = [&](int64_t word, int n) {
-        const uint32_t bits = word < mask.n_words ? mask.words[word] : 0;
-        const float* from = logits + word * 32;
-        float* to = allowed.data() + word * 32;
-        for (int i = 0; i < n; ++i) to[i] = bits >> i & 1 ? from[i] : -kInfinity;
-    };
-    const int64_t whole = vocab / 32;
-    for (int64_t word = 0; word < whole; ++word) keep(word, 32);
-    if (vocab % 32) keep(whole, static_cast<int>(vocab % 32));
-    return allowed.data();
-}
-
 inline int64_t choose_row(const RowChoice& choice, int64_t vocab, SamplingScratch& scratch) {
     const SamplingRule& rule = choice.rule;
     const double uniform = choice.uniform;
-    Row row{choice.logits, vocab, 0, rule.temperature};
+    Row row{choice.logits, vocab, rule.temperature, choice.mask};
     if (!scan(row, scratch.lane_maxima)) return kNotFinite;
-    if (choice.mask.words) {  // Behind the scan: a row that holds NaN is none to choose from, whatever is allowed.
-        row.logits = only_allowed(choice.logits, vocab, choice.mask, scratch.allowed);
-        if (!scan(row, scratch.lane_maxima)) return kNotFinite;
-    }
     if (rule.temperature == 0) return first_greatest(row, scratch.lane_maxima);
     const bool by_rank = 0 < rule.top_k && rule.top_k < vocab, by_share = rule.top_p < 1;
     if (!by_rank && !by_share && rule.min_p <= 0) return draw_from_all(row, uniform, scratch.block_weights);

@@ -95,6 +95,14 @@ inline Floats where_lane(int first, int end, Floats inside, Floats outside) {
     };
     return {pick(lane, inside.lo, outside.lo), pick(_mm256_add_epi32(lane, _mm256_set1_epi32(8)), inside.hi, outside.hi)};
 }
+inline Floats where_bits(uint32_t bits, Floats inside, Floats outside) {
+    const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const auto pick = [&](uint32_t of, __m256 in, __m256 out) {
+        const __m256i mine = _mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(of)), low);
+        return _mm256_blendv_ps(out, in, _mm256_castsi256_ps(_mm256_cmpeq_epi32(mine, low)));
+    };
+    return {pick(bits, inside.lo, outside.lo), pick(bits >> 8, inside.hi, outside.hi)};
+}
 inline Ints magnitude(Floats a) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
     return {_mm256_and_si256(_mm256_castps_si256(a.lo), mask), _mm256_and_si256(_mm256_castps_si256(a.hi), mask)};

@@ -76,6 +76,10 @@ inline Floats where_lane(int first, int end, Floats inside, Floats outside) {
     const uint32_t mask = ((1u << end) - 1) & ~((1u << first) - 1);
     return {_mm512_mask_blend_ps(static_cast<__mmask16>(mask), outside.v, inside.v)};
 }
+/// Lane i of `inside` where bit i is set, else of `outside`.
+inline Floats where_bits(uint32_t bits, Floats inside, Floats outside) {
+    return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), outside.v, inside.v)};
+}
 /// |a| as an integer: ordered like the magnitudes, infinity above all numbers and NaN above infinity.
 inline Ints magnitude(Floats a) { return {_mm512_and_epi32(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff))}; }
 inline Ints max(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }

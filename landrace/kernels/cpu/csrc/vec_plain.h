@@ -76,6 +76,9 @@ inline Floats where_less(Floats a, Floats b, Floats yes, Floats no) { return eac
 inline Floats where_lane(int first, int end, Floats inside, Floats outside) {
     return each([&](int i) { return first <= i && i < end ? inside.v[i] : outside.v[i]; });
 }
+inline Floats where_bits(uint32_t bits, Floats inside, Floats outside) {
+    return each([&](int i) { return bits >> i & 1 ? inside.v[i] : outside.v[i]; });
+}
 inline Ints magnitude(Floats a) {
     return each_int([&](int i) {
         int32_t bits;

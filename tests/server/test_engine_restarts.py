@@ -1,0 +1,175 @@
+"""An engine's process dies, hangs or cannot be opened again: what becomes of requests, adapters and the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from driven_engines import ENDLESS, Asked, kill, pid, ready, running
+from patience import SECONDS
+
+from landrace.errors import LandraceError, RequestError
+from landrace.server.engines.process import EngineStoppedError
+
+
+def test_a_killed_engine_comes_back_with_its_adapters(tiny_model: Path, tiny_adapter: Path) -> None:
+    async def talk() -> None:
+        async with running(tiny_model, {"tuned": tiny_adapter}) as engine:
+            await engine.load_adapter("later", tiny_adapter)
+            names = (None, "tuned", "later")
+            before = [await Asked(engine, name).answer() for name in names]
+            prints = [engine.fingerprint(name) for name in names]
+            assert before[0] != before[1] == before[2]
+            for _ in range(2):
+                first = pid(engine)
+                cut = [Asked(engine, name, ENDLESS) for name in names]
+                for one in cut:
+                    await one.next()
+                kill(engine)
+                for one in cut:
+                    with pytest.raises(EngineStoppedError, match="exit code -9") as told:
+                        await one.answer()
+                    assert told.value.code == "engine_restarting" and (told.value.retry_after or 0) >= 1
+                assert engine.state == "restarting" and engine.trouble is not None and not engine.alive
+                with pytest.raises(EngineStoppedError):
+                    Asked(engine)
+                with pytest.raises(EngineStoppedError):
+                    await engine.load_adapter("another", tiny_adapter)
+                assert engine.unfinished == 0
+                await ready(engine)
+                assert pid(engine) != first and engine.trouble is None
+                assert [await Asked(engine, name).answer() for name in names] == before
+                assert [engine.fingerprint(name) for name in names] == prints
+            assert (await engine.facts()).restarts == engine.restarts == 2
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_an_engine_that_hangs_is_replaced(tiny_model: Path, busy: bool) -> None:
+    async def talk() -> None:
+        async with running(tiny_model, step_seconds=2.0) as engine:
+            asked = Asked(engine, params=ENDLESS) if busy else None
+            if asked is not None:
+                await asked.next()
+            kill(engine, signal.SIGSTOP)
+            async with asyncio.timeout(SECONDS):
+                while engine.trouble is None:
+                    await asyncio.sleep(0.02)
+            if asked is not None:
+                with pytest.raises(EngineStoppedError, match="not heard of"):
+                    await asked.answer()
+            while engine.restarts == 0:
+                await asyncio.sleep(0.02)
+            await ready(engine)
+            assert len(await Asked(engine).answer()) == 12
+
+    asyncio.run(talk())
+
+
+def test_adapters_that_are_gone_after_a_restart(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    """They are named, and the rest is served; loading one anew brings it back."""
+    gone, broken = tmp_path / "gone", tmp_path / "broken"
+    shutil.copytree(tiny_adapter, gone)
+    shutil.copytree(tiny_adapter, broken)
+
+    async def talk() -> None:
+        async with running(tiny_model, {"gone": gone, "tuned": tiny_adapter}) as engine:
+            await engine.load_adapter("broken", broken)
+            tuned = await Asked(engine, "tuned").answer()
+            shutil.rmtree(gone)
+            (broken / "adapter_model.safetensors").write_bytes(b"no tensors")
+            kill(engine)
+            async with asyncio.timeout(SECONDS):
+                while engine.restarts == 0:
+                    await asyncio.sleep(0.02)
+            assert set(engine.lost_adapters) == {"gone", "broken"} and set(engine.adapters) > {"gone", "broken"}
+            assert await Asked(engine, "tuned").answer() == tuned
+            for name in ("gone", "broken"):
+                with pytest.raises(EngineStoppedError, match=name) as told:
+                    Asked(engine, name)
+                assert told.value.code == "adapter_lost"
+            await engine.load_adapter("gone", tiny_adapter)
+            assert await Asked(engine, "gone").answer() == tuned
+            await engine.unload_adapter("broken")
+            assert not engine.lost_adapters and set(engine.adapters) == {"gone", "tuned"}
+
+    asyncio.run(talk())
+
+
+def test_deaths_in_a_row_end_it(tiny_model: Path) -> None:
+    async def talk() -> None:
+        async with running(tiny_model) as engine:
+            async with asyncio.timeout(SECONDS):
+                while engine.failure is None:
+                    if engine.state == "ready":
+                        kill(engine)
+                    await asyncio.sleep(0.02)
+            assert engine.state == "stopped" and "exit code -9" in engine.failure
+            assert engine.restarts == 4 and engine.trouble == engine.failure
+            with pytest.raises(EngineStoppedError, match="once too often"):
+                engine.check_alive()
+
+    asyncio.run(talk())
+
+
+def test_a_model_that_is_gone_after_a_restart(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+
+    async def talk() -> None:
+        async with running(model) as engine:
+            (model / "config.json").rename(model / "away.json")
+            kill(engine)
+            async with asyncio.timeout(SECONDS):
+                while len(engine._deaths._times) < 2:
+                    await asyncio.sleep(0.02)
+            assert engine.state == "restarting"
+            (model / "away.json").rename(model / "config.json")
+            await ready(engine)
+            assert len(await Asked(engine).answer()) == 12
+
+    asyncio.run(talk())
+
+
+def test_an_engine_that_stops_while_it_restarts(tiny_model: Path) -> None:
+    async def talk() -> None:
+        async with running(tiny_model) as engine:
+            kill(engine)
+            async with asyncio.timeout(SECONDS):
+                while engine.state != "restarting":
+                    await asyncio.sleep(0.01)
+            engine.give_up("The server is stopping.")
+            assert engine.state == "stopped" and engine.trouble is None
+            await engine.stop()
+            await engine.start()
+            assert len(await Asked(engine).answer()) == 12
+
+    asyncio.run(talk())
+
+
+def test_an_adapter_is_unloaded_when_nobody_uses_it(tiny_model: Path, tiny_adapter: Path) -> None:
+    async def talk() -> None:
+        async with running(tiny_model) as engine:
+            with pytest.raises(LandraceError):
+                await engine.load_adapter("tuned", tiny_adapter / "nosuch")
+            with pytest.raises(LandraceError, match="no adapter called"):
+                await engine.unload_adapter("tuned")
+            await engine.load_adapter("tuned", tiny_adapter)
+            user = Asked(engine, "tuned", ENDLESS)
+            await user.next()
+            unloading = asyncio.create_task(engine.unload_adapter("tuned"))
+            await asyncio.sleep(0)
+            with pytest.raises(RequestError, match="no adapter called"):
+                Asked(engine, "tuned")
+            for _ in range(20):
+                await user.next()
+            assert not unloading.done()
+            user.leave()
+            await asyncio.wait_for(unloading, SECONDS)
+            assert not engine.adapters and len(await Asked(engine).answer()) == 12
+
+    asyncio.run(talk())
