@@ -61,7 +61,8 @@ class Clients:
         self._present[account_of(progress)] -= 1
         self._present = +self._present
         if all(account[0] != lane for account in self._present):
-            self._started[lane] = max(had for account, had in self._served.items() if account[0] == lane)
+            had = [served for account, served in self._served.items() if account[0] == lane]
+            self._started[lane] = max(self._started[lane], *had)
         for account in [account for account in self._served if account not in self._present]:
             if self._served[account] <= self._started[account[0]]:
                 del self._served[account]

@@ -76,7 +76,7 @@ class Engine:
         cache_dtype = CACHE_DTYPES[self.options.cache_dtype]
         n_slots = [slots_of(group.spec, self.options) for group in spec.cache_groups]
         self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype, self.options.most_guesses)
-        self._pace = Pace(self.options.step_milliseconds / 1000)
+        self._pace = Pace(self.options.stall_milliseconds / 1000)
         self._scheduler = self._new_scheduler()
         self._drafting = drafting(
             self.options, decoder, self._memory, draft_model, cache_dtype, self.max_length, self._pace.streams

@@ -63,6 +63,10 @@ class Call:
     n: int = 1
     names: Mapping[str, str] = field(default_factory=dict)
     """What the API calls the fields that the engine names otherwise."""
+    lowered: int = 0
+    """How far below the priority of its key it runs."""
+    deadline: float | None = None
+    """`time.monotonic()` by which it has to have ended."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
@@ -77,7 +81,8 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
             call.n,
             call.model.adapter,
             client=caller.key_id or "",
-            priority=caller.priority,
+            priority=caller.priority - call.lowered,
+            deadline=call.deadline,
         )
         try:
             if not call.stream:

@@ -139,7 +139,7 @@ class Simulation:
         self.clock = clock
         self.seconds: list[float] = []
         """Of each step."""
-        self.pace = self.modules.pace.Pace(options.step_milliseconds / 1000)
+        self.pace = self.modules.pace.Pace(options.stall_milliseconds / 1000)
         self.scheduler = self.modules.scheduler.Scheduler(options, self.cache, self.pace)
         self.arrivals: list[Any] = []
         self.finished: list[Any] = []
@@ -324,7 +324,7 @@ class Simulation:
         assert (
             preempted
             or cut
-            or self.options.step_milliseconds
+            or self.options.stall_milliseconds
             or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running))
         ), "no token of a step is left over while somebody wants it"
 

@@ -21,7 +21,7 @@ def test_what_clients_are_owed(scenario: Callable[[], None]) -> None:
 
 
 LONG = 7000
-TIMED = EngineOptions(cache_tokens=65536, max_step_tokens=512, step_milliseconds=100)
+TIMED = EngineOptions(cache_tokens=65536, max_step_tokens=512, stall_milliseconds=100)
 
 
 class Machine:
@@ -63,7 +63,7 @@ def test_streams_go_on_in_time_beside_a_long_prompt(slow: float) -> None:
     assert len(late) <= 3 and max(simulation.seconds[14:]) < 0.2
     assert max(simulation.pause[stream] for stream in streams) == 1
     seconds = sum(simulation.seconds)
-    untimed, _ = with_streams(replace(TIMED, step_milliseconds=0), Machine(slow))
+    untimed, _ = with_streams(replace(TIMED, stall_milliseconds=0), Machine(slow))
     run_until_first_token(untimed, untimed.add(drawn(Random(1), LONG), 1))
     assert max(untimed.seconds) > 1.4 * slow, "what it is about"
     assert seconds < sum(untimed.seconds) * (1 + 1.5 * 0.0108 * slow / 0.1), "the streams' own rows, and little else"

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from landrace.errors import LandraceError, PromptTooLongError, RequestError
+from landrace.errors import DeadlineError, LandraceError, PromptTooLongError, RequestError
 from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 
 _MAX_MESSAGE = 500
@@ -77,6 +77,8 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, RequestError) and error.field is not None:
         code = CONTEXT_LENGTH_EXCEEDED if isinstance(error, PromptTooLongError) else "invalid_value"
         return ApiError(400, message, param=error.field, code=code)
+    if isinstance(error, DeadlineError):
+        return ApiError(504, message, code="deadline_exceeded")
     if isinstance(error, EngineBusyError):
         return ApiError(429, message, code="rate_limit_exceeded")
     if isinstance(error, EngineStoppedError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -25,6 +26,7 @@ def routes(serving: Serving) -> APIRouter:
 
     @router.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
+        arrived = time.monotonic()
         body = await desk.read(http, ChatRequest)
         model = await serving.registry.find(body.model)
         asked = body.chat
@@ -32,11 +34,21 @@ def routes(serving: Serving) -> APIRouter:
         with renamed(asked.names):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
-        call = Call(model, [prompt], [params], _reply(body, model, shape), body.stream, body.n, asked.names)
+        call = Call(
+            model,
+            [prompt],
+            [params],
+            _reply(body, model, shape),
+            body.stream,
+            body.n,
+            asked.names,
+            **body.terms(arrived),
+        )
         return await answer(call, http, serving.usage_log)
 
     @router.post("/v1/completions")
     async def complete(http: Request) -> Response:
+        arrived = time.monotonic()
         body = await desk.read(http, CompletionRequest)
         model = await serving.registry.find(body.model)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
@@ -44,7 +56,7 @@ def routes(serving: Serving) -> APIRouter:
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
         ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = Call(model, prompts, params, _reply(body, model, shape), body.stream, body.n)
+        call = Call(model, prompts, params, _reply(body, model, shape), body.stream, body.n, **body.terms(arrived))
         return await answer(call, http, serving.usage_log)
 
     return router

@@ -22,6 +22,7 @@ from landrace.text.guides import Guide
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_LOWERED = 1000
 DEFAULT_COMPLETION_TOKENS = 16
 """What the API's older endpoint generates when no max_tokens is given."""
 
@@ -71,6 +72,8 @@ class _Request(Fields):
     frequency_penalty: float | None = None
     seed: int | None = None
     ignore_eos: bool | None = None
+    priority: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
+    timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     # What they say is checked by `said_guide`.
     response_format: SkipValidation[Any] = None
     structured_outputs: SkipValidation[Any] = None
@@ -111,6 +114,11 @@ class _Request(Fields):
     def said_guide(self) -> Guide | None:
         """What the answer is held to, or what it says where it calls no tool; None where nothing asks for it."""
         return said_guide(self.response_format, self.structured_outputs)
+
+    def terms(self, arrived: float) -> dict[str, Any]:
+        """When a call has its turn, and until when, as `Call` says it. `arrived`: `time.monotonic()`."""
+        deadline = None if self.timeout_seconds is None else arrived + self.timeout_seconds
+        return {"lowered": self.priority, "deadline": deadline}
 
     @property
     def include_usage(self) -> bool:
