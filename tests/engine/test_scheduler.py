@@ -66,7 +66,7 @@ def test_random_workloads(options: EngineOptions, masks: tuple, actions: list[tu
 @pytest.mark.parametrize("kind", KINDS)
 def test_crowded_pools(kind: str) -> None:
     """Long random runs in which pre-emption, prefix hits and eviction certainly happen."""
-    crowds = [crowd(kind, seed) for seed in range(8)]
+    crowds = [crowd(kind, seed) for seed in range(10)]
     arrivals = [progress for simulation in crowds for progress in simulation.arrivals]
     assert sum(progress.preemptions for progress in arrivals) > 0 or kind == "states alone", "whose room never runs out"
     assert sum(progress.prefix_hit or 0 for progress in arrivals) > 0
