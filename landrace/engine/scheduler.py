@@ -167,12 +167,14 @@ class Scheduler:
             lane = account_of(progress)[0]
             starved = [other for other in lacking if other.passed >= MAX_PASSED and account_of(other)[0] >= lane]
             below = [other for other, own in ranks.items() if _may_take(rank, own)]
+            preempted = self._preempted
             if all(self._leaves_room(progress, other) for other in starved) and self._start(progress, length, below):
-                ranks = self._clients.ranks(self.running)
                 for other in lacking:
                     other.passed += 1
             else:
                 lacking.append(progress)
+            if progress in self.running or self._preempted != preempted:
+                ranks = self._clients.ranks(self.running)
 
     def _start(self, progress: Progress, length: int, below: list[Progress]) -> bool:
         """Moves a waiting request that goes on from a usable length to the running ones, if there is room for it now,
