@@ -62,6 +62,9 @@ def serve(
         int | None, typer.Option(help="Most requests in progress at once; default: 64, if a step has a token for each.")
     ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
+    stall_milliseconds: Annotated[
+        int, typer.Option(help="About how long prompts may hold up running streams in a step; 0: any time.")
+    ] = 100,
     max_length: MaxLengthOption = None,
     context_overflow: ContextOverflowOption = "error",
     context_keep: ContextKeepOption = 4,
@@ -135,6 +138,7 @@ def serve(
         cache_dtype=cache_dtype,
         max_running=max_running,
         max_step_tokens=max_step_tokens,
+        stall_milliseconds=stall_milliseconds,
         max_length=max_length,
         context_overflow=context_overflow,
         context_keep=context_keep,
