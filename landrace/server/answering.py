@@ -14,6 +14,8 @@ from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
 from landrace.server.access.caller import Caller, caller_of
+from landrace.server.access.tally import tally_of
+from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
@@ -76,6 +78,8 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         client=caller.key_id or "",
         priority=caller.priority,
     )
+    most = call.n * sum(params.max_tokens for params in call.params)
+    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
     try:
         if not call.stream:
             await unless_gone(http, _run(call, generation, caller, usage_log))
@@ -90,7 +94,7 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
 
 async def _run(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for _ in generation:
                 pass
     finally:
@@ -100,7 +104,7 @@ async def _run(call: Call, generation: Generation, caller: Caller, usage_log: Us
 async def _pieces(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> AsyncGenerator[str, None]:
     reply, sent = call.reply, False
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for choice, output in generation:
                 if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
                     continue

@@ -44,7 +44,7 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/v1/completions")
     async def complete(http: Request) -> Response:
         body = await desk.read(http, CompletionRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
         params = [
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts

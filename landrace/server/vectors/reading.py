@@ -50,6 +50,11 @@ class Reading:
         return len(self._account.prompt.ids)
 
     @property
+    def seconds(self) -> float:
+        """What it took, once it has run."""
+        return self._account.seconds
+
+    @property
     def n_cut(self) -> int:
         """Texts that lost their end."""
         return sum(one.encoded.cut > 0 for one in self._wanted)
