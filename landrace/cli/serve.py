@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,6 +60,13 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    usage_spill: Annotated[
+        Path | None,
+        typer.Option(help="Folder for usage that the ledger cannot take at the moment; default: beside the ledger."),
+    ] = None,
+    price_per_hour: Annotated[
+        float, typer.Option(min=0, max=1e9, help="What the machine costs an hour, for the cost of each request.")
+    ] = 0.0,
     keep_conversations: Annotated[
         bool,
         typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
@@ -75,6 +83,8 @@ def serve(
     from landrace.server.main import serve_models
     from landrace.server.options import ServeOptions
 
+    if math.isnan(price_per_hour):
+        raise OptionError("--price-per-hour wants a number.")
     engine = EngineOptions(
         cache_tokens=cache_tokens,
         cache_dtype=cache_dtype,
@@ -96,6 +106,8 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        usage_spill=usage_spill,
+        price_per_hour=price_per_hour,
         keep_conversations=keep_conversations,
         data=data,
         drain_seconds=drain_seconds,

@@ -50,6 +50,8 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
         name=",".join(options.models),
         command=shlex.join(map(without_passwords, sys.argv)),
         config=options.as_json(),
+        price_per_hour=options.price_per_hour,
+        spill=options.usage_spill,
     )
     try:
         with listener:

@@ -29,6 +29,10 @@ class ServeOptions:
     """Most unfinished requests of each engine."""
     ledger: str | None = None
     """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
+    usage_spill: Path | None = None
+    """Folder for usage that the ledger cannot take at the moment; None: beside the ledger."""
+    price_per_hour: float = 0.0
+    """Of the machine, for the cost of requests."""
     keep_conversations: bool = False
     """Whether calls may agree that their conversation is kept in the ledger."""
     data: Path | None = None
@@ -42,6 +46,6 @@ class ServeOptions:
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "data", "drain_seconds", "cors_origins"):
+        for name in ("host", "port", "ledger", "usage_spill", "data", "drain_seconds", "cors_origins"):
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -23,7 +24,13 @@ def routes(serving: Serving) -> APIRouter:
         engines = registry.engines
         stopped = [engine.settings.model for engine in engines if not engine.alive]
         unfinished = sum(engine.unfinished for engine in engines)
-        status = {"status": "unhealthy" if stopped else "ok", "stopped": stopped, "unfinished_requests": unfinished}
+        usage = serving.usage_log.state
+        status = {
+            "status": "unhealthy" if stopped else usage.status,
+            "stopped": stopped,
+            "unfinished_requests": unfinished,
+            "usage": asdict(usage),
+        }
         return JSONResponse(status, 503 if stopped else 200)
 
     @router.api_route("/v1/models", methods=_GET)

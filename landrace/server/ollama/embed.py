@@ -66,7 +66,7 @@ def add_route(router: APIRouter, serving: Serving) -> None:
         model = await serving.registry.find(our_name(serving.registry, body.model))
         with renamed({"texts": "input", "prompt": "input"}):
             job = await serving.desk.prepare(model.engine, http, lambda: VectorJob.of(model, body.asked))
-            reading = Reading("ollama", model, job.wanted, caller_of(http))
+            reading = Reading("ollama", "embedding", model, job.wanted, caller_of(http))
             return await answered(http, serving, reading, partial(_reply, body, job, reading))
 
 

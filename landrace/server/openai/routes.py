@@ -50,7 +50,7 @@ def routes(serving: Serving) -> APIRouter:
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
         ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = Call(model, prompts, params, _reply(body, model, shape), body.stream, body.n)
+        call = Call(model, prompts, params, _reply(body, model, shape), body.stream, body.n, kind="completion")
         return await answer(call, http, serving.usage_log)
 
     return router

@@ -31,7 +31,7 @@ def routes(serving: Serving) -> APIRouter:
         model = await serving.registry.find(body.model)
         with renamed({"texts": "input", "prompt": "input"}):
             job = await desk.prepare(model.engine, http, partial(VectorJob.of, model, body))
-            reading = Reading("embd", model, job.wanted, caller_of(http))
+            reading = Reading("embd", "embedding", model, job.wanted, caller_of(http))
             return await answered(http, serving, reading, partial(replies.embeddings, body, job, reading))
 
     async def rerank(http: Request) -> Response:
@@ -39,7 +39,7 @@ def routes(serving: Serving) -> APIRouter:
         model = await serving.registry.find(body.model)
         with renamed({"texts": "documents", "prompt": "documents"}):
             job = await desk.prepare(model.engine, http, partial(ScoreJob.of, model, body))
-            reading = Reading("rerank", model, job.wanted, caller_of(http))
+            reading = Reading("rerank", "rerank", model, job.wanted, caller_of(http))
             return await answered(http, serving, reading, partial(replies.ranking, body, job, reading))
 
     async def score(http: Request) -> Response:
@@ -47,7 +47,7 @@ def routes(serving: Serving) -> APIRouter:
         model = await serving.registry.find(body.model)
         with renamed({"texts": "text_2", "prompt": "text_2", "query": "text_1"}):
             job = await desk.prepare(model.engine, http, partial(ScoreJob.of, model, body))
-            reading = Reading("score", model, job.wanted, caller_of(http))
+            reading = Reading("score", "score", model, job.wanted, caller_of(http))
             return await answered(http, serving, reading, partial(replies.scores, body, job, reading))
 
     for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
