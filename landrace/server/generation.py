@@ -13,6 +13,7 @@ from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
+from landrace.server.access.tally import Counts
 from landrace.server.engines import process
 from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.text.answers import AnswerForm, Event, Parts, ToolCall, join
@@ -166,6 +167,12 @@ class Generation:
         if event.error is not None:
             raise event.error
         return choice, event
+
+    def counts(self) -> Counts:
+        """What limits and logs count: a prompt once, however many choices it has."""
+        prompts = sum(len(choice.prompt.ids) for choice in self.choices[:: self._n])
+        tokens = sum(choice.n_tokens for choice in self.choices)
+        return Counts(prompts, tokens, sum(choice.machine_seconds for choice in self.choices))
 
     def usage(self) -> dict[str, object]:
         """Token counts in the API's form; a prompt counts once, however many choices it has. Rejected drafts are not

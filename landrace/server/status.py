@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import ServedModel
 from landrace.server.serving import Serving
@@ -23,15 +25,17 @@ def routes(serving: Serving) -> APIRouter:
     @router.api_route("/health", methods=_GET)
     async def health() -> Response:
         engines = registry.engines
-        lost = {name: error.message for engine in engines for name, error in engine.lost_adapters.items()}
+        lost = [name for engine in engines for name in engine.lost_adapters]
+        usage = serving.usage_log.state
         troubles = _troubles(engines)
         # An engine that is being replaced is looked after; one that hangs, or is given up, is not yet or no more.
         unwell = any(engine.trouble for engine in engines if engine.state != "restarting")
         status = {
-            "status": "unhealthy" if unwell else "degraded" if troubles or lost else "ok",
+            "status": "unhealthy" if unwell else "degraded" if troubles or lost else usage.status,
             "engines": troubles,
             "lost_adapters": lost,
             "unfinished_requests": sum(engine.unfinished for engine in engines),
+            "usage": asdict(usage),
         }
         return JSONResponse(status, 503 if unwell else 200)
 
@@ -42,11 +46,13 @@ def routes(serving: Serving) -> APIRouter:
         return JSONResponse(status, 503 if troubles else 200)
 
     @router.api_route("/v1/models", methods=_GET)
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(model) for model in registry]}
+    async def list_models(http: Request) -> dict[str, Any]:
+        caller = caller_of(http)
+        return {"object": "list", "data": [_described(model) for model in registry if caller.may_use(model.name)]}
 
     @router.api_route("/v1/models/{name:path}", methods=_GET)
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(http: Request, name: str) -> dict[str, Any]:
+        caller_of(http).check_model(name)
         return _described(registry.check(name))
 
     return router
