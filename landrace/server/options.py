@@ -11,7 +11,7 @@ from landrace.engine.options import EngineOptions
 from landrace.server.http.bounds import Bounds
 
 _NOT_HOW_IT_ANSWERS = (
-    "host", "port", "ledger", "data", "step_seconds", "drain_seconds",
+    "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "step_seconds", "drain_seconds",
     "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
 )  # fmt: skip
 

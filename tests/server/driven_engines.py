@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def pid(engine: EngineProcess) -> int:
 
 
 def kill(engine: EngineProcess, number: signal.Signals = signal.SIGKILL) -> None:
-    os.kill(pid(engine), number)
+    with suppress(ProcessLookupError):  # it has ended already
+        os.kill(pid(engine), number)
 
 
 class Asked:
