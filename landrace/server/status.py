@@ -21,7 +21,7 @@ class Health(Told):
 
     status: Literal["ok", "degraded", "unhealthy"]
     engines: dict[str, str]
-    lost_adapters: dict[str, str]
+    lost_adapters: list[str]
     unfinished_requests: int
     usage: dict[str, Any]
 
@@ -45,7 +45,8 @@ def routes(serving: Serving) -> APIRouter:
     )
     async def health() -> Response:
         engines = registry.engines
-        lost = {name: error.message for engine in engines for name, error in engine.lost_adapters.items()}
+        # Their names only: everybody may ask this, and the reasons tell of folders; the log has them.
+        lost = [name for engine in engines for name in engine.lost_adapters]
         troubles = _troubles(engines)
         usage = serving.usage_log.state
         # An engine that is being replaced is looked after; one that hangs, or is given up, is not yet or no more.
