@@ -66,7 +66,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
             book = usage_log.ledger
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
-            edge = Edge(hosts, desk, options.bounds, options.cors_origins)
+            edge = Edge(hosts, desk, options.price_per_hour, options.bounds, options.cors_origins)
             app = create_app(Serving(registry, usage_log, keeper=_keeper(options), jobs=jobs), edge)
             asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
