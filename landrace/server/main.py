@@ -28,7 +28,7 @@ from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.http.host_names import HostRule
-from landrace.server.http.uvicorn_config import tls_context, uvicorn_config
+from landrace.server.http.uvicorn_config import make_room, tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.serving import Serving
@@ -49,6 +49,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
     """
     tls = tls_context(options.tls_cert, options.tls_key)
+    make_room(options.bounds)
     hosts = HostRule.of(options.host, options.allowed_hosts)
     registry = _registry(options)
     listener = _bind(options.host, options.port)
