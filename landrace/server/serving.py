@@ -21,6 +21,8 @@ class Serving:
 
     registry: Registry
     usage_log: UsageLog
+    price_per_hour: float = 0.0
+    """What the operator reckons for an hour of the machine; 0: nothing is told of costs."""
     desk: PromptDesk = field(default_factory=PromptDesk)
     keeper: Keeper | None = None
     """Of feedback and conversations; None: this server has no ledger to keep them in."""

@@ -97,7 +97,15 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
 
     monkeypatch.setattr(application, "_APIS", (status, SimpleNamespace(routes=routes)))
     monkeypatch.setattr(status, "_described", lambda model: {"id": model.name})
-    engine: Any = SimpleNamespace(alive=True, unfinished=0, max_length=9, settings=SimpleNamespace(model="m"))
+    engine: Any = SimpleNamespace(
+        alive=True,
+        state="ready",
+        trouble=None,
+        lost_adapters={},
+        unfinished=0,
+        max_length=9,
+        settings=SimpleNamespace(model="m"),
+    )
     models = [ServedModel("m", engine), ServedModel("tuned", engine, "tuned", "m")]
     usage_log = UsageLog(None, name="m", command="", config={})
     edge = Edge(keys=KeyDesk(book), price_per_hour=3600.0, cors_origins=["https://page"])
