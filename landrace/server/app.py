@@ -63,7 +63,7 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
     app.add_middleware(BodyLimit, bounds=edge.bounds)
     errors.install(app)
     if edge.keys is not None:
-        app.add_middleware(Gate, desk=edge.keys)
+        app.add_middleware(Gate, desk=edge.keys, price_per_hour=edge.price_per_hour)
     app.add_middleware(HostNames, rule=edge.hosts)
     if edge.cors_origins:
         app.add_middleware(

@@ -31,7 +31,7 @@ from landrace.server.engines.opener import Opener
 from landrace.server.engines.registry import Registry
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.http.host_names import HostRule
-from landrace.server.http.uvicorn_config import tls_context, uvicorn_config
+from landrace.server.http.uvicorn_config import make_room, tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.presence import present
@@ -55,6 +55,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     thread, where signals arrive.
     """
     tls = tls_context(options.tls_cert, options.tls_key)
+    make_room(options.bounds)
     hosts = HostRule.of(options.host, options.allowed_hosts)
     registry = _registry(options)
     listener = _bind(options.host, options.port)
@@ -72,7 +73,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
             book = usage_log.ledger
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
-            edge = Edge(hosts, desk, options.bounds, options.cors_origins)
+            edge = Edge(hosts, desk, options.price_per_hour, options.bounds, options.cors_origins)
             keeper = _keeper(options)
             serving = Serving(
                 registry, usage_log, options.price_per_hour, options.adapter_folder, keeper=keeper, jobs=jobs

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +18,7 @@ import httpx
 import pytest
 from fake_engines import registry_of
 from fastapi import APIRouter, Request
+from patience import wait_until
 
 from landrace.errors import DataError, OptionError
 from landrace.ledger.keys import Key, Spent
@@ -37,6 +40,8 @@ from landrace.server.usage import UsageLog
 
 NOW = datetime.now(UTC)
 KEY = Key(id="key_1", name="support", created=NOW)
+RELEASED = threading.Event()
+"""Set when calls that are held may end."""
 NOTHING = Spent(0, 0, Decimal(0))
 
 
@@ -70,6 +75,8 @@ def routes(serving: Serving) -> APIRouter:
         await serving.find(http, body.get("model", "m"))
         used = Counts(body.get("prompt", 0), body.get("used", 0), body.get("seconds", 0.0))
         tally_of(http).begin(body.get("prompt", 0), body.get("most", 0), lambda: used)
+        while body.get("held") and not RELEASED.is_set():
+            await asyncio.sleep(0.01)
         return {"caller": caller_of(http).name, "key": caller_of(http).key_id, "team": caller_of(http).team}
 
     @router.post("/v1/embeddings")
@@ -106,7 +113,8 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
     registry = registry_of("m", engine)
     registry.host_of(registry.check("m")).adapters["tuned"] = Adapter(Path("tuned"))
     usage_log = UsageLog(None, name="m", command="", config={})
-    app = create_app(Serving(registry, usage_log), Edge(keys=KeyDesk(book), cors_origins=["https://page"]))
+    edge = Edge(keys=KeyDesk(book), price_per_hour=3600.0, cors_origins=["https://page"])
+    app = create_app(Serving(registry, usage_log), edge)
 
     def one(path: str, secret: str | None = "good", method: str = "POST", **how: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {secret}"} if secret is not None else {}), **how.pop("headers", {})}
@@ -296,6 +304,16 @@ def test_money_a_month(call: Any, book: Book) -> None:
     reply = call(CHAT, "spent")
     assert refusal(reply) == (429, "insufficient_quota")
     assert 0 < int(reply.headers["retry-after"]) <= 32 * 86400
+
+
+def test_what_runs_counts_to_the_money(book: Book, call: Any) -> None:
+    book.by_secret["good"] = replace(KEY, money_per_month=Decimal(2))
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(call, CHAT, json={"seconds": 3.0, "held": True})
+        wait_until(lambda: call(CHAT).status_code == 429)  # 3 seconds at 1 a second
+        RELEASED.set()
+        assert running.result().status_code == 200
+    assert call(CHAT).status_code == 200  # its cost is in no ledger here
 
 
 def test_a_bucket_refills_evenly_and_holds_a_minute() -> None:
