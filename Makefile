@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 
 NATIVE_SOURCES := CMakeLists.txt $(wildcard landrace/kernels/cpu/csrc/* landrace/kernels/cpu/csrc/ops/*)
 
-.PHONY: setup demo test test-all lint native sanitize clean
+# The chat page, of its sources and of the libraries that web/package-lock.json names with their hashes.
+PAGE := landrace/server/page/static/index.html
+PAGE_SOURCES := $(wildcard web/*.* web/src/*.ts web/src/*/*.ts web/styles/*.css)
+
+.PHONY: setup demo page page-if-npm test test-all lint native sanitize clean
 
 # torch comes first and by itself, at the one supported release: a wider request would bring CUDA to machines without a GPU.
 # The C++ kernels are compiled on the way when a compiler is there.
@@ -19,7 +23,17 @@ $(VENV)/.test-setup: $(VENV)/.setup
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-setup: $(VENV)/.setup
+setup: $(VENV)/.setup page-if-npm
+
+$(PAGE): $(PAGE_SOURCES)
+	cd web && npm ci --ignore-scripts --loglevel=error && npm run --silent check && npm run --silent build
+	touch $@
+
+page: $(PAGE)
+
+# Everything else works without the page; the server then says at / how to build it.
+page-if-npm:
+	@if command -v npm >/dev/null; then $(MAKE) page || echo "The chat page was not built: see above."; fi
 
 demo: setup
 	$(BIN)/landrace demo
@@ -31,7 +45,7 @@ lint: $(VENV)/.test-setup
 
 # `test` leaves out the long matrix (CONTRIBUTING.md); continuous integration runs `test-all`.
 test: SELECTED := -m "not long"
-test test-all: $(VENV)/.test-setup lint
+test test-all: $(VENV)/.test-setup lint page-if-npm
 	$(BIN)/landrace pull smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(SELECTED)
 
@@ -63,4 +77,5 @@ sanitize: | $(BIN)/python
 		$(BIN)/python -m pytest --capture=sys -p no:cacheprovider $(SANITIZE_TESTS)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis landrace/kernels/cpu/_native*
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis landrace/kernels/cpu/_native* \
+		web/node_modules landrace/server/page/static

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from landrace.errors import CheckpointError, LandraceError
-from landrace.server.engines import hosted, opening
+from landrace.server.engines import hosted, opener
 from landrace.server.engines.describing import Described, Description
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
-from landrace.server.engines.opening import Opener
+from landrace.server.engines.opener import Opener
 from landrace.server.engines.registry import Registry
 
 
@@ -69,6 +70,8 @@ class FakeEngine:
         self.unfinished = 0
         self.adapters: dict[str, Path] = {}
         self.gave_up = ""
+        self.tokenizer = SimpleNamespace(chat_template="a template")
+        self.abilities = SimpleNamespace(names=lambda chats: ["completion", "chat"])
 
     async def start(self) -> None:
         for name, folder in self.settings.adapters.items():
@@ -108,7 +111,12 @@ class FakeEngine:
         self.gave_up = reason
 
 
-MakeHouse = Callable[..., House]
+def registry_of(name: str, engine: Any) -> Registry:
+    """With one model, which is open: `engine` has what a test needs of one."""
+    engine.settings = EngineSettings(name)
+    base = Hosted(engine.settings, max_pending=8)
+    base.engine, base.opened_at = engine, 0.0
+    return Registry([base])
 
 
 def make_house(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> House:
@@ -117,12 +125,12 @@ def make_house(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> House:
 
     async def describe(settings: Sequence[EngineSettings]) -> Described:
         await asyncio.sleep(0)
-        told = [Description(sizes[one.model], 64, True, False, False, False, False) for one in settings]
+        told = [Description(sizes[one.model], 64, ("completion", "chat")) for one in settings]
         return Described(1000, True, tuple(told))
 
     def engine(settings: EngineSettings, max_pending: int) -> FakeEngine:
         return FakeEngine(house, settings, max_pending)
 
     monkeypatch.setattr(hosted, "EngineProcess", engine)
-    monkeypatch.setattr(opening, "describe", describe)
+    monkeypatch.setattr(opener, "describe", describe)
     return house

@@ -13,6 +13,7 @@ from landrace.cli import (
     bench,
     certify,
     compare,
+    dataset,
     demo,
     embed,
     evaluate,
@@ -24,6 +25,7 @@ from landrace.cli import (
     servers,
     store,
     tune,
+    usage,
 )
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
@@ -57,6 +59,8 @@ app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
+app.command("usage")(usage.usage)
+app.add_typer(dataset.app, name="dataset")
 
 
 def _version(wanted: bool) -> None:

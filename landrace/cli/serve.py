@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from landrace.cli.options import (
 )
 from landrace.cli.progress import spinner
 from landrace.errors import OptionError
+from landrace.server.http.bounds import Bounds
 
 
 def serve(
@@ -61,6 +63,9 @@ def serve(
         int | None, typer.Option(help="Most requests in progress at once; default: 64, if a step has a token for each.")
     ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
+    stall_milliseconds: Annotated[
+        int, typer.Option(help="About how long prompts may hold up running streams in a step; 0: any time.")
+    ] = 100,
     max_length: MaxLengthOption = None,
     context_overflow: ContextOverflowOption = "error",
     context_keep: ContextKeepOption = 4,
@@ -77,26 +82,67 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    usage_spill: Annotated[
+        Path | None,
+        typer.Option(help="Folder for usage that the ledger cannot take at the moment; default: beside the ledger."),
+    ] = None,
+    price_per_hour: Annotated[
+        float, typer.Option(min=0, max=1e9, help="What the machine costs an hour, for the cost of each request.")
+    ] = 0.0,
+    keep_conversations: Annotated[
+        bool,
+        typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
     tuning_threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of a tuning job; default: half of the machine's.")
     ] = None,
+    step_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest that one step may take; then its engine counts as hanging.")
+    ] = 600,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
+    keys: Annotated[
+        str, typer.Option(help="Whether calls need a key of the ledger: auto (off loopback), required or none.")
+    ] = "auto",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or *.DOMAIN: a further name it answers to; * is any. May be repeated."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate: HTTPS instead of HTTP.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key, unless that is in the same file.")] = None,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Most connections at once; more are turned away.")
+    ] = Bounds.connections,
+    head_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long the headers of a request may take to come.")
+    ] = Bounds.head_seconds,
+    body_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a body may take, and as long again for each 512 KiB of it.")
+    ] = Bounds.body_seconds,
+    idle_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a connection is kept for the next request.")
+    ] = Bounds.idle_seconds,
+    send_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a client may take nothing of what is sent to it.")
+    ] = Bounds.send_seconds,
 ) -> None:
     """Serve models and adapters over the OpenAI API."""
     from landrace.engine.options import EngineOptions
     from landrace.server.main import serve_models
     from landrace.server.options import ServeOptions
 
+    if math.isnan(price_per_hour):
+        raise OptionError("--price-per-hour wants a number.")
     engine = EngineOptions(
         cache_tokens=cache_tokens,
         cache_dtype=cache_dtype,
         max_running=max_running,
         max_step_tokens=max_step_tokens,
+        stall_milliseconds=stall_milliseconds,
         max_length=max_length,
         context_overflow=context_overflow,
         context_keep=context_keep,
@@ -118,10 +164,19 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        usage_spill=usage_spill,
+        price_per_hour=price_per_hour,
+        keep_conversations=keep_conversations,
         data=data,
         tuning_threads=tuning_threads or max(1, (os.cpu_count() or 1) // 2),
+        step_seconds=step_seconds,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
+        keys=keys,
+        allowed_hosts=allowed_host or [],
+        bounds=Bounds(max_connections, head_seconds, body_seconds, idle_seconds, send_seconds),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     if not options.models:
         raise OptionError("Name a model to serve, or one with --on-demand.")
@@ -134,6 +189,7 @@ def serve(
             for text in notices:
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
+            err.print(styled("Chat page: ", (f"{url}/", "bold")), soft_wrap=True)
 
         interrupt_as_asyncio_expects()
         serve_models(options, announce)

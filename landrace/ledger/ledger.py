@@ -15,6 +15,7 @@ from sqlalchemy import Column, Select, Table, insert, select, update
 
 from landrace.errors import DataError
 from landrace.ledger.database import Database
+from landrace.ledger.exchanges import Exchanges
 from landrace.ledger.key_rows import key_of_row, row_of_key
 from landrace.ledger.keys import Key, Spent, digest_of, new_key_id, new_secret
 from landrace.ledger.place import place_of
@@ -53,6 +54,8 @@ class Ledger:
         self._database = _open(place, patience)
         self.shown = self._database.shown
         """Where it is, without a password."""
+        self.exchanges = Exchanges(self._database)
+        """Conversations that were kept, and what people said of them."""
 
     def close(self) -> None:
         self._database.close()
@@ -86,6 +89,14 @@ class Ledger:
         if not rows:
             raise DataError(f"The ledger has no run {run_id}.")
         return run_of_row(rows[0])
+
+    def number_of_run(self, run: Run) -> int:
+        """A run's number here. A ledger that lacks the run, as one does that was put back from an older copy, stores it
+        first."""
+        row = row_of_run(run)
+        same = (RUNS.c[name] == row[name] for name in ("kind", "name", "started"))
+        found = self._database.rows(select(RUNS.c.id).where(*same))
+        return int(found[0].id) if found else self._insert(RUNS, row)
 
     def runs(self, *, kind: RunKind | None = None, name: str | None = None) -> list[Run]:
         """Newest first."""

@@ -22,6 +22,8 @@ from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.http.errors import ApiError, FieldError
 from landrace.server.models import described
+from landrace.server.openapi.description import OBJECT
+from landrace.server.openapi.description import described as told_of
 from landrace.server.serving import Serving
 
 _CONFIG = "adapter_config.json"
@@ -78,30 +80,30 @@ def routes(serving: Serving) -> APIRouter:
         except (CheckpointError, UnsupportedError) as error:
             raise FieldError(error.message, field=fields["folder"], hint=error.hint) from error
 
-    @router.api_route("/v1/adapters", methods=_GET)
+    @router.api_route("/v1/adapters", methods=_GET, **told_of("What is loaded, and what may be.", reply=OBJECT))
     async def list_adapters(http: Request) -> dict[str, Any]:
         _check_admin(http)
         loaded = [described(registry, model) for model in registry if model.adapter is not None]
         return {"object": "list", "data": loaded, "folders": sorted(await asyncio.to_thread(_folders, parent))}
 
-    @router.post("/v1/adapters")
+    @router.post("/v1/adapters", **told_of("Loads an adapter.", AdapterRequest, OBJECT))
     async def add_adapter(http: Request) -> dict[str, Any]:
         _check_admin(http)
         body = await serving.desk.read(http, AdapterRequest)
         fields = {"name": "name", "folder": "folder" if body.folder is not None else "name", "model": "model"}
         return described(registry, await load(body.name, body.folder or body.name, body.model, fields))
 
-    @router.delete("/v1/adapters/{name:path}")
+    @router.delete("/v1/adapters/{name:path}", **told_of("Takes an adapter off.", reply=OBJECT))
     async def remove_adapter(http: Request, name: str) -> dict[str, Any]:
         _check_admin(http)
         await registry.remove_adapter(name)
         return {"id": name, "object": "model", "deleted": True}
 
-    @router.post("/v1/load_lora_adapter")
+    @router.post("/v1/load_lora_adapter", **told_of("The same in vLLM's words.", LoraRequest, media_type="text/plain"))
     async def load_lora(http: Request) -> Response:
         _check_admin(http)
         body = await serving.desk.read(http, LoraRequest)
-        if not body.load_inplace and any(model.name == body.lora_name for model in registry):
+        if not body.load_inplace and body.lora_name in registry:
             raise FieldError(
                 f"There is already an adapter or model {body.lora_name!r}.",
                 field="lora_name",
@@ -111,7 +113,10 @@ def routes(serving: Serving) -> APIRouter:
         await load(body.lora_name, body.lora_path, body.base_model_name, fields)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
-    @router.post("/v1/unload_lora_adapter")
+    @router.post(
+        "/v1/unload_lora_adapter",
+        **told_of("The same in vLLM's words.", UnloadLoraRequest, media_type="text/plain"),
+    )
     async def unload_lora(http: Request) -> Response:
         _check_admin(http)
         body = await serving.desk.read(http, UnloadLoraRequest)
@@ -123,7 +128,7 @@ def routes(serving: Serving) -> APIRouter:
 
 def _check_admin(http: Request) -> None:
     if not caller_of(http).is_admin:
-        raise ApiError(403, "Adapters are loaded and unloaded with an admin's key.", code="admin_required")
+        raise ApiError(403, "Adapters are loaded and unloaded with an admin's key.", code="admin_only")
 
 
 def _only_model(registry: Registry, field: str) -> str:

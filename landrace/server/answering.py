@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -14,16 +13,13 @@ from starlette.types import Receive, Scope, Send
 from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
-from landrace.server.access.caller import caller_of
+from landrace.server.access.caller import Caller, caller_of
+from landrace.server.access.tally import tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
+from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
 from landrace.server.usage import UsageLog
-
-_CLIENT_CLOSED = 499
-"""The status nginx gives a call whose client went away; nobody is there to read it."""
-
-T = TypeVar("T")
 
 
 class Reply(Protocol):
@@ -63,47 +59,57 @@ class Call:
     n: int = 1
     names: Mapping[str, str] = field(default_factory=dict)
     """What the API calls the fields that the engine names otherwise."""
+    ended: Callable[[Generation], None] | None = None
+    """Told when everything has come that will."""
+    kind: str = "chat"
+    """What was asked for, as the ledger's usage has it."""
+    lowered: int = 0
+    """How far below the priority of its key it runs."""
+    deadline: float | None = None
+    """`time.monotonic()` by which it has to have ended."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
-    with renamed(call.names):
-        caller = caller_of(http)
-        generation = Generation(
-            call.model.engine,
-            call.reply.id,
-            call.prompts,
-            call.params,
-            call.n,
-            call.model.adapter,
-            client=caller.key_id or "",
-            priority=caller.priority,
-        )
-        try:
-            if not call.stream:
-                await _unless_gone(http, _run(call, generation, usage_log))
-                return JSONResponse(call.reply.whole(generation))
-            pieces = _pieces(call, generation, usage_log)
-            # What comes first decides whether this is a stream or an error with a status of its own.
-            first = await _unless_gone(http, anext(pieces))
-            return _Stream(first, pieces, call.reply.media_type)
-        except _ClientGoneError:
-            return Response(status_code=_CLIENT_CLOSED)
-
-
-async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
+    caller = caller_of(http)
+    generation = Generation(
+        call.model.engine,
+        call.reply.id,
+        call.prompts,
+        call.params,
+        call.n,
+        call.model.adapter,
+        client=caller.key_id or "",
+        priority=caller.priority - call.lowered,
+        deadline=call.deadline,
+    )
+    most = call.n * sum(params.max_tokens for params in call.params)
+    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
     try:
-        with generation:
+        if not call.stream:
+            await unless_gone(http, _run(call, generation, caller, usage_log))
+            return JSONResponse(call.reply.whole(generation))
+        pieces = _pieces(call, generation, caller, usage_log)
+        # What comes first decides whether this is a stream or an error with a status of its own.
+        first = await unless_gone(http, anext(pieces))
+        return _Stream(first, pieces, call.reply.media_type)
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED)
+
+
+async def _run(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:
+    try:
+        with renamed(call.names), generation:
             async for _ in generation:
                 pass
     finally:
-        _record(call, generation, usage_log)
+        _record(call, generation, caller, usage_log)
 
 
-async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> AsyncGenerator[str, None]:
+async def _pieces(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> AsyncGenerator[str, None]:
     reply, sent = call.reply, False
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for choice, output in generation:
                 if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
                     continue
@@ -118,11 +124,13 @@ async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> As
         for piece in reply.failure(generation, error):
             yield piece
     finally:
-        _record(call, generation, usage_log)
+        _record(call, generation, caller, usage_log)
 
 
-def _record(call: Call, generation: Generation, usage_log: UsageLog) -> None:
-    usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices)
+def _record(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:
+    usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices, kind=call.kind, caller=caller)
+    if call.ended is not None:
+        call.ended(generation)
 
 
 class _Stream(StreamingResponse):
@@ -143,28 +151,3 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._rest.aclose()
-
-
-class _ClientGoneError(Exception):
-    """Nobody is there to read the reply."""
-
-
-async def _unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away first."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(http))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise _ClientGoneError
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _gone(http: Request) -> None:
-    """Returns when the client has closed the connection; the body was read before."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass

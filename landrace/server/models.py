@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from landrace.server.access.caller import caller_of
+from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.openapi.description import Told
+from landrace.server.openapi.description import described as told_of
 from landrace.server.serving import Serving
 
 _GET = ["GET", "HEAD"]
+
+
+class ModelFacts(Told):
+    """A base model, or an adapter on it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: str | None
+    max_model_len: int | None
+    state: Literal["open", "opening", "closed", "closing", "failed"]
+    error: str | None
+    memory_bytes: int | None
+    capabilities: list[str]
+    alias_of: str | None = None
+
+
+class ModelList(Told):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ModelFacts]
 
 
 def routes(serving: Serving) -> APIRouter:
@@ -17,14 +44,17 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     registry = serving.registry
 
-    @router.api_route("/v1/models", methods=_GET)
-    async def list_models() -> dict[str, Any]:
-        own = [described(registry, model) for model in registry]
-        others = [_alias(registry, name) for name in registry.aliases]
+    @router.api_route("/v1/models", methods=_GET, **told_of("What is served.", reply=ModelList))
+    async def list_models(http: Request) -> dict[str, Any]:
+        may_use = caller_of(http).may_use
+        own = [described(registry, model) for model in registry if may_use(model.name)]
+        aliases = [name for name, target in registry.aliases.items() if may_use(name) or may_use(target)]
+        others = [_alias(registry, name) for name in aliases]
         return {"object": "list", "data": [*own, *(alias for alias in others if alias is not None)]}
 
-    @router.api_route("/v1/models/{name:path}", methods=_GET)
-    async def show_model(name: str) -> dict[str, Any]:
+    @router.api_route("/v1/models/{name:path}", methods=_GET, **told_of("One of them.", reply=ModelFacts))
+    async def show_model(http: Request, name: str) -> dict[str, Any]:
+        serving.check_access(http, name)
         return described(registry, registry.check(name))
 
     return router
@@ -46,8 +76,18 @@ def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "state": "failed" if lost else base.state,
         "error": failure.message if failure else None,
         "memory_bytes": registry.memory_of(model),
-        "capabilities": facts.capabilities if facts else [],
+        "capabilities": _capabilities(base),
     }
+
+
+def _capabilities(base: Hosted) -> list[str]:
+    """What the files tell, and what is known better once it is open."""
+    told = base.description.capabilities if base.description else ()
+    if not base.is_open:
+        return list(told)
+    engine = base.engine
+    of_template = [name for name in ("tools", "thinking") if name in told]
+    return [*engine.abilities.names(chats=engine.tokenizer.chat_template is not None), *of_template]
 
 
 def _alias(registry: Registry, name: str) -> dict[str, Any] | None:

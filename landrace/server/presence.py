@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -24,11 +24,17 @@ _log = logging.getLogger(__name__)
 async def present(
     home: Path, url: str, drain_seconds: int, registry: Registry, stopping: Callable[[], bool]
 ) -> AsyncIterator[None]:
-    """The file is there, and at most a second old, until the block is left. A disk that does not take it is told of
-    once, and nothing else comes of it."""
+    """The file is there, and at most a second old, until the block is left: from when it is entered. A disk that does
+    not take it is told of once, and nothing else comes of it."""
     file = ServerFile(home, url, time.time(), drain_seconds)
-    over = asyncio.Event()
-    keeping = asyncio.create_task(_keep(file, registry, stopping, over))
+
+    async def write() -> None:
+        models = [await _now(base) for base in registry.bases]
+        await asyncio.to_thread(file.write, models, stopping=stopping())
+
+    over, seen = asyncio.Event(), asyncio.Event()
+    keeping = asyncio.create_task(_keep(write, seen, over))
+    await asyncio.wait({keeping, asyncio.ensure_future(seen.wait())}, return_when=asyncio.FIRST_COMPLETED)
     try:
         yield
     finally:
@@ -37,16 +43,16 @@ async def present(
         file.remove()
 
 
-async def _keep(file: ServerFile, registry: Registry, stopping: Callable[[], bool], over: asyncio.Event) -> None:
+async def _keep(write: Callable[[], Awaitable[None]], seen: asyncio.Event, over: asyncio.Event) -> None:
     told = False
     while not over.is_set():
-        models = [await _now(base) for base in registry.bases]
         try:
-            await asyncio.to_thread(file.write, models, stopping=stopping())
-        except OSError as error:
+            await write()
+        except Exception as error:  # noqa: BLE001  nothing that befalls this file is the server's end
             if not told:
-                _log.warning("`landrace ps` does not see this server: its file cannot be written: %s.", error)
+                _log.warning("`landrace ps` may not see this server: its file could not be written.", exc_info=error)
             told = True
+        seen.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(over.wait(), _SECONDS)
 
@@ -57,7 +63,6 @@ async def _now(base: Hosted) -> RunningModel:
         facts = await base.engine.facts()
     except EngineStoppedError:
         return RunningModel(base.name, base.state, 0, 0, base.waiting, tuple(base.adapters))
-    waiting = facts.engine.waiting + base.waiting
-    return RunningModel(
-        base.name, base.state, facts.resident_bytes, facts.engine.running, waiting, tuple(base.adapters)
-    )
+    now = facts.engine
+    waiting = now.waiting + base.waiting
+    return RunningModel(base.name, base.state, facts.resident_bytes, now.running, waiting, tuple(base.adapters))

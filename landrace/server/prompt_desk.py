@@ -33,9 +33,10 @@ class PromptDesk:
         self._preparing: dict[str, _Threads] = {}
         """By the name of the model, whose engine is another whenever it is opened."""
 
-    async def read(self, http: Request, form: type[B]) -> B:
-        """The body as `form`. Raises EngineBusyError where too many long bodies wait, and what checking raises."""
-        data = await read_body(http)
+    async def read(self, http: Request, form: type[B], *, any_type: bool = False) -> B:
+        """The body as `form`; `any_type` as in `read_body`. Raises EngineBusyError where too many long bodies wait, and
+        what checking raises."""
+        data = await read_body(http, any_type=any_type)
         return await self._reading.run(_is_long(data), partial(parse_request, data, form))
 
     async def prepare(self, engine: EngineProcess, http: Request, job: Callable[[], T]) -> T:

@@ -37,7 +37,7 @@ def talk(house: House, parent: Path | None, say: Talk, caller: Caller | None = N
         registry = house.registry(memory=1000)
         await registry.start()
         usage_log = UsageLog(None, name="", command="", config={})
-        app: ASGIApp = create_app(Serving(registry, usage_log, parent))
+        app: ASGIApp = create_app(Serving(registry, usage_log, adapter_folder=parent))
 
         async def noted(scope: Scope, receive: Receive, send: Send) -> None:
             if caller is not None:

@@ -172,7 +172,7 @@ def test_waiting_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_that_does_not_open_fails_its_calls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     house = make_house(monkeypatch, a=40, b=40)
     clock = [0.0]
-    monkeypatch.setattr("landrace.server.engines.opening.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("landrace.server.engines.opener.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("landrace.server.engines.hosted.time.monotonic", lambda: clock[0])
 
     async def run() -> None:
@@ -393,7 +393,7 @@ def test_random_work_never_exceeds_memory_and_unloads_nothing_in_use(
     draw = random.Random(seed)
     house = make_house(monkeypatch, **{name: draw.randint(10, 60) for name in "abcde"})
     house.measured = {name: size + draw.randint(0, 10) for name, size in house.sizes.items() if size < 50}
-    monkeypatch.setattr("landrace.server.engines.opening._LOOK_SECONDS", 0)
+    monkeypatch.setattr("landrace.server.engines.opener._LOOK_SECONDS", 0)
 
     async def client(registry: Registry) -> None:
         for _ in range(draw.randint(1, 6)):

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 
 from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import OptionError
 from landrace.model import open_engine
 from landrace.server.app import create_app
-from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
@@ -54,11 +54,13 @@ def say(tiny_model: Path, free_rows: None) -> Callable[..., httpx.Response]:
         shifts=False,
         max_pending=8,
         check_alive=lambda: None,
+        settings=SimpleNamespace(model="m"),
+        abilities=SimpleNamespace(check_writes=lambda model: None),
         fingerprint=lambda adapter: "fp",
         submit=submit,
         release=lambda requests, abort: None,
     )
-    app = create_app(Serving(Registry([ServedModel("m", engine)]), UsageLog(None, name="m", command="", config={})))
+    app = create_app(Serving(registry_of("m", engine), UsageLog(None, name="m", command="", config={})))
 
     def post(**body: Any) -> httpx.Response:
         async def talk() -> httpx.Response:

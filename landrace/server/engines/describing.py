@@ -29,29 +29,8 @@ class Description:
     """Of memory, that an engine on it takes at most, as far as its files tell."""
     max_length: int
     """Tokens of the longest sequence that will be served."""
-    chats: bool
-    """Whether it has a chat template."""
-    calls_tools: bool
-    """Whether the template reads tools and the answers' calls can be told."""
-    thinks: bool
-    """Whether answers may begin with thoughts that can be told from them."""
-    embeds: bool
-    """Whether it is an encoder without a judge's head."""
-    reranks: bool
-    """Whether it judges pairs of texts."""
-
-    @property
-    def capabilities(self) -> list[str]:
-        """In the words of the API."""
-        told = {
-            "completion": not (self.embeds or self.reranks),
-            "chat": self.chats,
-            "tools": self.chats and self.calls_tools,
-            "thinking": self.chats and self.thinks,
-            "embedding": self.embeds,
-            "rerank": self.reranks,
-        }
-        return [name for name, is_so in told.items() if is_so]
+    capabilities: tuple[str, ...]
+    """What it can be asked for, in the words of the API."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +56,7 @@ async def describe(settings: Sequence[EngineSettings]) -> Described:
         raise LandraceError("The process that reads what the models need has ended without an answer.") from error
     finally:
         process.kill()
+        await asyncio.to_thread(process.join)
     return told
 
 

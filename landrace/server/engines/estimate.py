@@ -12,9 +12,12 @@ from landrace.checkpoints import Checkpoint, open_checkpoint
 from landrace.checkpoints.adapter import TENSORS_NAME
 from landrace.checkpoints.encoder_checkpoint import EncoderCheckpoint, is_encoder, open_encoder_checkpoint
 from landrace.checkpoints.store import ModelStore, default_home
+from landrace.embedding.judges import YesNoJudge
+from landrace.embedding.opening import located, transformer_in
 from landrace.engine.cache.kinds import slots_of
 from landrace.engine.cache.memory import CACHE_DTYPES
 from landrace.engine.options import MTP
+from landrace.errors import LandraceError
 from landrace.model import choose_kernels, default_device, known_weights, open_tokenizer, resolve_dtype
 from landrace.models.cpu_decoder import cache_dtype_beside, new_cpu_cache
 from landrace.models.declared import params_of
@@ -34,7 +37,7 @@ _STEP_ROWS = 8
 
 def description(settings: EngineSettings) -> Description:
     """Raises StoreError, CheckpointError, UnsupportedError or OptionError for a model that cannot be opened so."""
-    path = ModelStore(default_home()).resolve(settings.model)
+    path = transformer_in(located(settings.model, None))
     if is_encoder(path):
         return _of_encoder(open_encoder_checkpoint(path), settings)
     checkpoint = open_checkpoint(path)
@@ -47,17 +50,11 @@ def description(settings: EngineSettings) -> Description:
     if options.draft_model is not None:
         drafts = open_checkpoint(ModelStore(default_home()).resolve(options.draft_model))
         n_bytes += _engine_bytes(drafts, settings)
-    n_bytes += sum((folder / TENSORS_NAME).stat().st_size for folder in settings.adapters.values())
+    files = [folder / TENSORS_NAME for folder in settings.adapters.values()]
+    n_bytes += sum(file.stat().st_size for file in files if file.is_file())
     tokenizer = open_tokenizer(checkpoint)
-    return Description(
-        n_bytes,
-        min(options.max_length or checkpoint.spec.max_length, options.cache_room),
-        chats=tokenizer.chat_template is not None and checkpoint.score is None,
-        calls_tools=_calls_tools(tokenizer),
-        thinks=tokenizer.answer_grammar.thought is not None,
-        embeds=False,
-        reranks=checkpoint.score is not None,
-    )
+    max_length = min(options.max_length or checkpoint.spec.max_length, options.cache_room)
+    return Description(n_bytes, max_length, _capabilities(checkpoint, tokenizer, max_length))
 
 
 def device_memory(kernels: str) -> int | None:
@@ -95,15 +92,9 @@ def _matrix_types(tensors: Mapping[str, StoredTensor]) -> list[str]:
 
 def _of_encoder(checkpoint: EncoderCheckpoint, settings: EngineSettings) -> Description:
     extension, _ = choose_kernels(settings.kernels, torch.device("cpu"))
-    return Description(
-        _PROCESS_BYTES + _encoder_bytes(checkpoint, settings, extension),
-        checkpoint.spec.max_length,
-        chats=False,
-        calls_tools=False,
-        thinks=False,
-        embeds=checkpoint.spec.classifier is None,
-        reranks=checkpoint.spec.classifier is not None,
-    )
+    n_bytes = _PROCESS_BYTES + _encoder_bytes(checkpoint, settings, extension)
+    ability = "embedding" if checkpoint.spec.classifier is None else "rerank"
+    return Description(n_bytes, checkpoint.spec.max_length, (ability,))
 
 
 def _encoder_bytes(checkpoint: EncoderCheckpoint, settings: EngineSettings, extension: ModuleType | None) -> int:
@@ -116,7 +107,26 @@ def _encoder_bytes(checkpoint: EncoderCheckpoint, settings: EngineSettings, exte
     )
 
 
-def _calls_tools(tokenizer: Tokenizer) -> bool:
-    template = tokenizer.chat_template
-    reads = template is not None and any("tools" in source for source in template.sources.values())
-    return reads and any(exit.opens for state in tokenizer.answer_grammar.states for exit in state.exits)
+def _capabilities(checkpoint: Checkpoint, tokenizer: Tokenizer, max_length: int) -> tuple[str, ...]:
+    """Those of `Abilities`, as far as files tell them, and what the chat template is for."""
+    writes, template = checkpoint.score is None, tokenizer.chat_template
+    chats = writes and template is not None
+    grammar = tokenizer.answer_grammar
+    reads_tools = template is not None and any("tools" in source for source in template.sources.values())
+    told = {
+        "completion": writes,
+        "chat": chats,
+        "tools": chats and reads_tools and any(exit.opens for state in grammar.states for exit in state.exits),
+        "thinking": chats and grammar.thought is not None,
+        "embedding": True,
+        "rerank": not writes or _judges(tokenizer, max_length),
+    }
+    return tuple(name for name, is_so in told.items() if is_so)
+
+
+def _judges(tokenizer: Tokenizer, max_length: int) -> bool:
+    try:
+        YesNoJudge(tokenizer, max_length)
+    except LandraceError:
+        return False
+    return True

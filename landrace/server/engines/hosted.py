@@ -70,9 +70,14 @@ class Hosted:
         return "closed" if self.failure is None else "failed"
 
     @property
+    def is_open(self) -> bool:
+        """Whether its engine has been opened, and is not about to be closed."""
+        return self.state == "open"
+
+    @property
     def idle(self) -> bool:
         """Whether it is open and nobody uses it."""
-        return self.state == "open" and not self._users and not self.engine.unfinished
+        return self.is_open and not self._users and not self.engine.unfinished
 
     def take(self) -> None:
         """It stays open, if it is, until `leave` has been called as often."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from landrace.errors import OptionError
 from landrace.server.engines.hosted import Adapter, Hosted
-from landrace.server.engines.opening import Opener
+from landrace.server.engines.opener import Opener
 from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.server.http.errors import ApiError
 
@@ -35,10 +35,12 @@ class ServedModel:
 class Registry:
     """Finds what is served. Its methods belong to one event loop."""
 
-    def __init__(self, models: Sequence[Hosted], opener: Opener, aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, models: Sequence[Hosted], opener: Opener | None = None, aliases: Mapping[str, str] | None = None
+    ) -> None:
         """`aliases`: further names, and the models or adapters they stand for. OptionError for a name twice, and for an
         alias of nothing."""
-        self._opener = opener
+        self._opener = opener or Opener()
         self._bases = {base.name: base for base in models}
         self._aliases = dict(aliases or {})
         self._changing: set[str] = set()
@@ -57,6 +59,10 @@ class Registry:
             for name in list(base.adapters):
                 yield _served(base, name)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether a model, an adapter or an alias is called so."""
+        return name in self._aliases or any(model.name == name for model in self)
+
     @property
     def aliases(self) -> Mapping[str, str]:
         """Further names, and what they stand for."""
@@ -65,7 +71,7 @@ class Registry:
     @property
     def engines(self) -> list[EngineProcess]:
         """Those of the models that are open."""
-        return [base.engine for base in self._bases.values() if base.opened_at is not None]
+        return [base.engine for base in self._bases.values() if base.is_open]
 
     def check(self, name: str) -> ServedModel:
         """The model or adapter of that name, open or not. Raises ApiError (404)."""
@@ -134,7 +140,7 @@ class Registry:
         base = self.host_of(model)
         with self._change(model.adapter, base):
             removed = base.adapters.pop(model.adapter)
-            if base.state == "open" and removed.problem is None:
+            if base.is_open and removed.problem is None:
                 await base.engine.unload_adapter(model.adapter)
 
     async def start(self) -> None:

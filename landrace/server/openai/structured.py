@@ -12,59 +12,79 @@ from landrace.server.http.errors import FieldError, require_type
 from landrace.text.guides import Guide
 
 RESPONSE_FORMAT, STRUCTURED_OUTPUTS = "response_format", "structured_outputs"
+GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+"""vLLM's older names of what `structured_outputs` has under these."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OF_FORMAT = {"text": ("type",), "json_object": ("type",), "json_schema": ("type", "json_schema")}
 _OF_SCHEMA = ("name", "schema", "description", "strict")
 
 
-def said_guide(response_format: Any, structured_outputs: Any) -> Guide | None:
+def said_guide(response_format: Any, structured_outputs: Any, guided: Mapping[str, Any]) -> Guide | None:
     """What an answer is held to; None where nothing asks for it. Raises FieldError with the path of what is wrong.
 
     Nothing is compiled here. `strict` is taken either way: a schema is always kept to.
     """
     asked = None if response_format is None else _of_format(response_format)
-    if structured_outputs is None:
-        return asked
-    if asked is not None:
-        raise FieldError(
-            f"{STRUCTURED_OUTPUTS} and {RESPONSE_FORMAT} both say what the answer is to be.", field=STRUCTURED_OUTPUTS
-        )
-    return _of_outputs(structured_outputs)
+    others = {**({} if structured_outputs is None else {STRUCTURED_OUTPUTS: structured_outputs}), **guided}
+    names = [*([] if asked is None else [RESPONSE_FORMAT]), *others]
+    if len(names) > 1:
+        raise FieldError(f"{names[1]} and {names[0]} both say what the answer is to be.", field=names[1])
+    for name, value in others.items():
+        return _of_outputs(value) if name == STRUCTURED_OUTPUTS else _READERS[GUIDED[name]](value, name)
+    return asked
 
 
-def field_of_guide(response_format: Any) -> str:
+def field_of_guide(response_format: Any, guided: Mapping[str, Any]) -> str:
     """The field that a guide came from."""
+    for name in guided:
+        return name
     schema = isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
     return f"{RESPONSE_FORMAT}.json_schema.schema" if schema else STRUCTURED_OUTPUTS
 
 
 def _of_format(given: Any) -> Guide | None:
-    path = RESPONSE_FORMAT
+    kind = _kind(given, RESPONSE_FORMAT)
+    refuse_others(given, _OF_FORMAT[kind], RESPONSE_FORMAT)
+    if kind != "json_schema":
+        return Guide.of_json_object() if kind == "json_object" else None
+    path = f"{RESPONSE_FORMAT}.json_schema"
+    wrapped = required(given, "json_schema", RESPONSE_FORMAT, dict)
+    refuse_others(wrapped, _OF_SCHEMA, path)
+    return _of_schema(wrapped, path)
+
+
+def flat_format(given: Any, path: str) -> Guide | None:
+    """As `response_format`, where the schema's fields lie in the format itself."""
+    kind = _kind(given, path)
+    refuse_others(given, ("type", *(_OF_SCHEMA if kind == "json_schema" else ())), path)
+    if kind != "json_schema":
+        return Guide.of_json_object() if kind == "json_object" else None
+    return _of_schema(given, path)
+
+
+def _kind(given: Any, path: str) -> str:
     require_type(given, dict, path)
     kind = given.get("type")
     if not isinstance(kind, str) or kind not in _OF_FORMAT:
         raise FieldError(
             f"{path}.type must be {', '.join(_OF_FORMAT)}, not {json.dumps(kind)[:60]}.", field=f"{path}.type"
         )
-    refuse_others(given, _OF_FORMAT[kind], path)
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return Guide.of_json_object()
-    path = f"{path}.json_schema"
-    wrapped = required(given, "json_schema", RESPONSE_FORMAT)
-    require_type(wrapped, dict, path)
-    refuse_others(wrapped, _OF_SCHEMA, path)
-    name = required(wrapped, "name", path)
-    require_type(name, str, f"{path}.name")
+    return kind
+
+
+def _of_schema(given: Mapping[str, Any], path: str) -> Guide:
+    name = required(given, "name", path, str)
     if _NAME.fullmatch(name) is None:
         raise FieldError(f"{path}.name must be 1 to 64 letters, digits, _ and -.", field=f"{path}.name")
-    check_flag(wrapped, "strict", path)
-    if wrapped.get("description") is not None:
-        require_type(wrapped["description"], str, f"{path}.description")
-    schema = required(wrapped, "schema", path)
-    require_type(schema, dict, f"{path}.schema")
-    return Guide.of_schema(schema)
+    check_flag(given, "strict", path)
+    if given.get("description") is not None:
+        require_type(given["description"], str, f"{path}.description")
+    return Guide.of_schema(required(given, "schema", path, dict))
 
 
 def _of_outputs(given: Any) -> Guide:

@@ -1,0 +1,1 @@
+"""The chat page: the built bundle, and the routes that send it."""
