@@ -11,7 +11,8 @@ from landrace.engine.options import EngineOptions
 from landrace.server.http.bounds import Bounds
 
 _NOT_HOW_IT_ANSWERS = (
-    "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "tuning_threads", "step_seconds", "drain_seconds",
+    "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "tuning_threads", "step_seconds",
+    "drain_seconds",
     "wait_seconds", "adapter_folder",
     "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
 )  # fmt: skip
