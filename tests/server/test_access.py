@@ -98,8 +98,9 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
     """Calls the application through all its middleware, in one event loop for each test."""
     from landrace.server import models as model_routes
     from landrace.server import status
+    from landrace.server.ollama import routes as ollama
 
-    monkeypatch.setattr(application, "_APIS", (status, model_routes, SimpleNamespace(routes=routes)))
+    monkeypatch.setattr(application, "_APIS", (status, model_routes, ollama, SimpleNamespace(routes=routes)))
     monkeypatch.setattr(model_routes, "described", lambda registry, model: {"id": model.name})
     engine: Any = SimpleNamespace(
         alive=True,
@@ -253,6 +254,8 @@ def test_routes_and_models_of_a_key(call: Any, book: Book) -> None:
     assert refusal(call("/nosuch")) == (403, "route_not_allowed")
     assert refusal(call("/admin/keys")) == (403, "admin_only")
     assert [model["id"] for model in call("/v1/models", method="GET").json()["data"]] == ["tuned"]
+    for path in ("/api/tags", "/api/ps"):
+        assert [model["name"] for model in call(path, method="GET").json()["models"]] == ["tuned"]
     assert refusal(call("/v1/models/m", method="GET")) == (403, "model_not_allowed")
 
 
