@@ -25,6 +25,7 @@ from landrace.cli.options import (
 )
 from landrace.cli.progress import spinner
 from landrace.errors import OptionError
+from landrace.server.http.bounds import Bounds
 
 
 def serve(
@@ -77,9 +78,36 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
+    step_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest that one step may take; then its engine counts as hanging.")
+    ] = 600,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
+    keys: Annotated[
+        str, typer.Option(help="Whether calls need a key of the ledger: auto (off loopback), required or none.")
+    ] = "auto",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or *.DOMAIN: a further name it answers to; * is any. May be repeated."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate: HTTPS instead of HTTP.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key, unless that is in the same file.")] = None,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Most connections at once; more are turned away.")
+    ] = Bounds.connections,
+    head_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long the headers of a request may take to come.")
+    ] = Bounds.head_seconds,
+    body_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a body may take, and as long again for each 512 KiB of it.")
+    ] = Bounds.body_seconds,
+    idle_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a connection is kept for the next request.")
+    ] = Bounds.idle_seconds,
+    send_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a client may take nothing of what is sent to it.")
+    ] = Bounds.send_seconds,
 ) -> None:
     """Serve models and adapters over the OpenAI API."""
     from landrace.engine.options import EngineOptions
@@ -114,8 +142,14 @@ def serve(
         price_per_hour=price_per_hour,
         keep_conversations=keep_conversations,
         data=data,
+        step_seconds=step_seconds,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
+        keys=keys,
+        allowed_hosts=allowed_host or [],
+        bounds=Bounds(max_connections, head_seconds, body_seconds, idle_seconds, send_seconds),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     names = ", ".join([*models, *options.adapters])
     with ExitStack() as opening:

@@ -88,6 +88,16 @@ class Scheduler:
         self.remove(progress)
         insort(self.waiting, then, key=_place)
 
+    def preempt(self, progress: Progress) -> None:
+        """One that runs loses what it holds and goes back to its place in the queue, to be computed again."""
+        self.running.remove(progress)
+        self.cache.release(progress.tables)
+        _let_go(progress)
+        progress.preemptions += 1
+        self._preempted += 1
+        progress.draft = []
+        insort(self.waiting, progress, key=_place)
+
     def schedule(self) -> Plan:
         """Plans one step: whoever can start does, then the step's tokens are shared out."""
         self._preempted = self._reused = 0
@@ -138,19 +148,10 @@ class Scheduler:
         """Gives a running request room for its tokens before `end`, taking that of the last in order if it must."""
         while not self.cache.grow(progress.tables, end):
             last = order.pop()
-            self._preempt(last)
+            self.preempt(last)
             if last is progress:
                 return False
         return True
-
-    def _preempt(self, progress: Progress) -> None:
-        """A running request loses what it holds and goes back to its place in the queue, to be computed again."""
-        self.running.remove(progress)
-        self.cache.release(progress.tables)
-        _let_go(progress)
-        progress.preemptions += 1
-        self._preempted += 1
-        insort(self.waiting, progress, key=_place)
 
     def _admit(self) -> None:
         """Moves to the running ones whoever can start now."""
@@ -183,7 +184,7 @@ class Scheduler:
             others = [other.held + self.options.block_size for other in self.running if other not in below]
             if not below or not self.cache.together([*others, progress.held + self.options.block_size]):
                 return False
-            self._preempt(below.pop())
+            self.preempt(below.pop())
         return True
 
     def _enter(self, progress: Progress, length: int) -> bool:

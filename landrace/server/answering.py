@@ -14,6 +14,7 @@ from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
 from landrace.server.access.caller import Caller, caller_of
+from landrace.server.access.tally import tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
@@ -82,6 +83,8 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         priority=caller.priority - call.lowered,
         deadline=call.deadline,
     )
+    most = call.n * sum(params.max_tokens for params in call.params)
+    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
     try:
         if not call.stream:
             await unless_gone(http, _run(call, generation, caller, usage_log))

@@ -65,6 +65,11 @@ class UsageLog:
         self._writer.start()
 
     @property
+    def ledger(self) -> Ledger | None:
+        """Where keys are read from, too."""
+        return self._ledger
+
+    @property
     def state(self) -> UsageState:
         """Whether usage is recorded as it should be."""
         return UsageState() if self._ledger is None else self._queue.state
