@@ -13,7 +13,7 @@ what those of higher lanes leave. Each lane has accounts of its own.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heapreplace
 
 from landrace.engine.progress import Progress
@@ -105,7 +105,7 @@ class Clients:
                 claim += queue[index].held / weight_of(queue[index])
                 heapreplace(heap, (lane, claim, queue[index + 1].place, account, index + 1))
 
-    def ranks(self, running: Iterable[Progress]) -> Mapping[Progress, Rank]:
+    def ranks(self, running: Iterable[Progress]) -> dict[Progress, Rank]:
         """Those that run, first the one that keeps longest what it holds: by lane, and within one first the first of
         each client, then the second of each; equal ones by arrival. So whoever has most loses first, and a client with
         one request alone loses nothing to another's second."""

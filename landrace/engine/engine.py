@@ -31,14 +31,7 @@ from landrace.engine.readout import Pooling, PoolKind
 from landrace.engine.refusals import check_request
 from landrace.engine.request import Request
 from landrace.engine.scheduler import Scheduler
-from landrace.errors import (
-    DeadlineError,
-    LandraceError,
-    OptionError,
-    OutOfMemoryError,
-    RequestError,
-    StepError,
-)
+from landrace.errors import DeadlineError, LandraceError, OptionError, OutOfMemoryError, RequestError, StepError
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder

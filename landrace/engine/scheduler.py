@@ -94,6 +94,7 @@ class Scheduler:
         self.cache.release(progress.tables)
         _let_go(progress)
         progress.preemptions += 1
+        self._preempted += 1
         progress.draft = []
         insort(self.waiting, progress, key=_place)
 
@@ -147,15 +148,10 @@ class Scheduler:
         """Gives a running request room for its tokens before `end`, taking that of the last in order if it must."""
         while not self.cache.grow(progress.tables, end):
             last = order.pop()
-            self._preempt(last)
+            self.preempt(last)
             if last is progress:
                 return False
         return True
-
-    def _preempt(self, progress: Progress) -> None:
-        """To make room for another."""
-        self.preempt(progress)
-        self._preempted += 1
 
     def _admit(self) -> None:
         """Moves to the running ones whoever can start now."""
@@ -163,7 +159,7 @@ class Scheduler:
         ranks = self._clients.ranks(self.running)
         for progress in islice(self._clients.in_turn(self.waiting, self.running), LOOK_AT):
             rank = self._clients.next_rank(progress)
-            last = next(reversed(list(ranks.values())), rank)
+            last = next(reversed(ranks.values()), rank)
             if len(self.running) == self.options.most_running and not _may_take(rank, last):
                 continue
             length = self._prefix(progress, rank, ranks)
@@ -188,7 +184,7 @@ class Scheduler:
             others = [other.held + self.options.block_size for other in self.running if other not in below]
             if not below or not self.cache.together([*others, progress.held + self.options.block_size]):
                 return False
-            self._preempt(below.pop())
+            self.preempt(below.pop())
         return True
 
     def _enter(self, progress: Progress, length: int) -> bool:

@@ -117,7 +117,7 @@ UNFAIR: list[tuple[ModuleType, str, str]] = [
     (scheduler, "for progress in islice(self._clients.in_turn(self.waiting, self.running), LOOK_AT):", "for progress in self.waiting[:LOOK_AT]:"),
     (scheduler, "and not _may_take(rank, last):", "and True:"),
     (scheduler, "own <= rank and ", ""),
-    (scheduler, "self._preempt(below.pop())", "self._preempt(below.pop(0))"),
+    (scheduler, "self.preempt(below.pop())", "self.preempt(below.pop(0))"),
     (scheduler, "if not below or not self.cache.together([*others, progress.held + self.options.block_size]):", "if not below:"),
     (scheduler, "return other[0] > rank[0] or (", "return (other[0] > rank[0] and False) or ("),
     (scheduler, "(other[0] == rank[0] and rank[1] == 0 and other[1] > 0)", "False"),
