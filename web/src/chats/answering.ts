@@ -2,6 +2,9 @@ import { ApiFailure, type CallPart, type Chunk, type Client } from "../api/clien
 import type { Message, Settings, ToolCall } from "./types";
 import { bodyOf } from "./prompt";
 
+/** An answer that came in less was sent all at once, so that its speed is the network's. */
+const LEAST_SECONDS = 0.02;
+
 /** What a chunk brought of an answer. */
 export interface Brought {
   text: string;
@@ -78,7 +81,7 @@ export class Answering {
       promptTokens,
       answerTokens,
       firstToken: this.firstAt === null ? null : (this.firstAt - this.begun) / 1000,
-      tokensPerSecond: seconds > 0 && answerTokens > 1 ? (answerTokens - 1) / seconds : null,
+      tokensPerSecond: seconds > LEAST_SECONDS && answerTokens > 1 ? (answerTokens - 1) / seconds : null,
       cost: this.message.stats?.cost ?? null,
     };
   }

@@ -144,7 +144,7 @@ export class Lane {
       canRate: () => house.takesFeedback(),
       nameOf: (message) => (this.chat.pair?.blind && !this.chat.pair.vote ? null : (message.model ?? "")),
       drawn: (message, finished) => {
-        if (finished.trim() && message.finish === undefined) house.announcer.say(finished);
+        if (finished.trim() && message.finish === undefined) house.announcer.read(finished);
       },
     };
   }

@@ -10,6 +10,7 @@ import type { Deeds, View } from "./view";
 const NEAR = 80;
 /** So many of the last messages are drawn at once, so that the end of a chat has its height from the start. */
 const AT_ONCE = 12;
+const HOLD_FRAMES = 20;
 const LABELS = { user: "You", assistant: "Answer", tool: "Result of a tool" };
 
 interface Item {
@@ -76,7 +77,7 @@ export class Transcript {
     if (!item) return;
     this.follows = false;
     this.draw(item);
-    item.root.scrollIntoView({ block: "center" });
+    this.holdInMiddle(item.root, HOLD_FRAMES);
     item.root.classList.add("revealed");
     setTimeout(() => item.root.classList.remove("revealed"), 2500);
   }
@@ -99,6 +100,12 @@ export class Transcript {
     root.dataset.id = message.id;
     this.nearby.observe(root);
     return item;
+  }
+
+  /** Messages around it get their true heights as they are drawn, and would push it away. */
+  private holdInMiddle(root: HTMLElement, frames: number): void {
+    root.scrollIntoView({ block: "center" });
+    if (frames > 0) requestAnimationFrame(() => this.holdInMiddle(root, frames - 1));
   }
 
   private drawThose(entries: IntersectionObserverEntry[]): void {
