@@ -10,7 +10,17 @@ import typer
 from rich.table import Table
 
 from landrace.cli.console import err, notice, out, print_json, styled
-from landrace.cli.options import KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
+from landrace.cli.options import (
+    READING_ADAPTER,
+    JsonOption,
+    KernelsOption,
+    MaxLengthOption,
+    ReadingAdapterOption,
+    ThreadsOption,
+    TruncateOption,
+    WeightsOption,
+    opened_to_read,
+)
 from landrace.cli.progress import count_progress, spinner
 from landrace.cli.texts import ColumnOption, FileOption, read_texts
 from landrace.errors import OptionError
@@ -54,16 +64,14 @@ def embed(
             "weighted_mean."
         ),
     ] = None,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut texts that are too long, which are errors otherwise.")
-    ] = False,
+    truncate: TruncateOption = False,
     batch: Annotated[int, typer.Option(min=1, help="Texts given to the model at once.")] = 64,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter folder in peft's format.")] = None,
+    adapter: ReadingAdapterOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
     max_length: MaxLengthOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Turn texts into vectors that are close where the texts mean the same."""
     if out_path is not None and out_path.suffix.lower() not in _FORMS:
@@ -77,11 +85,7 @@ def embed(
         embedder = open_embedder(
             model,
             pooling=pooling,
-            adapters={"adapter": adapter} if adapter else {},
-            weights=weights,
-            kernels=kernels,
-            threads=threads,
-            options=opened_for(max_length),
+            **opened_to_read(adapter, weights, kernels, threads, max_length),
         )
     notice(embedder.notice)
     with count_progress("embedding") as progress:
@@ -92,7 +96,7 @@ def embed(
             dimensions=dimensions,
             normalize=False if no_normalize else None,
             truncate=truncate,
-            adapter="adapter" if adapter else None,
+            adapter=READING_ADAPTER if adapter else None,
             batch=batch,
             report=progress,
         )

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from landrace import __version__
-from landrace.cli import bench, certify, compare, demo, embed, evaluate, keys, quantize, rerank, run, serve, store, tune
+from landrace.cli import (
+    bench,
+    certify,
+    compare,
+    dataset,
+    demo,
+    embed,
+    evaluate,
+    keys,
+    quantize,
+    rerank,
+    run,
+    serve,
+    store,
+    tune,
+)
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
 from landrace.errors import LandraceError
@@ -40,6 +55,7 @@ app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
+app.add_typer(dataset.app, name="dataset")
 
 
 def _version(wanted: bool) -> None:

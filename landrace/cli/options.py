@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from landrace.embedding.opening import Opening
     from landrace.engine.options import EngineOptions
 
 WeightsOption = Annotated[
@@ -49,6 +51,26 @@ ContextOverflowOption = Annotated[
 ContextKeepOption = Annotated[
     int, typer.Option(help="First tokens that a shift keeps, such as those of a system message.")
 ]
+ReadingAdapterOption = Annotated[Path | None, typer.Option("--adapter", help="A LoRA adapter folder in peft's format.")]
+TruncateOption = Annotated[
+    bool, typer.Option("--truncate", help="Cut texts that are too long, which are errors otherwise.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+READING_ADAPTER = "adapter"
+"""What a model that only reads calls its adapter."""
+
+
+def opened_to_read(
+    adapter: Path | None, weights: str, kernels: str, threads: int | None, max_length: int | None
+) -> Opening:
+    """How a model is opened that only reads."""
+    return {
+        "adapters": {READING_ADAPTER: adapter} if adapter else {},
+        "weights": weights,
+        "kernels": kernels,
+        "threads": threads,
+        "options": opened_for(max_length),
+    }
 
 
 def opened_for(max_length: int | None, **more: Any) -> EngineOptions:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from landrace.cli.console import err, notice, out, print_json
-from landrace.cli.options import KernelsOption, MaxLengthOption, ThreadsOption, WeightsOption, opened_for
+from landrace.cli.options import (
+    READING_ADAPTER,
+    JsonOption,
+    KernelsOption,
+    MaxLengthOption,
+    ReadingAdapterOption,
+    ThreadsOption,
+    TruncateOption,
+    WeightsOption,
+    opened_to_read,
+)
 from landrace.cli.progress import spinner
 from landrace.cli.texts import ColumnOption, FileOption, read_texts
 
@@ -28,15 +37,13 @@ def rerank(
     instruction: Annotated[
         str | None, typer.Option(help="What makes a document a good one, in a sentence, for models that take one.")
     ] = None,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut documents that are too long, which are errors otherwise.")
-    ] = False,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter folder in peft's format.")] = None,
+    truncate: TruncateOption = False,
+    adapter: ReadingAdapterOption = None,
     weights: WeightsOption = "stored",
     kernels: KernelsOption = "auto",
     threads: ThreadsOption = None,
     max_length: MaxLengthOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Put documents in the order of how well they answer a query."""
     asked = read_texts(documents or (), file, column, "documents")
@@ -45,16 +52,12 @@ def rerank(
 
         reranker = open_reranker(
             model,
-            adapters={"adapter": adapter} if adapter else {},
-            weights=weights,
-            kernels=kernels,
-            threads=threads,
-            options=opened_for(max_length),
+            **opened_to_read(adapter, weights, kernels, threads, max_length),
         )
     notice(reranker.notice)
     with spinner("judging"):
         ranking = reranker.rerank(
-            query, asked, instruction=instruction, truncate=truncate, adapter="adapter" if adapter else None
+            query, asked, instruction=instruction, truncate=truncate, adapter=READING_ADAPTER if adapter else None
         )
     results = ranking.results[:top]
     if json:

@@ -59,6 +59,10 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    keep_conversations: Annotated[
+        bool,
+        typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
@@ -92,6 +96,7 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        keep_conversations=keep_conversations,
         data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from landrace.checkpoints.bounded import read_json, read_json_list
-from landrace.embedding.dense import Dense, read_dense
+from landrace.embedding.dense import Dense
+from landrace.embedding.dense_files import MAX_BYTES, read_dense
+from landrace.embedding.facts import Modules, PoolingFacts
 from landrace.engine.readout import PoolKind
 from landrace.errors import CheckpointError, UnsupportedError
 
-MAX_BYTES = 1 << 20
 MAX_TOKENIZER_BYTES = 1 << 26
 _MODES: Mapping[str, PoolKind] = {
     "cls": "cls",
@@ -38,34 +38,6 @@ _SWITCHES: Mapping[str, str] = {
 _SIZES = ("word_embedding_dimension", "embedding_dimension")
 _GGUF_KINDS: Mapping[int, PoolKind] = {1: "mean", 2: "cls", 3: "last"}
 _GGUF_RANK = 4
-
-
-@dataclass(frozen=True)
-class PoolingFacts:
-    """How rows become one vector, and who says so."""
-
-    kinds: tuple[PoolKind, ...]
-    reason: str
-    include_prompt: bool = True
-    """Whether the rows of a prompt before the text count."""
-
-
-@dataclass(frozen=True)
-class Modules:
-    """What a checkpoint says; all that it leaves open is None or empty."""
-
-    transformer: Path
-    """The folder or file with the weights."""
-    pooling: PoolingFacts | None = None
-    after: tuple[Dense | None, ...] = ()
-    """What the pooled vector passes through, in order; None: it is normalised there."""
-    listed: bool = False
-    """Whether there is a list of modules, which then says whether vectors are normalised."""
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-    similarity: str | None = None
-    max_length: int | None = None
-    lower_case: bool = False
 
 
 def gguf_modules(path: Path, metadata: Mapping[str, Any]) -> Modules:

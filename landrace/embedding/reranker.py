@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from landrace.embedding.texts import Encoded, check_texts
-from landrace.errors import RequestError
-
-Activation = Literal["sigmoid", "identity"]
+from landrace.embedding.judges import ScoreForm
+from landrace.embedding.reading import ReadingEngine, read
 
 
 @dataclass(frozen=True)
@@ -41,20 +37,9 @@ class Ranking:
         return sum(cut > 0 for cut in self.cut_tokens)
 
 
-class Scorer(Protocol):
-    """A model that judges a document by a query."""
-
-    told: str
-    """How, in words."""
-    takes_instructions: bool
-
-    def encode(self, query: str, documents: Sequence[str], instruction: str | None, *, truncate: bool) -> list[Encoded]:
-        """What the model reads of each document. PromptTooLongError for one that is too long."""
-        ...
-
-    def scores(self, encoded: Sequence[Encoded], adapter: str | None) -> list[float]:
-        """What it makes of them, before the activation."""
-        ...
+def by_score(scores: Sequence[float]) -> list[int]:
+    """Places of the scores, the best first; equal ones as they were given."""
+    return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
 class Reranker:
@@ -63,11 +48,12 @@ class Reranker:
     A score's bits depend on the query and the document alone on the C++ kernels, not on the other documents.
     """
 
-    def __init__(self, scorer: Scorer, activation: Activation, *, notice: str | None = None) -> None:
-        """`notice`: what the user should know about how the model is served."""
+    def __init__(self, form: ScoreForm, engine: ReadingEngine, *, notice: str | None = None) -> None:
+        """`engine` may serve other requests at other times. `notice`: what the user should know about how the model is
+        served."""
+        self.form = form
+        self.engine = engine
         self.notice = notice
-        self.scorer = scorer
-        self.activation = activation
 
     def rerank(
         self,
@@ -82,25 +68,13 @@ class Reranker:
 
         Raises RequestError for texts that are empty or, unless `truncate` cuts the documents, too long.
         """
-        check_texts([query], "Query")
-        check_texts(documents, "Document")
-        if instruction is not None and not self.scorer.takes_instructions:
-            raise RequestError("This model takes no instruction.", field="instruction", hint="Leave --instruction out.")
-        if instruction is not None and not instruction.strip():
-            raise RequestError("The instruction is empty.", field="instruction", hint="Leave --instruction out.")
-        encoded = self.scorer.encode(query, documents, instruction, truncate=truncate)
-        raw = self.scorer.scores(encoded, adapter) if encoded else []
-        scores = [sigmoid(score) if self.activation == "sigmoid" else score for score in raw]
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        made = "sigmoid" if self.activation == "sigmoid" else "no activation"
+        form = self.form
+        encoded = form.encode(query, documents, instruction=instruction, truncate=truncate)
+        found = read(self.engine, [(one.ids, form.readout(one)) for one in encoded], adapter)
+        scores = [form.score(one) for one in found]
         return Ranking(
-            tuple(Ranked(index, scores[index], documents[index]) for index in order),
+            tuple(Ranked(index, scores[index], documents[index]) for index in by_score(scores)),
             tuple(len(one.ids) for one in encoded),
             tuple(one.cut for one in encoded),
-            f"{self.scorer.told}; {made}.",
+            form.told,
         )
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))

@@ -39,7 +39,15 @@ class TokenLogits:
     token_ids: tuple[int, ...]
 
 
-Readout = Pooling | TokenLogits
+@dataclass(frozen=True)
+class Labels:
+    """What the classifier of an encoder makes of the prompt; decoders have none."""
+
+    types: tuple[int, ...]
+    """Of each token: which of the two texts that are read together it is of."""
+
+
+Readout = Pooling | TokenLogits | Labels
 
 
 def check_readout(readout: Readout, n_prompt: int, vocab_size: int) -> None:
@@ -61,3 +69,5 @@ def check_readout(readout: Readout, n_prompt: int, vocab_size: int) -> None:
             if wrong or not token_ids:
                 named = f"the token {wrong[0]}" if wrong else "no token"
                 raise RequestError(f"The readout names {named}; the model has 0 to {vocab_size - 1}.", field="readout")
+        case Labels():
+            raise RequestError("The model has no classifier for its readout.", field="readout")

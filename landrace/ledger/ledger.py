@@ -15,6 +15,7 @@ from sqlalchemy import Column, Select, Table, insert, select, update
 
 from landrace.errors import DataError
 from landrace.ledger.database import Database
+from landrace.ledger.exchanges import Exchanges
 from landrace.ledger.key_rows import key_of_row, row_of_key
 from landrace.ledger.keys import Key, Spent, digest_of, new_key_id, new_secret
 from landrace.ledger.place import place_of
@@ -53,6 +54,8 @@ class Ledger:
         self._database = _open(place, patience)
         self.shown = self._database.shown
         """Where it is, without a password."""
+        self.exchanges = Exchanges(self._database)
+        """Conversations that were kept, and what people said of them."""
 
     def close(self) -> None:
         self._database.close()

@@ -139,7 +139,44 @@ _KEYS_AND_COST = (
     "CREATE INDEX usage_by_key ON usage (key_id, created, prompt_tokens, completion_tokens, cost)",
 )
 
-_MIGRATIONS = (_RUNS_AND_SCORES, _USAGE, _KEYS_AND_COST)
+# Only conversations whose callers agreed to it.
+_EXCHANGES_AND_FEEDBACK = (
+    """
+    CREATE TABLE exchanges (
+        id {id},
+        response_id TEXT NOT NULL,
+        choice {integer} NOT NULL CHECK (choice >= 0),
+        conversation TEXT NOT NULL,
+        model TEXT NOT NULL,
+        messages TEXT NOT NULL,
+        tools TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        finish_reason TEXT NOT NULL,
+        key_id TEXT,
+        team TEXT,
+        created {stamp} NOT NULL,
+        UNIQUE (response_id, choice)
+    )
+    """,
+    """
+    CREATE TABLE feedback (
+        id {id},
+        response_id TEXT NOT NULL,
+        choice {integer} NOT NULL CHECK (choice >= 0),
+        rating TEXT CHECK (rating IN ('up', 'down')),
+        correction TEXT,
+        comment TEXT,
+        key_id TEXT,
+        team TEXT,
+        created {stamp} NOT NULL
+    )
+    """,
+    "CREATE INDEX exchanges_by_time ON exchanges (created)",
+    "CREATE INDEX feedback_by_time ON feedback (created)",
+    "CREATE INDEX feedback_by_response ON feedback (response_id)",
+)
+
+_MIGRATIONS = (_RUNS_AND_SCORES, _USAGE, _KEYS_AND_COST, _EXCHANGES_AND_FEEDBACK)
 
 
 def migrations(words: Words) -> tuple[tuple[str, ...], ...]:

@@ -17,7 +17,8 @@ from landrace.ledger.schema import APPLICATION_ID, SQLITE, migrations
 _RETRY_SECONDS = 0.05
 _CONNECTIONS = 4
 """Kept open; more are opened when more threads work at once."""
-_MAGIC = b"SQLite format 3\0"
+_LEAST_PAGE = 512
+"""Bytes."""
 
 
 class SqliteDatabase(Database):
@@ -180,14 +181,16 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 
 
 def _refuse_other_files(path: Path) -> None:
-    """SQLite takes any file shorter than a page header for an empty database and would write over it."""
+    """SQLite takes any file shorter than a page for an empty database and would write over it; what else is no database
+    it tells by itself.
+
+    The file is not opened here: when a process closes a file, it loses all the locks that its other connections hold on
+    it, and others would take what those write for left behind, and delete it.
+    """
     if path.is_dir():
         raise DataError(f"The ledger {path} is a folder.", hint="Name a file.")
-    if path.exists():
-        with open(path, "rb") as stream:
-            start = stream.read(len(_MAGIC))
-        if start not in (b"", _MAGIC):
-            raise DataError(
-                f"{path} is not a ledger: it is no SQLite file.",
-                hint="It was left as it is: move it aside, or name another file.",
-            )
+    if path.exists() and 0 < path.stat().st_size < _LEAST_PAGE:
+        raise DataError(
+            f"{path} is not a ledger: it is no SQLite file.",
+            hint="It was left as it is: move it aside, or name another file.",
+        )

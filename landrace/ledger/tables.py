@@ -48,3 +48,15 @@ KEYS = _table(
     "name team secret_sha256 models routes created expires revoked",
     "is_admin priority requests_per_minute tokens_per_minute money_per_month",
 )
+EXCHANGES = _table(
+    "exchanges",
+    _number(),
+    "response_id conversation model messages tools answer finish_reason key_id team created",
+    "choice",
+)
+FEEDBACK = _table(
+    "feedback",
+    _number(),
+    "response_id rating correction comment key_id team created",
+    "choice",
+)

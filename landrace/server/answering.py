@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -15,15 +14,10 @@ from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
 from landrace.server.access.caller import caller_of
-from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
+from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
 from landrace.server.usage import UsageLog
-
-_CLIENT_CLOSED = 499
-"""The status nginx gives a call whose client went away; nobody is there to read it."""
-
-T = TypeVar("T")
 
 
 class Reply(Protocol):
@@ -63,32 +57,33 @@ class Call:
     n: int = 1
     names: Mapping[str, str] = field(default_factory=dict)
     """What the API calls the fields that the engine names otherwise."""
+    ended: Callable[[Generation], None] | None = None
+    """Told when everything has come that will."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
     """The reply. Raises RequestError, EngineBusyError and EngineStoppedError as long as nothing was sent."""
-    with renamed(call.names):
-        caller = caller_of(http)
-        generation = Generation(
-            call.model.engine,
-            call.reply.id,
-            call.prompts,
-            call.params,
-            call.n,
-            call.model.adapter,
-            client=caller.key_id or "",
-            priority=caller.priority,
-        )
-        try:
-            if not call.stream:
-                await _unless_gone(http, _run(call, generation, usage_log))
-                return JSONResponse(call.reply.whole(generation))
-            pieces = _pieces(call, generation, usage_log)
-            # What comes first decides whether this is a stream or an error with a status of its own.
-            first = await _unless_gone(http, anext(pieces))
-            return _Stream(first, pieces, call.reply.media_type)
-        except _ClientGoneError:
-            return Response(status_code=_CLIENT_CLOSED)
+    caller = caller_of(http)
+    generation = Generation(
+        call.model.engine,
+        call.reply.id,
+        call.prompts,
+        call.params,
+        call.n,
+        call.model.adapter,
+        client=caller.key_id or "",
+        priority=caller.priority,
+    )
+    try:
+        if not call.stream:
+            await unless_gone(http, _run(call, generation, usage_log))
+            return JSONResponse(call.reply.whole(generation))
+        pieces = _pieces(call, generation, usage_log)
+        # What comes first decides whether this is a stream or an error with a status of its own.
+        first = await unless_gone(http, anext(pieces))
+        return _Stream(first, pieces, call.reply.media_type)
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED)
 
 
 async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
@@ -123,6 +118,8 @@ async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> As
 
 def _record(call: Call, generation: Generation, usage_log: UsageLog) -> None:
     usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices)
+    if call.ended is not None:
+        call.ended(generation)
 
 
 class _Stream(StreamingResponse):
@@ -143,28 +140,3 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._rest.aclose()
-
-
-class _ClientGoneError(Exception):
-    """Nobody is there to read the reply."""
-
-
-async def _unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away first."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(http))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise _ClientGoneError
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _gone(http: Request) -> None:
-    """Returns when the client has closed the connection; the body was read before."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass

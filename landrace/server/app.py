@@ -10,17 +10,21 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
 from landrace.server import status
+from landrace.server.anthropic import routes as anthropic_routes
+from landrace.server.feedback import routes as feedback_routes
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.openai import routes as openai_routes
 from landrace.server.page import routes as page_routes
+from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
+from landrace.server.vectors import routes as vectors_routes
 
-_COMPUTING = (openai_routes,)
+_COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, *_COMPUTING, file_routes, batch_routes, page_routes)
+_APIS = (status, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
@@ -40,6 +44,8 @@ def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
         finally:
             if serving.jobs is not None:
                 await serving.jobs.stop()
+            if serving.keeper is not None:
+                await serving.keeper.close()
             serving.desk.close()
             await serving.registry.stop()
 

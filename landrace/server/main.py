@@ -16,11 +16,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from landrace.errors import LandraceError, OptionError
+from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
 from landrace.server.app import create_app
 from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
+from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.serving import Serving
@@ -51,12 +53,21 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     )
     try:
         with listener:
-            app = create_app(Serving(registry, usage_log, jobs=jobs), options.cors_origins)
+            serving = Serving(registry, usage_log, keeper=_keeper(options), jobs=jobs)
+            app = create_app(serving, options.cors_origins)
             asyncio.run(_serve(app, registry, listener, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     usage_log.close("finished")
+
+
+def _keeper(options: ServeOptions) -> Keeper | None:
+    if options.ledger is None:
+        if options.keep_conversations:
+            raise OptionError("Conversations are kept in a ledger.", hint="Name one with --ledger.")
+        return None
+    return Keeper(Ledger(options.ledger), keeps_conversations=options.keep_conversations)
 
 
 async def _serve(

@@ -29,6 +29,8 @@ class ServeOptions:
     """Most unfinished requests of each engine."""
     ledger: str | None = None
     """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
+    keep_conversations: bool = False
+    """Whether calls may agree that their conversation is kept in the ledger."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
     drain_seconds: int = 60

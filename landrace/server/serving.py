@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from landrace.server.engines.registry import Registry
+from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
@@ -17,5 +18,7 @@ class Serving:
     registry: Registry
     usage_log: UsageLog
     desk: PromptDesk = field(default_factory=PromptDesk)
+    keeper: Keeper | None = None
+    """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""

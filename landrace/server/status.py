@@ -38,11 +38,14 @@ def routes(serving: Serving) -> APIRouter:
 
 
 def _described(model: ServedModel) -> dict[str, Any]:
+    engine = model.engine
+    chats = engine.tokenizer.chat_template is not None
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "landrace",
         "parent": model.parent,
-        "max_model_len": model.engine.max_length,
+        "max_model_len": engine.max_length,
+        "capabilities": engine.abilities.names(chats=chats),
     }

@@ -16,10 +16,10 @@ import transformers
 from tiny_embedders import END, QUERY, TEXTS, modes, vocabulary, with_modules, write_decoder
 
 from landrace import open_embedder
-from landrace.embedding.embedder import Embedder, finished
+from landrace.embedding.embedder import Embedder
 from landrace.embedding.opening import embedder_on
+from landrace.embedding.vector_form import finished
 from landrace.engine import EngineOptions, Request, SamplingParams
-from landrace.engine.readout import Pooling
 from landrace.errors import CheckpointError, OptionError, PromptTooLongError, RequestError, UnsupportedError
 from landrace.model import open_engine
 
@@ -62,8 +62,8 @@ def test_queries_and_documents_are_written_as_the_card_has_them(decoder_folder: 
         ({"instruction": "Find the cat"}, f"Instruct: Find the cat\nQuery:{TEXTS[0]}"),
         ({"prompt": "passage: "}, f"passage: {TEXTS[0]}"),
     ):
-        manner = embedder.manner(asked.get("prompt"), asked.get("instruction"), None, None)
-        (encoded,) = embedder.encode([TEXTS[0]], manner, truncate=False)
+        manner = embedder.form.manner(asked.get("prompt"), asked.get("instruction"), None, None)
+        (encoded,) = embedder.form.encode([TEXTS[0]], manner, truncate=False)
         assert list(encoded.ids) == backend.encode(written).ids
     with pytest.raises(RequestError, match="no prompt called 'qurey'; its prompts are query, document"):
         embedder.embed(TEXTS, prompt="qurey")
@@ -223,12 +223,9 @@ def test_an_embedder_shares_an_engine_that_writes(decoder_folder: Path, extensio
     serving = open_engine(str(decoder_folder))
     embedder: Embedder = embedder_on(serving)
     wanted = embedder.embed(TEXTS).vectors
-    manner = embedder.manner(None, None, None, None)
-    encoded = embedder.encode(TEXTS, manner, truncate=False)
-    reads = [
-        Request.reading(f"v{n}", one.ids, Pooling.of(embedder.pooling.kinds, len(one.ids)))
-        for n, one in enumerate(encoded)
-    ]
+    manner = embedder.form.manner(None, None, None, None)
+    encoded = embedder.form.encode(TEXTS, manner, truncate=False)
+    reads = [Request.reading(f"v{n}", one.ids, embedder.form.readout(one, manner)) for n, one in enumerate(encoded)]
     params = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
     chats = [Request(f"c{n}", one.ids, params) for n, one in enumerate(encoded)]
     answers = serving.engine.generate([request for pair in zip(chats, reads, strict=True) for request in pair])

@@ -40,7 +40,7 @@ def write(decoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wri
 
 def test_the_end_token_comes_along(write: Write, decoder_folder: Path) -> None:
     embedder = open_embedder(str(write()))
-    assert embedder.tokenizer.conventions.suffix_ids == (vocabulary().token_to_id(END),)
+    assert embedder.form.tokenizer.conventions.suffix_ids == (vocabulary().token_to_id(END),)
     found = embedder.embed(TEXTS, instruction="Find the cat")
     manner = open_embedder(str(decoder_folder)).embed(TEXTS, instruction="Find the cat")
     assert found.tokens == manner.tokens and np.allclose(found.vectors, manner.vectors, atol=2e-3)
@@ -48,7 +48,7 @@ def test_the_end_token_comes_along(write: Write, decoder_folder: Path) -> None:
         "Given a web search query, retrieve relevant passages that answer the query", "Find the cat"
     )
     without = open_embedder(str(write(tokenizer__ggml__add_eos_token=False)))
-    assert without.tokenizer.conventions.suffix_ids == ()
+    assert without.form.tokenizer.conventions.suffix_ids == ()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tiny_embedders import vocabulary, write_decoder
 
 from landrace import open_embedder, open_model, open_reranker
 from landrace.embedding.judges import YesNoJudge
-from landrace.engine import EngineOptions
+from landrace.engine import EngineOptions, Request
 from landrace.errors import OptionError, PromptTooLongError, RequestError, UnsupportedError
 from landrace.model import open_engine
 
@@ -84,10 +84,11 @@ def test_bits_do_not_depend_on_other_documents_and_the_query_s_part_is_computed_
     reranker = open_reranker(str(folder), threads=3, options=options)
     together = {one.index: one.score for one in reranker.rerank(QUERY, DOCUMENTS).results}
     assert [together[n] for n in range(4)] == alone
-    judge = reranker.scorer
-    assert isinstance(judge, YesNoJudge)
-    encoded = judge.encode(QUERY, DOCUMENTS, None, truncate=False)
-    completions = judge._read(encoded, [judge._readout] * 4, None)
+    form = reranker.form
+    assert isinstance(form.judge, YesNoJudge)
+    encoded = form.encode(QUERY, DOCUMENTS)
+    requests = [Request.reading(str(n), one.ids, form.readout(one)) for n, one in enumerate(encoded)]
+    completions = reranker.engine.generate(requests)
     assert all(one.cached_prompt_tokens > 300 for one in completions)
 
 

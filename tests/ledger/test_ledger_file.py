@@ -246,3 +246,21 @@ def test_a_held_ledger_is_named_and_nothing_is_half_written(tmp_path: Path) -> N
         holder.execute("ROLLBACK")
         holder.close()
         assert ledger.add_usage(rows) == 1
+
+
+def test_what_a_process_with_several_handles_writes_stays_when_others_close(tmp_path: Path) -> None:
+    """A file's locks are a process's, and gone when it closes the file once: then others delete what it is writing."""
+    path = tmp_path / "l.db"
+    handles = [Ledger(path) for _ in range(3)]
+    other = "import sys; from landrace.ledger import Ledger; l = Ledger(sys.argv[1]); print(len(l.usage())); l.close()"
+
+    def count() -> int:
+        command = [sys.executable, "-c", other, str(path)]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert count() == 0
+    for n, ledger in enumerate(handles, start=1):
+        ledger.add_usage([Usage(f"r{n}", "m", 1, 0, 1, 0.0, 0.0, 0.0, "stop")])
+        assert count() == n
+    for ledger in handles:
+        ledger.close()

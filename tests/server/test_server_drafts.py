@@ -54,6 +54,8 @@ def say(tiny_model: Path, free_rows: None) -> Callable[..., httpx.Response]:
         shifts=False,
         max_pending=8,
         check_alive=lambda: None,
+        settings=SimpleNamespace(model="m"),
+        abilities=SimpleNamespace(check_writes=lambda model: None),
         fingerprint=lambda adapter: "fp",
         submit=submit,
         release=lambda requests, abort: None,

@@ -24,6 +24,8 @@ def reply_when(failure: Exception) -> httpx.Response:
     engine: Any = SimpleNamespace(
         tokenizer=SimpleNamespace(encode=encode),
         check_alive=lambda: None,
+        settings=SimpleNamespace(model="m"),
+        abilities=SimpleNamespace(check_writes=lambda model: None),
         max_length=8,
         prompt_limit=8,
         max_pending=8,

@@ -163,7 +163,12 @@ def test_a_bug_has_the_headers_of_every_reply() -> None:
         raise ZeroDivisionError("a secret")
 
     engine: Any = SimpleNamespace(
-        tokenizer=SimpleNamespace(encode=encode), check_alive=lambda: None, max_length=9, prompt_limit=9
+        tokenizer=SimpleNamespace(encode=encode),
+        settings=SimpleNamespace(model="m"),
+        abilities=SimpleNamespace(check_writes=lambda model: None),
+        check_alive=lambda: None,
+        max_length=9,
+        prompt_limit=9,
     )
     app = create_app(
         Serving(Registry([ServedModel("m", engine)]), UsageLog(None, name="m", command="", config={})), ["*"]

@@ -32,7 +32,7 @@ def test_every_sampling_field_can_be_asked_for() -> None:
 def test_a_field_is_honoured_or_not_supported_and_never_both() -> None:
     assert not CompletionRequest.model_fields.keys() & OF_A_CALL.keys()
     of_chats = ChatRequest.model_fields.keys() & OF_A_CALL.keys()
-    assert of_chats == {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"}
+    assert of_chats == {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "store"}
 
 
 def test_null_is_not_given() -> None:

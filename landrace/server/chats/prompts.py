@@ -17,7 +17,8 @@ from landrace.text.thinking_switches import switched, switches, with_effort
 
 def chat_prompt(engine: EngineProcess, chat: Chat) -> Prompt:
     """The conversation's token ids, and how to read its answer. Raises RequestError for one that cannot be written or
-    cannot fit."""
+    cannot fit, and for a model that only reads."""
+    engine.abilities.check_writes(engine.settings.model)
     tokenizer = engine.tokenizer
     tools = [] if chat.choice.none else list(chat.tools)
     with renamed(chat.names):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,8 @@ from landrace import __version__
 from landrace.checkpoints import Checkpoint
 from landrace.checkpoints.adapter import adapter_sha256
 from landrace.checkpoints.bounded import read_range
+from landrace.checkpoints.encoder_checkpoint import EncoderCheckpoint
+from landrace.embedding.opening import ReadingModel
 from landrace.engine.options import EngineOptions
 from landrace.engine.sampler import SamplingState, choose_tokens
 from landrace.engine.sampling_params import SamplingParams
@@ -53,6 +57,25 @@ def fingerprint(opened: ServingModel, weights: str, options: EngineOptions, adap
         "weights": _sampled(opened.model.checkpoint),
         "adapter": adapter_sha256(adapter) if adapter else None,
     }
+    return _hash(facts)
+
+
+def fingerprint_of(model: ReadingModel, weights: str, options: EngineOptions, adapter: Path | None) -> str:
+    """The same of a model of either kind; an encoder has no adapters."""
+    if model.decoder is not None:
+        return fingerprint(model.decoder, weights, options, adapter)
+    return _hash(
+        {
+            "version": __version__,
+            "kernels": model.kernels,
+            "held": weights,
+            "spec": asdict(model.checkpoint.spec),
+            "weights": _sampled(model.checkpoint),
+        }
+    )
+
+
+def _hash(facts: Mapping[str, Any]) -> str:
     return f"fp_{blake2b(json.dumps(facts, default=str).encode(), digest_size=8).hexdigest()}"
 
 
@@ -70,7 +93,7 @@ def _draws(decoder: ServingDecoder) -> list[list[int]]:
     return found
 
 
-def _sampled(checkpoint: Checkpoint) -> str:
+def _sampled(checkpoint: Checkpoint | EncoderCheckpoint) -> str:
     infos = sorted(checkpoint.tensor_infos.values(), key=lambda info: info.name)
     found = blake2b()
     for info in infos[:: 1 + len(infos) // _SAMPLED_TENSORS]:

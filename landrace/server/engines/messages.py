@@ -15,6 +15,7 @@ from landrace.engine.request import Request
 from landrace.errors import LandraceError, RequestError
 
 if TYPE_CHECKING:
+    from landrace.server.engines.abilities import Abilities
     from landrace.text import Tokenizer
 
 
@@ -61,6 +62,7 @@ class Ready:
     """Of each adapter by name, and under None that of the model alone."""
     notice: str | None
     """What the user should know about how it is served."""
+    abilities: Abilities
     facts: ProcessFacts
     lost: Mapping[str, LandraceError] = field(default_factory=dict)
     """The adapters that could not be opened, and why."""

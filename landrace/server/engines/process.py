@@ -14,6 +14,7 @@ from typing import Literal
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
 from landrace.errors import LandraceError, RequestError
+from landrace.server.engines.abilities import Abilities
 from landrace.server.engines.adapters import AdapterTable
 from landrace.server.engines.messages import (
     Abort,
@@ -134,6 +135,11 @@ class EngineProcess:
     @property
     def notice(self) -> str | None:
         return self._ready.notice
+
+    @property
+    def abilities(self) -> Abilities:
+        """What can be asked of the model."""
+        return self._ready.abilities
 
     @property
     def unfinished(self) -> int:

@@ -33,8 +33,9 @@ from landrace.server.engines.messages import (
 )
 
 if TYPE_CHECKING:
+    from landrace.embedding.encoder_engine import EncoderEngine
+    from landrace.embedding.opening import ReadingModel
     from landrace.engine.engine import Engine
-    from landrace.model import ServingModel
 
 _TAKING_SECONDS = 0.02
 """How long new requests are taken before the running ones get their next step."""
@@ -80,11 +81,12 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
         return
 
 
-def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ServingModel, Ready]:
+def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ReadingModel, Ready]:
     """The model with those of its adapters that can be opened."""
-    from landrace.model import open_engine
+    from landrace.embedding.opening import open_reading
+    from landrace.server.engines.opening import abilities_of
 
-    opened = open_engine(
+    opened = open_reading(
         settings.model,
         weights=settings.weights,
         kernels=settings.kernels,
@@ -100,16 +102,17 @@ def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ServingModel, Ready
             fingerprints[name] = load(name, folder)
         except LandraceError as error:
             lost[name] = error
-    opened.model.tokenizer.warm_up()  # it travels with what it knows
+    opened.tokenizer.warm_up()  # it travels with what it knows
     engine = opened.engine
     ready = Ready(
         max_length=engine.max_length,
-        shifts=engine.options.shifts,
-        tokenizer=opened.model.tokenizer,
+        shifts=opened.decoder is not None and settings.options.shifts,
+        tokenizer=opened.tokenizer,
         fingerprints=fingerprints,
         notice=opened.notice,
         facts=ProcessFacts(engine.facts, resident_bytes()),
         lost=lost,
+        abilities=abilities_of(opened),
     )
     return opened, ready
 
@@ -117,7 +120,7 @@ def _open(settings: EngineSettings, outlet: Outlet) -> tuple[ServingModel, Ready
 class _Loader:
     """Opens adapters of a model."""
 
-    def __init__(self, opened: ServingModel, settings: EngineSettings) -> None:
+    def __init__(self, opened: ReadingModel, settings: EngineSettings) -> None:
         self._opened = opened
         self._settings = settings
 
@@ -136,16 +139,20 @@ class _Loader:
 
     def fingerprint(self, folder: Path | None) -> str:
         """Of the model, or of an adapter on it."""
-        from landrace.server.engines.fingerprint import fingerprint
+        from landrace.server.engines.fingerprint import fingerprint_of
 
-        return fingerprint(self._opened, self._settings.weights, self._settings.options, folder)
+        return fingerprint_of(self._opened, self._settings.weights, self._settings.options, folder)
 
 
 class Worker:
     """Does what messages ask for, and steps the engine in between."""
 
     def __init__(
-        self, connection: Connection, outlet: Outlet, engine: Engine, load_adapter: Callable[[str, Path], str]
+        self,
+        connection: Connection,
+        outlet: Outlet,
+        engine: Engine | EncoderEngine,
+        load_adapter: Callable[[str, Path], str],
     ) -> None:
         self._connection = connection
         self._outlet = outlet

@@ -1,4 +1,5 @@
-"""Errors in the API's own shape: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in the OpenAI API's shape, {"error": {"message", "type", "param", "code"}}; other APIs have their own
+(`error_shapes.py`)."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from landrace.errors import LandraceError, PromptTooLongError, RequestError
 from landrace.server.engines.process import EngineBusyError, EngineStoppedError
+from landrace.server.http import error_shapes
 
 _MAX_MESSAGE = 500
 _TYPES = {429: "rate_limit_error"}
@@ -150,12 +152,20 @@ class _Unexpected:
             raise
 
 
-class AsciiJSONResponse(JSONResponse):
-    """Messages quote what was sent, which may hold lone surrogates: they cannot be written as UTF-8, but as ASCII."""
+class _ErrorResponse(Response):
+    """An error in the shape that belongs to the path that was called. Messages quote what was sent, which may hold lone
+    surrogates: they cannot be written as UTF-8, but as ASCII."""
 
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content).encode("ascii")
+    def __init__(self, error: ApiError, headers: Mapping[str, str]) -> None:
+        super().__init__(status_code=error.status)
+        self._error = error
+        self._sent = dict(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, body = error_shapes.of_path(scope["path"], self._error.status, self._error.body)
+        content = json.dumps(body).encode("ascii")
+        await Response(content, status, self._sent, "application/json")(scope, receive, send)
 
 
-def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> AsciiJSONResponse:
-    return AsciiJSONResponse(error.body, error.status, {**error.headers, **(headers or {})})
+def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    return _ErrorResponse(error, {**error.headers, **(headers or {})})

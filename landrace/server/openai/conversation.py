@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any
 
+from landrace.server.chats.tools import check_tool_name
 from landrace.server.fields import check_flag, required, without_neutral
 from landrace.server.http.errors import FieldError, require_type
 from landrace.server.openai.unsupported import OF_A_MESSAGE
@@ -44,7 +45,7 @@ def _checked(given: Any, path: str) -> dict[str, Any]:
 def checked_tools(tools: Any) -> list[dict[str, Any]]:
     """Declarations of functions. Raises FieldError with the path of what is wrong."""
     require_type(tools, list, "tools")
-    names = set()
+    names: set[str] = set()
     for index, tool in enumerate(tools):
         path = f"tools[{index}]"
         require_type(tool, dict, path)
@@ -52,12 +53,7 @@ def checked_tools(tools: Any) -> list[dict[str, Any]]:
             raise FieldError(f"{path}.type must be function.", field=f"{path}.type", code="unsupported_parameter")
         function = required(tool, "function", path)
         require_type(function, dict, f"{path}.function")
-        name = required(function, "name", f"{path}.function")
-        require_type(name, str, f"{path}.function.name")
-        if name in names or name.split() != [name]:
-            fault = "declared twice" if name in names else "not one word"
-            raise FieldError(f"{path}.function.name is {fault}.", field=f"{path}.function.name")
-        names.add(name)
+        check_tool_name(required(function, "name", f"{path}.function"), names, f"{path}.function.name")
         if function.get("parameters") is not None:
             require_type(function["parameters"], dict, f"{path}.function.parameters")
         check_flag(function, "strict", f"{path}.function")

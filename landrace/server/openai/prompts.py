@@ -13,6 +13,7 @@ from landrace.text.guides import Guide, check_guide
 
 def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:
     """The token ids of every prompt. Raises RequestError for one that cannot fit, or for too many."""
+    engine.abilities.check_writes(engine.settings.model)
     check_count(engine, len(body.prompt) * body.n)
     if (guide := body.said_guide) is not None:
         with renamed({"guide": field_of_guide(body.response_format)}):

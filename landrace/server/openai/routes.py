@@ -7,10 +7,13 @@ from functools import partial
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from landrace.server.access.caller import caller_of
 from landrace.server.answering import Call, answer
+from landrace.server.chats.calls import prepared
 from landrace.server.chats.chat import renamed
-from landrace.server.chats.prompts import chat_prompt
 from landrace.server.engines.registry import ServedModel
+from landrace.server.feedback.keeper import Keeper
+from landrace.server.http.errors import FieldError
 from landrace.server.openai.chunks import ChunkedReply
 from landrace.server.openai.prompts import plain_prompts
 from landrace.server.openai.replies import ChatShape, CompletionShape, Shape
@@ -26,13 +29,16 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         body = await desk.read(http, ChatRequest)
-        model = await serving.registry.find(body.model)
         asked = body.chat
-        prompt = await desk.prepare(model.engine, http, partial(chat_prompt, model.engine, asked))
+        model, prompt = await prepared(serving, http, body.model, asked)
         with renamed(asked.names):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
-        call = Call(model, [prompt], [params], _reply(body, model, shape), body.stream, body.n, asked.names)
+        reply = _reply(body, model, shape)
+        kept = None
+        if body.store:
+            kept = _keeper(serving).keeping(reply.id, model.name, body.messages, body.tools, shape, caller_of(http))
+        call = Call(model, [prompt], [params], reply, body.stream, body.n, asked.names, kept)
         return await answer(call, http, serving.usage_log)
 
     @router.post("/v1/completions")
@@ -48,6 +54,15 @@ def routes(serving: Serving) -> APIRouter:
         return await answer(call, http, serving.usage_log)
 
     return router
+
+
+def _keeper(serving: Serving) -> Keeper:
+    """What keeps conversations here. Raises FieldError where nothing does."""
+    if serving.keeper is None or not serving.keeper.keeps_conversations:
+        raise FieldError(
+            "This server keeps no conversations: store can only be false.", field="store", code="unsupported_parameter"
+        )
+    return serving.keeper
 
 
 def _reply(body: ChatRequest | CompletionRequest, model: ServedModel, shape: Shape) -> ChunkedReply:

@@ -18,6 +18,7 @@ from landrace.server.openai.conversation import checked_messages, checked_tools
 from landrace.server.openai.structured import field_of_guide, said_guide
 from landrace.server.openai.tool_choice import nested_name, tool_choice
 from landrace.server.openai.unsupported import OF_A_CALL
+from landrace.server.sampling_fields import SamplingFields
 from landrace.text.guides import Guide
 
 MAX_CHOICES = 128
@@ -25,17 +26,6 @@ MAX_TOP_LOGPROBS = 20
 DEFAULT_COMPLETION_TOKENS = 16
 """What the API's older endpoint generates when no max_tokens is given."""
 
-_PASSED_ON = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "ignore_eos",
-)
 _TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt", "limit"})
 
 
@@ -47,7 +37,7 @@ class StreamOptions(Fields):
     """Whether chunks are filled up with random letters, so that their sizes tell nothing of the text."""
 
 
-class _Request(Fields):
+class _Request(SamplingFields):
     """The fields both endpoints share."""
 
     neutral = OF_A_CALL
@@ -59,26 +49,12 @@ class _Request(Fields):
     best_of: int | None = None
     max_tokens: int | None = None
     stop: list[str] = Field(default_factory=list)
-    # Ranges are checked by `SamplingParams`.
+    # What is in them is checked by `SamplingParams`.
     stop_token_ids: list[int] = Field(default_factory=list)
     logit_bias: dict[str, float] = Field(default_factory=dict)
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    ignore_eos: bool | None = None
     # What they say is checked by `said_guide`.
     response_format: SkipValidation[Any] = None
     structured_outputs: SkipValidation[Any] = None
-
-    @field_validator("top_k", mode="before")
-    @classmethod
-    def _minus_one_is_all(cls, value: Any) -> Any:
-        return 0 if type(value) is int and value == -1 else value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -129,7 +105,7 @@ class _Request(Fields):
             stop_token_ids=tuple(self.stop_token_ids),
             logit_bias={_token_id(key): bias for key, bias in self.logit_bias.items()},
             **own,
-            **{name: value for name in _PASSED_ON if (value := getattr(self, name)) is not None},
+            **self.draws,
         )
 
 
@@ -146,6 +122,7 @@ class ChatRequest(_Request):
     # What it says is checked by `choice`.
     tool_choice: SkipValidation[Any] = "auto"
     parallel_tool_calls: bool = True
+    store: bool = False
     reasoning_effort: str | None = None
     thinking_budget: int | None = None
 

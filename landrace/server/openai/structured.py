@@ -39,32 +39,43 @@ def field_of_guide(response_format: Any) -> str:
 
 
 def _of_format(given: Any) -> Guide | None:
-    path = RESPONSE_FORMAT
+    kind = _kind(given, RESPONSE_FORMAT)
+    refuse_others(given, _OF_FORMAT[kind], RESPONSE_FORMAT)
+    if kind != "json_schema":
+        return Guide.of_json_object() if kind == "json_object" else None
+    path = f"{RESPONSE_FORMAT}.json_schema"
+    wrapped = required(given, "json_schema", RESPONSE_FORMAT, dict)
+    refuse_others(wrapped, _OF_SCHEMA, path)
+    return _of_schema(wrapped, path)
+
+
+def flat_format(given: Any, path: str) -> Guide | None:
+    """As `response_format`, where the schema's fields lie in the format itself."""
+    kind = _kind(given, path)
+    refuse_others(given, ("type", *(_OF_SCHEMA if kind == "json_schema" else ())), path)
+    if kind != "json_schema":
+        return Guide.of_json_object() if kind == "json_object" else None
+    return _of_schema(given, path)
+
+
+def _kind(given: Any, path: str) -> str:
     require_type(given, dict, path)
     kind = given.get("type")
     if not isinstance(kind, str) or kind not in _OF_FORMAT:
         raise FieldError(
             f"{path}.type must be {', '.join(_OF_FORMAT)}, not {json.dumps(kind)[:60]}.", field=f"{path}.type"
         )
-    refuse_others(given, _OF_FORMAT[kind], path)
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return Guide.of_json_object()
-    path = f"{path}.json_schema"
-    wrapped = required(given, "json_schema", RESPONSE_FORMAT)
-    require_type(wrapped, dict, path)
-    refuse_others(wrapped, _OF_SCHEMA, path)
-    name = required(wrapped, "name", path)
-    require_type(name, str, f"{path}.name")
+    return kind
+
+
+def _of_schema(given: Mapping[str, Any], path: str) -> Guide:
+    name = required(given, "name", path, str)
     if _NAME.fullmatch(name) is None:
         raise FieldError(f"{path}.name must be 1 to 64 letters, digits, _ and -.", field=f"{path}.name")
-    check_flag(wrapped, "strict", path)
-    if wrapped.get("description") is not None:
-        require_type(wrapped["description"], str, f"{path}.description")
-    schema = required(wrapped, "schema", path)
-    require_type(schema, dict, f"{path}.schema")
-    return Guide.of_schema(schema)
+    check_flag(given, "strict", path)
+    if given.get("description") is not None:
+        require_type(given["description"], str, f"{path}.description")
+    return Guide.of_schema(required(given, "schema", path, dict))
 
 
 def _of_outputs(given: Any) -> Guide:
