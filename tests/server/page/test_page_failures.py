@@ -104,9 +104,7 @@ def test_without_feedback_there_are_no_thumbs(chat: Any) -> None:
     chat.expect(chat.page.get_by_role("button", name="Good answer")).to_have_count(0)
 
 
-def test_thumbs_and_corrections_reach_the_server(chat: Any, stub: Any) -> None:
-    chat.page.route("**/v1/feedback", lambda route: route.fulfill(status=204))
-    chat.reload()
+def test_thumbs_and_corrections_reach_the_server(chat: Any) -> None:
     chat.say("Which colour? 2")
 
     def told(name: str) -> dict[str, Any]:
@@ -114,6 +112,7 @@ def test_thumbs_and_corrections_reach_the_server(chat: Any, stub: Any) -> None:
             lambda request: "feedback" in request.url and request.method == "POST"
         ) as request:
             chat.press(name)
+        assert request.value.response().status == 200
         return dict(request.value.post_data_json)
 
     up = told("Good answer")
@@ -126,3 +125,28 @@ def test_thumbs_and_corrections_reach_the_server(chat: Any, stub: Any) -> None:
     chat.expect(chat.page.get_by_role("button", name="Corrected")).to_be_visible()
     chat.reload()
     chat.expect(chat.page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_conversation_goes_with_a_rating_only_if_the_user_shares_it(chat: Any) -> None:
+    chat.open_settings().get_by_label("Share rated answers").check()
+    chat.say("Which colour? 2")
+    chat.say("And again? 2")
+    with chat.page.expect_request(lambda call: "feedback" in call.url and call.method == "POST") as request:
+        chat.press("Good answer", within=chat.answers.last)
+    body = request.value.post_data_json
+    assert [message["content"] for message in body["messages"]] == [
+        "Which colour? 2",
+        "Green, I would say.",
+        "And again? 2",
+    ]
+    assert body["answer"] == "Green, I would say." and body["model"].endswith("gardener")
+    assert request.value.response().json()["text_kept"] is True
+
+
+def test_a_rating_that_is_refused_is_told_and_not_shown_as_given(chat: Any) -> None:
+    chat.say("Which colour? 2")
+    refusal = {"error": {"message": "No ratings today."}}
+    chat.page.route("**/v1/feedback", lambda route: route.fulfill(status=400, json=refusal))
+    chat.press("Good answer")
+    chat.expect(chat.page.locator(".toast.error")).to_contain_text("No ratings today.")
+    chat.expect(chat.page.get_by_role("button", name="Good answer")).to_have_attribute("aria-pressed", "false")

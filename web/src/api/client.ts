@@ -36,6 +36,10 @@ export interface Feedback {
   response_id: string;
   rating: "up" | "down";
   correction?: string;
+  /** The conversation up to the answer, where the user shares it. */
+  messages?: unknown[];
+  answer?: string;
+  model?: string;
 }
 
 /** What the server answered instead of what was asked. */
