@@ -18,7 +18,7 @@ WATCH = """() => {
     for (const record of records) {
       if (record.target === list) continue;
       window.changes += 1;
-      if (!list.lastElementChild.contains(record.target)) window.elsewhere += 1;
+      if (![...list.querySelectorAll('.message')].at(-1).contains(record.target)) window.elsewhere += 1;
     }
   }).observe(list, { childList: true, subtree: true, characterData: true, attributes: true });
 }"""
@@ -76,3 +76,21 @@ def test_a_found_message_in_the_middle_is_brought_to_the_screen(long: Any) -> No
     long.expect(long.page.get_by_role("listbox").get_by_role("option")).to_have_count(1)
     field.press("Enter")
     long.expect(long.page.get_by_text("Question 1000", exact=True)).to_be_in_viewport()
+
+
+def test_going_back_to_a_long_branch_draws_what_is_on_the_screen(chat: Any, stub: Any, tmp_path: Path) -> None:
+    chat.load(long_chat(60), tmp_path)
+    chat.page.locator(".chats").get_by_role("button", name="Long").click()
+    chat.page.locator(".scroller").evaluate("e => e.scrollTop = 0")
+    stub.answers_for(chat.page)
+    stub.says("Short.")
+    third = chat.page.locator(".message.user").nth(1)
+    chat.press("Edit message", within=third)
+    chat.page.get_by_role("textbox", name="Edit message").fill("Another")
+    chat.press("Send again")
+    chat.expect(chat.page.locator(".message")).to_have_count(4)
+    chat.settled()
+    chat.press("Earlier branch", within=third)
+    chat.expect(chat.page.locator(".message")).to_have_count(60)
+    chat.page.locator(".scroller").evaluate("e => e.scrollTop = 0")
+    chat.expect(chat.answers.nth(1).locator(".prose h1")).to_have_text("Bread and numbers")
