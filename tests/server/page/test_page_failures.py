@@ -95,6 +95,7 @@ def test_cost_is_shown_where_it_is_told(chat: Any, stub: Any) -> None:
     stub.says("Cheap.", usage=usage, timings={"cost": 0.000123})
     chat.say("Hello")
     chat.expect(chat.answers.last.locator(".stats")).to_contain_text("cost 0.000123")
+    assert stub.bodies[0]["include_timings"] is True
 
 
 def test_without_feedback_there_are_no_thumbs(chat: Any) -> None:

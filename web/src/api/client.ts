@@ -27,7 +27,7 @@ export interface Delta {
 export interface Chunk {
   id?: string;
   choices?: { delta?: Delta; finish_reason?: string | null }[];
-  usage?: { prompt_tokens: number; completion_tokens: number; cost?: number | null } | null;
+  usage?: { prompt_tokens: number; completion_tokens: number } | null;
   timings?: { cost?: number | null } | null;
   error?: { message: string };
 }

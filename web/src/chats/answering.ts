@@ -46,7 +46,7 @@ export class Answering {
     const { message } = this;
     if (chunk.error) throw new ApiFailure(200, chunk.error.message);
     if (chunk.id) message.responseId = chunk.id;
-    const cost = chunk.timings?.cost ?? chunk.usage?.cost;
+    const cost = chunk.timings?.cost;
     if (typeof cost === "number" && message.stats) message.stats.cost = cost;
     if (chunk.usage) this.measure(chunk.usage.prompt_tokens, chunk.usage.completion_tokens);
     const choice = chunk.choices?.[0];

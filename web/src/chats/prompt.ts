@@ -22,6 +22,7 @@ export function bodyOf(model: string, settings: Settings, path: readonly Message
     messages: messagesOf(settings, path),
     stream: true,
     stream_options: { include_usage: true },
+    include_timings: true,
   };
   for (const name of NUMBERS) if (settings[name] !== null) body[name] = settings[name];
   if (settings.thinking !== "default") body.chat_template_kwargs = { enable_thinking: settings.thinking === "on" };
