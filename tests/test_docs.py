@@ -26,7 +26,12 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 STORE_VERBS = {"pull", "list", "show", "remove"}
 VECTOR_VERBS = {"embed", "rerank"}
 LEDGER_VERBS = {"keys", "usage"}
-SHARED_GUIDES = {"store.md": STORE_VERBS, "embeddings.md": VECTOR_VERBS, "ledger.md": LEDGER_VERBS}
+SHARED_GUIDES = {
+    "store.md": STORE_VERBS,
+    "embeddings.md": VECTOR_VERBS,
+    "ledger.md": LEDGER_VERBS,
+    "servers.md": {"ps", "stop"},
+}
 """The guides to several verbs; every other verb has its own."""
 SHELL = {"sh", "bash", "console", "shell"}
 
@@ -231,6 +236,11 @@ def test_the_example_task_and_rows_are_usable(tmp_path: Path) -> None:
     fields = {"choices": "options"}
     (row,) = task_from_dict({**common, "kind": "choice", "fields": fields}).from_rows([choice]).rows
     assert row.expected == ("pear",)
+
+
+def test_the_guide_to_the_ledger_names_every_option_of_its_verbs() -> None:
+    text = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    assert {option for option in options(*LEDGER_VERBS) if f"{option}" not in text} <= {"--help", "-h"}
 
 
 def test_the_example_training_rows_and_log_are_usable() -> None:

@@ -22,8 +22,10 @@ from landrace.cli import (
     rerank,
     run,
     serve,
+    servers,
     store,
     tune,
+    usage,
 )
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
@@ -41,6 +43,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("serve")(serve.serve)
+app.command("ps")(servers.ps)
+app.command("stop")(servers.stop)
 app.command("pull")(store.pull)
 app.command("list")(store.list_models)
 app.command("show")(store.show)
@@ -55,6 +59,7 @@ app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
+app.command("usage")(usage.usage)
 app.add_typer(dataset.app, name="dataset")
 
 

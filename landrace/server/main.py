@@ -7,6 +7,7 @@ import gc
 import shlex
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +16,27 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
+from landrace.ledger.records import RunStatus
+from landrace.server.access.keys import KeyDesk
+from landrace.server.access.requirement import keys_needed
 from landrace.server.app import create_app
+from landrace.server.edge import Edge
+from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
-from landrace.server.engines.process import EngineProcess
-from landrace.server.engines.registry import Registry, ServedModel, served
+from landrace.server.engines.opener import Opener
+from landrace.server.engines.registry import Registry
 from landrace.server.feedback.keeper import Keeper
+from landrace.server.http.host_names import HostRule
+from landrace.server.http.uvicorn_config import make_room, tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
+from landrace.server.presence import present
 from landrace.server.serving import Serving
+from landrace.server.systemd import ServiceManager
 from landrace.server.usage import UsageLog
 
 _GARBAGE_THRESHOLDS = (10_000, 50, 100)
@@ -39,27 +50,40 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     """Serves until SIGINT, SIGTERM or SIGHUP; then takes no new call, lets the running ones finish, and returns.
 
     `announce` is called with the server's address, and what users should know about how the models are served, once it
-    answers. Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
-    KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
+    answers. Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start,
+    KeyboardInterrupt for a signal before that, and LandraceError when an engine cannot be kept up. Belongs to the main
+    thread, where signals arrive.
     """
+    tls = tls_context(options.tls_cert, options.tls_key)
+    make_room(options.bounds)
+    hosts = HostRule.of(options.host, options.allowed_hosts)
     registry = _registry(options)
     listener = _bind(options.host, options.port)
-    jobs = None if options.data is None else Jobs(options.data)
+    jobs = None if options.data is None else Jobs(options.data, registry, tuning_threads=options.tuning_threads)
     usage_log = UsageLog(
         options.ledger,
         name=",".join(options.models),
         command=shlex.join(map(without_passwords, sys.argv)),
         config=options.as_json(),
+        price_per_hour=options.price_per_hour,
+        spill=options.usage_spill,
     )
     try:
         with listener:
-            serving = Serving(registry, usage_log, keeper=_keeper(options), jobs=jobs)
-            app = create_app(serving, options.cors_origins)
-            asyncio.run(_serve(app, registry, listener, options, announce))
+            book = usage_log.ledger
+            asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
+            desk = KeyDesk(book) if asked and book is not None else None
+            edge = Edge(hosts, desk, options.price_per_hour, options.bounds, options.cors_origins)
+            keeper = _keeper(options)
+            serving = Serving(
+                registry, usage_log, options.price_per_hour, options.adapter_folder, keeper=keeper, jobs=jobs
+            )
+            app = create_app(serving, edge)
+            ending = asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    usage_log.close("finished")
+    usage_log.close(ending)
 
 
 def _keeper(options: ServeOptions) -> Keeper | None:
@@ -74,10 +98,13 @@ async def _serve(
     app: FastAPI,
     registry: Registry,
     listener: socket.socket,
+    tls: ssl.SSLContext | None,
     options: ServeOptions,
     announce: Callable[[str, Sequence[str]], None],
-) -> None:
-    server = _Server(app, registry, options.drain_seconds)
+) -> RunStatus:
+    """How the run ended: finished, or interrupted where answers were cut off."""
+    config = uvicorn_config(app, options.bounds, tls, drain_seconds=options.drain_seconds + _SLOW_CLIENT_SECONDS)
+    server = _Server(config, registry, options.drain_seconds)
     # While models open, every signal to end is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and no more than that
@@ -92,9 +119,16 @@ async def _serve(
         gc.set_threshold(*_GARBAGE_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
-        notices = dict.fromkeys(model.engine.notice for model in registry if model.engine.notice)
-        announce(f"http://{_shown(options.host)}:{listener.getsockname()[1]}", list(notices))
-        await server.serve(sockets=[listener])
+        notices = dict.fromkeys(engine.notice for engine in registry.engines if engine.notice)
+        scheme = "http" if tls is None else "https"
+        url = f"{scheme}://{_shown(options.host)}:{listener.getsockname()[1]}"
+        async with present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit):
+            announce(url, list(notices))
+            async with ServiceManager().told(registry, lambda: server.should_exit):
+                await server.serve(sockets=[listener])
+    if server.failure is not None:
+        raise LandraceError(server.failure, hint="The log above says what came before.")
+    return "interrupted" if server.was_cut else "finished"
 
 
 class _Server(uvicorn.Server):
@@ -104,17 +138,14 @@ class _Server(uvicorn.Server):
     stopped and the ledger is closed.
     """
 
-    def __init__(self, app: FastAPI, registry: Registry, drain_seconds: int) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_level="warning",
-                timeout_graceful_shutdown=drain_seconds + _SLOW_CLIENT_SECONDS,
-            )
-        )
+    def __init__(self, config: uvicorn.Config, registry: Registry, drain_seconds: int) -> None:
+        super().__init__(config)
         self._registry = registry
         self._drain_seconds = drain_seconds
+        self.failure: str | None = None
+        """Why an engine was given up, which ends the server as a signal does."""
+        self.was_cut = False
+        """Whether requests were ended that still ran."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -129,15 +160,26 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if not self.should_exit:
             self.should_exit = True
-            loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._cut)
+            loop.call_soon_threadsafe(self._drain)
             return
         loop.call_soon_threadsafe(self._cut)
         for number in _ending_signals():
             signal.signal(number, signal.SIG_DFL)
 
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls this ten times a second while it serves."""
+        self.failure = next((engine.failure for engine in self._registry.engines if engine.failure), None)
+        if self.failure is not None and not self.should_exit:
+            self.should_exit = True
+            self._drain()
+        return await super().on_tick(counter)
+
+    def _drain(self) -> None:
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._cut)
+
     def _cut(self) -> None:
-        for engine in self._registry.engines:
-            engine.give_up("The server is stopping.")
+        self.was_cut = any(engine.unfinished for engine in self._registry.engines)
+        self._registry.give_up("The server is stopping.")
 
 
 def _ending_signals() -> list[signal.Signals]:
@@ -147,16 +189,15 @@ def _ending_signals() -> list[signal.Signals]:
 
 
 def _registry(options: ServeOptions) -> Registry:
-    found: list[ServedModel] = []
+    opener = Opener(on_demand=options.on_demand, memory=options.memory, wait_seconds=options.wait_seconds)
+    models = []
     for index, name in enumerate(options.models):
         own = options.adapters if index == 0 else {}
-        settings = EngineSettings(name, own, options.weights, options.kernels, options.threads, options.engine)
-        found += served(name, EngineProcess(settings, max_pending=options.max_pending), list(own))
-    names = [model.name for model in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OptionError(f"Two models or adapters are called {twice[0]!r}.", hint="Give the adapter another name.")
-    return Registry(found)
+        settings = EngineSettings(
+            name, own, options.weights, options.kernels, options.threads, options.engine, options.step_seconds
+        )
+        models.append(Hosted(settings, max_pending=options.max_pending))
+    return Registry(models, opener, options.aliases)
 
 
 def _bind(host: str, port: int) -> socket.socket:

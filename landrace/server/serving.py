@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from landrace.server.engines.registry import Registry
+from starlette.requests import HTTPConnection
+
+from landrace.server.access.caller import caller_of
+from landrace.server.access.tally import tally_of
+from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
@@ -17,8 +22,25 @@ class Serving:
 
     registry: Registry
     usage_log: UsageLog
+    price_per_hour: float = 0.0
+    """What the operator reckons for an hour of the machine; 0: nothing is told of costs."""
+    adapter_folder: Path | None = None
+    """Adapters in its subfolders may be loaded by calls; None: none may."""
     desk: PromptDesk = field(default_factory=PromptDesk)
     keeper: Keeper | None = None
     """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""
+
+    def check_access(self, http: HTTPConnection, name: str) -> None:
+        """Raises ApiError (403) for a model or adapter that the call's key may not use: an alias is either's."""
+        caller = caller_of(http)
+        if not caller.may_use(self.registry.aliases.get(name, name)):
+            caller.check_model(name)
+
+    async def find(self, http: HTTPConnection, name: str) -> ServedModel:
+        """The model or adapter that a call asks for, open. Raises ApiError: 403 for one that its key may not use, 404
+        where there is none. Every route that computes anything finds its model here."""
+        self.check_access(http, name)
+        tally_of(http).model = name
+        return await self.registry.find(name)
