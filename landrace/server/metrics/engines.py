@@ -48,7 +48,9 @@ class EngineMetrics(Collector):
         for name, (said, read) in _COUNTED.items():
             yield _counter(name, said, ((model, read(facts.engine)) for model, facts in alive.items()))
         cache = GaugeMetricFamily(
-            "landrace_cache_tokens", "Places of the cache; of recurrent layers, states.", labels=["model", "group", "state"]
+            "landrace_cache_tokens",
+            "Places of the cache; of recurrent layers, states.",
+            labels=["model", "group", "state"],
         )
         for model, facts in alive.items():
             for group, state, value in _cache(facts.engine):

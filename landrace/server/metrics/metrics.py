@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 
 from landrace.server.metrics.answers import AnswerMetrics
 from landrace.server.metrics.calls import CallMetrics
 from landrace.server.metrics.engines import EngineMetrics, Standing
+from landrace.server.usage_queue import UsageState
 
 
 class Metrics:
@@ -17,9 +25,14 @@ class Metrics:
         self.answers = AnswerMetrics(self._registry)
         self.calls = CallMetrics(self._registry)
         self._engines = EngineMetrics()
+        self._degraded = Gauge("landrace_ledger_degraded", "Whether usage cannot be recorded.", registry=self._registry)
         self._registry.register(self._engines)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
+
+    def note_usage(self, state: UsageState) -> None:
+        """How recording is now."""
+        self._degraded.set(state.status != "ok")
 
     def text(self, standing: Standing) -> bytes:
         """All of them in Prometheus' text form. `standing`: how the engines are now."""

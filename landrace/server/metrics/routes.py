@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from landrace.server.engines.messages import ProcessFacts
 from landrace.server.engines.process import EngineProcess, EngineStoppedError
+from landrace.server.openapi.description import described
 from landrace.server.serving import Serving
 
 
@@ -17,10 +18,13 @@ def routes(serving: Serving) -> APIRouter:
     """`/metrics`."""
     router = APIRouter()
 
-    @router.api_route("/metrics", methods=["GET", "HEAD"])
+    @router.api_route(
+        "/metrics", methods=["GET", "HEAD"], **described("Numbers for Prometheus.", media_type="text/plain")
+    )
     async def metrics() -> Response:
         engines = serving.registry.engines
         facts = await asyncio.gather(*map(_facts, engines))
+        serving.metrics.note_usage(serving.usage_log.state)
         standing = {engine.settings.model: own for engine, own in zip(engines, facts, strict=True)}
         return Response(serving.metrics.text(standing), media_type=CONTENT_TYPE_LATEST)
 
