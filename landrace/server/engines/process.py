@@ -268,9 +268,9 @@ class EngineProcess:
             self._send(UnloadAdapter(key))
 
     def _key(self, adapter: str) -> str:
-        if (error := self._adapters.lost.get(adapter)) is not None:
+        if adapter in self._adapters.lost:
             raise EngineStoppedError(
-                f"The adapter {adapter} could not be opened when its engine was started again: {error.message}",
+                f"The adapter {adapter} could not be opened when its engine was started again; the log says why.",
                 hint="It has to be loaded anew.",
                 code="adapter_lost",
             )

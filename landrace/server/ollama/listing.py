@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from landrace import __version__
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import ServedModel
 from landrace.server.fields import Fields, Neutral
 from landrace.server.ollama.names import our_name
@@ -37,18 +38,13 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
         return {"version": __version__}
 
     @router.api_route("/api/tags", methods=_GET, **described("What is served, as Ollama lists it.", reply=OBJECT))
-    async def tags() -> dict[str, Any]:
-        return {"models": [_listed(model) for model in registry]}
+    async def tags(http: Request) -> dict[str, Any]:
+        return {"models": [_listed(model) for model in _own(http)]}
 
     @router.api_route("/api/ps", methods=_GET, **described("What is open, as Ollama lists it.", reply=OBJECT))
-    async def running() -> dict[str, Any]:
-        return {
-            "models": [
-                {**_listed(model), "context_length": model.engine.max_length}
-                for model in registry
-                if model.engine.alive
-            ]
-        }
+    async def running(http: Request) -> dict[str, Any]:
+        found = [model for model in _own(http) if model.engine.alive]
+        return {"models": [{**_listed(model), "context_length": model.engine.max_length} for model in found]}
 
     @router.post(
         "/api/show", **described("What is known of a model, as Ollama tells it.", ShowRequest, OBJECT, failure=OBJECT)
@@ -57,6 +53,11 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
         body = await serving.desk.read(http, ShowRequest, any_type=True)
         model = await serving.find(http, our_name(registry, body.model))
         return JSONResponse(_shown(model))
+
+    def _own(http: Request) -> list[ServedModel]:
+        """Those that the caller may use."""
+        caller = caller_of(http)
+        return [model for model in registry if caller.may_use(model.name)]
 
 
 def _listed(model: ServedModel) -> dict[str, Any]:
