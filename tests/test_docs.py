@@ -233,6 +233,11 @@ def test_the_example_task_and_rows_are_usable(tmp_path: Path) -> None:
     assert row.expected == ("pear",)
 
 
+def test_the_guide_to_the_ledger_names_every_option_of_its_verbs() -> None:
+    text = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    assert {option for option in options(*LEDGER_VERBS) if f"{option}" not in text} <= {"--help", "-h"}
+
+
 def test_the_example_training_rows_and_log_are_usable() -> None:
     from landrace.training.data import parse_row
     from landrace.training.log import StepReport

@@ -147,7 +147,7 @@ def drive_server(
     vocab_size = open_checkpoint(ModelStore(default_home()).resolve(model)).spec.vocab_size
     bodies = [_body(model, random_prompt(vocab_size, prompt_tokens, "serve", n), max_tokens) for n in range(requests)]
     warm_up = _body(model, random_prompt(vocab_size, prompt_tokens, "warm-up"), max_tokens)
-    with _server(model, serve_arguments) as server:
+    with running_server(model, serve_arguments) as server:
         asyncio.run(_drive(server.url, [warm_up], 1))
         begun = time.perf_counter()
         outcomes = asyncio.run(_drive(server.url, bodies, clients))
@@ -206,6 +206,10 @@ class _Server:
         self._ready.set()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         """Waits until the server answers. LandraceError when it ends instead."""
         self._ready.wait()
@@ -233,7 +237,8 @@ class _Server:
 
 
 @contextmanager
-def _server(model: str, arguments: Sequence[str]) -> Iterator[_Server]:
+def running_server(model: str, arguments: Sequence[str]) -> Iterator[_Server]:
+    """`landrace serve` on a free port, which ends with the block."""
     command = [sys.executable, "-m", "landrace", "serve", model, "--port", "0", "--drain-seconds", "1", *arguments]
     server = _Server(command)
     try:

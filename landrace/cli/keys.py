@@ -14,7 +14,7 @@ from rich.table import Table
 
 from landrace.cli.console import err, out, print_json, styled
 from landrace.cli.ledgers import LedgerOption, existing_ledger, opened_ledger
-from landrace.cli.moments import moment_of, span_of
+from landrace.cli.moments import moment_of
 from landrace.errors import DataError, OptionError
 from landrace.ledger import Key, utc_now
 
@@ -176,8 +176,7 @@ def _money(text: str | None) -> Decimal | None:
 def _ending(text: str | None) -> datetime | None:
     if text is None:
         return None
-    span = span_of(text)
-    ending = moment_of("--expires", text, end_of_day=True) if span is None else utc_now() + span
+    ending = moment_of("--expires", text, span="ahead", end_of_day=True)
     if ending <= utc_now():
         raise OptionError(f"--expires is {text}, which is past.")
     return ending

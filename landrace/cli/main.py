@@ -24,6 +24,7 @@ from landrace.cli import (
     serve,
     store,
     tune,
+    usage,
 )
 from landrace.cli.console import err, fail, prepare_streams
 from landrace.cli.endings import INTERRUPTED, READER_GONE, Endings, came_of, close_quietly
@@ -55,6 +56,7 @@ app.command("quantize")(quantize.quantize)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
+app.command("usage")(usage.usage)
 app.add_typer(dataset.app, name="dataset")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from landrace.errors import OptionError
 
@@ -12,15 +13,16 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def span_of(text: str) -> timedelta | None:
-    """`90d`, `12h`, `30m`, `2w`; None for anything else."""
-    found = _SPAN.fullmatch(text)
-    return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
+def moment_of(option: str, text: str, *, span: Literal["ago", "ahead"] = "ago", end_of_day: bool = False) -> datetime:
+    """A span such as `90d`, `12h`, `30m` or `2w` from now; a day, or a time, of UTC where it names no zone.
 
-
-def moment_of(option: str, text: str, *, end_of_day: bool = False) -> datetime:
-    """A day (its beginning, or its end) or a time, of UTC where it names no zone. Raises OptionError."""
+    `end_of_day`: a day means its end. Raises OptionError.
+    """
+    now = datetime.now(UTC)
     try:
+        if found := _SPAN.fullmatch(text):
+            length = timedelta(**{_UNITS[found[2]]: int(found[1])})
+            return now - length if span == "ago" else now + length
         moment = datetime.fromisoformat(text)
         if end_of_day and _DAY.fullmatch(text):
             moment += timedelta(days=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ from landrace.cli.options import (
 )
 from landrace.cli.progress import spinner
 from landrace.errors import OptionError
+from landrace.server.http.bounds import Bounds
 
 
 def serve(
@@ -59,6 +61,13 @@ def serve(
             help="SQLite file or postgresql://USER@HOST/DATABASE that takes the usage of every request.",
         ),
     ] = None,
+    usage_spill: Annotated[
+        Path | None,
+        typer.Option(help="Folder for usage that the ledger cannot take at the moment; default: beside the ledger."),
+    ] = None,
+    price_per_hour: Annotated[
+        float, typer.Option(min=0, max=1e9, help="What the machine costs an hour, for the cost of each request.")
+    ] = 0.0,
     keep_conversations: Annotated[
         bool,
         typer.Option("--keep-conversations", help="Keep those in the ledger whose callers agree, to learn from."),
@@ -69,12 +78,38 @@ def serve(
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
+    keys: Annotated[
+        str, typer.Option(help="Whether calls need a key of the ledger: auto (off loopback), required or none.")
+    ] = "auto",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or *.DOMAIN: a further name it answers to; * is any. May be repeated."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate: HTTPS instead of HTTP.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key, unless that is in the same file.")] = None,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Most connections at once; more are turned away.")
+    ] = Bounds.connections,
+    head_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long the headers of a request may take to come.")
+    ] = Bounds.head_seconds,
+    body_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a body may take, and as long again for each 512 KiB of it.")
+    ] = Bounds.body_seconds,
+    idle_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a connection is kept for the next request.")
+    ] = Bounds.idle_seconds,
+    send_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a client may take nothing of what is sent to it.")
+    ] = Bounds.send_seconds,
 ) -> None:
     """Serve models and adapters over the OpenAI API."""
     from landrace.engine.options import EngineOptions
     from landrace.server.main import serve_models
     from landrace.server.options import ServeOptions
 
+    if math.isnan(price_per_hour):
+        raise OptionError("--price-per-hour wants a number.")
     engine = EngineOptions(
         cache_tokens=cache_tokens,
         cache_dtype=cache_dtype,
@@ -96,10 +131,17 @@ def serve(
         engine=engine,
         max_pending=max_pending,
         ledger=ledger,
+        usage_spill=usage_spill,
+        price_per_hour=price_per_hour,
         keep_conversations=keep_conversations,
         data=data,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
+        keys=keys,
+        allowed_hosts=allowed_host or [],
+        bounds=Bounds(max_connections, head_seconds, body_seconds, idle_seconds, send_seconds),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     names = ", ".join([*models, *options.adapters])
     with ExitStack() as opening:

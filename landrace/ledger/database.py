@@ -66,6 +66,10 @@ class Database(ABC):
             raise LedgerUnavailableError(
                 f"The ledger {self.shown} is busy.", "every connection to it is in use", hint="Try again shortly."
             ) from error
+        except exc.SQLAlchemyError as error:  # a connection that was cut off at an unlucky moment
+            raise LedgerUnavailableError(
+                f"The ledger {self.shown} cannot be used: {type(error).__name__}.", "the connection was lost"
+            ) from error
         except (OverflowError, UnicodeEncodeError) as error:
             raise DataError(f"The ledger {self.shown} cannot do this: {error}.") from error
 

@@ -90,6 +90,14 @@ class Ledger:
             raise DataError(f"The ledger has no run {run_id}.")
         return run_of_row(rows[0])
 
+    def number_of_run(self, run: Run) -> int:
+        """A run's number here. A ledger that lacks the run, as one does that was put back from an older copy, stores it
+        first."""
+        row = row_of_run(run)
+        same = (RUNS.c[name] == row[name] for name in ("kind", "name", "started"))
+        found = self._database.rows(select(RUNS.c.id).where(*same))
+        return int(found[0].id) if found else self._insert(RUNS, row)
+
     def runs(self, *, kind: RunKind | None = None, name: str | None = None) -> list[Run]:
         """Newest first."""
         found = _matching(RUNS, {"kind": kind, "name": name}).order_by(RUNS.c.id.desc())

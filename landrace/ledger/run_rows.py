@@ -7,8 +7,6 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy
-
 from landrace.errors import DataError
 from landrace.ledger.provenance import Machine, Provenance
 from landrace.ledger.records import Run, Score
@@ -32,7 +30,7 @@ def row_of_run(run: Run) -> dict[str, object]:
     }
 
 
-def run_of_row(row: sqlalchemy.Row[Any]) -> Run:
+def run_of_row(row: Any) -> Run:
     return Run(
         id=row.id,
         kind=row.kind,
@@ -63,7 +61,7 @@ def row_of_score(score: Score) -> dict[str, object]:
     }
 
 
-def score_of_row(row: sqlalchemy.Row[Any]) -> Score:
+def score_of_row(row: Any) -> Score:
     provenance = Provenance(
         commit=row.git_commit,
         machine=Machine(**json.loads(row.machine)),

@@ -13,7 +13,9 @@ from starlette.types import Receive, Scope, Send
 from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import LandraceError
-from landrace.server.access.caller import caller_of
+from landrace.server.access.caller import Caller, caller_of
+from landrace.server.access.tally import tally_of
+from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
@@ -59,6 +61,8 @@ class Call:
     """What the API calls the fields that the engine names otherwise."""
     ended: Callable[[Generation], None] | None = None
     """Told when everything has come that will."""
+    kind: str = "chat"
+    """What was asked for, as the ledger's usage has it."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
@@ -74,11 +78,13 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         client=caller.key_id or "",
         priority=caller.priority,
     )
+    most = call.n * sum(params.max_tokens for params in call.params)
+    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
     try:
         if not call.stream:
-            await unless_gone(http, _run(call, generation, usage_log))
+            await unless_gone(http, _run(call, generation, caller, usage_log))
             return JSONResponse(call.reply.whole(generation))
-        pieces = _pieces(call, generation, usage_log)
+        pieces = _pieces(call, generation, caller, usage_log)
         # What comes first decides whether this is a stream or an error with a status of its own.
         first = await unless_gone(http, anext(pieces))
         return _Stream(first, pieces, call.reply.media_type)
@@ -86,19 +92,19 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         return Response(status_code=CLIENT_CLOSED)
 
 
-async def _run(call: Call, generation: Generation, usage_log: UsageLog) -> None:
+async def _run(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for _ in generation:
                 pass
     finally:
-        _record(call, generation, usage_log)
+        _record(call, generation, caller, usage_log)
 
 
-async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> AsyncGenerator[str, None]:
+async def _pieces(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> AsyncGenerator[str, None]:
     reply, sent = call.reply, False
     try:
-        with generation:
+        with renamed(call.names), generation:
             async for choice, output in generation:
                 if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
                     continue
@@ -113,11 +119,11 @@ async def _pieces(call: Call, generation: Generation, usage_log: UsageLog) -> As
         for piece in reply.failure(generation, error):
             yield piece
     finally:
-        _record(call, generation, usage_log)
+        _record(call, generation, caller, usage_log)
 
 
-def _record(call: Call, generation: Generation, usage_log: UsageLog) -> None:
-    usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices)
+def _record(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:
+    usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices, kind=call.kind, caller=caller)
     if call.ended is not None:
         call.ended(generation)
 

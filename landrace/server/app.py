@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
@@ -10,12 +10,17 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
 from landrace.server import status, tokens
+from landrace.server.access import limits
+from landrace.server.access.gate import Gate
 from landrace.server.anthropic import routes as anthropic_routes
+from landrace.server.edge import Edge
 from landrace.server.feedback import routes as feedback_routes
 from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
+from landrace.server.http.host_names import HostNames
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
+from landrace.server.ollama import routes as ollama_routes
 from landrace.server.openai import routes as openai_routes
 from landrace.server.openapi import routes as openapi_routes
 from landrace.server.page import routes as page_routes
@@ -23,17 +28,18 @@ from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
 from landrace.server.vectors import routes as vectors_routes
 
-_COMPUTING = (openai_routes, response_routes, anthropic_routes, vectors_routes)
+_COMPUTING = (openai_routes, response_routes, anthropic_routes, ollama_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
 _APIS = (status, tokens, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
-def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
-    """The application. Its lifespan starts the engines and, after the last call has ended, stops them.
+_NO_EDGE = Edge()
+_EXPOSED = (request_id.HEADER, "Retry-After", *limits.HEADERS)
 
-    Pages of `cors_origins` may call it from a browser; "*" is every page.
-    """
+
+def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
+    """The application. Its lifespan starts the engines and, after the last call has ended, stops them."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,17 +55,23 @@ def create_app(serving: Serving, cors_origins: Sequence[str] = ()) -> FastAPI:
                 await serving.keeper.close()
             serving.desk.close()
             await serving.registry.stop()
+            if edge.keys is not None:
+                edge.keys.close()
 
     app = FastAPI(title="Landrace", version=__version__, lifespan=lifespan, openapi_url=None)
-    app.add_middleware(BodyLimit)
+    # From the inside out: what refuses a call lies inside of what adds headers to every reply.
+    app.add_middleware(BodyLimit, bounds=edge.bounds)
     errors.install(app)
-    if cors_origins:
+    if edge.keys is not None:
+        app.add_middleware(Gate, desk=edge.keys)
+    app.add_middleware(HostNames, rule=edge.hosts)
+    if edge.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_origins=edge.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=[request_id.HEADER],
+            expose_headers=_EXPOSED,
         )
     app.add_middleware(RequestId)
     for router in routers_of(serving):

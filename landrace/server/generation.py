@@ -13,12 +13,12 @@ from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
+from landrace.ledger.money import cost_of
+from landrace.server.access.tally import Counts
 from landrace.server.engines import process
 from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.text.answers import AnswerForm, Event, Parts, ToolCall, join
 from landrace.text.guides import Guide
-
-_HOUR_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,12 @@ class Generation:
             raise event.error
         return choice, event
 
+    def counts(self) -> Counts:
+        """What limits and logs count: a prompt once, however many choices it has."""
+        prompts = sum(len(choice.prompt.ids) for choice in self.choices[:: self._n])
+        tokens = sum(choice.n_tokens for choice in self.choices)
+        return Counts(prompts, tokens, sum(choice.machine_seconds for choice in self.choices))
+
     def usage(self) -> dict[str, object]:
         """Token counts in the API's form; a prompt counts once, however many choices it has. Rejected drafts are not
         among the completion's tokens."""
@@ -201,7 +207,7 @@ class Generation:
         computed = sum(len(choice.prompt.ids) - choice.cached_tokens for choice in choices[:: self._n])
         later = sum(max(0, choice.n_tokens - 1) for choice in choices)
         machine = sum(choice.machine_seconds for choice in choices)
-        cost = {"cost": machine * price_per_hour / _HOUR_SECONDS} if price_per_hour else {}
+        cost = {"cost": float(cost_of(machine, price_per_hour))} if price_per_hour else {}
         return {
             "queue_seconds": queued,
             "first_token_seconds": first,

@@ -7,6 +7,7 @@ import gc
 import shlex
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,16 @@ from fastapi import FastAPI
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
+from landrace.server.access.keys import KeyDesk
+from landrace.server.access.requirement import keys_needed
 from landrace.server.app import create_app
+from landrace.server.edge import Edge
 from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import Registry, ServedModel, served
 from landrace.server.feedback.keeper import Keeper
+from landrace.server.http.host_names import HostRule
+from landrace.server.http.uvicorn_config import tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.serving import Serving
@@ -42,6 +48,8 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     answers. Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
     KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
     """
+    tls = tls_context(options.tls_cert, options.tls_key)
+    hosts = HostRule.of(options.host, options.allowed_hosts)
     registry = _registry(options)
     listener = _bind(options.host, options.port)
     jobs = None if options.data is None else Jobs(options.data)
@@ -50,12 +58,19 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
         name=",".join(options.models),
         command=shlex.join(map(without_passwords, sys.argv)),
         config=options.as_json(),
+        price_per_hour=options.price_per_hour,
+        spill=options.usage_spill,
     )
     try:
         with listener:
-            serving = Serving(registry, usage_log, keeper=_keeper(options), jobs=jobs)
-            app = create_app(serving, options.cors_origins)
-            asyncio.run(_serve(app, registry, listener, options, announce))
+            book = usage_log.ledger
+            asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
+            desk = KeyDesk(book) if asked and book is not None else None
+            edge = Edge(hosts, desk, options.bounds, options.cors_origins)
+            app = create_app(
+                Serving(registry, usage_log, options.price_per_hour, keeper=_keeper(options), jobs=jobs), edge
+            )
+            asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
@@ -74,10 +89,12 @@ async def _serve(
     app: FastAPI,
     registry: Registry,
     listener: socket.socket,
+    tls: ssl.SSLContext | None,
     options: ServeOptions,
     announce: Callable[[str, Sequence[str]], None],
 ) -> None:
-    server = _Server(app, registry, options.drain_seconds)
+    config = uvicorn_config(app, options.bounds, tls, drain_seconds=options.drain_seconds + _SLOW_CLIENT_SECONDS)
+    server = _Server(config, registry, options.drain_seconds)
     # While models open, every signal to end is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and no more than that
@@ -93,7 +110,9 @@ async def _serve(
         sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
         notices = dict.fromkeys(model.engine.notice for model in registry if model.engine.notice)
-        announce(f"http://{_shown(options.host)}:{listener.getsockname()[1]}", list(notices))
+        announce(
+            f"{'http' if tls is None else 'https'}://{_shown(options.host)}:{listener.getsockname()[1]}", list(notices)
+        )
         await server.serve(sockets=[listener])
 
 
@@ -104,15 +123,8 @@ class _Server(uvicorn.Server):
     stopped and the ledger is closed.
     """
 
-    def __init__(self, app: FastAPI, registry: Registry, drain_seconds: int) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_level="warning",
-                timeout_graceful_shutdown=drain_seconds + _SLOW_CLIENT_SECONDS,
-            )
-        )
+    def __init__(self, config: uvicorn.Config, registry: Registry, drain_seconds: int) -> None:
+        super().__init__(config)
         self._registry = registry
         self._drain_seconds = drain_seconds
 

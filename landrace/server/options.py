@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from landrace.engine.options import EngineOptions
+from landrace.server.http.bounds import Bounds
+
+_NOT_HOW_IT_ANSWERS = (
+    "host", "port", "ledger", "data", "drain_seconds",
+    "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,10 @@ class ServeOptions:
     """Most unfinished requests of each engine."""
     ledger: str | None = None
     """A file or a database's URL that takes the usage of every request; None: nothing is recorded."""
+    usage_spill: Path | None = None
+    """Folder for usage that the ledger cannot take at the moment; None: beside the ledger."""
+    price_per_hour: float = 0.0
+    """Of the machine, for the cost of requests."""
     keep_conversations: bool = False
     """Whether calls may agree that their conversation is kept in the ledger."""
     data: Path | None = None
@@ -38,10 +48,18 @@ class ServeOptions:
     with an error."""
     cors_origins: Sequence[str] = ()
     """Pages of these origins may call the server from a browser; "*" is every page."""
+    keys: str = "auto"
+    """When calls need a key: auto, required or none, as in `access/requirement.py`."""
+    allowed_hosts: Sequence[str] = ()
+    """Names it answers to, besides those of loopback and its own address."""
+    bounds: Bounds = field(default_factory=Bounds)
+    tls_cert: Path | None = None
+    """The certificate's chain, and the key where `tls_key` is None. None: no encryption."""
+    tls_key: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of a run: all that decides how it serves."""
         kept = asdict(self)
-        for name in ("host", "port", "ledger", "data", "drain_seconds", "cors_origins"):
+        for name in _NOT_HOW_IT_ANSWERS:
             del kept[name]
         return {**kept, "adapters": {name: str(folder) for name, folder in self.adapters.items()}}

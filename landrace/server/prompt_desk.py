@@ -32,9 +32,10 @@ class PromptDesk:
         self._reading = _Threads("bodies")
         self._preparing: dict[int, _Threads] = {}
 
-    async def read(self, http: Request, form: type[B]) -> B:
-        """The body as `form`. Raises EngineBusyError where too many long bodies wait, and what checking raises."""
-        data = await read_body(http)
+    async def read(self, http: Request, form: type[B], *, any_type: bool = False) -> B:
+        """The body as `form`; `any_type` as in `read_body`. Raises EngineBusyError where too many long bodies wait, and
+        what checking raises."""
+        data = await read_body(http, any_type=any_type)
         return await self._reading.run(_is_long(data), partial(parse_request, data, form))
 
     async def prepare(self, engine: EngineProcess, http: Request, job: Callable[[], T]) -> T:

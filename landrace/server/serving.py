@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from landrace.server.engines.registry import Registry
+from starlette.requests import HTTPConnection
+
+from landrace.server.access.caller import caller_of
+from landrace.server.access.tally import tally_of
+from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.prompt_desk import PromptDesk
@@ -24,3 +28,10 @@ class Serving:
     """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""
+
+    async def find(self, http: HTTPConnection, name: str) -> ServedModel:
+        """The model or adapter that a call asks for, open. Raises ApiError: 403 for one that its key may not use, 404
+        where there is none. Every route that computes anything finds its model here."""
+        caller_of(http).check_model(name)
+        tally_of(http).model = name
+        return await self.registry.find(name)

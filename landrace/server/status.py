@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import ServedModel
 from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
@@ -20,6 +22,8 @@ class Health(Told):
     status: str
     stopped: list[str]
     unfinished_requests: int
+    usage: dict[str, Any]
+    """How the ledger takes it."""
 
 
 class ModelFacts(Told):
@@ -55,15 +59,23 @@ def routes(serving: Serving) -> APIRouter:
         engines = registry.engines
         stopped = [engine.settings.model for engine in engines if not engine.alive]
         unfinished = sum(engine.unfinished for engine in engines)
-        status = {"status": "unhealthy" if stopped else "ok", "stopped": stopped, "unfinished_requests": unfinished}
+        usage = serving.usage_log.state
+        status = {
+            "status": "unhealthy" if stopped else usage.status,
+            "stopped": stopped,
+            "unfinished_requests": unfinished,
+            "usage": asdict(usage),
+        }
         return JSONResponse(status, 503 if stopped else 200)
 
     @router.api_route("/v1/models", methods=_GET, **described("What is served.", reply=ModelList))
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(model) for model in registry]}
+    async def list_models(http: Request) -> dict[str, Any]:
+        caller = caller_of(http)
+        return {"object": "list", "data": [_described(model) for model in registry if caller.may_use(model.name)]}
 
     @router.api_route("/v1/models/{name:path}", methods=_GET, **described("One of them.", reply=ModelFacts))
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(http: Request, name: str) -> dict[str, Any]:
+        caller_of(http).check_model(name)
         return _described(registry.check(name))
 
     return router

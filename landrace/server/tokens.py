@@ -75,12 +75,12 @@ def routes(serving: Serving) -> APIRouter:
 
     async def tokenize(http: Request) -> dict[str, Any]:
         body = await desk.read(http, TokenizeRequest)
-        engine = (await serving.registry.find(body.model)).engine
+        engine = (await serving.find(http, body.model)).engine
         return await desk.prepare(engine, http, partial(_tokens, engine, body))
 
     async def detokenize(http: Request) -> dict[str, Any]:
         body = await desk.read(http, DetokenizeRequest)
-        engine = (await serving.registry.find(body.model)).engine
+        engine = (await serving.find(http, body.model)).engine
         return await desk.prepare(engine, http, partial(_text, engine, body))
 
     for root in ("/v1", ""):

@@ -127,7 +127,7 @@ class ServerProcess:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
-            found = re.search(r"at (http://\S+)/v1", line)
+            found = re.search(r"at (https?://\S+)/v1", line)
             if found:
                 self._url = found[1]
                 self._answers.set()

@@ -250,7 +250,8 @@ def test_models_and_health(server: Any, base: str) -> None:
     assert (models[base].parent, models["tuned"].parent) == (None, base)
     assert server.client.models.retrieve("tuned").id == "tuned"
     # Others' clients may have left just now.
-    wait_until(lambda: server.get("/health").json() == {"status": "ok", "stopped": [], "unfinished_requests": 0})
+    idle = {"status": "ok", "stopped": [], "unfinished_requests": 0}
+    wait_until(lambda: idle.items() <= server.get("/health").json().items())
 
 
 def test_every_request_leaves_a_usage_row(server: Any, base: str) -> None:

@@ -83,6 +83,23 @@ def test_the_official_client_gets_the_same_in_both_encodings(reading: Any, folde
         assert found.model == name and found.usage.total_tokens == floats.usage.total_tokens
 
 
+def test_ollamas_client_gets_the_same(reading: Any, folders: dict[str, Path]) -> None:
+    ollama = pytest.importorskip("ollama", reason="needs the ollama client: pip install landrace[test]")
+    name, client = str(folders["embedder"]), ollama.Client(host=reading.url)
+    wanted = open_embedder(name).embed(TEXTS[:3], normalize=True).vectors
+    found = client.embed(name, list(TEXTS[:3]), keep_alive="5m", options={"num_gpu": 0})
+    assert np.array_equal(np.array(found.embeddings, np.float32), wanted)
+    assert found.prompt_eval_count > 0 and found.total_duration > 0
+    (short,) = client.embed(name, TEXTS[0], dimensions=16).embeddings
+    assert len(short) == 16
+    client.embed(name, "x" * 400)
+    for fields in ({"truncate": False}, {"options": {"temperature": 0}}, {"input": []}, {"keep_alive": []}):
+        body = {"model": name, "input": "x" * 400, **fields}
+        reply = reading.post("/api/embed", body)
+        assert reply.status_code == 400 and list(reply.json()) == ["error"], reply.text
+    assert "embedding" in client.show(name).capabilities
+
+
 def test_bits_do_not_depend_on_what_else_is_asked(reading: Any, folders: dict[str, Path]) -> None:
     """Many calls at once, beside chats of the same model, and a call of more texts than are in the engine together."""
     for kind, texts in (("embedder", TEXTS), ("encoder", WORDS)):

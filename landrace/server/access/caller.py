@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
+from landrace.server.http.errors import ApiError
+
 _PLACE = "landrace.caller"
 
 
@@ -23,6 +25,16 @@ class Caller:
     is_admin: bool = True
     priority: int = 0
     """As `Request.priority`."""
+
+    def may_use(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+    def check_model(self, name: str) -> None:
+        """Raises ApiError (403) for a model that the key may not ask for, whether there is one of that name or not."""
+        if not self.may_use(name):
+            theirs = ", ".join(sorted(self.models or ())) or "none"
+            message = f"This key may not use the model {name!r}. It may use: {theirs}."
+            raise ApiError(403, message, param="model", code="model_not_allowed")
 
 
 ANYONE = Caller()

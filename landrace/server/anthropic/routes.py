@@ -30,7 +30,9 @@ def routes(serving: Serving) -> APIRouter:
         with renamed(NAMES):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         reply = MessageReply(model.name, max_tokens=body.max_tokens, shows_thoughts=body.thoughts[2])
-        return await answer(Call(model, [prompt], [params], reply, body.stream, names=NAMES), http, serving.usage_log)
+        return await answer(
+            Call(model, [prompt], [params], reply, body.stream, names=NAMES, kind="message"), http, serving.usage_log
+        )
 
     @router.post(
         "/v1/messages/count_tokens",

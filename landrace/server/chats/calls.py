@@ -15,5 +15,5 @@ from landrace.server.serving import Serving
 
 async def prepared(serving: Serving, http: Request, name: str, chat: Chat) -> tuple[ServedModel, Prompt]:
     """The model of that name, open, and its prompt. Raises ApiError (404) and what `chat_prompt` raises."""
-    model = await serving.registry.find(name)
+    model = await serving.find(http, name)
     return model, await serving.desk.prepare(model.engine, http, partial(chat_prompt, model.engine, chat))

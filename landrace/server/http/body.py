@@ -21,11 +21,12 @@ _NOT_AN_OBJECT = "The body must be a JSON object, sent with Content-Type: applic
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-async def read_body(http: Request) -> bytes:
-    """The bytes of the call's body. Raises ApiError where it is not sent as JSON."""
+async def read_body(http: Request, *, any_type: bool = False) -> bytes:
+    """The bytes of the call's body. Raises ApiError where it is not sent as JSON; with `any_type`, only where a page of
+    the web may have sent it."""
     media_type = http.headers.get("content-type", "").partition(";")[0].strip()
     # Besides being wrong, other types are what a page of another site can send without asking this server first.
-    if _JSON.fullmatch(media_type) is None:
+    if _JSON.fullmatch(media_type) is None and not (any_type and "origin" not in http.headers):
         raise ApiError(400, _NOT_AN_OBJECT, code="invalid_content_type")
     return await http.body()
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from landrace.errors import LandraceError, PromptTooLongError, RequestError
@@ -17,8 +18,14 @@ from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 from landrace.server.http import error_shapes
 
 _MAX_MESSAGE = 500
-_TYPES = {429: "rate_limit_error"}
-_KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an object"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_KINDS: Mapping[type, str] = {
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+    int: "a whole number",
+    bool: "true or false",
+}
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """The code by which clients know that they must shorten a conversation."""
 
@@ -34,13 +41,13 @@ class FieldError(RequestError):
 
 
 def require_type(value: object, kind: type, field: str) -> None:
-    """Raises FieldError unless `value` is a `kind`: str, list or dict."""
+    """Raises FieldError unless `value` is a `kind`: str, list, dict, int or bool."""
     if not isinstance(value, kind):
         raise FieldError(f"{field} must be {_KINDS[kind]}.", field=field, code="invalid_type")
 
 
 class ApiError(Exception):
-    """An error with its HTTP status."""
+    """An error with its HTTP status, and headers of its own."""
 
     def __init__(
         self,
@@ -50,12 +57,14 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """`retry_after`: seconds until the call is worth sending again."""
         super().__init__(message)
         self.status = status
-        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         self.body = error_body(status, message, param=param, code=code)
+        again = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self.headers = {**(headers or {}), **again}
 
 
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -123,9 +132,19 @@ def install(app: FastAPI) -> None:
         if error.status_code == 405 and method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": f"{headers['Allow']}, OPTIONS"})
         messages = {404: f"There is nothing at {path}.", 405: f"{path} does not take {method}."}
-        codes = {404: "unknown_url", 405: "method_not_supported", 413: "request_too_large"}
+        codes = {
+            404: "unknown_url",
+            405: "method_not_supported",
+            408: "request_timeout",
+            413: "request_too_large",
+        }
         message = messages.get(error.status_code, str(error.detail))
-        return _response(ApiError(error.status_code, message, code=codes.get(error.status_code)), headers)
+        return _response(ApiError(error.status_code, message, code=codes.get(error.status_code), headers=headers))
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """The reply of a middleware that lets a call go no further."""
+    await _response(error)(scope, receive, send)
 
 
 class _Unexpected:
@@ -145,10 +164,12 @@ class _Unexpected:
 
         try:
             await self._app(scope, receive, noted)
+        except ClientDisconnect:  # in the middle of its body: nobody is there to read a reply
+            return
         except Exception:
             if not begun:
                 failed = ApiError(500, "The server failed to answer this call; its log says why.")
-                await _response(failed)(scope, receive, send)
+                await refuse(failed, scope, receive, send)
             raise
 
 
@@ -156,16 +177,15 @@ class _ErrorResponse(Response):
     """An error in the shape that belongs to the path that was called. Messages quote what was sent, which may hold lone
     surrogates: they cannot be written as UTF-8, but as ASCII."""
 
-    def __init__(self, error: ApiError, headers: Mapping[str, str]) -> None:
+    def __init__(self, error: ApiError) -> None:
         super().__init__(status_code=error.status)
         self._error = error
-        self._sent = dict(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, body = error_shapes.of_path(scope["path"], self._error.status, self._error.body)
         content = json.dumps(body).encode("ascii")
-        await Response(content, status, self._sent, "application/json")(scope, receive, send)
+        await Response(content, status, self._error.headers, "application/json")(scope, receive, send)
 
 
-def _response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-    return _ErrorResponse(error, {**error.headers, **(headers or {})})
+def _response(error: ApiError) -> Response:
+    return _ErrorResponse(error)

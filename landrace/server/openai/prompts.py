@@ -13,15 +13,17 @@ from landrace.text.guides import Guide, check_guide
 
 def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:
     """The token ids of every prompt. Raises RequestError for one that cannot fit, or for too many."""
-    engine.abilities.check_writes(engine.settings.model)
     check_count(engine, len(body.prompt) * body.n)
-    if (guide := body.said_guide) is not None:
-        with renamed({"guide": field_of_guide(body.response_format, body.guided)}):
-            check_guide(guide, engine.tokenizer)
-    return [_plain_prompt(engine, prompt, guide) for prompt in body.prompt]
+    with renamed({"guide": field_of_guide(body.response_format, body.guided)}):
+        return [plain_prompt(engine, prompt, body.said_guide) for prompt in body.prompt]
 
 
-def _plain_prompt(engine: EngineProcess, prompt: str | list[int], guide: Guide | None) -> Prompt:
+def plain_prompt(engine: EngineProcess, prompt: str | list[int], guide: Guide | None) -> Prompt:
+    """The token ids of one. Raises RequestError for one that cannot fit, for a guide that cannot be kept to, and for a
+    model that only reads."""
+    engine.abilities.check_writes(engine.settings.model)
+    if guide is not None:
+        check_guide(guide, engine.tokenizer)
     limit = engine.prompt_limit
     if isinstance(prompt, str):
         return Prompt(tuple(engine.tokenizer.encode(prompt, limit=limit)), prompt, guide=guide)

@@ -51,13 +51,13 @@ def routes(serving: Serving) -> APIRouter:
     )
     async def complete(http: Request) -> Response:
         body = await desk.read(http, CompletionRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
         params = [
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
         ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = Call(model, prompts, params, _reply(serving, body, model, shape), body.stream, body.n)
+        call = Call(model, prompts, params, _reply(serving, body, model, shape), body.stream, body.n, kind="completion")
         return await answer(call, http, serving.usage_log)
 
     return router

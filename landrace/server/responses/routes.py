@@ -27,6 +27,8 @@ def routes(serving: Serving) -> APIRouter:
         with renamed(NAMES):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         reply = ResponseReply(model.name, body)
-        return await answer(Call(model, [prompt], [params], reply, body.stream, names=NAMES), http, serving.usage_log)
+        return await answer(
+            Call(model, [prompt], [params], reply, body.stream, names=NAMES, kind="response"), http, serving.usage_log
+        )
 
     return router

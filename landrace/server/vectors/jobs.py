@@ -45,12 +45,12 @@ class VectorJob:
     def entries(self, read: Sequence[Rows], *, as_base64: bool) -> Iterator[dict[str, Any]]:
         """As the API lists them."""
         for index, rows in enumerate(read):
-            vector = finished(rows, self.manner)
-            yield {
-                "object": "embedding",
-                "index": index,
-                "embedding": _base64(vector) if as_base64 else _numbers(vector),
-            }
+            vector = _base64(finished(rows, self.manner)) if as_base64 else self.numbers(rows)
+            yield {"object": "embedding", "index": index, "embedding": vector}
+
+    def numbers(self, rows: Rows) -> list[float]:
+        """The vector of what is read of one text."""
+        return _numbers(finished(rows, self.manner))
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,10 @@ class Wanted:
 class Reading:
     """Runs what is wanted of one call, and keeps its account."""
 
-    def __init__(self, prefix: str, model: ServedModel, wanted: Sequence[Wanted], caller: Caller) -> None:
-        """`prefix`: what its id begins with."""
+    def __init__(self, prefix: str, kind: str, model: ServedModel, wanted: Sequence[Wanted], caller: Caller) -> None:
+        """`prefix`: what its id begins with. `kind`: what was asked for, as the ledger's usage has it."""
         self.id = f"{prefix}-{uuid.uuid4().hex}"
+        self._kind = kind
         self._model = model
         self._wanted = wanted
         self._caller = caller
@@ -47,6 +48,11 @@ class Reading:
     def n_tokens(self) -> int:
         """Of all texts, with what is put before them."""
         return len(self._account.prompt.ids)
+
+    @property
+    def seconds(self) -> float:
+        """What it took, once it has run."""
+        return self._account.seconds
 
     @property
     def n_cut(self) -> int:
@@ -67,7 +73,8 @@ class Reading:
             raise
         finally:
             account.seconds = time.perf_counter() - begun
-            usage_log.add(self.id, self._model.name, self._model.adapter, [account])
+            of_it = self._model.name, self._model.adapter, [account]
+            usage_log.add(self.id, *of_it, kind=self._kind, caller=self._caller)
         return found
 
     async def _read(self, first: int) -> list[Rows]:

@@ -17,7 +17,7 @@ from landrace.server.vectors.schema import EmbeddingRequest, RerankRequest, Scor
 def embeddings(body: EmbeddingRequest, job: VectorJob, reading: Reading, read: Sequence[Rows]) -> bytes:
     """As the OpenAI API lists them."""
     entries = job.entries(read, as_base64=body.encoding_format == "base64")
-    return _written({"object": "list", "model": body.model, "usage": _usage(reading)}, "data", entries)
+    return written({"object": "list", "model": body.model, "usage": _usage(reading)}, "data", entries)
 
 
 def ranking(body: RerankRequest, job: ScoreJob, reading: Reading, read: Sequence[Rows]) -> bytes:
@@ -31,14 +31,14 @@ def ranking(body: RerankRequest, job: ScoreJob, reading: Reading, read: Sequence
         }
         for index in by_score(scores)[: body.top_n]
     )
-    return _written({"id": reading.id, "model": body.model, "usage": _usage(reading)}, "results", entries)
+    return written({"id": reading.id, "model": body.model, "usage": _usage(reading)}, "results", entries)
 
 
 def scores(body: ScoreRequest, job: ScoreJob, reading: Reading, read: Sequence[Rows]) -> bytes:
     """In the order of the pairs."""
     entries = ({"object": "score", "index": index, "score": score} for index, score in enumerate(job.scores(read)))
     head = {"id": reading.id, "object": "list", "created": int(time.time()), "model": body.model}
-    return _written({**head, "usage": _usage(reading)}, "data", entries)
+    return written({**head, "usage": _usage(reading)}, "data", entries)
 
 
 def _usage(reading: Reading) -> dict[str, int]:
@@ -47,7 +47,8 @@ def _usage(reading: Reading) -> dict[str, int]:
     return {**counted, "truncated": reading.n_cut} if reading.n_cut else counted
 
 
-def _written(around: dict[str, Any], name: str, entries: Iterable[dict[str, Any]]) -> bytes:
-    """Entry by entry: the library's writer keeps the interpreter's lock until it is through."""
+def written(around: dict[str, Any], name: str, entries: Iterable[Any]) -> bytes:
+    """An object with a list of `entries`, one by one: the library's writer keeps the interpreter's lock until it is
+    through."""
     listed = ", ".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     return f'{json.dumps(around, ensure_ascii=False)[:-1]}, "{name}": [{listed}]}}'.encode()

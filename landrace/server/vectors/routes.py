@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from landrace.embedding.dense import Rows
 from landrace.server.access.caller import caller_of
+from landrace.server.access.tally import Counts, tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
 from landrace.server.openapi.description import described
@@ -30,27 +31,27 @@ def routes(serving: Serving) -> APIRouter:
     @router.post("/v1/embeddings", **described("Vectors of texts.", EmbeddingRequest, EmbeddingReply))
     async def embed(http: Request) -> Response:
         body = await desk.read(http, EmbeddingRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         with renamed({"texts": "input", "prompt": "input"}):
             job = await desk.prepare(model.engine, http, partial(VectorJob.of, model, body))
-            reading = Reading("embd", model, job.wanted, caller_of(http))
-            return await _answered(http, serving, reading, partial(replies.embeddings, body, job, reading))
+            reading = Reading("embd", "embedding", model, job.wanted, caller_of(http))
+            return await answered(http, serving, reading, partial(replies.embeddings, body, job, reading))
 
     async def rerank(http: Request) -> Response:
         body = await desk.read(http, RerankRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         with renamed({"texts": "documents", "prompt": "documents"}):
             job = await desk.prepare(model.engine, http, partial(ScoreJob.of, model, body))
-            reading = Reading("rerank", model, job.wanted, caller_of(http))
-            return await _answered(http, serving, reading, partial(replies.ranking, body, job, reading))
+            reading = Reading("rerank", "rerank", model, job.wanted, caller_of(http))
+            return await answered(http, serving, reading, partial(replies.ranking, body, job, reading))
 
     async def score(http: Request) -> Response:
         body = await desk.read(http, ScoreRequest)
-        model = await serving.registry.find(body.model)
+        model = await serving.find(http, body.model)
         with renamed({"texts": "text_2", "prompt": "text_2", "query": "text_1"}):
             job = await desk.prepare(model.engine, http, partial(ScoreJob.of, model, body))
-            reading = Reading("score", model, job.wanted, caller_of(http))
-            return await _answered(http, serving, reading, partial(replies.scores, body, job, reading))
+            reading = Reading("score", "score", model, job.wanted, caller_of(http))
+            return await answered(http, serving, reading, partial(replies.scores, body, job, reading))
 
     for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
         router.post(path, **described("Documents by what they say to a query.", RerankRequest, RerankReply))(rerank)
@@ -59,14 +60,14 @@ def routes(serving: Serving) -> APIRouter:
     return router
 
 
-async def _answered(
-    http: Request, serving: Serving, reading: Reading, write: Callable[[list[Rows]], bytes]
-) -> Response:
+async def answered(http: Request, serving: Serving, reading: Reading, write: Callable[[list[Rows]], bytes]) -> Response:
     """What `write` makes of what is read, in a thread: two thousand vectors are millions of digits."""
 
     async def work() -> bytes:
         return await asyncio.to_thread(write, await reading.run(serving.usage_log))
 
+    used = Counts(prompt_tokens=reading.n_tokens)
+    tally_of(http).begin(reading.n_tokens, 0, lambda: used)
     try:
         return Response(await unless_gone(http, work()), media_type="application/json")
     except ClientGoneError:

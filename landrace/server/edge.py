@@ -1,0 +1,22 @@
+"""`Edge`: what every call passes before it reaches a route."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from landrace.server.access.keys import KeyDesk
+from landrace.server.http.bounds import Bounds
+from landrace.server.http.host_names import HostRule
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Of an application inside another program, nothing but the bounds."""
+
+    hosts: HostRule = field(default_factory=lambda: HostRule(frozenset(), everything=True))
+    keys: KeyDesk | None = None
+    """None: no key is asked for."""
+    bounds: Bounds = field(default_factory=Bounds)
+    cors_origins: Sequence[str] = ()
+    """Pages of these origins may call the server from a browser; "*" is every page."""

@@ -1,0 +1,1 @@
+"""Ollama's API: chats, texts and what is served."""
