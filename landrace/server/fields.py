@@ -15,14 +15,7 @@ from landrace.server.http.errors import FieldError, require_type
 Neutral = tuple[Any, ...] | type
 """The values that ask for nothing besides null. A type: the field is a label that changes no answer, so any of them."""
 
-_TYPES: Mapping[type, str] = {
-    str: "string",
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    list: "array",
-    dict: "object",
-}
+_TYPES: Mapping[type, str] = {str: "string", list: "array", dict: "object", bool: "boolean", int: "integer"}
 ONE_OR_SEVERAL: JsonSchemaValue = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 """In a document, of a field that takes a text or a list of texts."""
 TEXTS_OR_IDS: JsonSchemaValue = {

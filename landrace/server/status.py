@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from landrace.server.access.caller import caller_of
+from landrace.server.engines.process import EngineProcess
 from landrace.server.engines.registry import ServedModel
 from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
@@ -19,11 +21,18 @@ _GET = ["GET", "HEAD"]
 class Health(Told):
     """How the server is."""
 
-    status: str
-    stopped: list[str]
+    status: Literal["ok", "degraded", "unhealthy"]
+    engines: dict[str, str]
+    lost_adapters: dict[str, str]
     unfinished_requests: int
     usage: dict[str, Any]
-    """How the ledger takes it."""
+
+
+class Readiness(Told):
+    """Whether every engine that should answer does."""
+
+    status: Literal["ready", "not ready"]
+    engines: dict[str, str]
 
 
 class ModelFacts(Told):
@@ -46,7 +55,7 @@ class ModelList(Told):
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/health` and `/v1/models`."""
+    """`/health`, `/ready` and `/v1/models`."""
     router = APIRouter()
     registry = serving.registry
 
@@ -57,16 +66,29 @@ def routes(serving: Serving) -> APIRouter:
     )
     async def health() -> Response:
         engines = registry.engines
-        stopped = [engine.settings.model for engine in engines if not engine.alive]
-        unfinished = sum(engine.unfinished for engine in engines)
+        lost = {name: error.message for engine in engines for name, error in engine.lost_adapters.items()}
+        troubles = _troubles(engines)
         usage = serving.usage_log.state
+        # An engine that is being replaced is looked after; one that hangs, or is given up, is not yet or no more.
+        unwell = any(engine.trouble for engine in engines if engine.state != "restarting")
         status = {
-            "status": "unhealthy" if stopped else usage.status,
-            "stopped": stopped,
-            "unfinished_requests": unfinished,
+            "status": "unhealthy" if unwell else "degraded" if troubles or lost or usage.status != "ok" else "ok",
+            "engines": troubles,
+            "lost_adapters": lost,
+            "unfinished_requests": sum(engine.unfinished for engine in engines),
             "usage": asdict(usage),
         }
-        return JSONResponse(status, 503 if stopped else 200)
+        return JSONResponse(status, 503 if unwell else 200)
+
+    @router.api_route(
+        "/ready",
+        methods=_GET,
+        **described("Whether requests may be sent here.", reply=Readiness, also=(503,), is_open=True),
+    )
+    async def ready() -> Response:
+        troubles = _troubles(registry.engines)
+        status = {"status": "not ready" if troubles else "ready", "engines": troubles}
+        return JSONResponse(status, 503 if troubles else 200)
 
     @router.api_route("/v1/models", methods=_GET, **described("What is served.", reply=ModelList))
     async def list_models(http: Request) -> dict[str, Any]:
@@ -79,6 +101,11 @@ def routes(serving: Serving) -> APIRouter:
         return _described(registry.check(name))
 
     return router
+
+
+def _troubles(engines: Sequence[EngineProcess]) -> dict[str, str]:
+    """Of those that should answer and do not, by model."""
+    return {engine.settings.model: engine.trouble for engine in engines if engine.trouble is not None}
 
 
 def _described(model: ServedModel) -> dict[str, Any]:

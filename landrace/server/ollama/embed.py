@@ -60,7 +60,7 @@ class EmbedRequest(Fields):
 def add_route(router: APIRouter, serving: Serving) -> None:
     """`/api/embed`."""
 
-    @router.post("/api/embed", **described("Vectors of texts.", EmbedRequest, OBJECT, failure=OBJECT))
+    @router.post("/api/embed", **described("Ollama's vectors.", EmbedRequest, OBJECT, failure=OBJECT))
     async def embed(http: Request) -> Response:
         body = await serving.desk.read(http, EmbedRequest, any_type=True)
         model = await serving.find(http, our_name(serving.registry, body.model))

@@ -27,12 +27,17 @@ def routes(serving: Serving) -> APIRouter:
     listing.add_routes(router, serving)
     embed.add_route(router, serving)
 
-    @router.post("/api/chat", **described("Answers a conversation.", ChatRequest, OBJECT, failure=OBJECT))
+    @router.post(
+        "/api/chat", **described("Ollama's chats, as lines of JSON.", ChatRequest, media_type="*/*", failure=OBJECT)
+    )
     async def chat(http: Request) -> Response:
         body = await serving.desk.read(http, ChatRequest, any_type=True)
         return await _answered(body, body.chat, http)
 
-    @router.post("/api/generate", **described("Answers a prompt.", GenerateRequest, OBJECT, failure=OBJECT))
+    @router.post(
+        "/api/generate",
+        **described("Ollama's texts, as lines of JSON.", GenerateRequest, media_type="*/*", failure=OBJECT),
+    )
     async def generate(http: Request) -> Response:
         body = await serving.desk.read(http, GenerateRequest, any_type=True)
         if not (body.raw and body.prompt):
