@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
-from landrace.server import status, tokens
+from landrace.server import adapters, models, status, tokens
 from landrace.server.access import limits
 from landrace.server.access.gate import Gate
 from landrace.server.anthropic import routes as anthropic_routes
@@ -30,7 +30,7 @@ from landrace.server.vectors import routes as vectors_routes
 
 _COMPUTING = (openai_routes, response_routes, anthropic_routes, ollama_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, tokens, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
+_APIS = (status, models, adapters, tokens, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
@@ -63,7 +63,7 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
     app.add_middleware(BodyLimit, bounds=edge.bounds)
     errors.install(app)
     if edge.keys is not None:
-        app.add_middleware(Gate, desk=edge.keys)
+        app.add_middleware(Gate, desk=edge.keys, price_per_hour=edge.price_per_hour)
     app.add_middleware(HostNames, rule=edge.hosts)
     if edge.cors_origins:
         app.add_middleware(

@@ -17,6 +17,8 @@ class Edge:
     hosts: HostRule = field(default_factory=lambda: HostRule(frozenset(), everything=True))
     keys: KeyDesk | None = None
     """None: no key is asked for."""
+    price_per_hour: float = 0.0
+    """What an hour of the machine counts for in a key's money."""
     bounds: Bounds = field(default_factory=Bounds)
     cors_origins: Sequence[str] = ()
     """Pages of these origins may call the server from a browser; "*" is every page."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 from fastapi import APIRouter, Request
+from patience import wait_until
 
 from landrace.errors import DataError, OptionError
 from landrace.ledger.keys import Key, Spent
@@ -27,13 +32,16 @@ from landrace.server.access.route_groups import ADMIN, COMMON, OPEN, OTHER, grou
 from landrace.server.access.tally import Counts, tally_of
 from landrace.server.app import create_app
 from landrace.server.edge import Edge
-from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.engines.hosted import Adapter
+from landrace.server.engines.registry import Registry
 from landrace.server.http.errors import ApiError
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
 NOW = datetime.now(UTC)
 KEY = Key(id="key_1", name="support", created=NOW)
+RELEASED = threading.Event()
+"""Set when calls that are held may end."""
 NOTHING = Spent(0, 0, Decimal(0))
 
 
@@ -67,6 +75,8 @@ def routes(serving: Serving) -> APIRouter:
         await serving.find(http, body.get("model", "m"))
         used = Counts(body.get("prompt", 0), body.get("used", 0), body.get("seconds", 0.0))
         tally_of(http).begin(body.get("prompt", 0), body.get("most", 0), lambda: used)
+        while body.get("held") and not RELEASED.is_set():
+            await asyncio.sleep(0.01)
         return {"caller": caller_of(http).name, "key": caller_of(http).key_id, "team": caller_of(http).team}
 
     @router.post("/v1/embeddings")
@@ -86,10 +96,11 @@ def book() -> Book:
 @pytest.fixture
 def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
     """Calls the application through all its middleware, in one event loop for each test."""
+    from landrace.server import models as model_routes
     from landrace.server import status
 
-    monkeypatch.setattr(application, "_APIS", (status, SimpleNamespace(routes=routes)))
-    monkeypatch.setattr(status, "_described", lambda model: {"id": model.name})
+    monkeypatch.setattr(application, "_APIS", (status, model_routes, SimpleNamespace(routes=routes)))
+    monkeypatch.setattr(model_routes, "described", lambda registry, model: {"id": model.name})
     engine: Any = SimpleNamespace(
         alive=True,
         state="ready",
@@ -97,11 +108,13 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
         lost_adapters={},
         unfinished=0,
         max_length=9,
-        settings=SimpleNamespace(model="m"),
+        adapters=(),
     )
-    models = [ServedModel("m", engine), ServedModel("tuned", engine, "tuned", "m")]
+    registry = registry_of("m", engine)
+    registry.host_of(registry.check("m")).adapters["tuned"] = Adapter(Path("tuned"))
     usage_log = UsageLog(None, name="m", command="", config={})
-    app = create_app(Serving(Registry(models), usage_log), Edge(keys=KeyDesk(book), cors_origins=["https://page"]))
+    edge = Edge(keys=KeyDesk(book), price_per_hour=3600.0, cors_origins=["https://page"])
+    app = create_app(Serving(registry, usage_log), edge)
 
     def one(path: str, secret: str | None = "good", method: str = "POST", **how: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {secret}"} if secret is not None else {}), **how.pop("headers", {})}
@@ -291,6 +304,16 @@ def test_money_a_month(call: Any, book: Book) -> None:
     reply = call(CHAT, "spent")
     assert refusal(reply) == (429, "insufficient_quota")
     assert 0 < int(reply.headers["retry-after"]) <= 32 * 86400
+
+
+def test_what_runs_counts_to_the_money(book: Book, call: Any) -> None:
+    book.by_secret["good"] = replace(KEY, money_per_month=Decimal(2))
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(call, CHAT, json={"seconds": 3.0, "held": True})
+        wait_until(lambda: call(CHAT).status_code == 429)  # 3 seconds at 1 a second
+        RELEASED.set()
+        assert running.result().status_code == 200
+    assert call(CHAT).status_code == 200  # its cost is in no ledger here
 
 
 def test_a_bucket_refills_evenly_and_holds_a_minute() -> None:

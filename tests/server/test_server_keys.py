@@ -16,7 +16,8 @@ from patience import SECONDS, wait_until
 
 from landrace.errors import OptionError
 from landrace.ledger import Ledger
-from landrace.server.http.uvicorn_config import tls_context
+from landrace.server.http.bounds import Bounds
+from landrace.server.http.uvicorn_config import make_room, tls_context
 
 ASKED: Any = [{"role": "user", "content": "Hello"}]
 
@@ -141,3 +142,17 @@ def test_a_certificate_that_is_none_is_refused(certificate: tuple[Path, Path], t
         with pytest.raises(OptionError) as caught:
             tls_context(*pair)
         assert "--tls-key is given" in caught.value.message or "cannot be used" in caught.value.message
+
+
+def test_more_connections_than_files_are_refused_and_fewer_get_theirs() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
+        make_room(Bounds(connections=200))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 400
+        if before[1] != resource.RLIM_INFINITY:
+            with pytest.raises(OptionError, match="open files"):
+                make_room(Bounds(connections=before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

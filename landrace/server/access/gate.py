@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from landrace.ledger.keys import Key
+from landrace.ledger.money import cost_of
 from landrace.ledger.records import utc_now
 from landrace.server.access import route_groups
 from landrace.server.access.caller import Caller, note_caller
@@ -22,10 +23,13 @@ class Gate:
     """ASGI middleware. What it refuses gets 401 (no key that counts), 403 (not for this key), 429 (not now) or 503
     (keys cannot be checked)."""
 
-    def __init__(self, app: ASGIApp, desk: KeyDesk) -> None:
+    def __init__(self, app: ASGIApp, desk: KeyDesk, price_per_hour: float) -> None:
+        """`price_per_hour`: of the machine; what calls cost that are not in the ledger yet."""
         self._app = app
         self._desk = desk
+        self._price = price_per_hour
         self._allowances: dict[str, Allowance] = {}
+        self._running: dict[str, set[Tally]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,9 +61,12 @@ class Gate:
         tally = Tally(allowance)
         note_caller(http, _caller(key))
         note_tally(http, tally)
+        running = self._running.setdefault(key.id, set())
+        running.add(tally)
         try:
             await self._app(scope, receive, told)
         finally:
+            running.discard(tally)
             tally.settle()
 
     def _allowance(self, key: Key) -> Allowance:
@@ -68,7 +75,8 @@ class Gate:
         return found
 
     async def _check_money(self, key: Key) -> None:
-        spent = (await self._desk.spent_this_month(key)).cost
+        seconds = sum(tally.counts.machine_seconds for tally in self._running.get(key.id, ()))
+        spent = (await self._desk.spent_this_month(key)).cost + cost_of(seconds, self._price)
         if key.money_per_month is not None and spent >= key.money_per_month:
             now = utc_now()
             next_month = (now.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0)

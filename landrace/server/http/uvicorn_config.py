@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from fastapi import FastAPI
 from landrace.errors import OptionError
 from landrace.server.http.bounds import Bounds
 from landrace.server.http.connection import Connection
+
+_OTHER_FILES = 256
+"""Of models, pipes, ledgers, libraries."""
 
 
 def uvicorn_config(app: FastAPI, bounds: Bounds, tls: ssl.SSLContext | None, *, drain_seconds: float) -> uvicorn.Config:
@@ -30,6 +34,24 @@ def uvicorn_config(app: FastAPI, bounds: Bounds, tls: ssl.SSLContext | None, *, 
         timeout_graceful_shutdown=drain_seconds,  # type: ignore[arg-type]
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
+
+
+def make_room(bounds: Bounds) -> None:
+    """Lets the process have as many files open as its connections may need, those turned away included: without room an
+    engine could not be started again. Raises OptionError where the system allows fewer."""
+    if sys.platform == "win32":  # where there is no such limit
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * bounds.connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OptionError(
+            f"{bounds.connections} connections need {needed} open files, and this process may have {hard}.",
+            hint="Raise the limit (ulimit -n), or give fewer --max-connections.",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
