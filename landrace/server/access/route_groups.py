@@ -26,13 +26,10 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "tuning": ("/v1/fine_tuning",),
     COMMON: (
         "/v1/models",
-        "/v1/tokenize",
-        "/v1/detokenize",
+        *("/v1/tokenize", "/tokenize", "/v1/detokenize", "/detokenize"),
         "/v1/feedback",
-        "/api/tags",
-        "/api/show",
-        "/api/version",
-        "/api/ps",
+        "/openapi.json",
+        *("/api/tags", "/api/show", "/api/ps", "/api/version"),
     ),
     ADMIN: ("/admin", "/v1/admin", "/metrics"),
 }

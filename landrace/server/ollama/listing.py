@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from landrace import __version__
+from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import ServedModel
 from landrace.server.fields import Fields, Neutral
 from landrace.server.ollama.names import our_name
@@ -37,16 +38,18 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
         return {"version": __version__}
 
     @router.api_route("/api/tags", methods=_GET, **described("What is served, as Ollama lists it.", reply=OBJECT))
-    async def tags() -> dict[str, Any]:
-        return {"models": [_listed(model) for model in registry]}
+    async def tags(http: Request) -> dict[str, Any]:
+        caller = caller_of(http)
+        return {"models": [_listed(model) for model in registry if caller.may_use(model.name)]}
 
     @router.api_route("/api/ps", methods=_GET, **described("What is open, as Ollama lists it.", reply=OBJECT))
-    async def running() -> dict[str, Any]:
+    async def running(http: Request) -> dict[str, Any]:
+        caller = caller_of(http)
         return {
             "models": [
                 {**_listed(model), "context_length": model.engine.max_length}
                 for model in registry
-                if model.engine.alive
+                if model.engine.alive and caller.may_use(model.name)
             ]
         }
 
