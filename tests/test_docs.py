@@ -26,7 +26,12 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 STORE_VERBS = {"pull", "list", "show", "remove"}
 VECTOR_VERBS = {"embed", "rerank"}
 LEDGER_VERBS = {"keys", "usage"}
-SHARED_GUIDES = {"store.md": STORE_VERBS, "embeddings.md": VECTOR_VERBS, "ledger.md": LEDGER_VERBS}
+SHARED_GUIDES = {
+    "store.md": STORE_VERBS,
+    "embeddings.md": VECTOR_VERBS,
+    "ledger.md": LEDGER_VERBS,
+    "servers.md": {"ps", "stop"},
+}
 """The guides to several verbs; every other verb has its own."""
 SHELL = {"sh", "bash", "console", "shell"}
 

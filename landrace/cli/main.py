@@ -22,6 +22,7 @@ from landrace.cli import (
     rerank,
     run,
     serve,
+    servers,
     store,
     tune,
     usage,
@@ -42,6 +43,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("serve")(serve.serve)
+app.command("ps")(servers.ps)
+app.command("stop")(servers.stop)
 app.command("pull")(store.pull)
 app.command("list")(store.list_models)
 app.command("show")(store.show)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,10 +31,26 @@ from landrace.server.http.bounds import Bounds
 
 
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Models to serve, each in a process of its own.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to serve, each in a process of its own.", show_default=False)
+    ] = None,
+    on_demand: Annotated[
+        list[str] | None, typer.Option(help="A further model, opened when it is first asked for; may be repeated.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Most memory for all models, such as 12GiB; default: nine tenths of the machine's."),
+    ] = None,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="How long a call waits for its model to be opened.")] = 120,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="NAME=MODEL: a further name of a model or adapter; may be repeated.")
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(help="NAME=FOLDER: a LoRA adapter of the first model, asked for by NAME; may be repeated."),
+    ] = None,
+    adapter_folder: Annotated[
+        Path | None, typer.Option(help="Calls with an admin's key may load the adapters in this folder's subfolders.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
@@ -45,6 +63,9 @@ def serve(
         int | None, typer.Option(help="Most requests in progress at once; default: 64, if a step has a token for each.")
     ] = None,
     max_step_tokens: Annotated[int, typer.Option(help="Most tokens one step computes.")] = 512,
+    stall_milliseconds: Annotated[
+        int, typer.Option(help="About how long prompts may hold up running streams in a step; 0: any time.")
+    ] = 100,
     max_length: MaxLengthOption = None,
     context_overflow: ContextOverflowOption = "error",
     context_keep: ContextKeepOption = 4,
@@ -74,6 +95,9 @@ def serve(
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
+    ] = None,
+    tuning_threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of a tuning job; default: half of the machine's.")
     ] = None,
     step_seconds: Annotated[
         float, typer.Option(min=1, help="Longest that one step may take; then its engine counts as hanging.")
@@ -118,14 +142,20 @@ def serve(
         cache_dtype=cache_dtype,
         max_running=max_running,
         max_step_tokens=max_step_tokens,
+        stall_milliseconds=stall_milliseconds,
         max_length=max_length,
         context_overflow=context_overflow,
         context_keep=context_keep,
         draft=draft,
     )
     options = ServeOptions(
-        models,
-        parse_adapters(adapter or []),
+        [*(models or []), *(on_demand or [])],
+        on_demand=on_demand or [],
+        memory=None if memory is None else parse_bytes(memory),
+        wait_seconds=wait_seconds,
+        aliases=parse_pairs("--alias", "NAME=MODEL", alias or []),
+        adapters=parse_adapters(adapter or []),
+        adapter_folder=adapter_folder,
         host=host,
         port=port,
         weights=weights,
@@ -138,6 +168,7 @@ def serve(
         price_per_hour=price_per_hour,
         keep_conversations=keep_conversations,
         data=data,
+        tuning_threads=tuning_threads or max(1, (os.cpu_count() or 1) // 2),
         step_seconds=step_seconds,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
@@ -147,7 +178,9 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
-    names = ", ".join([*models, *options.adapters])
+    if not options.models:
+        raise OptionError("Name a model to serve, or one with --on-demand.")
+    names = ", ".join([*options.models, *options.adapters])
     with ExitStack() as opening:
         opening.enter_context(spinner(f"Opening {names}"))
 
@@ -164,15 +197,35 @@ def serve(
 
 def parse_adapters(values: list[str]) -> dict[str, Path]:
     """NAME=FOLDER pairs."""
-    adapters: dict[str, Path] = {}
-    for value in values:
-        name, equals, folder = value.partition("=")
-        if not (name and equals and folder):
-            raise OptionError(f"--adapter wants NAME=FOLDER, not {value!r}.")
-        if name in adapters:
-            raise OptionError(f"--adapter names {name!r} twice.")
-        adapters[name] = Path(folder)
-    return adapters
+    return {name: Path(folder) for name, folder in parse_pairs("--adapter", "NAME=FOLDER", values).items()}
+
+
+def parse_pairs(option: str, form: str, values: list[str]) -> dict[str, str]:
+    """What an option that may be repeated says of names, each once."""
+    pairs: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise OptionError(f"{option} wants {form}, not {text!r}.")
+        if name in pairs:
+            raise OptionError(f"{option} names {name!r} twice.")
+        pairs[name] = value
+    return pairs
+
+
+def parse_bytes(text: str) -> int:
+    """Of 12GiB, 800 MB or 1.5e9."""
+    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) ?(?:([kmgt]?)(i?)b?)", text.strip(), re.IGNORECASE)
+    try:
+        if found is None:
+            raise ValueError(text)
+        power = " kmgt".index(found[2].lower() or " ")
+        n_bytes = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+        if n_bytes < 1:
+            raise ValueError(text)
+    except (ValueError, OverflowError) as error:
+        raise OptionError(f"--memory wants a size such as 12GiB or 800MB, not {text!r}.") from error
+    return n_bytes
 
 
 def checked_origin(value: str) -> str:

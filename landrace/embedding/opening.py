@@ -69,8 +69,8 @@ class ReadingModel:
 def open_reading(name: str, **how: Unpack[Opening]) -> ReadingModel:
     """Opens a model by store name, folder or `.gguf` path. The weights may lie in a folder that a list of modules
     names. Raises what `open_engine` does, and OptionError for options that an encoder does not have."""
-    path = _located(name, how.get("home"))
-    inner = _transformer(path)
+    path = located(name, how.get("home"))
+    inner = transformer_in(path)
     if is_encoder(inner):
         _check_encoder_options(how.get("adapters"), how.get("options"))
         kernels = how.get("kernels", "auto")
@@ -201,13 +201,13 @@ def _check_encoder_options(adapters: Mapping[str, Path] | None, options: EngineO
         raise OptionError("An encoder reads as much as it was trained to.", hint="Leave --max-length out.")
 
 
-def _located(name: str, home: Path | None) -> Path:
+def located(name: str, home: Path | None) -> Path:
     """The model's file or folder. One with a list of modules may have its weights in a folder of their own."""
     folder = Path(name).expanduser()
     return folder if (folder / "modules.json").is_file() else ModelStore(home or default_home()).resolve(name)
 
 
-def _transformer(path: Path) -> Path:
+def transformer_in(path: Path) -> Path:
     """Where the weights lie."""
     return read_modules(path).transformer if (path / "modules.json").is_file() else path
 

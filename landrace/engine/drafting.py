@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +22,7 @@ from landrace.models.spec import ModelSpec
 
 
 class Drafting:
-    """Drafts for all requests of an engine, and what rows cost in it.
+    """Drafts for all requests of an engine.
 
     A draft takes nothing from anybody: only a step that computes no prompts has any, they share what is left of its
     tokens, and each lies in the cache block that its request's last token needs anyway. What a rejected guess leaves
@@ -32,9 +31,15 @@ class Drafting:
     """
 
     def __init__(
-        self, options: EngineOptions, spec: ModelSpec, max_length: int, writer: DraftModel | MtpDrafts | None
+        self,
+        options: EngineOptions,
+        spec: ModelSpec,
+        max_length: int,
+        writer: DraftModel | MtpDrafts | None,
+        times: StepTimes,
     ) -> None:
-        """`writer` writes them; without one they are n-grams of what was said before."""
+        """`writer` writes them; without one they are n-grams of what was said before. `times`: of steps without
+        prompts."""
         self._block_size = options.block_size
         self._snapshots = snapshots_every(options) if spec.recurrent else None
         self._max_step_tokens = options.max_step_tokens
@@ -42,7 +47,7 @@ class Drafting:
         self._vocab_size = spec.vocab_size
         self._writer = writer
         self._mtp = writer if isinstance(writer, MtpDrafts) else None
-        self._times = StepTimes()
+        self._times = times
 
     @property
     def cache_bytes(self) -> int:
@@ -51,8 +56,7 @@ class Drafting:
 
     @contextmanager
     def step(self, lives: Sequence[Live]) -> Iterator[None]:
-        """Around the computation of a step: these requests have their drafts in it, and its time tells what rows
-        cost."""
+        """Around the computation of a step: these requests have their drafts in it."""
         cached = [live.progress.cached for live in lives]
         if self._writer is None:
             for live in lives:
@@ -61,10 +65,7 @@ class Drafting:
             yield
         else:
             self._draft(lives)
-            rows = _rows(lives) + sum(len(live.progress.draft) for live in lives)
-            started = time.perf_counter()
             yield
-            self._times.note(rows, time.perf_counter() - started)
         if self._mtp is not None:
             self._mtp.take(lives, cached)
 
@@ -120,9 +121,10 @@ def drafting(
     draft_model: ServingDecoder | None,
     cache_dtype: torch.dtype | None,
     max_length: int,
+    times: StepTimes,
 ) -> Drafting | None:
-    """What `options.draft` asks for. `memory`: the engine's cache. OptionError where a draft model, or the decoder's
-    MTP layer, is asked for and there is none, or a draft model is there and not asked for."""
+    """What `options.draft` asks for. `memory`: the engine's cache. `times`: as in `Drafting`. OptionError where a draft
+    model, or the decoder's MTP layer, is asked for and there is none, or a draft model is there and not asked for."""
     named = options.draft_model is not None
     if named != (draft_model is not None):
         raise OptionError(f"draft is {options.draft!r}, and there is {'no' if named else 'a'} model to write drafts.")
@@ -133,4 +135,4 @@ def drafting(
         if decoder.spec.mtp is None:
             raise OptionError("draft is mtp, and the model was opened without such a layer.")
         writer = MtpDrafts(decoder, memory)
-    return None if options.draft is None else Drafting(options, decoder.spec, max_length, writer)
+    return None if options.draft is None else Drafting(options, decoder.spec, max_length, writer, times)

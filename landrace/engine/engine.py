@@ -26,11 +26,12 @@ from landrace.engine.options import EngineOptions
 from landrace.engine.out_of_memory import is_out_of_memory
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.overflow import begun, continued
+from landrace.engine.pace import Pace
 from landrace.engine.readout import Pooling, PoolKind
 from landrace.engine.refusals import check_request
 from landrace.engine.request import Request
 from landrace.engine.scheduler import Scheduler
-from landrace.errors import LandraceError, OptionError, OutOfMemoryError, RequestError, StepError
+from landrace.errors import DeadlineError, LandraceError, OptionError, OutOfMemoryError, RequestError, StepError
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
@@ -76,8 +77,11 @@ class Engine:
         cache_dtype = CACHE_DTYPES[self.options.cache_dtype]
         n_slots = [slots_of(group.spec, self.options) for group in spec.cache_groups]
         self._memory = CacheMemory(decoder, n_slots, self.options.block_size, cache_dtype, self.options.most_guesses)
+        self._pace = Pace(self.options.stall_milliseconds / 1000)
         self._scheduler = self._new_scheduler()
-        self._drafting = drafting(self.options, decoder, self._memory, draft_model, cache_dtype, self.max_length)
+        self._drafting = drafting(
+            self.options, decoder, self._memory, draft_model, cache_dtype, self.max_length, self._pace.streams
+        )
         self._masks = Masks()
         self._live: dict[str, Live] = {}
         self._pending: list[StepOutput] = []
@@ -197,14 +201,23 @@ class Engine:
         return before + self._accounts.close(time.perf_counter() - started, outputs)
 
     def _step(self, outputs: list[StepOutput]) -> None:
+        self._end_overdue(outputs)
         plan = self._scheduler.schedule()
         self._accounts.preemptions += plan.preempted
         self._accounts.reused_tokens += plan.reused
         lives = [self._live[progress.request.id] for progress in plan.work]
         self._memory.copy(self._scheduler.cache.take_copies())
         if lives:
-            with self._drafting.step(lives) if self._drafting else nullcontext():
+            drafted = self._drafting.step(lives) if self._drafting else nullcontext()
+            with drafted, self._pace.step([live.progress for live in lives]):
                 self._compute(lives, outputs)
+
+    def _end_overdue(self, outputs: list[StepOutput]) -> None:
+        now = time.monotonic()
+        for live in list(self._live.values()):
+            if live.request.deadline is not None and live.request.deadline <= now:
+                error = DeadlineError("The time that this request was given is up.", hint="Give it more.")
+                outputs.append(self._fail(live, error))
 
     def _start_over(self, cause: Exception, outputs: list[StepOutput]) -> None:
         """After the bookkeeping itself failed, none of it can be trusted: what ran ends, what waits is queued anew on
@@ -227,7 +240,7 @@ class Engine:
 
     def _new_scheduler(self) -> Scheduler:
         groups = self.decoder.spec.cache_groups
-        return Scheduler(self.options, Cache([new_group(group.spec, self.options) for group in groups]))
+        return Scheduler(self.options, Cache([new_group(group.spec, self.options) for group in groups]), self._pace)
 
     def generate(
         self, requests: Sequence[Request], on_output: Callable[[StepOutput], None] | None = None

@@ -43,6 +43,9 @@ class EngineOptions:
     """Guess tokens, and compute several at once: ngram, from what the prompt and the answer said before; mtp, by the
     model's own layer for further tokens; or by a smaller model with the same tokens, by its name. The answers are the
     same as without."""
+    stall_milliseconds: int = 0
+    """Beside running streams a step computes no more tokens of prompts than fit into about this time, or into twice
+    that of the streams alone where that is longer, so that streams go on evenly; 0: whatever time it takes."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -59,8 +62,10 @@ class EngineOptions:
             raise OptionError(
                 f"There is no context_overflow {self.context_overflow!r}.", hint=f"Choose {' or '.join(OVERFLOWS)}."
             )
-        if not isinstance(self.context_keep, int) or isinstance(self.context_keep, bool) or self.context_keep < 0:
-            raise OptionError(f"context_keep must be a whole number, not {self.context_keep!r}.")
+        for name in ("context_keep", "stall_milliseconds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name} must be a whole number, not {value!r}.")
         if self.cache_tokens < self.block_size:
             raise OptionError(
                 f"cache_tokens ({self.cache_tokens}) is less than one block of {self.block_size}.",

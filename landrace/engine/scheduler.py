@@ -1,19 +1,23 @@
 """`Scheduler`: which tokens the next step computes. Bookkeeping only, without torch.
 
-What runs and what waits is kept in order of arrival. Requests start in that order, but one that lacks room, or that
-waits for a prefix, does not hold up those behind it. The last one running is the latest and the first one to lose what
-it holds.
+Requests start when it is their client's turn (`Clients`), each client's own by priority and arrival, but one that lacks
+room, or that waits for a prefix, does not hold up those behind it. Of those that run, the last by rank is the first one
+to lose what it holds.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from landrace.engine.cache.cache import Cache
+from landrace.engine.clients import Clients, Rank, account_of
 from landrace.engine.options import EngineOptions
+from landrace.engine.pace import Pace
 from landrace.engine.progress import Progress
+from landrace.engine.shares import shares
 
 LOOK_AT = 128
 """So many waiting requests are looked at in a step, so that a long queue costs little."""
@@ -36,15 +40,19 @@ class Plan:
 class Scheduler:
     """Continuous batching with chunked prefill, prefix reuse and pre-emption by recomputation.
 
-    `cache` has room for any one request alone, whatever step it is in: so the first to arrive always moves, since it
+    `cache` has room for any one request alone, whatever step it is in: so the first by rank always finds room, since it
     can have what the others hold.
     """
 
-    def __init__(self, options: EngineOptions, cache: Cache) -> None:
+    def __init__(self, options: EngineOptions, cache: Cache, pace: Pace | None = None) -> None:
+        """`pace`: what bounds a step in time beside `options.max_step_tokens`."""
         self.options = options
         self.cache = cache
         self.running: list[Progress] = []
+        """In order of arrival, like those that wait."""
         self.waiting: list[Progress] = []
+        self._clients = Clients()
+        self._pace = pace or Pace(0.0)
         self._n_arrived = 0
         self._preempted = self._reused = 0
 
@@ -58,6 +66,7 @@ class Scheduler:
         _let_go(progress)
         progress.place = self._n_arrived
         self._n_arrived += 1
+        self._clients.arrive(progress, self.waiting)
         self.waiting.append(progress)
 
     def remove(self, progress: Progress, *, sound: bool = True) -> None:
@@ -70,11 +79,13 @@ class Scheduler:
             _let_go(progress)
         else:
             self.waiting.remove(progress)
+        self._clients.leave(progress)
 
     def go_on(self, progress: Progress, then: Progress) -> None:
         """`then` takes the place of a request in the order of arrival, nothing of it computed."""
-        self.remove(progress)
         then.place = progress.place
+        self._clients.arrive(then, self.waiting)
+        self.remove(progress)
         insort(self.waiting, then, key=_place)
 
     def preempt(self, progress: Progress) -> None:
@@ -83,6 +94,7 @@ class Scheduler:
         self.cache.release(progress.tables)
         _let_go(progress)
         progress.preemptions += 1
+        self._preempted += 1
         progress.draft = []
         insort(self.waiting, progress, key=_place)
 
@@ -90,13 +102,15 @@ class Scheduler:
         """Plans one step: whoever can start does, then the step's tokens are shared out."""
         self._preempted = self._reused = 0
         self._admit()
-        shares = self._shares()
+        order = list(self._clients.ranks(self.running))
+        own = self._shares(order)
         work = []
-        for progress in self.running:  # pre-emption only shortens the list from its end
-            if (share := shares.get(progress, 0)) > 0:
+        for progress in order:  # pre-emption only shortens the list from its end
+            if (share := own.get(progress, 0)) > 0:
                 end = self.cache.cut(progress.cached, progress.cached + share)
-                if self._make_room(progress, end):
+                if self._make_room(progress, end, order):
                     progress.scheduled = end - progress.cached
+                    self._clients.charge(progress, progress.scheduled)
                     work.append(progress)
         return Plan(tuple(sorted(work, key=_is_prompt)), self._preempted, self._reused)
 
@@ -120,62 +134,70 @@ class Scheduler:
             hashes = progress.hash_blocks(progress.cached // self.options.block_size, self.options.block_size)
         self.cache.committed(progress.tables, hashes, before, progress.cached, sure)
 
-    def _shares(self) -> dict[Progress, int]:
-        """How many tokens each running request gets of a step.
+    def _shares(self, order: Sequence[Progress]) -> dict[Progress, int]:
+        """How many tokens each running request gets of a step. Streams of the lowest lanes can wait, so that no step is
+        cut short for them."""
+        streams = sum(progress.decodes for progress in order)
+        hurry = any(progress.decodes and account_of(progress)[0] == 0 for progress in order)
+        price = self._pace.prices(streams if hurry else 0, self.options.max_step_tokens - streams)
+        return shares(
+            order, self.options.max_step_tokens, lambda progress: price(progress.cached), self._clients.served
+        )
 
-        Those that decode get one each. Of the rest, half goes to the first prompt in order of arrival, so that it ends
-        whatever arrives, and what is left to those with least to compute, forced tokens included, so that none waits
-        for a longer one.
-        """
-        shares = {progress: 1 for progress in self.running if progress.decodes}
-        budget = self.options.max_step_tokens - len(shares)
-        prompts = [progress for progress in self.running if not progress.decodes]
-        for first in prompts[:1]:
-            shares[first] = min(first.left, -(-budget // 2))
-            budget -= shares[first]
-        for progress in sorted(self.running, key=_left):
-            more = min(progress.left - shares.get(progress, 0), budget)
-            shares[progress] = shares.get(progress, 0) + more
-            budget -= more
-        return shares
-
-    def _make_room(self, progress: Progress, end: int) -> bool:
-        """Gives a running request room for its tokens before `end`, taking that of later arrivals if it must."""
+    def _make_room(self, progress: Progress, end: int, order: list[Progress]) -> bool:
+        """Gives a running request room for its tokens before `end`, taking that of the last in order if it must."""
         while not self.cache.grow(progress.tables, end):
-            last = self.running[-1]
-            self._preempt_last()
+            last = order.pop()
+            self.preempt(last)
             if last is progress:
                 return False
         return True
 
-    def _preempt_last(self) -> None:
-        self.preempt(self.running[-1])
-        self._preempted += 1
-
     def _admit(self) -> None:
         """Moves to the running ones whoever can start now."""
         lacking: list[Progress] = []
-        for progress in self.waiting[:LOOK_AT]:
-            if len(self.running) == self.options.most_running:
-                return
-            length = self._prefix(progress)
+        ranks = self._clients.ranks(self.running)
+        for progress in islice(self._clients.in_turn(self.waiting, self.running), LOOK_AT):
+            rank = self._clients.next_rank(progress)
+            last = next(reversed(ranks.values()), rank)
+            if len(self.running) == self.options.most_running and not _may_take(rank, last):
+                continue
+            length = self._prefix(progress, rank, ranks)
             if length is None:
                 continue
-            starved = [other for other in lacking if other.passed >= MAX_PASSED]
-            if all(self._leaves_room(progress, other) for other in starved) and self._start(progress, length):
+            lane = account_of(progress)[0]
+            starved = [other for other in lacking if other.passed >= MAX_PASSED and account_of(other)[0] >= lane]
+            below = [other for other, own in ranks.items() if _may_take(rank, own)]
+            preempted = self._preempted
+            if all(self._leaves_room(progress, other) for other in starved) and self._start(progress, length, below):
                 for other in lacking:
                     other.passed += 1
             else:
                 lacking.append(progress)
+            if progress in self.running or self._preempted != preempted:
+                ranks = self._clients.ranks(self.running)
 
-    def _start(self, progress: Progress, length: int) -> bool:
+    def _start(self, progress: Progress, length: int, below: list[Progress]) -> bool:
         """Moves a waiting request that goes on from a usable length to the running ones, if there is room for it now,
-        and for the next token of each that runs: else it would be pre-empted at once."""
+        or once the last of those below it have lost theirs."""
+        while not self._enter(progress, length):
+            others = [other.held + self.options.block_size for other in self.running if other not in below]
+            if not below or not self.cache.together([*others, progress.held + self.options.block_size]):
+                return False
+            self.preempt(below.pop())
+        return True
+
+    def _enter(self, progress: Progress, length: int) -> bool:
+        """Moves it if there is room for it now, and for the next token of each that runs: else it would be pre-empted
+        at once."""
+        if len(self.running) == self.options.most_running:
+            return False
         size = self.options.block_size
         hashes = progress.hash_blocks(length // size, size)
         tables = self.cache.admit(hashes, length, progress.held, headroom=len(self.running))
         if tables is None:
             return False
+        self._clients.start(progress)
         progress.tables = tables
         progress.cached = length
         if progress.prefix_hit is None:
@@ -190,16 +212,18 @@ class Scheduler:
         later = [other.held + self.options.block_size for other in self.running if other.place > starved.place]
         return self.cache.together([*later, progress.held + self.options.block_size, starved.held])
 
-    def _prefix(self, progress: Progress) -> int | None:
-        """The tokens that a request need not compute; None: a running request is computing the next of them, so waiting
-        saves work."""
+    def _prefix(self, progress: Progress, rank: Rank, ranks: Mapping[Progress, Rank]) -> int | None:
+        """The tokens that a request need not compute; None: a running request that ranks no lower is computing the next
+        of them, so waiting saves work."""
         if not self.options.prefix_cache:
             return 0
         size = self.options.block_size
         limit = progress.reusable // size * size
         hashes = progress.hash_blocks(limit // size, size)
         length = self.cache.usable(hashes, limit)
-        if length < limit and any(_will_publish(other, length // size, hashes, size) for other in self.running):
+        if length < limit and any(
+            own <= rank and _will_publish(other, length // size, hashes, size) for other, own in ranks.items()
+        ):
             return None
         return length
 
@@ -208,12 +232,14 @@ def _place(progress: Progress) -> int:
     return progress.place
 
 
-def _left(progress: Progress) -> int:
-    return progress.left
-
-
 def _is_prompt(progress: Progress) -> bool:
     return not progress.decodes
+
+
+def _may_take(rank: Rank, other: Rank) -> bool:
+    """Whether a newcomer may take the place of one that runs: in a lower lane, or where the newcomer's client has none
+    and the other's has several."""
+    return other[0] > rank[0] or (other[0] == rank[0] and rank[1] == 0 and other[1] > 0)
 
 
 def _let_go(progress: Progress) -> None:

@@ -68,6 +68,8 @@ class PostgresDatabase(Database):
         with self.transaction() as connection:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_MIGRATION_SECONDS * 1000}")
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": APPLICATION_ID})
+            # Whoever waits for another server gives up in time; what is to be changed may be large and takes its time.
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             # Only now: another server may have migrated while this one waited.
             version = self._version(connection)
             if version is None:

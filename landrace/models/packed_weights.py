@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -34,10 +34,7 @@ class PackedWeights:
         self.expert_vectors: dict[str, tuple[PackedVector, ...]] = {}
         # In the order of use, so that a step reads memory from front to back.
         found = [(param, _held(param, tensor)) for param, tensor in _matched(params, tensors)]
-        sizes = [size for param, tensor in found for size in _matrix_sizes(param, tensor)]
-        lengths = [length for param, _ in found for length in _vector_lengths(param)]
-        lengths += [len(tensor.order) for _, tensor in found if tensor.order is not None]
-        self._memory = WeightMemory(native, pool, total_bytes(native, sizes, lengths))
+        self._memory = WeightMemory(native, pool, _packed_bytes(native, found))
         self._orders: dict[bytes, PackedVector] = {}
         """Each once, so that matrices with the same share what is prepared for them."""
         self.held_bytes: dict[str, int] = {}
@@ -78,6 +75,18 @@ class PackedWeights:
         if key not in self._orders:
             self._orders[key] = self._memory.vector(tensor.order.float())
         return self._orders[key]
+
+
+def packed_bytes(native: ModuleType, params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> int:
+    """What `PackedWeights` takes of memory, at most. No tensor is read. Raises what it raises."""
+    return _packed_bytes(native, [(param, _held(param, tensor)) for param, tensor in _matched(params, tensors)])
+
+
+def _packed_bytes(native: ModuleType, held: Sequence[tuple[Param, StoredTensor]]) -> int:
+    sizes = [size for param, tensor in held for size in _matrix_sizes(param, tensor)]
+    lengths = [length for param, _ in held for length in _vector_lengths(param)]
+    lengths += [len(tensor.order) for _, tensor in held if tensor.order is not None]
+    return total_bytes(native, sizes, lengths)
 
 
 def _matched(params: Iterable[Param], tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[Param, StoredTensor]]:

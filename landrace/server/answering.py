@@ -63,6 +63,10 @@ class Call:
     """Told when everything has come that will."""
     kind: str = "chat"
     """What was asked for, as the ledger's usage has it."""
+    lowered: int = 0
+    """How far below the priority of its key it runs."""
+    deadline: float | None = None
+    """`time.monotonic()` by which it has to have ended."""
 
 
 async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
@@ -76,7 +80,8 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         call.n,
         call.model.adapter,
         client=caller.key_id or "",
-        priority=caller.priority,
+        priority=caller.priority - call.lowered,
+        deadline=call.deadline,
     )
     most = call.n * sum(params.max_tokens for params in call.params)
     tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
-from landrace.server import status, tokens
+from landrace.server import adapters, models, status, tokens
 from landrace.server.access import limits
 from landrace.server.access.gate import Gate
 from landrace.server.anthropic import routes as anthropic_routes
@@ -19,7 +19,7 @@ from landrace.server.http import errors, request_id
 from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.host_names import HostNames
 from landrace.server.http.request_id import RequestId
-from landrace.server.jobs import batch_routes, file_routes
+from landrace.server.jobs import batch_routes, file_routes, tuning_routes
 from landrace.server.ollama import routes as ollama_routes
 from landrace.server.openai import routes as openai_routes
 from landrace.server.openapi import routes as openapi_routes
@@ -30,7 +30,18 @@ from landrace.server.vectors import routes as vectors_routes
 
 _COMPUTING = (openai_routes, response_routes, anthropic_routes, ollama_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, tokens, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
+_APIS = (
+    status,
+    models,
+    adapters,
+    tokens,
+    *_COMPUTING,
+    feedback_routes,
+    file_routes,
+    batch_routes,
+    tuning_routes,
+    page_routes,
+)
 """Each has a function `routes`, from `Serving` to its router."""
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
@@ -24,14 +25,16 @@ from landrace.server.access.keys import KeyDesk
 from landrace.server.access.requirement import keys_needed
 from landrace.server.app import create_app
 from landrace.server.edge import Edge
+from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.messages import EngineSettings
-from landrace.server.engines.process import EngineProcess
-from landrace.server.engines.registry import Registry, ServedModel, served
+from landrace.server.engines.opener import Opener
+from landrace.server.engines.registry import Registry
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.http.host_names import HostRule
 from landrace.server.http.uvicorn_config import make_room, tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
+from landrace.server.presence import present
 from landrace.server.serving import Serving
 from landrace.server.systemd import ServiceManager
 from landrace.server.usage import UsageLog
@@ -56,7 +59,7 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     hosts = HostRule.of(options.host, options.allowed_hosts)
     registry = _registry(options)
     listener = _bind(options.host, options.port)
-    jobs = None if options.data is None else Jobs(options.data)
+    jobs = None if options.data is None else Jobs(options.data, registry, tuning_threads=options.tuning_threads)
     usage_log = UsageLog(
         options.ledger,
         name=",".join(options.models),
@@ -71,7 +74,11 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
             edge = Edge(hosts, desk, options.price_per_hour, options.bounds, options.cors_origins)
-            app = create_app(Serving(registry, usage_log, keeper=_keeper(options), jobs=jobs), edge)
+            keeper = _keeper(options)
+            serving = Serving(
+                registry, usage_log, options.price_per_hour, options.adapter_folder, keeper=keeper, jobs=jobs
+            )
+            app = create_app(serving, edge)
             ending = asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -112,12 +119,13 @@ async def _serve(
         gc.set_threshold(*_GARBAGE_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_SECONDS)
         _listen(listener)
-        notices = dict.fromkeys(model.engine.notice for model in registry if model.engine.notice)
-        announce(
-            f"{'http' if tls is None else 'https'}://{_shown(options.host)}:{listener.getsockname()[1]}", list(notices)
-        )
-        async with ServiceManager().told(registry, lambda: server.should_exit):
-            await server.serve(sockets=[listener])
+        notices = dict.fromkeys(engine.notice for engine in registry.engines if engine.notice)
+        scheme = "http" if tls is None else "https"
+        url = f"{scheme}://{_shown(options.host)}:{listener.getsockname()[1]}"
+        async with present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit):
+            announce(url, list(notices))
+            async with ServiceManager().told(registry, lambda: server.should_exit):
+                await server.serve(sockets=[listener])
     if server.failure is not None:
         raise LandraceError(server.failure, hint="The log above says what came before.")
     return "interrupted" if server.was_cut else "finished"
@@ -171,8 +179,7 @@ class _Server(uvicorn.Server):
 
     def _cut(self) -> None:
         self.was_cut = any(engine.unfinished for engine in self._registry.engines)
-        for engine in self._registry.engines:
-            engine.give_up("The server is stopping.")
+        self._registry.give_up("The server is stopping.")
 
 
 def _ending_signals() -> list[signal.Signals]:
@@ -182,18 +189,15 @@ def _ending_signals() -> list[signal.Signals]:
 
 
 def _registry(options: ServeOptions) -> Registry:
-    found: list[ServedModel] = []
+    opener = Opener(on_demand=options.on_demand, memory=options.memory, wait_seconds=options.wait_seconds)
+    models = []
     for index, name in enumerate(options.models):
         own = options.adapters if index == 0 else {}
         settings = EngineSettings(
             name, own, options.weights, options.kernels, options.threads, options.engine, options.step_seconds
         )
-        found += served(name, EngineProcess(settings, max_pending=options.max_pending), list(own))
-    names = [model.name for model in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OptionError(f"Two models or adapters are called {twice[0]!r}.", hint="Give the adapter another name.")
-    return Registry(found)
+        models.append(Hosted(settings, max_pending=options.max_pending))
+    return Registry(models, opener, options.aliases)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -11,7 +11,9 @@ from landrace.engine.options import EngineOptions
 from landrace.server.http.bounds import Bounds
 
 _NOT_HOW_IT_ANSWERS = (
-    "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "step_seconds", "drain_seconds",
+    "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "tuning_threads", "step_seconds",
+    "drain_seconds",
+    "wait_seconds", "adapter_folder",
     "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
 )  # fmt: skip
 
@@ -21,6 +23,16 @@ class ServeOptions:
     """Resolved once by the command and read by whoever it concerns."""
 
     models: Sequence[str]
+    on_demand: Sequence[str] = ()
+    """Of the models, those that are opened when they are first asked for."""
+    memory: int | None = None
+    """Bytes that all models together may take; None: nine tenths of what the machine has."""
+    wait_seconds: float = 120
+    """How long a call waits for its model to be opened."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names of models and adapters."""
+    adapter_folder: Path | None = None
+    """Adapters in its subfolders may be loaded by calls; None: none may."""
     adapters: Mapping[str, Path] = field(default_factory=dict)
     """Name to folder; they belong to the first model."""
     host: str = "127.0.0.1"
@@ -43,6 +55,8 @@ class ServeOptions:
     """Whether calls may agree that their conversation is kept in the ledger."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
+    tuning_threads: int = 1
+    """Of the machine's, that a tuning job may use."""
     step_seconds: float = 600.0
     """The longest that one step of an engine may take before its process is replaced."""
     drain_seconds: int = 60

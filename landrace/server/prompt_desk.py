@@ -30,7 +30,8 @@ class PromptDesk:
 
     def __init__(self) -> None:
         self._reading = _Threads("bodies")
-        self._preparing: dict[int, _Threads] = {}
+        self._preparing: dict[str, _Threads] = {}
+        """By the name of the model, whose engine is another whenever it is opened."""
 
     async def read(self, http: Request, form: type[B], *, any_type: bool = False) -> B:
         """The body as `form`; `any_type` as in `read_body`. Raises EngineBusyError where too many long bodies wait, and
@@ -40,7 +41,7 @@ class PromptDesk:
 
     async def prepare(self, engine: EngineProcess, http: Request, job: Callable[[], T]) -> T:
         """What `job` returns or raises, in a thread of `engine`; EngineBusyError as in `read`, EngineStoppedError."""
-        threads = self._preparing.setdefault(id(engine), _Threads("prompts"))
+        threads = self._preparing.setdefault(engine.settings.model, _Threads("prompts"))
         return await threads.run(_is_long(await http.body()), partial(_while_alive, engine, job))
 
     def close(self) -> None:

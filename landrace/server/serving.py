@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
@@ -23,15 +24,23 @@ class Serving:
     usage_log: UsageLog
     price_per_hour: float = 0.0
     """What the operator reckons for an hour of the machine; 0: nothing is told of costs."""
+    adapter_folder: Path | None = None
+    """Adapters in its subfolders may be loaded by calls; None: none may."""
     desk: PromptDesk = field(default_factory=PromptDesk)
     keeper: Keeper | None = None
     """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""
 
+    def check_access(self, http: HTTPConnection, name: str) -> None:
+        """Raises ApiError (403) for a model or adapter that the call's key may not use: an alias is either's."""
+        caller = caller_of(http)
+        if not caller.may_use(self.registry.aliases.get(name, name)):
+            caller.check_model(name)
+
     async def find(self, http: HTTPConnection, name: str) -> ServedModel:
         """The model or adapter that a call asks for, open. Raises ApiError: 403 for one that its key may not use, 404
         where there is none. Every route that computes anything finds its model here."""
-        caller_of(http).check_model(name)
+        self.check_access(http, name)
         tally_of(http).model = name
         return await self.registry.find(name)

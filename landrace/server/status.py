@@ -1,4 +1,4 @@
-"""What is served, and whether it answers."""
+"""Whether the server answers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from landrace.server.access.caller import caller_of
 from landrace.server.engines.process import EngineProcess
-from landrace.server.engines.registry import ServedModel
 from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
 
@@ -23,7 +21,7 @@ class Health(Told):
 
     status: Literal["ok", "degraded", "unhealthy"]
     engines: dict[str, str]
-    lost_adapters: dict[str, str]
+    lost_adapters: list[str]
     unfinished_requests: int
     usage: dict[str, Any]
 
@@ -35,27 +33,8 @@ class Readiness(Told):
     engines: dict[str, str]
 
 
-class ModelFacts(Told):
-    """A base model, or an adapter on it."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    parent: str | None
-    max_model_len: int
-    capabilities: list[str]
-
-
-class ModelList(Told):
-    """All of them."""
-
-    object: Literal["list"]
-    data: list[ModelFacts]
-
-
 def routes(serving: Serving) -> APIRouter:
-    """`/health`, `/ready` and `/v1/models`."""
+    """`/health` and `/ready`."""
     router = APIRouter()
     registry = serving.registry
 
@@ -66,7 +45,8 @@ def routes(serving: Serving) -> APIRouter:
     )
     async def health() -> Response:
         engines = registry.engines
-        lost = {name: error.message for engine in engines for name, error in engine.lost_adapters.items()}
+        # Their names only: everybody may ask this, and the reasons tell of folders; the log has them.
+        lost = [name for engine in engines for name in engine.lost_adapters]
         troubles = _troubles(engines)
         usage = serving.usage_log.state
         # An engine that is being replaced is looked after; one that hangs, or is given up, is not yet or no more.
@@ -90,33 +70,9 @@ def routes(serving: Serving) -> APIRouter:
         status = {"status": "not ready" if troubles else "ready", "engines": troubles}
         return JSONResponse(status, 503 if troubles else 200)
 
-    @router.api_route("/v1/models", methods=_GET, **described("What is served.", reply=ModelList))
-    async def list_models(http: Request) -> dict[str, Any]:
-        caller = caller_of(http)
-        return {"object": "list", "data": [_described(model) for model in registry if caller.may_use(model.name)]}
-
-    @router.api_route("/v1/models/{name:path}", methods=_GET, **described("One of them.", reply=ModelFacts))
-    async def show_model(http: Request, name: str) -> dict[str, Any]:
-        caller_of(http).check_model(name)
-        return _described(registry.check(name))
-
     return router
 
 
 def _troubles(engines: Sequence[EngineProcess]) -> dict[str, str]:
     """Of those that should answer and do not, by model."""
     return {engine.settings.model: engine.trouble for engine in engines if engine.trouble is not None}
-
-
-def _described(model: ServedModel) -> dict[str, Any]:
-    engine = model.engine
-    chats = engine.tokenizer.chat_template is not None
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "landrace",
-        "parent": model.parent,
-        "max_model_len": engine.max_length,
-        "capabilities": engine.abilities.names(chats=chats),
-    }

@@ -26,6 +26,8 @@ from landrace.training.data import CompletionRow
 VERBS = (
     "run",
     "serve",
+    "ps",
+    "stop",
     "pull",
     "list",
     "show",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import ModuleType
@@ -14,8 +14,11 @@ from typing import Any
 from compressions import Entries, Every
 from states import Snapshots, States
 
+from landrace.engine import clients as clients_module
+from landrace.engine import pace as pace_module
 from landrace.engine import progress as progress_module
 from landrace.engine import scheduler as scheduler_module
+from landrace.engine import shares as shares_module
 from landrace.engine.cache import cache as cache_module
 from landrace.engine.cache import paged as paged_module
 from landrace.engine.cache import pool as pool_module
@@ -36,6 +39,9 @@ class Bookkeeping:
     state: ModuleType = state_module
     cache: ModuleType = cache_module
     progress: ModuleType = progress_module
+    clients: ModuleType = clients_module
+    shares: ModuleType = shares_module
+    pace: ModuleType = pace_module
     scheduler: ModuleType = scheduler_module
 
 
@@ -101,6 +107,8 @@ class Pages:
 
 
 Kind = Mask | Snapshots | Every
+Clock = Callable[[int, Sequence[tuple[int, int]]], float]
+"""Seconds of a step with so many streams and these chunks of prompts."""
 
 
 def simulated(kind: Kind, options: EngineOptions, modules: Bookkeeping) -> Pages | Entries | States:
@@ -120,19 +128,27 @@ class Simulation:
         *,
         drafts: bool = False,
         forces: bool = False,
+        clock: Clock | None = None,
     ) -> None:
+        """`clock`: how long steps take."""
         self.options = options
         self.drafts, self.forces, self.random = drafts, forces, Random(0)
         self.modules = modules or Bookkeeping()
         self.pages: list[Any] = [simulated(kept, options, self.modules) for kept in kinds]
         self.cache = self.modules.cache.Cache([pages.group for pages in self.pages])
-        self.scheduler = self.modules.scheduler.Scheduler(options, self.cache)
+        self.clock = clock
+        self.seconds: list[float] = []
+        """Of each step."""
+        self.pace = self.modules.pace.Pace(options.stall_milliseconds / 1000)
+        self.scheduler = self.modules.scheduler.Scheduler(options, self.cache, self.pace)
         self.arrivals: list[Any] = []
         self.finished: list[Any] = []
         self.scores: dict[Any, list[int]] = {}
         self.trace: list[tuple[str, int, int]] = []
         self.steps = 0
         self.started_past: dict[Any, list[Any]] = {}
+        self.computed: Counter[str] = Counter()
+        """By client: the tokens that were computed for it."""
         self.first_token: dict[Any, int] = {}
         """By request: the number of the step that gave its first token."""
         self.moved: dict[Any, int] = {}
@@ -149,9 +165,12 @@ class Simulation:
         score_from: int | None = None,
         root: bytes = b"r",
         extras: Mapping[int, bytes] | None = None,
+        *,
+        client: str = "",
+        priority: int = 0,
     ) -> Any:
         params = SamplingParams(max_tokens=max_tokens, prompt_logprobs_from=score_from)
-        request = Request(f"r{len(self.arrivals)}", tuple(prompt), params)
+        request = Request(f"r{len(self.arrivals)}", tuple(prompt), params, client=client, priority=priority)
         progress = self.modules.progress.Progress(request, root, extras or {})
         self.arrivals.append(progress)
         self.scores[progress] = []
@@ -170,10 +189,18 @@ class Simulation:
         self.steps += 1
         self.note_passing(before)
         self.check_plan(work, before)
+        self.check_lanes(work, before)
+        for progress in work:
+            self.computed[progress.request.client] += progress.scheduled
         if all(progress.decodes for progress in work):
             for progress in work:
                 if progress.scheduled == progress.left:
                     progress.draft = self.draft(progress)
+        if self.clock is not None:
+            chunks = [(one.cached, one.cached + one.scheduled) for one in work if not one.decodes]
+            streams = sum(progress.decodes for progress in work)
+            self.seconds.append(self.clock(streams, chunks))
+            self.pace.note(streams, chunks, self.seconds[-1])
         for act in ("write", "read"):  # the rows of a step are written before any of them looks
             for progress in work:
                 marks = self.marks(progress)[: progress.cached + progress.scheduled]
@@ -287,15 +314,35 @@ class Simulation:
             assert progress.scheduled >= 1
             assert progress.cached + progress.scheduled <= progress.held
         assert work or not running, "somebody always moves"
-        assert not running or running[0] in work, "the first to arrive always moves"
+        alike = len({(progress.request.client, progress.request.priority) for progress in running}) == 1
+        assert not alike or running[0] in work, "the first to arrive always moves"
         preempted = any(progress.preemptions for progress in self.scheduler.waiting)
         cut = any(isinstance(pages, States) for pages in self.pages)
         for progress in running:
             assert progress in work or not progress.decodes, "no stream pauses"
         spent = sum(progress.scheduled for progress in work)
         assert (
-            preempted or cut or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running))
+            preempted
+            or cut
+            or self.options.stall_milliseconds
+            or spent == min(self.options.max_step_tokens, sum(progress.left for progress in running))
         ), "no token of a step is left over while somebody wants it"
+
+    def check_lanes(self, work: Sequence[Any], before: list[Any]) -> None:
+        """Whoever ranks lower has what the others leave."""
+        running = self.scheduler.running
+        cut = any(isinstance(pages, States) for pages in self.pages)
+        preempted = [progress for progress in before if progress not in running]
+        for progress in running:
+            if not (progress.decodes or progress.scheduled == progress.left or cut or preempted):
+                for other in work:
+                    assert other.decodes or lane_of(other) >= lane_of(progress), "a lower lane's prompt goes first"
+        for progress in preempted:
+            for other in running:
+                assert other not in before or lane_of(other) >= lane_of(progress), "a lower lane keeps its room"
+            own = Counter(other.request.client for other in running if lane_of(other) == 0)
+            if lane_of(progress) == 0 and not own[progress.request.client]:
+                assert all(n < 2 for n in own.values()), "a client's second keeps its room, another's only one does not"
 
     def check(self) -> None:
         """Conservation, and the order of things."""
@@ -335,6 +382,10 @@ class Simulation:
                 assert progress in aborted
 
 
+def lane_of(progress: Any) -> int:
+    return min(progress.request.priority, 0)
+
+
 def kinds_of(draw: Random) -> dict[str, Sequence[Kind]]:
     """Kinds of models, by name."""
     window, chunk = draw.choice((1, 2, 3, 5, 9)), draw.choice((1, 3, 4, 8))
@@ -356,7 +407,8 @@ KINDS = tuple(kinds_of(Random(0)))
 
 
 def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: int = 60) -> Simulation:
-    """A long random run in which pre-emption, prefix hits and eviction happen; checked to its end."""
+    """A long random run in which pre-emption, prefix hits and eviction happen; checked to its end. From seed 6 on there
+    are several clients and lanes."""
     random = Random(seed)
     options = EngineOptions(
         block_size=random.choice([1, 2, 3, 4]),
@@ -369,7 +421,9 @@ def crowd(kind: str, seed: int, modules: Bookkeeping | None = None, n_requests: 
     for _ in range(n_requests):
         prompt = [random.randrange(2) for _ in range(random.randrange(1, 12))]
         scores = random.random() < 0.2 and len(prompt) > 1
-        simulation.add(prompt, random.randrange(1, 40), random.randrange(1, len(prompt)) if scores else None)
+        score_from = random.randrange(1, len(prompt)) if scores else None
+        whose = {"client": random.choice("abc"), "priority": random.choice((-2, -1, 0, 0, 1))} if seed >= 6 else {}
+        simulation.add(prompt, random.randrange(1, 40), score_from, **whose)
         for _ in range(random.randrange(6)):
             simulation.step()
         if random.random() < 0.1 and simulation.scheduler.running:

@@ -28,7 +28,7 @@ OPTIONS = EngineOptions(block_size=4, cache_tokens=96, max_step_tokens=24, max_r
 SEAMS: dict[str, tuple[object, str]] = {
     "plan": (Scheduler, "schedule"),
     "admit": (Scheduler, "_start"),
-    "pre-empt": (Scheduler, "_preempt_last"),
+    "pre-empt": (Scheduler, "preempt"),
     "hash": (progress_module, "chain_hash"),
     "usable": (Cache, "usable"),
     "fits in a group": (PagedGroup, "fits"),

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fair import SCENARIOS
 from simulation import KINDS, Bookkeeping, crowd
 
-from landrace.engine import progress, scheduler
+from landrace.engine import clients, pace, progress, scheduler, shares
 from landrace.engine.cache import cache, paged, pool, state
 
-IN_ORDER = (pool, paged, state, cache, progress, scheduler)
+IN_ORDER = (pool, paged, state, cache, progress, clients, shares, pace, scheduler)
 """Each imports earlier ones only."""
 SEEDS = range(6)
 
@@ -77,18 +78,53 @@ MUTANTS: list[tuple[ModuleType, str, str]] = [
     (scheduler, "progress.cached, progress.forced = progress.held - 1 - forced, forced", "progress.cached, progress.forced = progress.held - forced, forced"),
     (scheduler, "progress.cached, progress.forced = progress.held - 1 - forced, forced", "progress.cached, progress.forced = progress.held - 1, forced"),
     (scheduler, "progress.cached, progress.forced = progress.held - 1 - forced, forced", "progress.cached = progress.held - 1 - forced"),
-    (scheduler, "if progress.decodes}", "if progress.left == 1}"),
+    (shares, "if progress.decodes}", "if progress.left == 1}"),
+    (shares, "        budget -= count * price(progress)", "        pass"),
     (scheduler, "sure = before + progress.scheduled", "sure = before + progress.scheduled + len(progress.draft)"),
     (scheduler, "        progress.cached = length\n", ""),
     (scheduler, "hash_blocks(progress.cached // self", "hash_blocks((progress.cached + 1) // self"),
     (scheduler, "        self.cache.release(progress.tables)\n        _let_go(progress)\n        progress.preemptions", "        _let_go(progress)\n        progress.preemptions"),
+    (scheduler, "last = order.pop()", "last = order.pop(0)"),
     (scheduler, "            self.cache.release(progress.tables)\n            _let_go", "            _let_go"),
     (scheduler, "    progress.cached = progress.scheduled = 0", "    progress.scheduled = 0"),
     (scheduler, "insort(self.waiting, progress, key=_place)", "self.waiting.append(progress)"),
     (scheduler, "insort(self.running, progress, key=_place)", "self.running.append(progress)"),
-    (scheduler, "            budget -= more", "            pass"),
     (scheduler, "max(progress.scored, min(progress.cached + 1, prompt))", "prompt"),
 ]  # fmt: skip
+
+UNFAIR: list[tuple[ModuleType, str, str]] = [
+    (clients, "min(progress.request.priority, 0), progress", "0, progress"),
+    (clients, "1 + max(progress.request.priority, 0)", "1"),
+    (clients, "self._started[account[0]], min(others, default=0.0))", "self._started[account[0]])"),
+    (clients, "max(served, self._started[account[0]], min(others, default=0.0))", "min(others, default=0.0)"),
+    (clients, "if all(account_of(other) != account for other in waiting):", "if True:"),
+    (clients, "tokens / weight_of(progress)", "tokens"),
+    (clients, "        self._served[account_of(progress)] += tokens / weight_of(progress)", "        pass"),
+    (clients, "if self._served[account] <= self._started[account[0]]:", "if True:"),
+    (clients, "if self._served[account] <= self._started[account[0]]:", "if False:"),
+    (clients, "claim += queue[index].held / weight_of(queue[index])", "pass"),
+    (clients, "key=lambda progress: -progress.request.priority)", "key=lambda progress: progress.place)"),
+    (clients, "heap.append((-account[0], claims[account]", "heap.append((0, claims[account]"),
+    (clients, "heap.append((-account[0], claims[account]", "heap.append((-account[0], 0.0"),
+    (clients, "found.append((-account[0], depth[account], ", "found.append((0, depth[account], "),
+    (clients, "found.append((-account[0], depth[account], ", "found.append((-account[0], 0, "),
+    (clients, "            depth[account] += 1", "            pass"),
+    (clients, "claims[account] += progress.left / weight_of(progress)", "pass"),
+    (shares, "give(min(prompts, key=served), ", "give(prompts[0], "),
+    (shares, "-(-budget // 2)", "budget"),
+    (shares, "end = budget() * (1 - weight / total)", "end = 0.0"),
+    (shares, "lanes.setdefault(account_of(progress)[0], [])", "lanes.setdefault(0, [])"),
+    (scheduler, "for progress in islice(self._clients.in_turn(self.waiting, self.running), LOOK_AT):", "for progress in self.waiting[:LOOK_AT]:"),
+    (scheduler, "and not _may_take(rank, last):", "and True:"),
+    (scheduler, "own <= rank and ", ""),
+    (scheduler, "self.preempt(below.pop())", "self.preempt(below.pop(0))"),
+    (scheduler, "if not below or not self.cache.together([*others, progress.held + self.options.block_size]):", "if not below:"),
+    (scheduler, "return other[0] > rank[0] or (", "return (other[0] > rank[0] and False) or ("),
+    (scheduler, "(other[0] == rank[0] and rank[1] == 0 and other[1] > 0)", "False"),
+    (scheduler, "(other[0] == rank[0] and rank[1] == 0 and other[1] > 0)", "(other[0] == rank[0] and other[1] > rank[1])"),
+    (scheduler, "                    self._clients.charge(progress, progress.scheduled)\n", ""),
+]  # fmt: skip
+"""What serves one client, or one lane, at another's cost."""
 
 
 @contextmanager
@@ -120,6 +156,13 @@ def workloads(modules: Bookkeeping) -> None:
 def test_a_mistake_is_caught(module: ModuleType, old: str, new: str) -> None:
     with mutated(module, old, new) as modules, pytest.raises((AssertionError, LookupError, TypeError, ValueError)):
         workloads(modules)
+
+
+@pytest.mark.parametrize(("module", "old", "new"), UNFAIR, ids=range(len(UNFAIR)))
+def test_unfairness_is_caught(module: ModuleType, old: str, new: str) -> None:
+    with mutated(module, old, new) as modules, pytest.raises((AssertionError, LookupError)):
+        for scenario in SCENARIOS:
+            scenario(modules)
 
 
 def test_without_a_mistake_there_is_nothing_to_catch() -> None:

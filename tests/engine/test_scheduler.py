@@ -17,7 +17,15 @@ from landrace.kernels.mask import FULL, Chunked, Sliding
 
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=14)
 actions = st.one_of(
-    st.tuples(st.just("add"), prompts, st.integers(1, 12), st.sampled_from([b"r", b"other"]), st.integers(0, 20)),
+    st.tuples(
+        st.just("add"),
+        prompts,
+        st.integers(1, 12),
+        st.sampled_from([b"r", b"other"]),
+        st.integers(0, 20),
+        st.sampled_from(["", "a", "b"]),
+        st.integers(-2, 2),
+    ),
     st.tuples(st.just("step")),
     st.tuples(st.just("abort"), st.integers(0, 100)),
 )
@@ -41,10 +49,10 @@ def test_random_workloads(options: EngineOptions, masks: tuple, actions: list[tu
     aborted = []
     for action in actions:
         if action[0] == "add":
-            _, prompt, max_tokens, root, score_from = action
+            _, prompt, max_tokens, root, score_from, client, priority = action
             if len(prompt) < options.cache_room:
                 score_from = score_from if 1 <= score_from < len(prompt) else None
-                simulation.add(prompt, max_tokens, score_from, root)
+                simulation.add(prompt, max_tokens, score_from, root, client=client, priority=priority)
         elif action[0] == "step":
             simulation.step()
         else:
@@ -58,7 +66,7 @@ def test_random_workloads(options: EngineOptions, masks: tuple, actions: list[tu
 @pytest.mark.parametrize("kind", KINDS)
 def test_crowded_pools(kind: str) -> None:
     """Long random runs in which pre-emption, prefix hits and eviction certainly happen."""
-    crowds = [crowd(kind, seed) for seed in range(8)]
+    crowds = [crowd(kind, seed) for seed in range(10)]
     arrivals = [progress for simulation in crowds for progress in simulation.arrivals]
     assert sum(progress.preemptions for progress in arrivals) > 0 or kind == "states alone", "whose room never runs out"
     assert sum(progress.prefix_hit or 0 for progress in arrivals) > 0

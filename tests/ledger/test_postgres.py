@@ -134,6 +134,19 @@ def test_a_failed_migration_changes_nothing(postgres_url: str, monkeypatch: pyte
         assert ledger.runs() == []
 
 
+def test_a_migration_may_take_longer_than_a_statement(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = (*migrations(POSTGRES), ("SELECT pg_sleep(0.5)",))
+    monkeypatch.setattr(postgres_module, "migrations", lambda _: slow)
+    Ledger(postgres_url, patience=0.2).close()
+
+
+def test_without_the_driver_it_is_named(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DataError, match="psycopg") as caught:
+        Ledger(postgres_url)
+    assert "landrace[postgres]" in str(caught.value.hint)
+
+
 def test_a_newer_ledger_is_refused(postgres_url: str) -> None:
     Ledger(postgres_url).close()
     run(postgres_url, "UPDATE landrace.schema_version SET version = version + 1")

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 from fastapi import APIRouter, Request
 from patience import wait_until
 
@@ -30,7 +32,8 @@ from landrace.server.access.route_groups import ADMIN, COMMON, OPEN, OTHER, grou
 from landrace.server.access.tally import Counts, tally_of
 from landrace.server.app import create_app
 from landrace.server.edge import Edge
-from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.engines.hosted import Adapter
+from landrace.server.engines.registry import Registry
 from landrace.server.http.errors import ApiError
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
@@ -93,10 +96,12 @@ def book() -> Book:
 @pytest.fixture
 def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
     """Calls the application through all its middleware, in one event loop for each test."""
+    from landrace.server import models as model_routes
     from landrace.server import status
+    from landrace.server.ollama import routes as ollama
 
-    monkeypatch.setattr(application, "_APIS", (status, SimpleNamespace(routes=routes)))
-    monkeypatch.setattr(status, "_described", lambda model: {"id": model.name})
+    monkeypatch.setattr(application, "_APIS", (status, model_routes, ollama, SimpleNamespace(routes=routes)))
+    monkeypatch.setattr(model_routes, "described", lambda registry, model: {"id": model.name})
     engine: Any = SimpleNamespace(
         alive=True,
         state="ready",
@@ -104,12 +109,13 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
         lost_adapters={},
         unfinished=0,
         max_length=9,
-        settings=SimpleNamespace(model="m"),
+        adapters=(),
     )
-    models = [ServedModel("m", engine), ServedModel("tuned", engine, "tuned", "m")]
+    registry = registry_of("m", engine)
+    registry.host_of(registry.check("m")).adapters["tuned"] = Adapter(Path("tuned"))
     usage_log = UsageLog(None, name="m", command="", config={})
     edge = Edge(keys=KeyDesk(book), price_per_hour=3600.0, cors_origins=["https://page"])
-    app = create_app(Serving(Registry(models), usage_log), edge)
+    app = create_app(Serving(registry, usage_log), edge)
 
     def one(path: str, secret: str | None = "good", method: str = "POST", **how: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {secret}"} if secret is not None else {}), **how.pop("headers", {})}
@@ -248,6 +254,8 @@ def test_routes_and_models_of_a_key(call: Any, book: Book) -> None:
     assert refusal(call("/nosuch")) == (403, "route_not_allowed")
     assert refusal(call("/admin/keys")) == (403, "admin_only")
     assert [model["id"] for model in call("/v1/models", method="GET").json()["data"]] == ["tuned"]
+    for path in ("/api/tags", "/api/ps"):
+        assert [model["name"] for model in call(path, method="GET").json()["models"]] == ["tuned"]
     assert refusal(call("/v1/models/m", method="GET")) == (403, "model_not_allowed")
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 
 from landrace.engine import EngineOptions, Request, SamplingParams, StepOutput
 from landrace.errors import OptionError
 from landrace.model import open_engine
 from landrace.server.app import create_app
-from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
@@ -60,7 +60,7 @@ def say(tiny_model: Path, free_rows: None) -> Callable[..., httpx.Response]:
         submit=submit,
         release=lambda requests, abort: None,
     )
-    app = create_app(Serving(Registry([ServedModel("m", engine)]), UsageLog(None, name="m", command="", config={})))
+    app = create_app(Serving(registry_of("m", engine), UsageLog(None, name="m", command="", config={})))
 
     def post(**body: Any) -> httpx.Response:
         async def talk() -> httpx.Response:

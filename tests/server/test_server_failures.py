@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+from fake_engines import registry_of
 
 from landrace.errors import CheckpointError
 from landrace.server.app import create_app
-from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
@@ -30,7 +30,7 @@ def reply_when(failure: Exception) -> httpx.Response:
         prompt_limit=8,
         max_pending=8,
     )
-    app = create_app(Serving(Registry([ServedModel("m", engine)]), UsageLog(None, name="m", command="", config={})))
+    app = create_app(Serving(registry_of("m", engine), UsageLog(None, name="m", command="", config={})))
 
     async def post() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

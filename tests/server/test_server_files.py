@@ -12,6 +12,7 @@ import pytest
 
 from landrace.errors import OptionError
 from landrace.server.access.caller import Caller
+from landrace.server.engines.registry import Registry
 from landrace.server.http.errors import ApiError
 from landrace.server.jobs.files import FileStore
 from landrace.server.jobs.jobs import Jobs
@@ -112,7 +113,7 @@ def test_what_is_kept_is_its_owners(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_server(tmp_path: Path) -> None:
-    first = Jobs(tmp_path)
+    first = Jobs(tmp_path, Registry([]), tuning_threads=1)
     with pytest.raises(OptionError, match="Another server"):
-        Jobs(tmp_path)
+        Jobs(tmp_path, Registry([]), tuning_threads=1)
     del first

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 
 from landrace.cli.serve import checked_origin
 from landrace.errors import OptionError
 from landrace.server import serving as serving_module
 from landrace.server.app import create_app
 from landrace.server.edge import Edge
-from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
 
@@ -173,7 +173,7 @@ def test_a_bug_has_the_headers_of_every_reply() -> None:
         prompt_limit=9,
     )
     usage_log = UsageLog(None, name="m", command="", config={})
-    app = create_app(Serving(Registry([ServedModel("m", engine)]), usage_log), Edge(cors_origins=["*"]))
+    app = create_app(Serving(registry_of("m", engine), usage_log), Edge(cors_origins=["*"]))
 
     async def post() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

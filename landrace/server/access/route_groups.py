@@ -25,13 +25,14 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "files": ("/v1/files", "/v1/batches"),
     "tuning": ("/v1/fine_tuning",),
     COMMON: (
-        "/v1/models",
+        *("/v1/models", "/openapi.json", "/v1/feedback"),
         *("/v1/tokenize", "/tokenize", "/v1/detokenize", "/detokenize"),
-        "/v1/feedback",
-        "/openapi.json",
-        *("/api/tags", "/api/show", "/api/ps", "/api/version"),
+        *("/api/tags", "/api/show", "/api/version", "/api/ps"),
     ),
-    ADMIN: ("/admin", "/v1/admin", "/metrics"),
+    ADMIN: (
+        *("/admin", "/v1/admin", "/metrics"),
+        *("/v1/adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    ),
 }
 _READING = ("GET", "HEAD", "OPTIONS")
 

@@ -30,6 +30,7 @@ from landrace.server.engines.messages import (
     Ready,
     UnloadAdapter,
 )
+from landrace.server.engines.pending import Pending
 from landrace.server.engines.watch import TICK_SECONDS, Deaths, Watch
 from landrace.server.engines.worker_process import WorkerProcess
 from landrace.text import Tokenizer
@@ -69,6 +70,7 @@ class EngineProcess:
         self.restarts = 0
         self._state: State = "stopped"
         self._reason = "The engine has not started."
+        self._pending = Pending(max_pending)
         self._queues: dict[str, asyncio.Queue[Event]] = {}
         self._keys: dict[str, str] = {}
         """Of the adapters that requests use, by request."""
@@ -181,12 +183,13 @@ class EngineProcess:
         adapter that is not there.
         """
         self.check_alive()
-        if self.unfinished + len(requests) > self.max_pending:
-            raise EngineBusyError("The server has as many requests waiting as it accepts.", hint="Try again shortly.")
+        if (reason := self._pending.refusal(requests)) is not None:
+            raise EngineBusyError(reason, hint="Try again shortly.")
         assert self._worker is not None
         keys = {request.id: self._key(request.adapter) for request in requests if request.adapter is not None}
         events: asyncio.Queue[Event] = asyncio.Queue()
         for request in requests:
+            self._pending.add(request)
             self._queues[request.id] = events
             key = keys.get(request.id)
             if key is not None:
@@ -201,6 +204,7 @@ class EngineProcess:
             self._send(Abort(request_id))
         for request_id in request_ids:
             del self._queues[request_id]
+            self._pending.remove(request_id)
             key = self._keys.pop(request_id, None)
             if key is not None and self._adapters.leave(key):
                 self._send(UnloadAdapter(key))
@@ -264,9 +268,9 @@ class EngineProcess:
             self._send(UnloadAdapter(key))
 
     def _key(self, adapter: str) -> str:
-        if (error := self._adapters.lost.get(adapter)) is not None:
+        if adapter in self._adapters.lost:
             raise EngineStoppedError(
-                f"The adapter {adapter} could not be opened when its engine was started again: {error.message}",
+                f"The adapter {adapter} could not be opened when its engine was started again; the log says why.",
                 hint="It has to be loaded anew.",
                 code="adapter_lost",
             )

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from landrace.errors import LandraceError, OutOfMemoryError, PromptTooLongError, RequestError
+from landrace.errors import DeadlineError, LandraceError, OutOfMemoryError, PromptTooLongError, RequestError
 from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 from landrace.server.http import error_shapes
 
@@ -88,6 +88,8 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, RequestError) and error.field is not None:
         code = CONTEXT_LENGTH_EXCEEDED if isinstance(error, PromptTooLongError) else "invalid_value"
         return ApiError(400, message, param=error.field, code=code)
+    if isinstance(error, DeadlineError):
+        return ApiError(504, message, code="deadline_exceeded")
     if isinstance(error, EngineBusyError):
         return ApiError(429, message, code="rate_limit_exceeded")
     if isinstance(error, OutOfMemoryError):

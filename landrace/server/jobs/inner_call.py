@@ -55,8 +55,11 @@ async def inner_call(app: ASGIApp, path: str, body: bytes, caller: Caller) -> Re
     async def send(message: Message) -> None:
         sent.append(message)
 
-    try:
+    async def answer() -> None:
         await app(scope, receive, send)
+
+    try:
+        await asyncio.create_task(answer())  # the model that it finds is in use until this task has ended
     finally:
         ended.set()
     start = next(message for message in sent if message["type"] == "http.response.start")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Annotated, Any, ClassVar
+from functools import cached_property, partial
+from typing import Annotated, Any, ClassVar, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field, SkipValidation
+from pydantic import Field, SkipValidation, model_validator
 
 from landrace.embedding.dense import Rows
 from landrace.server.access.caller import caller_of
 from landrace.server.chats.chat import renamed
 from landrace.server.fields import Fields, Neutral
+from landrace.server.http.body import checked_request
 from landrace.server.ollama.names import our_name
 from landrace.server.ollama.replies import duration
 from landrace.server.ollama.schema import OF_A_MACHINE, check_keep_alive
@@ -45,16 +46,16 @@ class EmbedRequest(Fields):
     """Whether texts that are too long lose their end."""
     options: EmbedOptions = Field(default_factory=EmbedOptions)
 
-    @property
+    @model_validator(mode="after")
+    def _is_of_texts(self) -> Self:
+        _ = self.asked
+        return self
+
+    @cached_property
     def asked(self) -> EmbeddingRequest:
-        """The same of the OpenAI API. Ollama's vectors have a length of 1."""
-        return EmbeddingRequest(
-            model=self.model,
-            input=self.input,
-            dimensions=self.dimensions,
-            truncate=self.truncate,
-            normalize=True,
-        )
+        """The same of the OpenAI API. Ollama's vectors have a length of 1. Raises FieldError."""
+        given = {name: getattr(self, name) for name in ("model", "input", "dimensions", "truncate")}
+        return checked_request({**given, "normalize": True}, EmbeddingRequest)
 
 
 def add_route(router: APIRouter, serving: Serving) -> None:

@@ -39,19 +39,12 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
 
     @router.api_route("/api/tags", methods=_GET, **described("What is served, as Ollama lists it.", reply=OBJECT))
     async def tags(http: Request) -> dict[str, Any]:
-        caller = caller_of(http)
-        return {"models": [_listed(model) for model in registry if caller.may_use(model.name)]}
+        return {"models": [_listed(model) for model in _own(http)]}
 
     @router.api_route("/api/ps", methods=_GET, **described("What is open, as Ollama lists it.", reply=OBJECT))
     async def running(http: Request) -> dict[str, Any]:
-        caller = caller_of(http)
-        return {
-            "models": [
-                {**_listed(model), "context_length": model.engine.max_length}
-                for model in registry
-                if model.engine.alive and caller.may_use(model.name)
-            ]
-        }
+        found = [model for model in _own(http) if model.engine.alive]
+        return {"models": [{**_listed(model), "context_length": model.engine.max_length} for model in found]}
 
     @router.post(
         "/api/show", **described("What is known of a model, as Ollama tells it.", ShowRequest, OBJECT, failure=OBJECT)
@@ -60,6 +53,11 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
         body = await serving.desk.read(http, ShowRequest, any_type=True)
         model = await serving.find(http, our_name(registry, body.model))
         return JSONResponse(_shown(model))
+
+    def _own(http: Request) -> list[ServedModel]:
+        """Those that the caller may use."""
+        caller = caller_of(http)
+        return [model for model in registry if caller.may_use(model.name)]
 
 
 def _listed(model: ServedModel) -> dict[str, Any]:

@@ -11,4 +11,4 @@ LATEST = ":latest"
 def our_name(registry: Registry, name: str) -> str:
     """The name without that tag, where a model is called so."""
     bare = name.removesuffix(LATEST)
-    return bare if any(model.name == bare for model in registry) else name
+    return bare if bare in registry else name

@@ -60,7 +60,7 @@ def routes(serving: Serving) -> APIRouter:
         with renamed(body.names):
             n_prompt = len(prompt.ids)
             params = body.options.sampling(n_prompt, model.engine.max_length, shifts=model.engine.shifts)
-        call = Call(model, [prompt], [params], _reply(body), body.stream, names=body.names)
+        call = Call(model, [prompt], [params], _reply(body), body.stream, names=body.names, kind="ollama")
         return await answer(call, http, serving.usage_log)
 
     return router

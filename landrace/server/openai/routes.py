@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -32,17 +33,18 @@ def routes(serving: Serving) -> APIRouter:
         "/v1/chat/completions", **described("Answers a conversation.", ChatRequest, ChatReply, stream=ChatChunk)
     )
     async def chat(http: Request) -> Response:
+        arrived = time.monotonic()
         body = await desk.read(http, ChatRequest)
         asked = body.chat
         model, prompt = await prepared(serving, http, body.model, asked)
         with renamed(asked.names):
             params = body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts)
         shape = ChatShape(model.engine.tokenizer, wants_logprobs=body.logprobs)
-        reply = _reply(serving, body, model, shape)
+        reply, terms = _reply(serving, body, model, shape), body.terms(arrived)
         kept = None
         if body.store:
             kept = _keeper(serving).keeping(reply.id, model.name, body.messages, body.tools, shape, caller_of(http))
-        call = Call(model, [prompt], [params], reply, body.stream, body.n, asked.names, kept)
+        call = Call(model, [prompt], [params], reply, body.stream, body.n, asked.names, kept, **terms)
         return await answer(call, http, serving.usage_log)
 
     @router.post(
@@ -50,6 +52,7 @@ def routes(serving: Serving) -> APIRouter:
         **described("Continues a prompt.", CompletionRequest, CompletionReply, stream=CompletionReply),
     )
     async def complete(http: Request) -> Response:
+        arrived = time.monotonic()
         body = await desk.read(http, CompletionRequest)
         model = await serving.find(http, body.model)
         prompts = await desk.prepare(model.engine, http, partial(plain_prompts, model.engine, body))
@@ -57,7 +60,8 @@ def routes(serving: Serving) -> APIRouter:
             body.sampling(len(prompt.ids), model.engine.max_length, shifts=model.engine.shifts) for prompt in prompts
         ]
         shape = CompletionShape(model.engine.tokenizer, wants_logprobs=body.logprobs is not None, echo=body.echo)
-        call = Call(model, prompts, params, _reply(serving, body, model, shape), body.stream, body.n, kind="completion")
+        reply, terms = _reply(serving, body, model, shape), body.terms(arrived)
+        call = Call(model, prompts, params, reply, body.stream, body.n, kind="completion", **terms)
         return await answer(call, http, serving.usage_log)
 
     return router

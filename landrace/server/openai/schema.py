@@ -23,6 +23,7 @@ from landrace.text.guides import Guide
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_LOWERED = 1000
 DEFAULT_COMPLETION_TOKENS = 16
 """What the API's older endpoint generates when no max_tokens is given."""
 
@@ -59,6 +60,8 @@ class _Request(SamplingFields):
     # What is in them is checked by `SamplingParams`.
     stop_token_ids: list[int] = Field(default_factory=list)
     logit_bias: dict[str, float] = Field(default_factory=dict)
+    priority: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
+    timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     # What they say is checked by `said_guide`.
     response_format: SkipValidation[Any] = None
     structured_outputs: SkipValidation[Any] = None
@@ -105,6 +108,11 @@ class _Request(SamplingFields):
     def guided(self) -> dict[str, Any]:
         """What came under the older names of `structured_outputs`' fields."""
         return {name: value for name in GUIDED if (value := getattr(self, name)) is not None}
+
+    def terms(self, arrived: float) -> dict[str, Any]:
+        """When a call has its turn, and until when, as `Call` says it. `arrived`: `time.monotonic()`."""
+        deadline = None if self.timeout_seconds is None else arrived + self.timeout_seconds
+        return {"lowered": self.priority, "deadline": deadline}
 
     @property
     def include_usage(self) -> bool:
