@@ -7,7 +7,7 @@ NATIVE_SOURCES := CMakeLists.txt $(wildcard landrace/kernels/cpu/csrc/* landrace
 
 # The chat page, of its sources and of the libraries that web/package-lock.json names with their hashes.
 PAGE := landrace/server/page/static/index.html
-PAGE_SOURCES := $(wildcard web/*.* web/src/*.ts web/src/*/*.ts web/styles/*.css)
+PAGE_SOURCES := $(wildcard web/*.* web/src/*.ts web/src/*/*.ts web/styles/*.*)
 
 .PHONY: setup demo page page-if-npm test test-all lint native sanitize clean
 

@@ -37,7 +37,7 @@ const result = await build({
   minify: true,
   legalComments: "none",
   metafile: true,
-  loader: { ".woff2": "file" },
+  loader: { ".woff2": "file", ".svg": "dataurl" },
   plugins: [woff2Only],
   logLevel: "warning",
 });

@@ -64,7 +64,8 @@ def page_server(browser: Any, start_server: Callable[..., Any], tmp_path_factory
     module = name.removesuffix(".weight")
     tensors = {f"{module}.lora_A": torch.zeros(4, shape[1]), f"{module}.lora_B": torch.zeros(shape[0], 4)}
     write_adapter(folder / "baker", LoraSpec(4, 8.0, ("q_proj",)), tensors, family.sources, "gardener", {})
-    server = start_server(str(model), "--adapter", f"baker={folder / 'baker'}", "--max-length", str(MAX_LENGTH))
+    arguments = ("--adapter", f"baker={folder / 'baker'}", "--max-length", str(MAX_LENGTH), "--keep-conversations")
+    server = start_server(str(model), *arguments, ledger=folder / "ledger.sqlite")
     assert server.url
     return server
 

@@ -48,7 +48,8 @@ def test_an_answer_of_the_whole_context_says_that_it_was_cut(chat: Any) -> None:
 
 
 def test_under_an_answer_stand_its_speed_and_above_the_field_the_context(chat: Any) -> None:
-    chat.say("Bread? 1")
+    chat.open_settings().get_by_label("Most tokens").fill("300")
+    chat.say(f"Go on {ENDLESS}")
     stats = chat.answers.last.locator(".stats")
     chat.expect(stats).to_contain_text(re.compile(r"[\d.]+ tokens/s · first after [\d.]+ s · \d+ tokens"))
     meter = chat.page.get_by_role("meter", name="Context used")

@@ -27,7 +27,7 @@ export interface Delta {
 export interface Chunk {
   id?: string;
   choices?: { delta?: Delta; finish_reason?: string | null }[];
-  usage?: { prompt_tokens: number; completion_tokens: number; cost?: number | null } | null;
+  usage?: { prompt_tokens: number; completion_tokens: number } | null;
   timings?: { cost?: number | null } | null;
   error?: { message: string };
 }
@@ -36,6 +36,10 @@ export interface Feedback {
   response_id: string;
   rating: "up" | "down";
   correction?: string;
+  /** The conversation up to the answer, where the user shares it. */
+  messages?: unknown[];
+  answer?: string;
+  model?: string;
 }
 
 /** What the server answered instead of what was asked. */

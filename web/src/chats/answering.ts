@@ -2,6 +2,9 @@ import { ApiFailure, type CallPart, type Chunk, type Client } from "../api/clien
 import type { Message, Settings, ToolCall } from "./types";
 import { bodyOf } from "./prompt";
 
+/** An answer that came in less was sent all at once, so that its speed is the network's. */
+const LEAST_SECONDS = 0.02;
+
 /** What a chunk brought of an answer. */
 export interface Brought {
   text: string;
@@ -43,7 +46,7 @@ export class Answering {
     const { message } = this;
     if (chunk.error) throw new ApiFailure(200, chunk.error.message);
     if (chunk.id) message.responseId = chunk.id;
-    const cost = chunk.timings?.cost ?? chunk.usage?.cost;
+    const cost = chunk.timings?.cost;
     if (typeof cost === "number" && message.stats) message.stats.cost = cost;
     if (chunk.usage) this.measure(chunk.usage.prompt_tokens, chunk.usage.completion_tokens);
     const choice = chunk.choices?.[0];
@@ -78,7 +81,7 @@ export class Answering {
       promptTokens,
       answerTokens,
       firstToken: this.firstAt === null ? null : (this.firstAt - this.begun) / 1000,
-      tokensPerSecond: seconds > 0 && answerTokens > 1 ? (answerTokens - 1) / seconds : null,
+      tokensPerSecond: seconds > LEAST_SECONDS && answerTokens > 1 ? (answerTokens - 1) / seconds : null,
       cost: this.message.stats?.cost ?? null,
     };
   }

@@ -17,12 +17,12 @@ const NUMBERS = [
 
 /** The body of POST /v1/chat/completions. Throws an Error for settings that are not JSON where they must be. */
 export function bodyOf(model: string, settings: Settings, path: readonly Message[]): Record<string, unknown> {
-  const messages = path.filter((message) => message.text || message.calls?.length || message.role !== "assistant");
   const body: Record<string, unknown> = {
     model,
-    messages: [...(settings.system ? [{ role: "system", content: settings.system }] : []), ...messages.map(asSent)],
+    messages: messagesOf(settings, path),
     stream: true,
     stream_options: { include_usage: true },
+    include_timings: true,
   };
   for (const name of NUMBERS) if (settings[name] !== null) body[name] = settings[name];
   if (settings.thinking !== "default") body.chat_template_kwargs = { enable_thinking: settings.thinking === "on" };
@@ -34,6 +34,12 @@ export function bodyOf(model: string, settings: Settings, path: readonly Message
     body.response_format = { type: "json_schema", json_schema: { name: "answer", schema } };
   }
   return body;
+}
+
+/** The conversation as the server gets it. Answers that never came are left out. */
+export function messagesOf(settings: Settings, path: readonly Message[]): Record<string, unknown>[] {
+  const said = path.filter((message) => message.text || message.calls?.length || message.role !== "assistant");
+  return [...(settings.system ? [{ role: "system", content: settings.system }] : []), ...said.map(asSent)];
 }
 
 export function jsonOf(text: string, what: string): unknown {

@@ -69,6 +69,8 @@ export interface Settings {
   schema: string;
   /** JSON list of functions the model may call; empty: none. */
   tools: string;
+  /** Whether ratings bring the conversation with them, for the server to keep and learn from. */
+  shared: boolean;
 }
 
 export const NO_SETTINGS: Settings = {
@@ -87,6 +89,7 @@ export const NO_SETTINGS: Settings = {
   stop: "",
   schema: "",
   tools: "",
+  shared: false,
 };
 
 export type Vote = "left" | "right" | "both" | "neither";

@@ -4,7 +4,6 @@ import { codeBlock } from "./code";
 import { drawFormula } from "./maths";
 
 const BLOCKS = "p, li, h1, h2, h3, h4, h5, h6, blockquote, td, th, ul, ol, summary";
-let boxes = 0;
 
 export function finishBlock(root: DocumentFragment): void {
   for (const block of root.querySelectorAll<HTMLElement>(BLOCKS)) block.dir = "auto";
@@ -24,6 +23,6 @@ export function finishBlock(root: DocumentFragment): void {
   }
   for (const box of root.querySelectorAll("input")) {
     box.disabled = true;
-    box.setAttribute("aria-label", box.checked ? "done" : `open ${++boxes}`);
+    box.setAttribute("aria-label", box.checked ? "done" : "not done");
   }
 }

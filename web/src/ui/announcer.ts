@@ -7,19 +7,32 @@ const MOST = 600;
  * flood them. */
 export class Announcer {
   readonly root = h("div", { class: "unseen", "aria-live": "polite", "aria-atomic": true });
-  private waiting = "";
+  private answer = "";
+  private events = "";
   private timer = 0;
 
+  /** A part of an answer; of a long one only the beginning is read out, for the rest is there to be read. */
+  read(text: string): void {
+    this.answer = `${this.answer} ${text}`.trim();
+    this.wait(PAUSE / 5);
+  }
+
+  /** Something that happened. */
   say(text: string): void {
-    this.waiting = `${this.waiting} ${text}`.trim();
-    if (!this.timer) this.timer = window.setTimeout(this.speak, PAUSE / 5);
+    this.events = `${this.events} ${text}`.trim();
+    this.wait(PAUSE / 5);
+  }
+
+  private wait(milliseconds: number): void {
+    if (!this.timer) this.timer = window.setTimeout(this.speak, milliseconds);
   }
 
   private readonly speak = (): void => {
     this.timer = 0;
-    if (!this.waiting) return;
-    this.root.textContent = this.waiting.length > MOST ? `${this.waiting.slice(0, MOST)} …` : this.waiting;
-    this.waiting = "";
-    this.timer = window.setTimeout(this.speak, PAUSE);
+    if (!this.answer && !this.events) return;
+    const answer = this.answer.length > MOST ? `${this.answer.slice(0, MOST)} …` : this.answer;
+    this.root.textContent = `${answer} ${this.events}`.trim();
+    this.answer = this.events = "";
+    this.wait(PAUSE);
   };
 }

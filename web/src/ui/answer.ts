@@ -73,7 +73,7 @@ export class AnswerView implements View {
 
   private ratings(): HTMLElement[] {
     const { message, deeds } = this;
-    if (!deeds.canRate() || !message.responseId) return [];
+    if (!deeds.canRate() || !message.responseId || deeds.nameOf(message) === null) return [];
     const rated = message.rating;
     const up = iconButton(ICONS.up, "Good answer", () => deeds.rate(message, "up"), { "aria-pressed": String(rated === "up") });
     const down = iconButton(ICONS.down, "Bad answer", () => deeds.rate(message, "down"), { "aria-pressed": String(rated === "down") });

@@ -118,6 +118,7 @@ export class App implements House {
       this.feedback = await this.client.takesFeedback();
     } catch (error) {
       const why = error instanceof TypeError ? "The server cannot be reached." : (error as Error).message;
+      this.models ??= [];
       this.shell.warn(why, () => void this.connect());
     }
     for (const lane of this.shown) lane.chat.model ||= this.firstModel();

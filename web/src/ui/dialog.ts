@@ -27,6 +27,8 @@ export function ask(title: string, confirm: string | null, ...content: Child[]):
   dialog.append(form);
   document.body.append(dialog);
   dialog.showModal();
+  // Rather than the button that closes it.
+  form.querySelector<HTMLElement>(".dialog-body :is(input, select, textarea), footer .primary")?.focus();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();

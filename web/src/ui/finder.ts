@@ -6,7 +6,7 @@ import { h } from "../dom";
 /** Search over all chats: a field and a list to choose from, by arrows or by mouse. */
 export function openFinder(store: ChatStore, open: (chat: Chat, message: string | null) => void): void {
   const input = h("input", {
-    type: "search", placeholder: "Search all chats", "aria-label": "Search all chats", role: "combobox", "aria-expanded": true,
+    type: "text", placeholder: "Search all chats", "aria-label": "Search all chats", role: "combobox", "aria-expanded": true,
     "aria-controls": "found", "aria-autocomplete": "list", dir: "auto",
   });
   const list = h("ul", { id: "found", role: "listbox", "aria-label": "Found" });

@@ -1,5 +1,6 @@
 import type { Client, Feedback } from "../api/client";
 import { Answering } from "../chats/answering";
+import { messagesOf } from "../chats/prompt";
 import type { ChatStore } from "../chats/store";
 import { Tree } from "../chats/tree";
 import { type Attachment, type Chat, type Message, newId, type Rating } from "../chats/types";
@@ -144,7 +145,7 @@ export class Lane {
       canRate: () => house.takesFeedback(),
       nameOf: (message) => (this.chat.pair?.blind && !this.chat.pair.vote ? null : (message.model ?? "")),
       drawn: (message, finished) => {
-        if (finished.trim() && message.finish === undefined) house.announcer.say(finished);
+        if (finished.trim() && message.finish === undefined) house.announcer.read(finished);
       },
     };
   }
@@ -154,6 +155,11 @@ export class Lane {
     if (!message.responseId) return;
     const feedback: Feedback = { response_id: message.responseId, rating };
     if (correction !== undefined) feedback.correction = correction;
+    const { settings, model } = this.chat;
+    if (settings.shared) {
+      const messages = messagesOf(settings, this.tree.pathTo(message).slice(0, -1));
+      Object.assign(feedback, { messages, answer: message.text, model: message.model ?? model });
+    }
     await this.house.client.rate(feedback);
     message.rating = rating;
     if (correction !== undefined) message.correction = correction;

@@ -23,6 +23,7 @@ export function fill(select: HTMLSelectElement, models: readonly Model[], chosen
   const known = models.some((model) => model.id === chosen);
   const missing = !known && chosen ? [h("option", { value: chosen, selected: true }, `${shortName(chosen)} (not served)`)] : [];
   select.replaceChildren(...missing, ...groups);
+  if (!select.options.length) select.append(h("option", { value: "" }, "No models"));
 }
 
 /** Of a folder's path, its last part. */

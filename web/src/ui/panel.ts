@@ -2,7 +2,7 @@ import { jsonOf } from "../chats/prompt";
 import { NO_SETTINGS, type Settings } from "../chats/types";
 import { button, h, iconButton } from "../dom";
 import { ICONS } from "../icons";
-import { field } from "./dialog";
+import { checkbox, field } from "./dialog";
 
 type Name<Kind> = { [Key in keyof Settings]: Settings[Key] extends Kind ? Key : never }[keyof Settings];
 
@@ -58,6 +58,8 @@ export class Panel {
         this.area("stop", "Stop texts", 2, "One a line; they end the answer"),
         this.area("schema", "JSON schema", 4, "The answer keeps to it", true),
         this.area("tools", "Tools", 4, "JSON list of functions that the model may call", true),
+        h("h3", {}, "Ratings"),
+        this.sharing(),
         h(
           "div",
           { class: "panel-foot" },
@@ -87,6 +89,13 @@ export class Panel {
     const select = h("select", {}, ...options);
     select.addEventListener("change", () => this.set("thinking", select.value as Settings["thinking"]));
     return field("Thinking", select);
+  }
+
+  private sharing(): HTMLElement {
+    const { root, input } = checkbox("Share rated answers", this.settings.shared);
+    input.addEventListener("change", () => this.set("shared", input.checked));
+    const hint = "The conversation goes with each rating, so that whoever runs the server can keep it and tune on it";
+    return h("div", { class: "field" }, root, h("small", {}, hint));
   }
 
   private area(name: Name<string>, label: string, rows: number, hint: string, isJson = false): HTMLElement {

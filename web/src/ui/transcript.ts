@@ -8,8 +8,12 @@ import type { Deeds, View } from "./view";
 
 /** So near the end, the view follows what comes. */
 const NEAR = 80;
+/** So many messages are laid out and drawn together: few, so that it takes little time; some, so that a long chat has few
+ * groups. */
+const GROUP = 8;
 /** So many of the last messages are drawn at once, so that the end of a chat has its height from the start. */
 const AT_ONCE = 12;
+const BY_HAND = ["wheel", "touchmove", "keydown", "pointerdown"];
 const LABELS = { user: "You", assistant: "Answer", tool: "Result of a tool" };
 
 interface Item {
@@ -31,6 +35,8 @@ export class Transcript {
   private readonly scroller: HTMLElement;
   private readonly nearby: IntersectionObserver;
   private follows = true;
+  /** A message that was searched for, until the user scrolls. */
+  private held: HTMLElement | null = null;
   private scrolling = 0;
 
   constructor(private readonly deeds: Deeds) {
@@ -39,7 +45,8 @@ export class Transcript {
     this.root = h("section", { class: "lane" }, this.scroller, this.toEnd);
     this.nearby = new IntersectionObserver((entries) => this.drawThose(entries), { root: this.scroller, rootMargin: "1200px 0px" });
     this.scroller.addEventListener("scroll", () => this.noteScroll(), { passive: true });
-    new ResizeObserver(() => this.follow()).observe(this.list);
+    for (const event of BY_HAND) this.scroller.addEventListener(event, () => (this.held = null), { passive: true });
+    new ResizeObserver(() => this.resized()).observe(this.list);
   }
 
   /** Shows these messages and no others. */
@@ -47,12 +54,11 @@ export class Transcript {
     const wanted = new Set(path.map((message) => message.id));
     for (const [id, item] of this.items) {
       if (wanted.has(id)) continue;
-      this.nearby.unobserve(item.root);
-      item.root.remove();
+      this.takeOut(item);
       this.items.delete(id);
     }
     const added = path.filter((message) => !this.items.has(message.id)).map((message) => this.add(message));
-    this.list.append(...added.map((item) => item.root));
+    for (const group of new Set(added.map((item) => item.root.parentElement))) this.watch(group);
     for (const item of added.slice(-AT_ONCE)) this.draw(item);
     for (const item of this.items.values()) if (item.drawn) item.view.refresh();
     if (added.length) this.scrollToEnd();
@@ -76,7 +82,8 @@ export class Transcript {
     if (!item) return;
     this.follows = false;
     this.draw(item);
-    item.root.scrollIntoView({ block: "center" });
+    this.held = item.root;
+    this.resized();
     item.root.classList.add("revealed");
     setTimeout(() => item.root.classList.remove("revealed"), 2500);
   }
@@ -86,6 +93,7 @@ export class Transcript {
   }
 
   scrollToEnd(): void {
+    this.held = null;
     this.follows = true;
     this.follow();
   }
@@ -97,21 +105,52 @@ export class Transcript {
     const item = { root, message, view, drawn: false };
     this.items.set(message.id, item);
     root.dataset.id = message.id;
-    this.nearby.observe(root);
+    this.place(root);
     return item;
   }
 
+  private place(root: HTMLElement): void {
+    let group = this.list.lastElementChild;
+    if (!group || group.childElementCount === GROUP) {
+      group = h("div", { class: "group" });
+      this.list.append(group);
+    }
+    group.append(root);
+  }
+
+  /** Also of a group that was watched before: what was added to it is drawn only if it is looked at anew. */
+  private watch(group: HTMLElement | null): void {
+    if (!group) return;
+    this.nearby.unobserve(group);
+    this.nearby.observe(group);
+  }
+
+  private takeOut(item: Item): void {
+    const group = item.root.parentElement;
+    item.root.remove();
+    if (!group || group.childElementCount) return;
+    this.nearby.unobserve(group);
+    group.remove();
+  }
+
+  /** Keeps what must stay in sight where it is, as messages around it get their true heights. */
+  private resized(): void {
+    if (this.held) this.held.scrollIntoView({ block: "center" });
+    else this.follow();
+  }
+
   private drawThose(entries: IntersectionObserverEntry[]): void {
-    for (const entry of entries) {
-      const item = entry.isIntersecting ? this.items.get((entry.target as HTMLElement).dataset.id ?? "") : undefined;
-      if (item) this.draw(item);
+    for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
+      for (const root of target.children) {
+        const item = this.items.get((root as HTMLElement).dataset.id ?? "");
+        if (item) this.draw(item);
+      }
     }
   }
 
   private draw(item: Item): void {
     if (item.drawn) return;
     item.drawn = true;
-    this.nearby.unobserve(item.root);
     item.view.draw();
   }
 
