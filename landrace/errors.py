@@ -69,5 +69,10 @@ class DeadlineError(RequestError):
     """The time that a request was given is up, and it has not ended."""
 
 
+class OutOfMemoryError(StepError):
+    """There was no memory for a step that the request was part of: the latest of its requests ends, the others go
+    on."""
+
+
 class PromptTooLongError(RequestError):
     """The prompt leaves no room for an answer: it has more tokens than a sequence may have."""

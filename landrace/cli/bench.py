@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landrace.cli.console import err, out
+from landrace.cli.console import err, out, print_table
 from landrace.cli.options import KernelsOption, ThreadsOption, WeightsOption
 from landrace.cli.progress import plain_lines, spinner
 from landrace.errors import DataError
@@ -123,7 +123,7 @@ def _show(report: BenchReport, serve_lines: list[str]) -> None:
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
         for line in cells(report):
             table.add_row(*line)
-        out.print(table)
+        print_table(table)
     else:
         say(plain)
     say([*footer(report), *serve_lines])

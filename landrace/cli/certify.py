@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json, styled
+from landrace.cli.console import err, out, print_json, print_table, styled
 from landrace.cli.options import MaxLengthOption
 from landrace.cli.progress import spinner
 
@@ -65,7 +65,7 @@ def certify(
                 *("" if share is None else f"{share:.2%}" for share in of_choices),
                 verdict,
             )
-        out.print(table)
+        print_table(table)
         out.print("Differences are of natural-log probabilities. Bounds:", style="dim")
         equal = "equal " + " and ".join(["argmax (near ties too)", *chosen])
         for kind, bound in BOUNDS.items():

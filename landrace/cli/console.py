@@ -14,8 +14,10 @@ from collections.abc import Iterable
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import StyleType
+from rich.table import Table
 from rich.text import Text
 
 from landrace.errors import LandraceError
@@ -108,6 +110,7 @@ def prepare_streams() -> None:
     sys.stderr = cast(io.TextIOWrapper, GuardedStream(sys.stderr))
 
 
+_LARGEST_WIDTH = 10_000
 out = SafeConsole(highlight=False)
 err = SafeConsole(stderr=True, highlight=False)
 
@@ -116,6 +119,15 @@ def styled(*parts: str | tuple[object, str]) -> Text:
     """One line of parts: data as it is, or a pair of data and its style."""
     pairs = [part if isinstance(part, tuple) else (part, "") for part in parts]
     return Text.assemble(*((shown_line(str(value)), style) for value, style in pairs))
+
+
+def print_table(table: Table) -> None:
+    """On a terminal as wide as that is; elsewhere as wide as it needs, so that nothing is cut from a file."""
+    if out.is_terminal:
+        out.print(table)
+    else:
+        whole = out.options.update(max_width=_LARGEST_WIDTH)
+        out.print(table, width=Measurement.get(out, whole, table).maximum, crop=False)
 
 
 def fail(error: LandraceError) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json, styled
+from landrace.cli.console import err, out, print_json, print_table, styled
 from landrace.cli.ledgers import LedgerOption, existing_ledger, opened_ledger
 from landrace.cli.moments import moment_of
 from landrace.errors import DataError, OptionError
@@ -82,7 +82,7 @@ def list_keys(
         table.add_column(column, no_wrap=column == "id")
     for key in keys:
         table.add_row(key.name, key.id, key.team, _scope(key), _limits(key), str(key.priority), _end(key, now))
-    out.print(table)
+    print_table(table)
 
 
 @app.command("rotate")

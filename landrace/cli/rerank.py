@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, notice, out, print_json
+from landrace.cli.console import err, notice, print_json, print_table
 from landrace.cli.options import (
     READING_ADAPTER,
     JsonOption,
@@ -77,7 +77,7 @@ def rerank(
     for one in results:
         text = one.document if len(one.document) <= _WIDTH else f"{one.document[: _WIDTH - 3]}..."
         table.add_row(f"{one.score:.4f}", f"{one.index + 1} {text}")
-    out.print(table)
+    print_table(table)
     err.print(ranking.told, style="dim", soft_wrap=True)
     if ranking.truncated:
         err.print(f"{ranking.truncated} of {len(asked)} documents were cut; they were too long.", soft_wrap=True)

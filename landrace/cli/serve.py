@@ -92,6 +92,9 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(help="Folder for files, batches and tuning jobs; without it there are none.")
     ] = None,
+    step_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest that one step may take; then its engine counts as hanging.")
+    ] = 600,
     drain_seconds: Annotated[
         int, typer.Option(min=0, help="On SIGTERM or Ctrl-C, how long running requests may take to finish.")
     ] = 60,
@@ -157,6 +160,7 @@ def serve(
         price_per_hour=price_per_hour,
         keep_conversations=keep_conversations,
         data=data,
+        step_seconds=step_seconds,
         drain_seconds=drain_seconds,
         cors_origins=[checked_origin(origin) for origin in cors_origin or []],
         keys=keys,

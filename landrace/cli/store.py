@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from landrace.checkpoints.store import ModelStore, StoredModel, default_home
-from landrace.cli.console import err, human_bytes, out, print_json, styled
+from landrace.cli.console import err, human_bytes, print_json, print_table, styled
 from landrace.cli.progress import byte_progress
 from landrace.safe_text import shown_line
 
@@ -50,7 +50,7 @@ def list_models(json: Json = False) -> None:
         table.add_column(column, justify="right" if column == "size" else "left")
     for model in models:
         table.add_row(model.name, model.format, human_bytes(model.size), model.source)
-    out.print(table)
+    print_table(table)
 
 
 def show(
@@ -75,7 +75,7 @@ def show(
     table = Table(box=None, pad_edge=False, show_header=False)
     for key, value in facts.items():
         table.add_row(key, shown_line(str(value), LONGEST_VALUE))
-    out.print(table)
+    print_table(table)
 
 
 def remove(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from landrace.cli.console import err, out, print_json
+from landrace.cli.console import err, print_json, print_table
 from landrace.cli.ledgers import LedgerOption, existing_ledger
 from landrace.cli.moments import moment_of
 from landrace.errors import OptionError
@@ -96,7 +96,7 @@ def _print_table(groups: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> No
         labels = [str(row.get("key_name") or row["key"] or "") if name == "key" else row[name] or "" for name in groups]
         counts = [f"{row[name]:,}" for name in _COUNTS]
         table.add_row(*labels, *counts, *(f"{row[name]:,.{places}f}" for name, places in _AMOUNTS.items()))
-    out.print(table)
+    print_table(table)
 
 
 def _plain(value: Any) -> Any:

@@ -23,13 +23,14 @@ from landrace.engine.facts import EngineFacts
 from landrace.engine.live import Live
 from landrace.engine.masks import Masks
 from landrace.engine.options import EngineOptions
+from landrace.engine.out_of_memory import is_out_of_memory
 from landrace.engine.outputs import Completion, StepOutput, TokenLogprob
 from landrace.engine.overflow import begun, continued
 from landrace.engine.readout import Pooling, PoolKind
 from landrace.engine.refusals import check_request
 from landrace.engine.request import Request
 from landrace.engine.scheduler import Scheduler
-from landrace.errors import LandraceError, OptionError, RequestError, StepError
+from landrace.errors import LandraceError, OptionError, OutOfMemoryError, RequestError, StepError
 from landrace.models.batch import ForwardBatch
 from landrace.models.lora_spec import LoraSpec
 from landrace.models.serving import ServingDecoder
@@ -180,7 +181,8 @@ class Engine:
         """Computes one packed batch and returns what came of it, in order of computation.
 
         Whatever fails ends the requests it happened to with a StepError: one where it is the request's own work, those
-        of the step where it is the forward pass, those that ran where it is the bookkeeping. The others go on.
+        of the step where it is the forward pass (the latest where it lacks memory), those that ran where it is the
+        bookkeeping. The others go on.
         """
         started = time.perf_counter()
         before, self._pending = self._pending, []
@@ -285,9 +287,7 @@ class Engine:
             with self._masks.beside([state for own in states for state in own]):
                 logits, hidden = self._run(batch, any(isinstance(live.request.readout, Pooling) for live in lives))
         except Exception as cause:  # noqa: BLE001  the request ends, the engine goes on
-            error = StepError.of(cause, "compute this step")
-            for live in lives:
-                outputs.append(self._fail(live, error))
+            outputs += self._fail_step(lives, cause)
             return
         told = answers(logits, lives, wanted, states, self.decoder.choose_tokens)
         for live, answer, rows in zip(lives, told, wanted, strict=True):
@@ -301,6 +301,19 @@ class Engine:
                 output = self._fail(live, StepError.of(cause, "go on with this request"), sound=False)
             if output is not None:
                 outputs.append(output)
+
+    def _fail_step(self, lives: Sequence[Live], cause: Exception) -> list[StepOutput]:
+        """After a forward pass has failed. Where memory ran out only the latest of its requests ends, and the others
+        are computed again from what is published: the states of recurrent layers may have moved on."""
+        if not is_out_of_memory(cause):
+            error = StepError.of(cause, "compute this step")
+            return [self._fail(live, error) for live in lives]
+        order = self._scheduler.running
+        *others, latest = sorted(lives, key=lambda live: order.index(live.progress))
+        for live in others:
+            self._scheduler.preempt(live.progress)
+        self._accounts.preemptions += len(others)
+        return [self._fail(latest, OutOfMemoryError.of(cause, "compute this step"))]
 
     def _run(self, batch: ForwardBatch, with_hidden: bool) -> tuple[Tensor, Tensor | None]:
         """The logits of a step, and what the head read of its rows if that is wanted."""

@@ -77,6 +77,15 @@ class Scheduler:
         then.place = progress.place
         insort(self.waiting, then, key=_place)
 
+    def preempt(self, progress: Progress) -> None:
+        """One that runs loses what it holds and goes back to its place in the queue, to be computed again."""
+        self.running.remove(progress)
+        self.cache.release(progress.tables)
+        _let_go(progress)
+        progress.preemptions += 1
+        progress.draft = []
+        insort(self.waiting, progress, key=_place)
+
     def schedule(self) -> Plan:
         """Plans one step: whoever can start does, then the step's tokens are shared out."""
         self._preempted = self._reused = 0
@@ -140,13 +149,8 @@ class Scheduler:
         return True
 
     def _preempt_last(self) -> None:
-        """The latest arrival loses what it holds and goes back to its place in the queue, to be computed again."""
-        progress = self.running.pop()
-        self.cache.release(progress.tables)
-        _let_go(progress)
-        progress.preemptions += 1
+        self.preempt(self.running[-1])
         self._preempted += 1
-        insort(self.waiting, progress, key=_place)
 
     def _admit(self) -> None:
         """Moves to the running ones whoever can start now."""

@@ -13,6 +13,8 @@ from landrace.ledger.schema import APPLICATION_ID, POSTGRES, migrations
 SCHEMA = "landrace"
 _CONNECTIONS = 4
 _CONNECT_SECONDS = 5
+_MIGRATION_SECONDS = 60
+"""For another server that makes or migrates the ledger at the same time."""
 _SILENT_SECONDS = 10
 """How long a connection may say nothing before it counts as dead; a database whose machine vanished says nothing."""
 _NOT_NOW = ("08", "25", "28", "3D", "42501", "53", "54", "55", "57", "58", "XX", "40")
@@ -64,10 +66,12 @@ class PostgresDatabase(Database):
             if self._version(connection) == len(steps):
                 return
         with self.transaction() as connection:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_MIGRATION_SECONDS * 1000}")
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": APPLICATION_ID})
             # Only now: another server may have migrated while this one waited.
             version = self._version(connection)
             if version is None:
+                self._refuse_other_program(connection)
                 if not _exists(connection, "SELECT to_regnamespace(:name)", SCHEMA):
                     connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
                 connection.exec_driver_sql(f"CREATE TABLE {SCHEMA}.schema_version (version BIGINT NOT NULL)")
@@ -79,14 +83,8 @@ class PostgresDatabase(Database):
             connection.execute(text(f"UPDATE {SCHEMA}.schema_version SET version = :version"), {"version": len(steps)})
 
     def _version(self, connection: sqlalchemy.Connection) -> int | None:
-        """None where there is no ledger yet. Raises DataError for another program's schema and for a newer ledger."""
+        """None where there is no ledger yet. Raises DataError for a newer one."""
         if not _exists(connection, "SELECT to_regclass(:name)", f"{SCHEMA}.schema_version"):
-            tables = text("SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = :name LIMIT 1")
-            if connection.execute(tables, {"name": SCHEMA}).first() is not None:
-                raise DataError(
-                    f"The schema {SCHEMA} of {self.shown} holds the tables of another program, not a ledger.",
-                    hint="It was left as it is. Name another database for the ledger.",
-                )
             return None
         version = int(connection.exec_driver_sql(f"SELECT version FROM {SCHEMA}.schema_version").scalar_one())
         known = len(migrations(POSTGRES))
@@ -97,6 +95,16 @@ class PostgresDatabase(Database):
                 "another database.",
             )
         return version
+
+    def _refuse_other_program(self, connection: sqlalchemy.Connection) -> None:
+        """Raises DataError where there are tables, but no ledger. Under the lock: without it a ledger that another
+        server is making just now looks so."""
+        tables = text("SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = :name LIMIT 1")
+        if connection.execute(tables, {"name": SCHEMA}).first() is not None:
+            raise DataError(
+                f"The schema {SCHEMA} of {self.shown} holds the tables of another program, not a ledger.",
+                hint="It was left as it is. Name another database for the ledger.",
+            )
 
     def _explained(self, error: BaseException) -> DataError:
         import psycopg

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from landrace import __version__
-from landrace.server import adapters, models, status
+from landrace.server import adapters, models, status, tokens
 from landrace.server.access import limits
 from landrace.server.access.gate import Gate
 from landrace.server.anthropic import routes as anthropic_routes
@@ -22,6 +22,7 @@ from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes
 from landrace.server.ollama import routes as ollama_routes
 from landrace.server.openai import routes as openai_routes
+from landrace.server.openapi import routes as openapi_routes
 from landrace.server.page import routes as page_routes
 from landrace.server.responses import routes as response_routes
 from landrace.server.serving import Serving
@@ -29,7 +30,7 @@ from landrace.server.vectors import routes as vectors_routes
 
 _COMPUTING = (openai_routes, response_routes, anthropic_routes, ollama_routes, vectors_routes)
 """What computes something, and what batches may therefore call."""
-_APIS = (status, models, adapters, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
+_APIS = (status, models, adapters, tokens, *_COMPUTING, feedback_routes, file_routes, batch_routes, page_routes)
 """Each has a function `routes`, from `Serving` to its router."""
 
 
@@ -73,9 +74,15 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             expose_headers=_EXPOSED,
         )
     app.add_middleware(RequestId)
-    for api in _APIS:
-        app.include_router(api.routes(serving))
+    for router in routers_of(serving):
+        app.include_router(router)
     return app
+
+
+def routers_of(serving: Serving) -> list[APIRouter]:
+    """All that is outside, and the document of it."""
+    routers = [api.routes(serving) for api in _APIS]
+    return [*routers, openapi_routes.routes(routers)]
 
 
 def _inner(serving: Serving) -> FastAPI:

@@ -6,12 +6,26 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from landrace.server.http.errors import FieldError, require_type
 
 Neutral = tuple[Any, ...] | type
 """The values that ask for nothing besides null. A type: the field is a label that changes no answer, so any of them."""
+
+_TYPES: Mapping[type, str] = {str: "string", list: "array", dict: "object", bool: "boolean", int: "integer"}
+ONE_OR_SEVERAL: JsonSchemaValue = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+"""In a document, of a field that takes a text or a list of texts."""
+TEXTS_OR_IDS: JsonSchemaValue = {
+    "anyOf": [
+        *ONE_OR_SEVERAL["anyOf"],
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+"""Of one that takes token ids as well."""
 
 
 class Fields(BaseModel):
@@ -33,6 +47,29 @@ class Fields(BaseModel):
         table = {name: values for name, values in cls.neutral.items() if name not in cls.model_fields}
         asked = without_neutral(data, table, cls.place)
         return {name: value for name, value in asked.items() if value is not None or name not in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """What is taken and not implemented is said as well, and that null is nothing."""
+        found = handler(schema)
+        told = handler.resolve_ref_schema(found)
+        needed = told.get("required", ())
+        told["properties"] = {
+            **{name: one if name in needed else _or_null(one) for name, one in told["properties"].items()},
+            **{name: _neutral_schema(values) for name, values in cls.neutral.items() if name not in cls.model_fields},
+        }
+        return found
+
+
+def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    given = schema.get("anyOf", ())
+    return schema if {"type": "null"} in given else {"anyOf": [*(given or [schema]), {"type": "null"}]}
+
+
+def _neutral_schema(neutral: Neutral) -> JsonSchemaValue:
+    if isinstance(neutral, type):
+        return {"type": [_TYPES[neutral], "null"]}
+    return {"enum": [*neutral, None]}
 
 
 def without_neutral(fields: Mapping[str, Any], table: Mapping[str, Neutral], inside: str = "") -> dict[str, Any]:

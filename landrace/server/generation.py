@@ -19,6 +19,8 @@ from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.text.answers import AnswerForm, Event, Parts, ToolCall, join
 from landrace.text.guides import Guide
 
+_HOUR_SECONDS = 3600
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -194,6 +196,32 @@ class Generation:
             **({"completion_tokens_details": details} if details else {}),
             **({"dropped_tokens": dropped} if dropped else {}),
         }
+
+    def timings(self, price_per_hour: float = 0.0) -> dict[str, float | None]:
+        """How long the call took, and its share of the engine's time, with what that costs where it has a price.
+        Prompts and answers are counted as in `usage`, prompts without what was cached."""
+        choices = self.choices
+        queued = min(choice.queue_seconds for choice in choices)
+        firsts = [choice.first_token_seconds for choice in choices if choice.first_token_seconds is not None]
+        first = min(firsts, default=None)
+        total = max(choice.seconds for choice in choices)
+        computed = sum(len(choice.prompt.ids) - choice.cached_tokens for choice in choices[:: self._n])
+        later = sum(max(0, choice.n_tokens - 1) for choice in choices)
+        machine = sum(choice.machine_seconds for choice in choices)
+        cost = {"cost": machine * price_per_hour / _HOUR_SECONDS} if price_per_hour else {}
+        return {
+            "queue_seconds": queued,
+            "first_token_seconds": first,
+            "seconds": total,
+            "prompt_tokens_per_second": None if first is None else _rate(computed, first - queued),
+            "generated_tokens_per_second": None if first is None else _rate(later, total - first),
+            "machine_seconds": machine,
+            **cost,
+        }
+
+
+def _rate(n: int, seconds: float) -> float | None:
+    return n / seconds if n > 0 and seconds > 0 else None
 
 
 def check_count(engine: EngineProcess, n_answers: int) -> None:

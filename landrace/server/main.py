@@ -20,6 +20,7 @@ from landrace.checkpoints.store import default_home
 from landrace.errors import LandraceError, OptionError
 from landrace.ledger import Ledger
 from landrace.ledger.place import without_passwords
+from landrace.ledger.records import RunStatus
 from landrace.server.access.keys import KeyDesk
 from landrace.server.access.requirement import keys_needed
 from landrace.server.app import create_app
@@ -35,6 +36,7 @@ from landrace.server.jobs.jobs import Jobs
 from landrace.server.options import ServeOptions
 from landrace.server.presence import present
 from landrace.server.serving import Serving
+from landrace.server.systemd import ServiceManager
 from landrace.server.usage import UsageLog
 
 _GARBAGE_THRESHOLDS = (10_000, 50, 100)
@@ -48,8 +50,9 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     """Serves until SIGINT, SIGTERM or SIGHUP; then takes no new call, lets the running ones finish, and returns.
 
     `announce` is called with the server's address, and what users should know about how the models are served, once it
-    answers. Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start, and
-    KeyboardInterrupt for a signal before that. Belongs to the main thread, where signals arrive.
+    answers. Raises StoreError, CheckpointError, UnsupportedError, OptionError or DataError when it cannot start,
+    KeyboardInterrupt for a signal before that, and LandraceError when an engine cannot be kept up. Belongs to the main
+    thread, where signals arrive.
     """
     tls = tls_context(options.tls_cert, options.tls_key)
     hosts = HostRule.of(options.host, options.allowed_hosts)
@@ -73,11 +76,11 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
             keeper = _keeper(options)
             serving = Serving(registry, usage_log, keeper=keeper, jobs=jobs, adapter_folder=options.adapter_folder)
             app = create_app(serving, edge)
-            asyncio.run(_serve(app, registry, listener, tls, options, announce))
+            ending = asyncio.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    usage_log.close("finished")
+    usage_log.close(ending)
 
 
 def _keeper(options: ServeOptions) -> Keeper | None:
@@ -95,7 +98,8 @@ async def _serve(
     tls: ssl.SSLContext | None,
     options: ServeOptions,
     announce: Callable[[str, Sequence[str]], None],
-) -> None:
+) -> RunStatus:
+    """How the run ended: finished, or interrupted where answers were cut off."""
     config = uvicorn_config(app, options.bounds, tls, drain_seconds=options.drain_seconds + _SLOW_CLIENT_SECONDS)
     server = _Server(config, registry, options.drain_seconds)
     # While models open, every signal to end is what asyncio makes of a Ctrl-C: this task is cancelled and cleans up.
@@ -115,9 +119,15 @@ async def _serve(
         notices = dict.fromkeys(engine.notice for engine in registry.engines if engine.notice)
         scheme = "http" if tls is None else "https"
         url = f"{scheme}://{_shown(options.host)}:{listener.getsockname()[1]}"
-        async with present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit):
+        async with (
+            present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit),
+            ServiceManager().told(registry, lambda: server.should_exit),
+        ):
             announce(url, list(notices))
             await server.serve(sockets=[listener])
+    if server.failure is not None:
+        raise LandraceError(server.failure, hint="The log above says what came before.")
+    return "interrupted" if server.was_cut else "finished"
 
 
 class _Server(uvicorn.Server):
@@ -131,6 +141,10 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._registry = registry
         self._drain_seconds = drain_seconds
+        self.failure: str | None = None
+        """Why an engine was given up, which ends the server as a signal does."""
+        self.was_cut = False
+        """Whether requests were ended that still ran."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -145,13 +159,25 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if not self.should_exit:
             self.should_exit = True
-            loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._cut)
+            loop.call_soon_threadsafe(self._drain)
             return
         loop.call_soon_threadsafe(self._cut)
         for number in _ending_signals():
             signal.signal(number, signal.SIG_DFL)
 
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls this ten times a second while it serves."""
+        self.failure = next((engine.failure for engine in self._registry.engines if engine.failure), None)
+        if self.failure is not None and not self.should_exit:
+            self.should_exit = True
+            self._drain()
+        return await super().on_tick(counter)
+
+    def _drain(self) -> None:
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._cut)
+
     def _cut(self) -> None:
+        self.was_cut = any(engine.unfinished for engine in self._registry.engines)
         self._registry.give_up("The server is stopping.")
 
 
@@ -166,7 +192,9 @@ def _registry(options: ServeOptions) -> Registry:
     models = []
     for index, name in enumerate(options.models):
         own = options.adapters if index == 0 else {}
-        settings = EngineSettings(name, own, options.weights, options.kernels, options.threads, options.engine)
+        settings = EngineSettings(
+            name, own, options.weights, options.kernels, options.threads, options.engine, options.step_seconds
+        )
         models.append(Hosted(settings, max_pending=options.max_pending))
     return Registry(models, opener, options.aliases)
 

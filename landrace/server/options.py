@@ -11,7 +11,8 @@ from landrace.engine.options import EngineOptions
 from landrace.server.http.bounds import Bounds
 
 _NOT_HOW_IT_ANSWERS = (
-    "host", "port", "ledger", "data", "drain_seconds", "wait_seconds", "adapter_folder",
+    "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "step_seconds", "drain_seconds",
+    "wait_seconds", "adapter_folder",
     "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
 )  # fmt: skip
 
@@ -53,6 +54,8 @@ class ServeOptions:
     """Whether calls may agree that their conversation is kept in the ledger."""
     data: Path | None = None
     """The folder of files, batches and jobs; None: there are none."""
+    step_seconds: float = 600.0
+    """The longest that one step of an engine may take before its process is replaced."""
     drain_seconds: int = 60
     """How long running requests may take to finish after a signal; what runs then, or at a second signal, is ended
     with an error."""

@@ -24,6 +24,8 @@ class Serving:
     usage_log: UsageLog
     adapter_folder: Path | None = None
     """Adapters in its subfolders may be loaded by calls; None: none may."""
+    price_per_hour: float = 0.0
+    """What the operator reckons for an hour of the machine; 0: nothing is told of costs."""
     desk: PromptDesk = field(default_factory=PromptDesk)
     keeper: Keeper | None = None
     """Of feedback and conversations; None: this server has no ledger to keep them in."""

@@ -21,7 +21,7 @@ from landrace.engine.cache.pool import BlockPool
 from landrace.engine.sampler import SamplingState
 from landrace.engine.scheduler import Scheduler
 from landrace.engine.stopping import StopText
-from landrace.errors import RequestError, StepError
+from landrace.errors import OutOfMemoryError, RequestError, StepError
 from landrace.text import TextStream
 
 OPTIONS = EngineOptions(block_size=4, cache_tokens=96, max_step_tokens=24, max_running=6)
@@ -290,3 +290,40 @@ def test_a_request_that_cannot_be_taken_leaves_no_trace(decoder: Any, tokenizer:
         engine.add(unhashable)
     assert not engine.has_work
     check_idle(engine)
+
+
+@pytest.mark.parametrize("kind", ["memory", "torch", "allocator"])
+def test_where_memory_runs_out_the_latest_request_ends(decoder: Any, tokenizer: Any, kind: str) -> None:
+    """The others say what they say where there is enough."""
+    raised = {
+        "memory": MemoryError("no room"),
+        "torch": torch.OutOfMemoryError("no room"),
+        "allocator": RuntimeError("DefaultCPUAllocator: can't allocate memory: no room"),
+    }[kind]
+    params = SamplingParams(max_tokens=8, temperature=0.9, seed=1, ignore_eos=True)
+    requests = [Request(f"r{index}", (index, *range(11)), params) for index in range(4)]
+    expected = [completion.token_ids for completion in Engine(decoder, tokenizer).generate(requests)]
+    engine = Engine(Wrapped(decoder), tokenizer)
+    for request in requests:
+        engine.add(request)
+    forward = engine.decoder.call  # type: ignore[attr-defined]
+
+    def failing(batch: Any) -> torch.Tensor:
+        """A step has room for two requests that decode."""
+        logits: torch.Tensor = forward(batch)
+        if len(logits) > 2 and all(live.progress.decodes for live in engine._live.values()):
+            raise raised
+        return logits
+
+    engine.decoder.call = failing  # type: ignore[attr-defined]
+    outputs: dict[str, list[StepOutput]] = {request.id: [] for request in requests}
+    while engine.has_work:
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+    for index, (_, completion) in enumerate(whole(requests, outputs)):
+        if index < 2:
+            assert completion.token_ids == expected[index] and completion.error is None
+        else:
+            assert isinstance(completion.error, OutOfMemoryError) and "no room" in completion.error.message
+    check_idle(engine)
+    assert engine.facts.preemptions == 5

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,11 @@ class ServerProcess:
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=SECONDS)
 
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return "".join(self.lines)
+
     def post(self, path: str, body: Any) -> httpx.Response:
         """The body as plain JSON, which may hold what `json=` would refuse."""
         headers = {"Content-Type": "application/json"}
@@ -153,8 +159,12 @@ class ServerProcess:
 
     def engine_pids(self) -> list[int]:
         """The processes that hold the models."""
-        children = psutil.Process(self.process.pid).children()
-        return [child.pid for child in children if any("spawn_main" in part for part in child.cmdline())]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # one that has just ended
+                if any("spawn_main" in part for part in child.cmdline()):
+                    found.append(child.pid)
+        return found
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ ROOM = EngineOptions(cache_tokens=131072)
 @asynccontextmanager
 async def running(model: Path, adapters: Mapping[str, Path] | None = None, **how: Any) -> AsyncIterator[EngineProcess]:
     """An engine that is up, and stopped at the end."""
-    settings = EngineSettings(str(model), adapters or {}, threads=1, options=ROOM)
-    engine = EngineProcess(settings, max_pending=64, **how)
+    settings = EngineSettings(str(model), adapters or {}, threads=1, options=ROOM, **how)
+    engine = EngineProcess(settings, max_pending=64)
     await engine.start()
     try:
         yield engine
@@ -41,7 +41,8 @@ def pid(engine: EngineProcess) -> int:
 
 
 def kill(engine: EngineProcess, number: signal.Signals = signal.SIGKILL) -> None:
-    os.kill(pid(engine), number)
+    with suppress(ProcessLookupError):  # it has ended already
+        os.kill(pid(engine), number)
 
 
 class Asked:

@@ -90,7 +90,15 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
 
     monkeypatch.setattr(application, "_APIS", (status, SimpleNamespace(routes=routes)))
     monkeypatch.setattr(status, "_described", lambda model: {"id": model.name})
-    engine: Any = SimpleNamespace(alive=True, unfinished=0, max_length=9, settings=SimpleNamespace(model="m"))
+    engine: Any = SimpleNamespace(
+        alive=True,
+        state="ready",
+        trouble=None,
+        lost_adapters={},
+        unfinished=0,
+        max_length=9,
+        settings=SimpleNamespace(model="m"),
+    )
     models = [ServedModel("m", engine), ServedModel("tuned", engine, "tuned", "m")]
     usage_log = UsageLog(None, name="m", command="", config={})
     app = create_app(Serving(Registry(models), usage_log), Edge(keys=KeyDesk(book), cors_origins=["https://page"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -66,6 +67,50 @@ def test_an_engine_that_hangs_is_replaced(tiny_model: Path, busy: bool) -> None:
                 await asyncio.sleep(0.02)
             await ready(engine)
             assert len(await Asked(engine).answer()) == 12
+
+    asyncio.run(talk())
+
+
+def test_a_step_that_never_ends(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    """The process beats, and comes no further: here it reads a file that nobody writes."""
+    stuck = tmp_path / "stuck"
+    shutil.copytree(tiny_adapter, stuck)
+    (stuck / "adapter_model.safetensors").unlink()
+    os.mkfifo(stuck / "adapter_model.safetensors")
+
+    async def talk() -> None:
+        async with running(tiny_model, step_seconds=4.0) as engine:
+            asked = Asked(engine, params=ENDLESS)
+            await asked.next()
+            with pytest.raises(EngineStoppedError, match="at one step"):
+                await asyncio.wait_for(engine.load_adapter("stuck", stuck), SECONDS)
+            with pytest.raises(EngineStoppedError, match="at one step"):
+                await asked.answer()
+            await ready(engine)
+            assert not engine.adapters and len(await Asked(engine).answer()) == 12
+
+    asyncio.run(talk())
+
+
+def test_an_adapter_that_the_process_does_not_survive(tiny_model: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    """The next process leaves it out."""
+    deadly = tmp_path / "deadly"
+    shutil.copytree(tiny_adapter, deadly)
+
+    async def talk() -> None:
+        async with running(tiny_model, {"tuned": tiny_adapter, "deadly": deadly}) as engine:
+            first = pid(engine)
+            (deadly / "adapter_model.safetensors").unlink()
+            os.mkfifo(deadly / "adapter_model.safetensors")
+            kill(engine)
+            async with asyncio.timeout(SECONDS):
+                while engine.state != "restarting" or engine._opening_adapter != "deadly":
+                    await asyncio.sleep(0.02)
+            assert pid(engine) != first
+            kill(engine)
+            await ready(engine)
+            assert "ended with exit code -9" in engine.lost_adapters["deadly"].message
+            assert len(await Asked(engine, "tuned").answer()) == 12
 
     asyncio.run(talk())
 

@@ -250,7 +250,7 @@ def test_models_and_health(server: Any, base: str) -> None:
     assert (models[base].parent, models["tuned"].parent) == (None, base)
     assert server.client.models.retrieve("tuned").id == "tuned"
     # Others' clients may have left just now.
-    idle = {"status": "ok", "stopped": [], "unfinished_requests": 0}
+    idle = {"status": "ok", "engines": {}, "unfinished_requests": 0}
     wait_until(lambda: idle.items() <= server.get("/health").json().items())
 
 

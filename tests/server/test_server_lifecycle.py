@@ -170,6 +170,8 @@ def test_a_second_signal_ends_what_is_running(
     assert server.process.wait(SECONDS) == 0
     wait_until(lambda: not runs(engine))
     assert [row.finish_reason for row in rows(server)] == ["error"]
+    with Ledger(server.ledger) as ledger:
+        assert [run.status for run in ledger.runs(kind="serve")] == ["interrupted"]
 
 
 def test_killed_processes(start_server: Any, tiny_model: Path, tmp_path: Path, runs: Any) -> None:
@@ -186,8 +188,9 @@ def test_killed_processes(start_server: Any, tiny_model: Path, tmp_path: Path, r
     os.kill(killed, signal.SIGKILL)
 
     # Of two engines one is gone: its calls end with an error, new ones are refused until it is back.
-    wait_until(lambda: server.get("/health").status_code == 503)
-    (lost,) = server.get("/health").json()["stopped"]
+    wait_until(lambda: server.get("/ready").status_code == 503)
+    (lost,) = server.get("/ready").json()["engines"]
+    assert server.get("/health").json()["status"] == "degraded"
     refused = server.post("/v1/completions", {"model": lost, **SHORT})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_restarting")
     assert int(refused.headers["retry-after"]) >= 1
@@ -196,7 +199,7 @@ def test_killed_processes(start_server: Any, tiny_model: Path, tmp_path: Path, r
     (other,) = names - {lost}
     next(streams[other])
     assert server.post("/v1/completions", {"model": other, **SHORT}).status_code == 200
-    wait_until(lambda: server.get("/health").status_code == 200)
+    wait_until(lambda: server.get("/ready").status_code == 200)
     assert server.post("/v1/completions", {"model": lost, **SHORT}).status_code == 200
     assert "exit code -9" in "".join(server.lines)
 

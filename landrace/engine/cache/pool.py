@@ -49,7 +49,8 @@ class BlockPool:
     @property
     def n_reusable(self) -> int:
         """Free blocks that are still published."""
-        return sum(self.references[block] == 0 for block in self.hashes_of)
+        published = list(self.hashes_of)  # at once: this is asked for while another thread steps
+        return sum(self.references[block] == 0 for block in published)
 
     def lookup(self, hashes: Sequence[bytes]) -> list[int]:
         """Published blocks of the longest known beginning of `hashes`. Changes nothing."""

@@ -10,6 +10,7 @@ from landrace.server.anthropic.replies import MessageReply
 from landrace.server.anthropic.schema import NAMES, CountRequest, MessagesRequest
 from landrace.server.chats.calls import prepared
 from landrace.server.chats.chat import renamed
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
 
 
@@ -17,7 +18,12 @@ def routes(serving: Serving) -> APIRouter:
     """`/v1/messages` and `/v1/messages/count_tokens`."""
     router = APIRouter()
 
-    @router.post("/v1/messages")
+    @router.post(
+        "/v1/messages",
+        **described(
+            "Answers a conversation as Anthropic does.", MessagesRequest, OBJECT, stream=OBJECT, failure=OBJECT
+        ),
+    )
     async def messages(http: Request) -> Response:
         body = await serving.desk.read(http, MessagesRequest)
         model, prompt = await prepared(serving, http, body.model, body.chat)
@@ -28,7 +34,10 @@ def routes(serving: Serving) -> APIRouter:
             Call(model, [prompt], [params], reply, body.stream, names=NAMES, kind="message"), http, serving.usage_log
         )
 
-    @router.post("/v1/messages/count_tokens")
+    @router.post(
+        "/v1/messages/count_tokens",
+        **described("The tokens of a conversation.", CountRequest, OBJECT, failure=OBJECT),
+    )
     async def count(http: Request) -> Response:
         body = await serving.desk.read(http, CountRequest)
         _, prompt = await prepared(serving, http, body.model, body.chat)

@@ -29,6 +29,8 @@ class EngineSettings:
     kernels: str = "auto"
     threads: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    step_seconds: float = 600.0
+    """The longest that one step may take before the process counts as hanging."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from landrace.server.engines.messages import (
     Ready,
     UnloadAdapter,
 )
-from landrace.server.engines.watch import STEP_SECONDS, TICK_SECONDS, Deaths, Watch
+from landrace.server.engines.watch import TICK_SECONDS, Deaths, Watch
 from landrace.server.engines.worker_process import WorkerProcess
 from landrace.text import Tokenizer
 
@@ -59,18 +59,14 @@ Event = StepOutput | EngineStoppedError
 
 class EngineProcess:
     """One engine, in one process after another: one that dies or hangs is replaced. Its methods belong to one event
-    loop.
+    loop."""
 
-    `step_seconds`: the longest that a step may take before the process counts as hanging.
-    """
-
-    def __init__(self, settings: EngineSettings, *, max_pending: int, step_seconds: float = STEP_SECONDS) -> None:
+    def __init__(self, settings: EngineSettings, *, max_pending: int) -> None:
         self.settings = settings
         self.max_pending = max_pending
         self.failure: str | None = None
         """Why it is not started again: its processes have ended too often."""
         self.restarts = 0
-        self._step_seconds = step_seconds
         self._state: State = "stopped"
         self._reason = "The engine has not started."
         self._queues: dict[str, asyncio.Queue[Event]] = {}
@@ -297,7 +293,7 @@ class EngineProcess:
         self._opening: asyncio.Future[Ready] = loop.create_future()
         self._over: asyncio.Future[str] = loop.create_future()
         self._opening_adapter: str | None = None
-        self._watch = Watch(begun, self._step_seconds)
+        self._watch = Watch(begun, self.settings.step_seconds)
         self._worker = WorkerProcess(replace(self.settings, adapters=self._adapters.to_open()), self._take)
         await self._worker.start()
         self._ready = await self._opening

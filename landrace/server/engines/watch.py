@@ -12,8 +12,6 @@ LATE_SECONDS = 5.0
 """A process that was not heard of for so long is told to be unwell."""
 SILENT_SECONDS = 20.0
 """One that was not heard of for so long is given up, however long a step may take."""
-STEP_SECONDS = 600.0
-"""Default of the longest that one step may take."""
 
 MOST_DEATHS = 5
 WINDOW_SECONDS = 600.0

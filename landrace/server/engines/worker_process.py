@@ -80,7 +80,10 @@ class WorkerProcess:
                 await asyncio.to_thread(self._process.join, _STOP_SECONDS)
         finally:
             self._process.kill()
-        await asyncio.to_thread(self._process.join)
+        await asyncio.to_thread(self._process.join, _STOP_SECONDS)
+        if self._process.is_alive():  # the system itself does not let go of it, as where a disk hangs
+            _log.error("The process of %s cannot be ended.", self._name)
+            return
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._connection.close()

@@ -13,6 +13,7 @@ from landrace.server.feedback.keeper import conversation_of
 from landrace.server.fields import Fields
 from landrace.server.http.errors import ApiError, FieldError
 from landrace.server.openai.conversation import checked_messages
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
 
 _MAX_TEXT = 100_000
@@ -52,7 +53,7 @@ def routes(serving: Serving) -> APIRouter:
     if keeper is None:
         return router
 
-    @router.post("/v1/feedback")
+    @router.post("/v1/feedback", **described("Takes a rating or a correction of an answer.", FeedbackRequest, OBJECT))
     async def add(http: Request) -> dict[str, Any]:
         body = await serving.desk.read(http, FeedbackRequest)
         caller = caller_of(http)

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from landrace.errors import LandraceError, PromptTooLongError, RequestError
+from landrace.errors import LandraceError, OutOfMemoryError, PromptTooLongError, RequestError
 from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 from landrace.server.http import error_shapes
 
@@ -90,6 +90,8 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
         return ApiError(400, message, param=error.field, code=code)
     if isinstance(error, EngineBusyError):
         return ApiError(429, message, code="rate_limit_exceeded")
+    if isinstance(error, OutOfMemoryError):
+        return ApiError(503, message, code="out_of_memory", retry_after=1)
     if isinstance(error, EngineStoppedError):
         return ApiError(503, message, code=error.code, retry_after=error.retry_after)
     return ApiError(500, message)

@@ -13,8 +13,8 @@ def absent(path: str) -> APIRouter:
     """Every route at `path` and below it."""
     router = APIRouter()
 
-    @router.api_route(path, methods=_METHODS)
-    @router.api_route(f"{path}/{{rest:path}}", methods=_METHODS)
+    @router.api_route(path, methods=_METHODS, include_in_schema=False)
+    @router.api_route(f"{path}/{{rest:path}}", methods=_METHODS, include_in_schema=False)
     async def refuse() -> None:
         raise ApiError(
             404,

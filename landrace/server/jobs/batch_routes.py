@@ -13,6 +13,7 @@ from landrace.server.http.errors import FieldError
 from landrace.server.jobs.absent import absent
 from landrace.server.jobs.batches import ENDPOINTS
 from landrace.server.jobs.records import public
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
 
 _MAX_PAGE = 100
@@ -50,7 +51,7 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     files, batches = serving.jobs.files, serving.jobs.batches
 
-    @router.post("/v1/batches")
+    @router.post("/v1/batches", **described("Begins a batch of calls.", BatchRequest, OBJECT))
     async def create(http: Request) -> dict[str, Any]:
         body = await serving.desk.read(http, BatchRequest)
         caller = caller_of(http)
@@ -59,17 +60,17 @@ def routes(serving: Serving) -> APIRouter:
             raise FieldError(f"The file {found['id']} was not uploaded with the purpose batch.", field="input_file_id")
         return public(batches.create(body.model_dump(), caller))
 
-    @router.get("/v1/batches")
+    @router.get("/v1/batches", **described("Batches, the newest first.", reply=OBJECT))
     async def list_batches(
         http: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 20
     ) -> dict[str, Any]:
         return batches.records.page(caller_of(http), after=after, limit=limit)
 
-    @router.get("/v1/batches/{batch_id}")
+    @router.get("/v1/batches/{batch_id}", **described("Where a batch is.", reply=OBJECT))
     async def show(http: Request, batch_id: str) -> dict[str, Any]:
         return public(batches.records.find(batch_id, caller_of(http)))
 
-    @router.post("/v1/batches/{batch_id}/cancel")
+    @router.post("/v1/batches/{batch_id}/cancel", **described("Ends a batch.", reply=OBJECT))
     async def cancel(http: Request, batch_id: str) -> dict[str, Any]:
         return public(batches.cancel(batches.records.find(batch_id, caller_of(http))))
 

@@ -11,9 +11,17 @@ from fastapi.responses import FileResponse, Response
 
 from landrace.server.access.caller import caller_of
 from landrace.server.jobs.absent import absent
+from landrace.server.jobs.files import PURPOSES
 from landrace.server.jobs.records import MAX_PAGE, owner_of, public
 from landrace.server.jobs.upload import read_upload
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
+
+UPLOAD = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": [*PURPOSES]}},
+    "required": ["file", "purpose"],
+}
 
 
 def routes(serving: Serving) -> APIRouter:
@@ -24,7 +32,7 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     files = jobs.files
 
-    @router.post("/v1/files")
+    @router.post("/v1/files", **described("Takes a file.", UPLOAD, OBJECT, body_type="multipart/form-data"))
     async def upload(http: Request) -> dict[str, Any]:
         form, asked = await read_upload(http)
         try:
@@ -35,7 +43,7 @@ def routes(serving: Serving) -> APIRouter:
         finally:
             await form.close()
 
-    @router.get("/v1/files")
+    @router.get("/v1/files", **described("Files, the newest first.", reply=OBJECT))
     async def list_files(
         http: Request,
         purpose: str | None = None,
@@ -47,16 +55,16 @@ def routes(serving: Serving) -> APIRouter:
             caller_of(http), after=after, limit=limit, newest_first=order == "desc", purpose=purpose
         )
 
-    @router.get("/v1/files/{file_id}")
+    @router.get("/v1/files/{file_id}", **described("What is known of a file.", reply=OBJECT))
     async def show(http: Request, file_id: str) -> dict[str, Any]:
         return public(files.records.find(file_id, caller_of(http)))
 
-    @router.get("/v1/files/{file_id}/content")
+    @router.get("/v1/files/{file_id}/content", **described("Its bytes.", media_type="application/octet-stream"))
     async def content(http: Request, file_id: str) -> Response:
         record = files.records.find(file_id, caller_of(http))
         return FileResponse(files.path(record["id"]), media_type="application/octet-stream")
 
-    @router.delete("/v1/files/{file_id}")
+    @router.delete("/v1/files/{file_id}", **described("Removes a file.", reply=OBJECT))
     async def delete(http: Request, file_id: str) -> dict[str, Any]:
         record = files.records.find(file_id, caller_of(http))
         jobs.check_unused(record["id"])

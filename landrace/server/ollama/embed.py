@@ -17,6 +17,7 @@ from landrace.server.fields import Fields, Neutral
 from landrace.server.ollama.names import our_name
 from landrace.server.ollama.replies import duration
 from landrace.server.ollama.schema import OF_A_MACHINE, check_keep_alive
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
 from landrace.server.vectors.jobs import VectorJob
 from landrace.server.vectors.reading import Reading
@@ -59,7 +60,7 @@ class EmbedRequest(Fields):
 def add_route(router: APIRouter, serving: Serving) -> None:
     """`/api/embed`."""
 
-    @router.post("/api/embed")
+    @router.post("/api/embed", **described("Ollama's vectors.", EmbedRequest, OBJECT, failure=OBJECT))
     async def embed(http: Request) -> Response:
         body = await serving.desk.read(http, EmbedRequest, any_type=True)
         model = await serving.find(http, our_name(serving.registry, body.model))

@@ -14,6 +14,7 @@ from landrace.server.engines.registry import ServedModel
 from landrace.server.fields import Fields, Neutral
 from landrace.server.ollama.names import our_name
 from landrace.server.ollama.replies import timestamp
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
 
 _GET = ["GET", "HEAD"]
@@ -31,15 +32,15 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
     """`/api/version`, `/api/tags`, `/api/ps` and `/api/show`."""
     registry = serving.registry
 
-    @router.api_route("/api/version", methods=_GET)
+    @router.api_route("/api/version", methods=_GET, **described("The version, as Ollama tells its own.", reply=OBJECT))
     async def version() -> dict[str, str]:
         return {"version": __version__}
 
-    @router.api_route("/api/tags", methods=_GET)
+    @router.api_route("/api/tags", methods=_GET, **described("What is served, as Ollama lists it.", reply=OBJECT))
     async def tags() -> dict[str, Any]:
         return {"models": [_listed(model) for model in registry]}
 
-    @router.api_route("/api/ps", methods=_GET)
+    @router.api_route("/api/ps", methods=_GET, **described("What is open, as Ollama lists it.", reply=OBJECT))
     async def running() -> dict[str, Any]:
         return {
             "models": [
@@ -49,7 +50,9 @@ def add_routes(router: APIRouter, serving: Serving) -> None:
             ]
         }
 
-    @router.post("/api/show")
+    @router.post(
+        "/api/show", **described("What is known of a model, as Ollama tells it.", ShowRequest, OBJECT, failure=OBJECT)
+    )
     async def show(http: Request) -> Response:
         body = await serving.desk.read(http, ShowRequest, any_type=True)
         model = await serving.find(http, our_name(registry, body.model))

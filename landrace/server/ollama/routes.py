@@ -17,6 +17,7 @@ from landrace.server.ollama.names import our_name
 from landrace.server.ollama.replies import LineReply
 from landrace.server.ollama.schema import ChatRequest, GenerateRequest
 from landrace.server.openai.prompts import plain_prompt
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.serving import Serving
 
 
@@ -26,12 +27,17 @@ def routes(serving: Serving) -> APIRouter:
     listing.add_routes(router, serving)
     embed.add_route(router, serving)
 
-    @router.post("/api/chat")
+    @router.post(
+        "/api/chat", **described("Ollama's chats, as lines of JSON.", ChatRequest, media_type="*/*", failure=OBJECT)
+    )
     async def chat(http: Request) -> Response:
         body = await serving.desk.read(http, ChatRequest, any_type=True)
         return await _answered(body, body.chat, http)
 
-    @router.post("/api/generate")
+    @router.post(
+        "/api/generate",
+        **described("Ollama's texts, as lines of JSON.", GenerateRequest, media_type="*/*", failure=OBJECT),
+    )
     async def generate(http: Request) -> Response:
         body = await serving.desk.read(http, GenerateRequest, any_type=True)
         if not (body.raw and body.prompt):

@@ -23,18 +23,31 @@ class ChunkedReply:
 
     media_type = wire.EVENTS
 
-    def __init__(self, model: ServedModel, shape: Shape, *, include_usage: bool, obfuscate: bool) -> None:
-        """`include_usage`: a stream ends with the token counts. `obfuscate`: its chunks tell little by their sizes."""
+    def __init__(
+        self,
+        model: ServedModel,
+        shape: Shape,
+        *,
+        include_usage: bool,
+        obfuscate: bool,
+        include_timings: bool = False,
+        price_per_hour: float = 0.0,
+    ) -> None:
+        """`include_usage`: a stream ends with the token counts. `obfuscate`: its chunks tell little by their sizes.
+        `include_timings`: the reply, or the end of a stream, says how long it took, and what that costs."""
         self.id = f"{shape.prefix}-{uuid.uuid4().hex}"
         self._model = model
         self._shape = shape
         self._include_usage = include_usage
         self._obfuscate = obfuscate
+        self._include_timings = include_timings
+        self._price_per_hour = price_per_hour
         self._opened: set[int] = set()
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         choices = [self._shape.choice(choice) for choice in generation.choices]
-        return self._envelope(generation, self._shape.kind, choices, usage=generation.usage())
+        told = {"usage": generation.usage(), **self._timings(generation)}
+        return self._envelope(generation, self._shape.kind, choices, **told)
 
     def delta(self, generation: Generation, choice: Choice, output: StepOutput) -> Iterator[str]:
         if choice.index not in self._opened:
@@ -45,8 +58,10 @@ class ChunkedReply:
             yield self._chunk(generation, chunk)
 
     def closing(self, generation: Generation) -> Iterator[str]:
-        if self._include_usage:
-            yield wire.server_event(self._envelope(generation, self._shape.chunk_kind, [], usage=generation.usage()))
+        usage = {"usage": generation.usage()} if self._include_usage else {}
+        told = {**usage, **self._timings(generation)}
+        if told:
+            yield wire.server_event(self._envelope(generation, self._shape.chunk_kind, [], **told))
         yield _DONE
 
     def failure(self, generation: Generation, error: LandraceError) -> Iterator[str]:
@@ -57,6 +72,9 @@ class ChunkedReply:
         more: dict[str, Any] = {"usage": None} if self._include_usage else {}
         body = self._envelope(generation, self._shape.chunk_kind, [choice], **more)
         return wire.server_event(body, obfuscate=self._obfuscate)
+
+    def _timings(self, generation: Generation) -> dict[str, Any]:
+        return {"timings": generation.timings(self._price_per_hour)} if self._include_timings else {}
 
     def _envelope(
         self, generation: Generation, kind: str, choices: list[dict[str, Any]], **more: Any

@@ -14,7 +14,7 @@ from landrace.text.guides import Guide, check_guide
 def plain_prompts(engine: EngineProcess, body: CompletionRequest) -> list[Prompt]:
     """The token ids of every prompt. Raises RequestError for one that cannot fit, or for too many."""
     check_count(engine, len(body.prompt) * body.n)
-    with renamed({"guide": field_of_guide(body.response_format)}):
+    with renamed({"guide": field_of_guide(body.response_format, body.guided)}):
         return [plain_prompt(engine, prompt, body.said_guide) for prompt in body.prompt]
 
 

@@ -6,16 +6,16 @@ import re
 from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, SkipValidation, field_validator, model_validator
+from pydantic import AfterValidator, Field, SkipValidation, WithJsonSchema, field_validator, model_validator
 
 from landrace.engine.sampling_params import SamplingParams
 from landrace.server.chats.chat import Chat
 from landrace.server.chats.tool_choice import ToolChoice
-from landrace.server.fields import Fields
+from landrace.server.fields import ONE_OR_SEVERAL, TEXTS_OR_IDS, Fields
 from landrace.server.http.errors import FieldError
 from landrace.server.lengths import most_tokens
 from landrace.server.openai.conversation import checked_messages, checked_tools
-from landrace.server.openai.structured import field_of_guide, said_guide
+from landrace.server.openai.structured import GUIDED, field_of_guide, said_guide
 from landrace.server.openai.tool_choice import nested_name, tool_choice
 from landrace.server.openai.unsupported import OF_A_CALL
 from landrace.server.sampling_fields import SamplingFields
@@ -27,6 +27,13 @@ DEFAULT_COMPLETION_TOKENS = 16
 """What the API's older endpoint generates when no max_tokens is given."""
 
 _TEMPLATE_ARGUMENTS = frozenset({"self", "tokenizer", "messages", "tools", "add_generation_prompt", "limit"})
+
+
+def checked_variables(value: dict[str, Any]) -> dict[str, Any]:
+    """Further variables of a chat template. Raises ValueError for one that is the server's own."""
+    for name in sorted(_TEMPLATE_ARGUMENTS & value.keys()):
+        raise ValueError(f"chat_template_kwargs cannot set {name!r}: the server does.")
+    return value
 
 
 class StreamOptions(Fields):
@@ -48,13 +55,19 @@ class _Request(SamplingFields):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     best_of: int | None = None
     max_tokens: int | None = None
-    stop: list[str] = Field(default_factory=list)
+    stop: Annotated[list[str], WithJsonSchema(ONE_OR_SEVERAL)] = Field(default_factory=list)
     # What is in them is checked by `SamplingParams`.
     stop_token_ids: list[int] = Field(default_factory=list)
     logit_bias: dict[str, float] = Field(default_factory=dict)
     # What they say is checked by `said_guide`.
     response_format: SkipValidation[Any] = None
     structured_outputs: SkipValidation[Any] = None
+    guided_json: SkipValidation[Any] = None
+    guided_regex: SkipValidation[Any] = None
+    guided_choice: SkipValidation[Any] = None
+    guided_grammar: SkipValidation[Any] = None
+    include_timings: bool = False
+    """Whether the reply, or the end of a stream, tells seconds and speeds."""
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -86,7 +99,12 @@ class _Request(SamplingFields):
     @cached_property
     def said_guide(self) -> Guide | None:
         """What the answer is held to, or what it says where it calls no tool; None where nothing asks for it."""
-        return said_guide(self.response_format, self.structured_outputs)
+        return said_guide(self.response_format, self.structured_outputs, self.guided)
+
+    @property
+    def guided(self) -> dict[str, Any]:
+        """What came under the older names of `structured_outputs`' fields."""
+        return {name: value for name in GUIDED if (value := getattr(self, name)) is not None}
 
     @property
     def include_usage(self) -> bool:
@@ -117,7 +135,7 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(checked_variables)] = Field(default_factory=dict)
     tools: Annotated[SkipValidation[list[dict[str, Any]]], AfterValidator(checked_tools)] = Field(default_factory=list)
     # What it says is checked by `choice`.
     tool_choice: SkipValidation[Any] = "auto"
@@ -125,13 +143,6 @@ class ChatRequest(_Request):
     store: bool = False
     reasoning_effort: str | None = None
     thinking_budget: int | None = None
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _leaves_the_servers_own_alone(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in sorted(_TEMPLATE_ARGUMENTS & value.keys()):
-            raise ValueError(f"chat_template_kwargs cannot set {name!r}: the server does.")
-        return value
 
     @model_validator(mode="after")
     def _tools_are_there_to_choose(self) -> Self:
@@ -158,7 +169,7 @@ class ChatRequest(_Request):
             names={
                 "prompt": "messages",
                 "enable_thinking": "reasoning_effort",
-                "guide": field_of_guide(self.response_format),
+                "guide": field_of_guide(self.response_format, self.guided),
             },
         )
 
@@ -186,7 +197,7 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: SkipValidation[list[str | list[int]]]
+    prompt: Annotated[SkipValidation[list[str | list[int]]], WithJsonSchema(TEXTS_OR_IDS)]
     """One entry a prompt: text, or token ids."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False

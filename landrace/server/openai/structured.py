@@ -12,28 +12,37 @@ from landrace.server.http.errors import FieldError, require_type
 from landrace.text.guides import Guide
 
 RESPONSE_FORMAT, STRUCTURED_OUTPUTS = "response_format", "structured_outputs"
+GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+"""vLLM's older names of what `structured_outputs` has under these."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OF_FORMAT = {"text": ("type",), "json_object": ("type",), "json_schema": ("type", "json_schema")}
 _OF_SCHEMA = ("name", "schema", "description", "strict")
 
 
-def said_guide(response_format: Any, structured_outputs: Any) -> Guide | None:
+def said_guide(response_format: Any, structured_outputs: Any, guided: Mapping[str, Any]) -> Guide | None:
     """What an answer is held to; None where nothing asks for it. Raises FieldError with the path of what is wrong.
 
     Nothing is compiled here. `strict` is taken either way: a schema is always kept to.
     """
     asked = None if response_format is None else _of_format(response_format)
-    if structured_outputs is None:
-        return asked
-    if asked is not None:
-        raise FieldError(
-            f"{STRUCTURED_OUTPUTS} and {RESPONSE_FORMAT} both say what the answer is to be.", field=STRUCTURED_OUTPUTS
-        )
-    return _of_outputs(structured_outputs)
+    others = {**({} if structured_outputs is None else {STRUCTURED_OUTPUTS: structured_outputs}), **guided}
+    names = [*([] if asked is None else [RESPONSE_FORMAT]), *others]
+    if len(names) > 1:
+        raise FieldError(f"{names[1]} and {names[0]} both say what the answer is to be.", field=names[1])
+    for name, value in others.items():
+        return _of_outputs(value) if name == STRUCTURED_OUTPUTS else _READERS[GUIDED[name]](value, name)
+    return asked
 
 
-def field_of_guide(response_format: Any) -> str:
+def field_of_guide(response_format: Any, guided: Mapping[str, Any]) -> str:
     """The field that a guide came from."""
+    for name in guided:
+        return name
     schema = isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
     return f"{RESPONSE_FORMAT}.json_schema.schema" if schema else STRUCTURED_OUTPUTS
 

@@ -10,6 +10,8 @@ OF_A_CALL: Mapping[str, Neutral] = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "guided_decoding_backend": (),
+    "guided_whitespace_pattern": (),
     "metadata": dict,
     "modalities": (["text"],),
     "moderation": (),

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from landrace.server.http.errors import ApiError
+from landrace.server.openapi.description import described
 from landrace.server.page.bundle import Bundle, PageFile
 from landrace.server.serving import Serving
 
@@ -50,11 +51,13 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     bundle = Bundle.read() or Bundle(PageFile(_NOT_BUILT, "text/html"), {})
 
-    @router.api_route("/", methods=_GET)
+    @router.api_route("/", methods=_GET, **described("The chat page.", media_type="text/html", is_open=True))
     async def index(http: Request) -> Response:
         return _reply(bundle.index, http, _ASK_EACH_TIME)
 
-    @router.api_route("/assets/{name}", methods=_GET)
+    @router.api_route(
+        "/assets/{name}", methods=_GET, **described("A file of the chat page.", media_type="*/*", is_open=True)
+    )
     async def asset(name: str, http: Request) -> Response:
         if name not in bundle.assets:
             raise ApiError(404, f"There is nothing at {http.url.path}.", code="unknown_url")

@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from landrace.server.answering import Call, answer
 from landrace.server.chats.calls import prepared
 from landrace.server.chats.chat import renamed
+from landrace.server.openapi.description import OBJECT, described
 from landrace.server.responses.replies import ResponseReply
 from landrace.server.responses.schema import NAMES, ResponseRequest
 from landrace.server.serving import Serving
@@ -17,7 +18,9 @@ def routes(serving: Serving) -> APIRouter:
     """`/v1/responses`."""
     router = APIRouter()
 
-    @router.post("/v1/responses")
+    @router.post(
+        "/v1/responses", **described("Answers as OpenAI's responses are.", ResponseRequest, OBJECT, stream=OBJECT)
+    )
     async def respond(http: Request) -> Response:
         body = await serving.desk.read(http, ResponseRequest)
         model, prompt = await prepared(serving, http, body.model, body.chat)

@@ -14,10 +14,12 @@ from landrace.server.access.caller import caller_of
 from landrace.server.access.tally import Counts, tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
+from landrace.server.openapi.description import described
 from landrace.server.serving import Serving
 from landrace.server.vectors import replies
 from landrace.server.vectors.jobs import ScoreJob, VectorJob
 from landrace.server.vectors.reading import Reading
+from landrace.server.vectors.reply_schema import EmbeddingReply, RerankReply, ScoreReply
 from landrace.server.vectors.schema import EmbeddingRequest, RerankRequest, ScoreRequest
 
 
@@ -26,7 +28,7 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     desk = serving.desk
 
-    @router.post("/v1/embeddings")
+    @router.post("/v1/embeddings", **described("Vectors of texts.", EmbeddingRequest, EmbeddingReply))
     async def embed(http: Request) -> Response:
         body = await desk.read(http, EmbeddingRequest)
         model = await serving.find(http, body.model)
@@ -52,9 +54,9 @@ def routes(serving: Serving) -> APIRouter:
             return await answered(http, serving, reading, partial(replies.scores, body, job, reading))
 
     for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
-        router.post(path)(rerank)
+        router.post(path, **described("Documents by what they say to a query.", RerankRequest, RerankReply))(rerank)
     for path in ("/v1/score", "/score"):
-        router.post(path)(score)
+        router.post(path, **described("Scores of queries with documents.", ScoreRequest, ScoreReply))(score)
     return router
 
 

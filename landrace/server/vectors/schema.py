@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, SkipValidation, field_validator, model_validator
+from pydantic import AfterValidator, Field, SkipValidation, WithJsonSchema, field_validator, model_validator
 
-from landrace.server.fields import Fields, Neutral
+from landrace.server.fields import ONE_OR_SEVERAL, TEXTS_OR_IDS, Fields, Neutral
 from landrace.server.http.errors import FieldError, require_type
 
 MAX_TEXTS = 2048
@@ -23,7 +23,7 @@ class EmbeddingRequest(Fields):
 
     model: str
     # Long lists are not the library's to check: it would keep the interpreter's lock all the while.
-    input: SkipValidation[list[str] | list[list[int]]]
+    input: Annotated[SkipValidation[list[str] | list[list[int]]], WithJsonSchema(TEXTS_OR_IDS)]
     """Texts, or token ids of texts."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -83,6 +83,17 @@ def _checked_documents(value: Any) -> list[str]:
     return [_text_of(one, f"documents[{index}]") for index, one in enumerate(value)]
 
 
+_DOCUMENTS = {
+    "type": "array",
+    "items": {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+        ]
+    },
+}
+
+
 class RerankRequest(Fields):
     """POST /v1/rerank."""
 
@@ -97,7 +108,7 @@ class RerankRequest(Fields):
 
     model: str
     query: str
-    documents: Annotated[SkipValidation[list[str]], AfterValidator(_checked_documents)]
+    documents: Annotated[SkipValidation[list[str]], AfterValidator(_checked_documents), WithJsonSchema(_DOCUMENTS)]
     """Texts, or objects with a `text`."""
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
@@ -117,9 +128,9 @@ class ScoreRequest(Fields):
     }
 
     model: str
-    text_1: SkipValidation[list[str]]
+    text_1: Annotated[SkipValidation[list[str]], WithJsonSchema(ONE_OR_SEVERAL)]
     """One query for every text of `text_2`, or one for each."""
-    text_2: SkipValidation[list[str]]
+    text_2: Annotated[SkipValidation[list[str]], WithJsonSchema(ONE_OR_SEVERAL)]
     instruction: str | None = None
     truncate: bool = False
 
