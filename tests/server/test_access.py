@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_engines import registry_of
 from fastapi import APIRouter, Request
 
 from landrace.errors import DataError, OptionError
@@ -27,7 +28,7 @@ from landrace.server.access.route_groups import ADMIN, COMMON, OPEN, OTHER, grou
 from landrace.server.access.tally import Counts, tally_of
 from landrace.server.app import create_app
 from landrace.server.edge import Edge
-from landrace.server.engines.registry import Registry, ServedModel
+from landrace.server.engines.registry import Registry
 from landrace.server.http.errors import ApiError
 from landrace.server.serving import Serving
 from landrace.server.usage import UsageLog
@@ -86,10 +87,10 @@ def book() -> Book:
 @pytest.fixture
 def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
     """Calls the application through all its middleware, in one event loop for each test."""
-    from landrace.server import status
+    from landrace.server import models, status
 
-    monkeypatch.setattr(application, "_APIS", (status, SimpleNamespace(routes=routes)))
-    monkeypatch.setattr(status, "_described", lambda model: {"id": model.name})
+    monkeypatch.setattr(application, "_APIS", (status, models, SimpleNamespace(routes=routes)))
+    monkeypatch.setattr(models, "facts_of", lambda registry, model: {"id": model.name})
     engine: Any = SimpleNamespace(
         alive=True,
         state="ready",
@@ -97,11 +98,10 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
         lost_adapters={},
         unfinished=0,
         max_length=9,
-        settings=SimpleNamespace(model="m"),
     )
-    models = [ServedModel("m", engine), ServedModel("tuned", engine, "tuned", "m")]
+    registry = registry_of("m", engine, "tuned")
     usage_log = UsageLog(None, name="m", command="", config={})
-    app = create_app(Serving(Registry(models), usage_log), Edge(keys=KeyDesk(book), cors_origins=["https://page"]))
+    app = create_app(Serving(registry, usage_log), Edge(keys=KeyDesk(book), cors_origins=["https://page"]))
 
     def one(path: str, secret: str | None = "good", method: str = "POST", **how: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {secret}"} if secret is not None else {}), **how.pop("headers", {})}

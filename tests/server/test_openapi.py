@@ -11,11 +11,12 @@ import pytest
 
 from landrace.server.app import routers_of
 from landrace.server.engines.registry import Registry
+from landrace.server.models import ModelFacts, ModelList
 from landrace.server.openai.reply_schema import ChatChunk, ChatReply, CompletionReply
 from landrace.server.openapi.description import Told
 from landrace.server.openapi.document import ErrorReply, description_of, document, routes_of
 from landrace.server.serving import Serving
-from landrace.server.status import Health, ModelFacts, ModelList
+from landrace.server.status import Health
 from landrace.server.tokens import DetokenizeReply, TokenizeReply
 from landrace.server.usage import UsageLog
 

@@ -26,8 +26,8 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "tuning": ("/v1/fine_tuning",),
     COMMON: (
         "/v1/models",
-        "/v1/tokenize",
-        "/v1/detokenize",
+        *("/v1/tokenize", "/tokenize"),
+        *("/v1/detokenize", "/detokenize"),
         "/v1/feedback",
         "/api/tags",
         "/api/show",
