@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -29,6 +29,7 @@ from landrace.server.serving import Serving
 _CONFIG = "adapter_config.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _GET = ["GET", "HEAD"]
+_TEXT = "text/plain; charset=utf-8"
 
 
 class AdapterRequest(BaseModel):
@@ -62,6 +63,22 @@ class UnloadLoraRequest(BaseModel):
     lora_int_id: int | None = None
 
 
+class AdapterList(Told):
+    """The adapters that are loaded, and the subfolders from which more can be."""
+
+    object: Literal["list"]
+    data: list[ModelFacts]
+    folders: list[str]
+
+
+class Unloaded(Told):
+    """The adapter is gone."""
+
+    id: str
+    object: Literal["model"]
+    deleted: Literal[True]
+
+
 def routes(serving: Serving) -> APIRouter:
     """For admins alone."""
     router = APIRouter()
@@ -83,7 +100,7 @@ def routes(serving: Serving) -> APIRouter:
     @router.api_route("/v1/adapters", methods=_GET, **told_of("What is loaded, and what may be.", reply=OBJECT))
     async def list_adapters(http: Request) -> dict[str, Any]:
         _check_admin(http)
-        loaded = [described(registry, model) for model in registry if model.adapter is not None]
+        loaded = [facts_of(registry, model) for model in registry if model.adapter is not None]
         return {"object": "list", "data": loaded, "folders": sorted(await asyncio.to_thread(_folders, parent))}
 
     @router.post("/v1/adapters", **told_of("Loads an adapter.", AdapterRequest, OBJECT))
@@ -91,7 +108,7 @@ def routes(serving: Serving) -> APIRouter:
         _check_admin(http)
         body = await serving.desk.read(http, AdapterRequest)
         fields = {"name": "name", "folder": "folder" if body.folder is not None else "name", "model": "model"}
-        return described(registry, await load(body.name, body.folder or body.name, body.model, fields))
+        return facts_of(registry, await load(body.name, body.folder or body.name, body.model, fields))
 
     @router.delete("/v1/adapters/{name:path}", **told_of("Takes an adapter off.", reply=OBJECT))
     async def remove_adapter(http: Request, name: str) -> dict[str, Any]:

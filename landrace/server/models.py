@@ -47,7 +47,7 @@ def routes(serving: Serving) -> APIRouter:
     @router.api_route("/v1/models", methods=_GET, **told_of("What is served.", reply=ModelList))
     async def list_models(http: Request) -> dict[str, Any]:
         may_use = caller_of(http).may_use
-        own = [described(registry, model) for model in registry if may_use(model.name)]
+        own = [facts_of(registry, model) for model in registry if may_use(model.name)]
         aliases = [name for name, target in registry.aliases.items() if may_use(name) or may_use(target)]
         others = [_alias(registry, name) for name in aliases]
         return {"object": "list", "data": [*own, *(alias for alias in others if alias is not None)]}
@@ -55,12 +55,12 @@ def routes(serving: Serving) -> APIRouter:
     @router.api_route("/v1/models/{name:path}", methods=_GET, **told_of("One of them.", reply=ModelFacts))
     async def show_model(http: Request, name: str) -> dict[str, Any]:
         serving.check_access(http, name)
-        return described(registry, registry.check(name))
+        return facts_of(registry, registry.check(name))
 
     return router
 
 
-def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
+def facts_of(registry: Registry, model: ServedModel) -> dict[str, Any]:
     """A model or adapter as the API tells of it, whether it is open or not."""
     base = registry.host_of(model)
     facts = base.description
@@ -77,6 +77,7 @@ def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "error": failure.message if failure else None,
         "memory_bytes": registry.memory_of(model),
         "capabilities": _capabilities(base),
+        "alias_of": None,
     }
 
 
@@ -94,4 +95,4 @@ def _alias(registry: Registry, name: str) -> dict[str, Any] | None:
     """None for an alias whose adapter has been unloaded."""
     target = registry.aliases[name]
     model = next((model for model in registry if model.name == target), None)
-    return None if model is None else {**described(registry, model), "id": name, "alias_of": target}
+    return None if model is None else {**facts_of(registry, model), "id": name, "alias_of": target}
