@@ -127,8 +127,7 @@ async def _serve(
             ServiceManager().told(registry, lambda: server.should_exit),
         ):
             announce(url, list(notices))
-            async with ServiceManager().told(registry, lambda: server.should_exit):
-                await server.serve(sockets=[listener])
+            await server.serve(sockets=[listener])
     if server.failure is not None:
         raise LandraceError(server.failure, hint="The log above says what came before.")
     return "interrupted" if server.was_cut else "finished"

@@ -9,15 +9,14 @@ from fastapi import APIRouter, Request
 from landrace.server.access.caller import caller_of
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.registry import Registry, ServedModel
-from landrace.server.openapi.description import Told
-from landrace.server.openapi.description import described as told_of
+from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
 
 _GET = ["GET", "HEAD"]
 
 
 class ModelFacts(Told):
-    """A base model, or an adapter on it."""
+    """A base model, an adapter on it, or an alias of either."""
 
     id: str
     object: Literal["model"]
@@ -25,11 +24,11 @@ class ModelFacts(Told):
     owned_by: str
     parent: str | None
     max_model_len: int | None
-    state: Literal["open", "opening", "closed", "closing", "failed"]
+    state: Literal["closed", "opening", "open", "closing", "failed"]
     error: str | None
-    memory_bytes: int | None
+    memory_bytes: int
     capabilities: list[str]
-    alias_of: str | None = None
+    alias_of: str | None
 
 
 class ModelList(Told):
@@ -44,7 +43,7 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     registry = serving.registry
 
-    @router.api_route("/v1/models", methods=_GET, **told_of("What is served.", reply=ModelList))
+    @router.api_route("/v1/models", methods=_GET, **described("What is served.", reply=ModelList))
     async def list_models(http: Request) -> dict[str, Any]:
         may_use = caller_of(http).may_use
         own = [facts_of(registry, model) for model in registry if may_use(model.name)]
@@ -52,7 +51,7 @@ def routes(serving: Serving) -> APIRouter:
         others = [_alias(registry, name) for name in aliases]
         return {"object": "list", "data": [*own, *(alias for alias in others if alias is not None)]}
 
-    @router.api_route("/v1/models/{name:path}", methods=_GET, **told_of("One of them.", reply=ModelFacts))
+    @router.api_route("/v1/models/{name:path}", methods=_GET, **described("One of them.", reply=ModelFacts))
     async def show_model(http: Request, name: str) -> dict[str, Any]:
         serving.check_access(http, name)
         return facts_of(registry, registry.check(name))

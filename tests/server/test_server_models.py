@@ -202,7 +202,8 @@ def test_a_server_is_seen_and_stopped(
     with httpx.Client(timeout=SECONDS) as client:
         body = {"model": models[0], "prompt": "abc", **LONG}
         with client.stream("POST", f"{one.url}/v1/completions", json=body) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # dropping it would close the stream
+            next(lines)
             wait_until(lambda: [model["running"] for model in seen()[one.url]] == [1, 0])
             first, second = seen()[one.url]
             assert (first["state"], second["state"]) == ("open", "closed")
