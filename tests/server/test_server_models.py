@@ -116,8 +116,8 @@ def test_streams_go_on_while_another_model_opens(house: Any, models: list[str]) 
         assert opened.result() and n_events > 3
         assert state(house) | {"gpt-4o-mini": ""} == {"a": "open", "b": "closed", "c": "open", "gpt-4o-mini": ""}
         with client.stream("POST", f"{house.url}/v1/completions", json={**body, "model": c}) as other:
-            lines = other.iter_lines()  # dropping it would close the stream
-            next(lines)
+            others = other.iter_lines()  # dropping it would close the stream
+            next(others)
             waiting = pool.submit(answer, house, b)
             wait_until(lambda: state(house)["b"] == "opening")
             assert answer(house, a) and len(house.engine_pids()) == 2
