@@ -16,10 +16,15 @@ class CallMetrics:
     """The numbers."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.total = Counter("landrace_http_requests", "Calls by route and status.", ("method", "route", "status"),
-                             registry=registry)  # fmt: skip
-        self.seconds = Histogram("landrace_http_request_duration_seconds", "From a call's arrival to the end of its reply.",
-                                 ("route",), buckets=_SECONDS, registry=registry)  # fmt: skip
+        labels = ("method", "route", "status")
+        self.total = Counter("landrace_http_requests", "Calls by route and status.", labels, registry=registry)
+        self.seconds = Histogram(
+            "landrace_http_request_duration_seconds",
+            "From a call's arrival to the end of its reply.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.open = Gauge("landrace_http_requests_open", "Calls that are being answered.", registry=registry)
 
 

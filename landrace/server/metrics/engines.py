@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,17 +11,18 @@ from prometheus_client.registry import Collector
 from landrace.engine.facts import EngineFacts
 from landrace.server.engines.messages import ProcessFacts
 
-_NOW = {
+_Read = Callable[[EngineFacts], float]
+_NOW: Mapping[str, tuple[str, _Read]] = {
     "requests_running": ("Requests that take part in steps.", lambda engine: engine.running),
     "requests_waiting": ("Requests that wait for room.", lambda engine: engine.waiting),
 }
-_COUNTED = {
+_COUNTED: Mapping[str, tuple[str, _Read]] = {
     "engine_steps": ("Steps.", lambda engine: engine.steps),
     "engine_step_seconds": ("Time of all steps.", lambda engine: engine.step_seconds),
     "engine_prompt_tokens": ("Tokens of prompts that were computed.", lambda engine: engine.prompt_tokens),
     "engine_generation_tokens": ("Tokens that were chosen.", lambda engine: engine.generated_tokens),
     "engine_reused_tokens": ("Tokens that the prefix cache saved.", lambda engine: engine.reused_tokens),
-    "engine_preemptions": ("Requests that lost their room to earlier ones.", lambda engine: engine.preemptions),
+    "engine_preemptions": ("Requests that lost their room to others.", lambda engine: engine.preemptions),
     "engine_drafted_tokens": ("Tokens that were guessed.", lambda engine: engine.drafted_tokens),
     "engine_accepted_tokens": ("Guesses that were right.", lambda engine: engine.accepted_tokens),
 }
@@ -37,28 +38,23 @@ class EngineMetrics(Collector):
         self.standing: Standing = {}
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("engine_up", "Whether the engine answers.", ((m, float(f is not None)) for m, f in self._all()))
+        up = ((model, float(facts is not None)) for model, facts in self.standing.items())
+        yield _gauge("engine_up", "Whether the engine answers.", up)
         alive = {model: facts for model, facts in self.standing.items() if facts is not None}
-        yield _gauge("engine_resident_bytes", "Memory of the engine's process.",
-                     ((model, facts.resident_bytes) for model, facts in alive.items()))  # fmt: skip
-        yield _counter("engine_restarts", "Processes of the engine that were replaced.",
-                       ((model, facts.restarts) for model, facts in alive.items()))  # fmt: skip
+        resident = ((model, facts.resident_bytes) for model, facts in alive.items())
+        yield _gauge("engine_resident_bytes", "Memory of the engine's process.", resident)
+        restarts = ((model, facts.restarts) for model, facts in alive.items())
+        yield _counter("engine_restarts", "Processes of the engine that were replaced.", restarts)
         for name, (said, read) in _NOW.items():
             yield _gauge(name, said, ((model, read(facts.engine)) for model, facts in alive.items()))
         for name, (said, read) in _COUNTED.items():
             yield _counter(name, said, ((model, read(facts.engine)) for model, facts in alive.items()))
-        cache = GaugeMetricFamily(
-            "landrace_cache_tokens",
-            "Places of the cache; of recurrent layers, states.",
-            labels=["model", "group", "state"],
-        )
+        said, labels = "Places of the cache; of recurrent layers, states.", ["model", "group", "state"]
+        cache = GaugeMetricFamily("landrace_cache_tokens", said, labels=labels)
         for model, facts in alive.items():
             for group, state, value in _cache(facts.engine):
                 cache.add_metric([model, group, state], value)
         yield cache
-
-    def _all(self) -> Iterable[tuple[str, ProcessFacts | None]]:
-        return self.standing.items()
 
 
 def _cache(engine: EngineFacts) -> Iterator[tuple[str, str, int]]:
