@@ -78,7 +78,9 @@ def main() -> None:
 
 def ask(client: openai.OpenAI, model: str, text: str, *, store: bool = False) -> Any:
     """`store`: this conversation may be kept to learn from."""
-    return client.chat.completions.create(model=model, messages=messages(text), max_tokens=12, temperature=0, store=store)
+    return client.chat.completions.create(
+        model=model, messages=messages(text), max_tokens=12, temperature=0, store=store
+    )
 
 
 def messages(text: str) -> list[Any]:
