@@ -28,7 +28,7 @@ BATCH_LINES = 40
 MOST_GROWTH = 16 << 20
 """Bytes of memory, from a warm process to the end: allocators keep some of what a busy moment took."""
 MOST_DESCRIPTORS = 4
-"""The ledger's connections come and go with its threads."""
+"""Connections to the ledger come and go with the threads that use it."""
 
 
 @dataclass(frozen=True)
