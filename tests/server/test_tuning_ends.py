@@ -71,6 +71,8 @@ def test_a_job_has_succeeded_once_its_model_is_served(tmp_path: Path, cancelled:
                 await asyncio.sleep(0.01)
         await tuning.stop()
         record = tuning.records.change(JOB)
+        steps = [event["data"]["step"] for event in tuning.events(JOB).all() if event["type"] == "metrics"]
+        assert steps == [1], "a step that no server saw is told afterwards, once"
         assert record["status"] == ("cancelled" if cancelled else "succeeded")
         assert record["fine_tuned_model"] == (None if cancelled else NAME)
         assert (registry.asked, registry.names) == (2, set() if cancelled else {NAME})

@@ -212,6 +212,10 @@ class Tuning:
         record = self.records.change(job_id)
         if not steps:  # the run ended while no server looked
             steps = [json.loads(line) for line in LogTail(run.out / "log.jsonl").new()]
+            told = self.events(job_id).last_step
+            for step in steps:
+                if step["step"] > told:
+                    self._tell(job_id, step)
         metrics = await asyncio.to_thread(
             self._files.add,
             BytesIO(run.metrics_file(steps)),
