@@ -179,7 +179,7 @@ export class App implements House {
     if (!first) return;
     const isNew = !first.lastQuestion;
     const between = isNew ? welcome((text) => this.composer.fill(text)) : second ? voteBar(first, second, (choice) => void this.decide(choice)) : null;
-    this.shell.show(isNew && !second ? [] : this.shown.map((lane) => lane.transcript.root), between, isNew);
+    this.shell.show(isNew ? [] : this.shown.map((lane) => lane.transcript.root), between, isNew);
     this.header.show(first.chat, second?.chat ?? null, this.models, isNew);
     this.composer.setRunning(this.shown.some((lane) => lane.running));
     const length = this.models?.find((model) => model.id === first.chat.model)?.max_model_len ?? null;
@@ -295,8 +295,8 @@ export class App implements House {
     const [file] = await chooseFiles("application/json,.json", false);
     if (!file) return;
     const { taken, left } = await importAll(this.store, await file.text());
-    const rest = left ? `, left out ${left} that are here already` : "";
-    this.toasts.show(`Imported ${taken} ${taken === 1 ? "chat" : "chats"}${rest}.`);
+    const rest = left ? ` Left out ${left} already here.` : "";
+    this.toasts.show(`Imported ${taken} ${taken === 1 ? "chat" : "chats"}.${rest}`);
     await this.list();
   }
 }
