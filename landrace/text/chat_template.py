@@ -206,6 +206,10 @@ class ChatTemplate:
         """Ends the process that writes, whatever it is doing; the next `render` starts another."""
         self._process.close()
 
+    def finish(self) -> None:
+        """Ends that process as soon as it is at nothing."""
+        self._process.finish()
+
     def _name(self, tools: Sequence[Any] | None) -> str:
         if tools and "tool_use" in self.sources:
             return "tool_use"

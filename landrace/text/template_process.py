@@ -81,6 +81,11 @@ class TemplateProcess:
         if process is not None:
             process.kill()
 
+    def finish(self) -> None:
+        """Ends the process as soon as it is at no job; the next rendering starts another."""
+        with self._lock:
+            self._end()
+
     def _run(self, job: bytes) -> tuple[bytes, str]:
         process = self._process or self._start()
         try:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from driven_engines import ENDLESS, Asked, kill, pid, ready, running
 from patience import SECONDS
@@ -45,6 +47,38 @@ def test_a_killed_engine_comes_back_with_its_adapters(tiny_model: Path, tiny_ada
                 assert [await Asked(engine, name).answer() for name in names] == before
                 assert [engine.fingerprint(name) for name in names] == prints
             assert (await engine.facts()).restarts == engine.restarts == 2
+
+    asyncio.run(talk())
+
+
+def template_processes() -> int:
+    """Of this process, those that have not been waited for too."""
+    found = 0
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            found += child.status() == psutil.STATUS_ZOMBIE or any(
+                "template_worker" in part for part in child.cmdline()
+            )
+    return found
+
+
+def test_no_template_process_is_left_behind(tiny_model: Path) -> None:
+    async def talk() -> None:
+        before = template_processes()
+        async with running(tiny_model) as engine:
+            for _ in range(2):
+                template = engine.tokenizer.chat_template
+                assert template is not None and "hello" in template.render([{"role": "user", "content": "hello"}])
+                assert template_processes() == before + 1
+                kill(engine)
+                while engine.alive:
+                    await asyncio.sleep(0.02)
+                await ready(engine)
+                async with asyncio.timeout(SECONDS):
+                    while template_processes() > before:
+                        await asyncio.sleep(0.02)
+            engine.tokenizer.chat_template.render([{"role": "user", "content": "hello"}])  # type: ignore[union-attr]
+        assert template_processes() == before
 
     asyncio.run(talk())
 

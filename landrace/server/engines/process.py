@@ -234,6 +234,7 @@ class EngineProcess:
             # One that is still opening its model does not listen yet.
             await self._worker.end(patiently=ready)
         self._keeper = self._worker = None
+        await _end_template(self.tokenizer if self.started else None)
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Opens the peft adapter in `folder`; from then on requests that are submitted with `name` use it.
@@ -300,11 +301,13 @@ class EngineProcess:
         self._watch = Watch(begun, self.settings.step_seconds)
         self._worker = WorkerProcess(replace(self.settings, adapters=self._adapters.to_open()), self._take)
         await self._worker.start()
+        before = self.tokenizer if self.started else None
         self._ready = await self._opening
         self._facts = self._ready.facts
         self._adapters.opened(self._ready.fingerprints, self._ready.lost)
         self._opening_seconds = time.monotonic() - begun
         self._state = "ready"
+        await _end_template(before)
 
     async def _keep(self) -> None:
         """Replaces the process whenever it has ended or hangs, until that happens too often."""
@@ -417,3 +420,10 @@ class EngineProcess:
             answer.set_result(None)
         else:
             answer.set_exception(done.error)
+
+
+async def _end_template(tokenizer: Tokenizer | None) -> None:
+    """Ends the process that writes prompts, when it has written those it is at; it would stay as long as the tokenizer,
+    which caches may hold."""
+    if tokenizer is not None and tokenizer.chat_template is not None:
+        await asyncio.to_thread(tokenizer.chat_template.finish)

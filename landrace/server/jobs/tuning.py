@@ -15,6 +15,7 @@ from typing import Any
 
 from landrace.errors import LandraceError
 from landrace.server.access.caller import Caller
+from landrace.server.engines.process import EngineStoppedError
 from landrace.server.engines.registry import Registry
 from landrace.server.http.errors import ApiError
 from landrace.server.jobs.events import Events
@@ -140,7 +141,7 @@ class Tuning:
     async def _work(self) -> None:
         for record in self.records.all():
             if record["status"] == "succeeded":
-                await self._serve(record)
+                await self._serve(record, record["fine_tuned_model"])
         while True:
             due = next((record for record in self.records.all() if record["status"] not in ENDED), None)
             if due is None:
@@ -219,7 +220,12 @@ class Tuning:
             owner=record["owner"],
         )
         name = f"{record['model']}:{record['suffix'] or 'tuned'}-{job_id[-8:]}"
-        record = self.records.change(
+        await self._serve(record, name)  # before anybody is told of it
+        if self.records.change(job_id)["status"] == "cancelled":
+            if name in self._registry:
+                await self._registry.remove_adapter(name)
+            return
+        self.records.change(
             job_id,
             status="succeeded",
             finished_at=int(time.time()),
@@ -227,19 +233,23 @@ class Tuning:
             trained_tokens=sum(step["trained_tokens"] for step in steps),
             result_files=[metrics["id"]],
         )
-        await self._serve(record)
 
-    async def _serve(self, record: Mapping[str, Any]) -> None:
-        """Makes the tuned model one that calls can ask for."""
-        name, folder = record["fine_tuned_model"], TuningRun(self._folder / record["id"]).adapter
-        try:
-            await self._registry.add_adapter(record["model"], name, folder.absolute())
-        except (LandraceError, ApiError) as error:
-            said = error.message if isinstance(error, LandraceError) else str(error)
-            self.events(record["id"]).add(f"{name} could not be served: {said}", level="error")
-            _log.error("%s could not be served: %s", name, said)
-        else:
-            self.events(record["id"]).add(f"{name} is served.")
+    async def _serve(self, record: Mapping[str, Any], name: str) -> None:
+        """Makes the tuned model one that calls can ask for. An engine that is being replaced is waited for."""
+        folder = TuningRun(self._folder / record["id"]).adapter
+        while True:
+            try:
+                await self._registry.add_adapter(record["model"], name, folder.absolute())
+            except (LandraceError, ApiError) as error:
+                if isinstance(error, EngineStoppedError) and error.retry_after is not None:
+                    await asyncio.sleep(error.retry_after)
+                    continue
+                said = error.message if isinstance(error, LandraceError) else str(error)
+                self.events(record["id"]).add(f"{name} could not be served: {said}", level="error")
+                _log.error("%s could not be served: %s", name, said)
+            else:
+                self.events(record["id"]).add(f"{name} is served.")
+            return
 
     def _fail(self, job_id: str, said: str) -> None:
         error = {"code": "tuning_failed", "message": said, "param": None}
