@@ -198,7 +198,8 @@ def serve(
         raise OptionError("Name a model to serve, or one with --on-demand.")
     names = ", ".join([*options.models, *options.adapters])
     with ExitStack() as opening:
-        opening.enter_context(spinner(f"Opening {names}"))
+        if options.logs.format == "text":
+            opening.enter_context(spinner(f"Opening {names}"))
 
         def announce(url: str, notices: Sequence[str]) -> None:
             opening.close()
