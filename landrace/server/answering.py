@@ -18,6 +18,7 @@ from landrace.server.access.tally import tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
+from landrace.server.http.errors import note_error, shaped
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
 from landrace.server.usage import UsageLog
 
@@ -84,12 +85,14 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         deadline=call.deadline,
     )
     most = call.n * sum(params.max_tokens for params in call.params)
-    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
+    tally = tally_of(http)
+    tally.begin(generation.counts().prompt_tokens, most, generation.counts)
+    tally.follow(call.reply.id, call.kind, generation.choices, call.model.engine.tokenizer)
     try:
         if not call.stream:
             await unless_gone(http, _run(call, generation, caller, usage_log))
             return JSONResponse(call.reply.whole(generation))
-        pieces = _pieces(call, generation, caller, usage_log)
+        pieces = _pieces(call, generation, http, usage_log)
         # What comes first decides whether this is a stream or an error with a status of its own.
         first = await unless_gone(http, anext(pieces))
         return _Stream(first, pieces, call.reply.media_type)
@@ -106,7 +109,7 @@ async def _run(call: Call, generation: Generation, caller: Caller, usage_log: Us
         _record(call, generation, caller, usage_log)
 
 
-async def _pieces(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> AsyncGenerator[str, None]:
+async def _pieces(call: Call, generation: Generation, http: Request, usage_log: UsageLog) -> AsyncGenerator[str, None]:
     reply, sent = call.reply, False
     try:
         with renamed(call.names), generation:
@@ -121,10 +124,11 @@ async def _pieces(call: Call, generation: Generation, caller: Caller, usage_log:
     except LandraceError as error:
         if not sent:
             raise
+        note_error(http.scope, shaped(error))
         for piece in reply.failure(generation, error):
             yield piece
     finally:
-        _record(call, generation, caller, usage_log)
+        _record(call, generation, caller_of(http), usage_log)
 
 
 def _record(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:

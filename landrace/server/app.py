@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,7 @@ from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.host_names import HostNames
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes, tuning_routes
+from landrace.server.logs.watch import WatchCalls
 from landrace.server.metrics import routes as metrics_routes
 from landrace.server.metrics.calls import CountCalls
 from landrace.server.ollama import routes as ollama_routes
@@ -73,6 +75,8 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             await serving.registry.stop()
             if edge.keys is not None:
                 edge.keys.close()
+            if edge.watch is not None:
+                await asyncio.to_thread(edge.watch.close)
 
     app = FastAPI(title="Landrace", version=__version__, lifespan=lifespan, openapi_url=None)
     # From the inside out: what refuses a call lies inside of what adds headers to every reply.
@@ -89,6 +93,8 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
+    if edge.watch is not None:
+        app.add_middleware(WatchCalls, watch=edge.watch)
     app.add_middleware(CountCalls, metrics=serving.metrics.calls)
     app.add_middleware(RequestId)
     for router in routers_of(serving):

@@ -171,9 +171,13 @@ class Generation:
 
     def counts(self) -> Counts:
         """What limits and logs count: a prompt once, however many choices it has."""
-        prompts = sum(len(choice.prompt.ids) for choice in self.choices[:: self._n])
-        tokens = sum(choice.n_tokens for choice in self.choices)
-        return Counts(prompts, tokens, sum(choice.machine_seconds for choice in self.choices))
+        firsts = self.choices[:: self._n]
+        return Counts(
+            prompt_tokens=sum(len(choice.prompt.ids) for choice in firsts),
+            completion_tokens=sum(choice.n_tokens for choice in self.choices),
+            machine_seconds=sum(choice.machine_seconds for choice in self.choices),
+            cached_tokens=sum(choice.cached_tokens for choice in firsts),
+        )
 
     def usage(self) -> dict[str, object]:
         """Token counts in the API's form; a prompt counts once, however many choices it has. Rejected drafts are not
