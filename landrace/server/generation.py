@@ -169,6 +169,11 @@ class Generation:
             raise event.error
         return choice, event
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next output is there already."""
+        return not self._events.empty()
+
     def counts(self) -> Counts:
         """What limits and logs count: a prompt once, however many choices it has."""
         prompts = sum(len(choice.prompt.ids) for choice in self.choices[:: self._n])

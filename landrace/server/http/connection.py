@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from landrace.server.http.bounds import Bounds
 from landrace.server.http.errors import error_body
+from landrace.server.http.stream import PAST_MIDDLEWARE
 
 MAX_HEAD_BYTES = 2**16
 MAX_HEADERS = 100
@@ -96,6 +97,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         self._stop_waiting()
         super().on_headers_complete()
+        self.scope["extensions"] = {PAST_MIDDLEWARE: self.cycle.send}
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
