@@ -38,8 +38,7 @@ class Connection(HttpToolsProtocol):
 
     # What the transport calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self._bounds.connections and not self._end_an_idle_one():
             self._turn_away(transport)
             return
