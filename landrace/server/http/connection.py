@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         self._stop_waiting()
         super().on_headers_complete()
-        self.scope["extensions"] = {PAST_MIDDLEWARE: self.cycle.send}
+        self.scope["extensions"] = {PAST_MIDDLEWARE: {"send": self.cycle.send}}
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0

@@ -10,9 +10,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from landrace.server.http.presence import ClientGoneError, unless_gone
 
-PAST_MIDDLEWARE = "landrace.send"
-"""The connection's own `send`, in `scope["extensions"]` where there is one. Middleware looks at how a reply begins and
-ends; what lies between takes this way, as every layer costs each token a call."""
+PAST_MIDDLEWARE = "landrace.past_middleware"
+"""An extension of the ASGI scope, where a connection has it: its own `send`, by that name. Middleware looks at
+how a reply begins and ends; what lies between takes this way, as every layer costs each token a call."""
 
 
 class Stream(Response):
@@ -44,7 +44,7 @@ class Stream(Response):
 
 def past_middleware(scope: Scope, send: Send) -> Send:
     """The shortest way to the client: the connection's own, or else `send`."""
-    found: Send = scope.get("extensions", {}).get(PAST_MIDDLEWARE, send)
+    found: Send = scope.get("extensions", {}).get(PAST_MIDDLEWARE, {}).get("send", send)
     return found
 
 
