@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from landrace.checkpoints.store import default_home
@@ -89,7 +90,7 @@ def _serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]]
                 registry, usage_log, options.price_per_hour, options.adapter_folder, keeper=keeper, jobs=jobs
             )
             app = create_app(serving, edge)
-            ending = asyncio.run(_serve(app, registry, listener, tls, options, announce))
+            ending = uvloop.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
