@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,12 @@ class UsageLog:
         spill: Path | None = None,
     ) -> None:
         """`price_per_hour`: of the machine. `spill`: folder of the spill files; None: beside the ledger."""
+        self.listeners: list[Callable[[Sequence[Usage]], None]] = []
+        """Told of all rows, recorded or not, by whoever puts them here."""
+        self._price_per_hour = price_per_hour
         self._ledger = Ledger(place, patience=_PATIENCE_SECONDS) if place is not None else None
         if self._ledger is None or place is None:
             return
-        self._price_per_hour = price_per_hour
         self._run = self._ledger.start_run("serve", name, command=command, config=config)
         self._numbers: dict[str, int] = {}
         self._queue = UsageQueue(self._run, self._store, SpillFolder(place, spill))
@@ -112,10 +114,14 @@ class UsageLog:
 
     def put(self, rows: Sequence[Usage]) -> None:
         """Queues rows; the run and the cost are filled in here."""
-        if self._ledger is None or not rows:
+        if not rows:
             return
-        self._queue.put([replace(row, cost=cost_of(row.machine_seconds, self._price_per_hour)) for row in rows])
-        self._news.set()
+        priced = [replace(row, cost=cost_of(row.machine_seconds, self._price_per_hour)) for row in rows]
+        for listener in self.listeners:
+            listener(priced)
+        if self._ledger is not None:
+            self._queue.put(priced)
+            self._news.set()
 
     def close(self, status: RunStatus) -> None:
         """Writes what is queued and how the run ended, for a limited time; says what is left, and where."""

@@ -18,6 +18,7 @@ from landrace.server.engines.process import EngineBusyError, EngineStoppedError
 from landrace.server.http import error_shapes
 
 _MAX_MESSAGE = 500
+_CODE_PLACE = "landrace.error_code"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _KINDS: Mapping[type, str] = {
     str: "a text",
@@ -151,6 +152,12 @@ async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) ->
     await _response(error)(scope, receive, send)
 
 
+def code_of(scope: Scope) -> str | None:
+    """The code of the error that a call was answered with, for middleware that looks at replies."""
+    code: str | None = scope.get(_CODE_PLACE)
+    return code
+
+
 class _Unexpected:
     """ASGI middleware: a bug's reply has the API's shape and keeps its details to the log, where they go when it is
     raised again. It lies inside of what adds headers to every reply, which Starlette's own place for this does not."""
@@ -186,6 +193,7 @@ class _ErrorResponse(Response):
         self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_CODE_PLACE] = self._error.body["error"]["code"]
         status, body = error_shapes.of_path(scope["path"], self._error.status, self._error.body)
         content = json.dumps(body).encode("ascii")
         await Response(content, status, self._error.headers, "application/json")(scope, receive, send)
