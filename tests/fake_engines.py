@@ -14,7 +14,7 @@ import pytest
 from landrace.errors import CheckpointError, LandraceError
 from landrace.server.engines import hosted, opener
 from landrace.server.engines.describing import Described, Description
-from landrace.server.engines.hosted import Hosted
+from landrace.server.engines.hosted import Adapter, Hosted
 from landrace.server.engines.messages import EngineSettings
 from landrace.server.engines.opener import Opener
 from landrace.server.engines.registry import Registry
@@ -111,11 +111,12 @@ class FakeEngine:
         self.gave_up = reason
 
 
-def registry_of(name: str, engine: Any) -> Registry:
+def registry_of(name: str, engine: Any, *adapters: str) -> Registry:
     """With one model, which is open: `engine` has what a test needs of one."""
     engine.settings = EngineSettings(name)
     base = Hosted(engine.settings, max_pending=8)
     base.engine, base.opened_at = engine, 0.0
+    base.adapters = {adapter: Adapter(Path()) for adapter in adapters}
     return Registry([base])
 
 

@@ -126,8 +126,8 @@ def print_table(table: Table) -> None:
     if out.is_terminal:
         out.print(table)
     else:
-        whole = out.options.update(max_width=_LARGEST_WIDTH)
-        out.print(table, width=Measurement.get(out, whole, table).maximum, crop=False)
+        whole = Measurement.get(out, out.options.update(max_width=_LARGEST_WIDTH), table)
+        SafeConsole(file=out.file, highlight=False, width=whole.maximum).print(table)
 
 
 def fail(error: LandraceError) -> None:

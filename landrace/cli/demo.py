@@ -115,6 +115,7 @@ def demo(
     out.print()
     out.print(styled(f"Done in {time.perf_counter() - began:.0f} s. The report: ", (report, "bold")))
     out.print(styled("Keep the server up with: ", (f"landrace {shlex.join(command)}", "bold")))
+    out.print(styled("Then chat with both models, side by side, at ", ("http://localhost:8000", "bold"), "."))
 
 
 def _check_extras() -> None:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from landrace.checkpoints.store import default_home
-from landrace.cli.console import err, human_bytes, out, print_json, styled
+from landrace.cli.console import err, human_bytes, print_json, print_table, styled
 from landrace.errors import LandraceError, OptionError
 from landrace.server.running import RunningServer, running_servers
 
@@ -44,7 +44,7 @@ def ps(json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts
             row = (model.name, model.state, memory, str(model.running), str(model.waiting), adapters)
             table.add_row(*own, *row)
             own = ("", "", "")
-    out.print(table)
+    print_table(table)
 
 
 def stop(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -21,14 +21,14 @@ from landrace.errors import CheckpointError, UnsupportedError
 from landrace.server.access.caller import caller_of
 from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.http.errors import ApiError, FieldError
-from landrace.server.models import described
-from landrace.server.openapi.description import OBJECT
-from landrace.server.openapi.description import described as told_of
+from landrace.server.models import ModelFacts, facts_of
+from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
 
 _CONFIG = "adapter_config.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _GET = ["GET", "HEAD"]
+_TEXT = "text/plain; charset=utf-8"
 
 
 class AdapterRequest(BaseModel):
@@ -62,6 +62,22 @@ class UnloadLoraRequest(BaseModel):
     lora_int_id: int | None = None
 
 
+class AdapterList(Told):
+    """The adapters that are loaded, and the subfolders from which more can be."""
+
+    object: Literal["list"]
+    data: list[ModelFacts]
+    folders: list[str]
+
+
+class Unloaded(Told):
+    """The adapter is gone."""
+
+    id: str
+    object: Literal["model"]
+    deleted: Literal[True]
+
+
 def routes(serving: Serving) -> APIRouter:
     """For admins alone."""
     router = APIRouter()
@@ -80,26 +96,29 @@ def routes(serving: Serving) -> APIRouter:
         except (CheckpointError, UnsupportedError) as error:
             raise FieldError(error.message, field=fields["folder"], hint=error.hint) from error
 
-    @router.api_route("/v1/adapters", methods=_GET, **told_of("What is loaded, and what may be.", reply=OBJECT))
+    @router.api_route("/v1/adapters", methods=_GET, **described("The adapters that are loaded.", reply=AdapterList))
     async def list_adapters(http: Request) -> dict[str, Any]:
         _check_admin(http)
-        loaded = [described(registry, model) for model in registry if model.adapter is not None]
+        loaded = [facts_of(registry, model) for model in registry if model.adapter is not None]
         return {"object": "list", "data": loaded, "folders": sorted(await asyncio.to_thread(_folders, parent))}
 
-    @router.post("/v1/adapters", **told_of("Loads an adapter.", AdapterRequest, OBJECT))
+    @router.post("/v1/adapters", **described("Loads an adapter, or replaces one.", AdapterRequest, ModelFacts))
     async def add_adapter(http: Request) -> dict[str, Any]:
         _check_admin(http)
         body = await serving.desk.read(http, AdapterRequest)
         fields = {"name": "name", "folder": "folder" if body.folder is not None else "name", "model": "model"}
-        return described(registry, await load(body.name, body.folder or body.name, body.model, fields))
+        return facts_of(registry, await load(body.name, body.folder or body.name, body.model, fields))
 
-    @router.delete("/v1/adapters/{name:path}", **told_of("Takes an adapter off.", reply=OBJECT))
+    @router.delete("/v1/adapters/{name:path}", **described("Unloads an adapter.", reply=Unloaded))
     async def remove_adapter(http: Request, name: str) -> dict[str, Any]:
         _check_admin(http)
         await registry.remove_adapter(name)
         return {"id": name, "object": "model", "deleted": True}
 
-    @router.post("/v1/load_lora_adapter", **told_of("The same in vLLM's words.", LoraRequest, media_type="text/plain"))
+    @router.post(
+        "/v1/load_lora_adapter",
+        **described("Loads an adapter, in vLLM's words.", LoraRequest, {"type": "string"}, media_type=_TEXT),
+    )
     async def load_lora(http: Request) -> Response:
         _check_admin(http)
         body = await serving.desk.read(http, LoraRequest)
@@ -115,7 +134,7 @@ def routes(serving: Serving) -> APIRouter:
 
     @router.post(
         "/v1/unload_lora_adapter",
-        **told_of("The same in vLLM's words.", UnloadLoraRequest, media_type="text/plain"),
+        **described("Unloads one.", UnloadLoraRequest, {"type": "string"}, media_type=_TEXT),
     )
     async def unload_lora(http: Request) -> Response:
         _check_admin(http)

@@ -22,6 +22,8 @@ from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.host_names import HostNames
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes, tuning_routes
+from landrace.server.metrics import routes as metrics_routes
+from landrace.server.metrics.calls import CountCalls
 from landrace.server.ollama import routes as ollama_routes
 from landrace.server.openai import routes as openai_routes
 from landrace.server.openapi import routes as openapi_routes
@@ -39,6 +41,7 @@ _APIS = (
     tokens,
     *_COMPUTING,
     feedback_routes,
+    metrics_routes,
     file_routes,
     batch_routes,
     tuning_routes,
@@ -54,6 +57,8 @@ _EXPOSED = (request_id.HEADER, "Retry-After", *limits.HEADERS)
 
 def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
     """The application. Its lifespan starts the engines and, after the last call has ended, stops them."""
+
+    serving.usage_log.listeners.append(serving.metrics.answers.heard)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -90,6 +95,7 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             expose_headers=_EXPOSED,
         )
     app.add_middleware(CountFailures, failures=serving.watch.failures)
+    app.add_middleware(CountCalls, metrics=serving.metrics.calls)
     app.add_middleware(RequestId)
     for router in routers_of(serving):
         app.include_router(router)

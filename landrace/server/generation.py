@@ -13,13 +13,12 @@ from landrace.engine.outputs import StepOutput, TokenLogprob
 from landrace.engine.request import Request
 from landrace.engine.sampling_params import SamplingParams
 from landrace.errors import RequestError
+from landrace.ledger.money import cost_of
 from landrace.server.access.tally import Counts
 from landrace.server.engines import process
 from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.text.answers import AnswerForm, Event, Parts, ToolCall, join
 from landrace.text.guides import Guide
-
-_HOUR_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class Generation:
         computed = sum(len(choice.prompt.ids) - choice.cached_tokens for choice in choices[:: self._n])
         later = sum(max(0, choice.n_tokens - 1) for choice in choices)
         machine = sum(choice.machine_seconds for choice in choices)
-        cost = {"cost": machine * price_per_hour / _HOUR_SECONDS} if price_per_hour else {}
+        cost = {"cost": float(cost_of(machine, price_per_hour))} if price_per_hour else {}
         return {
             "queue_seconds": queued,
             "first_token_seconds": first,

@@ -128,10 +128,12 @@ async def _serve(
         notices = dict.fromkeys(engine.notice for engine in registry.engines if engine.notice)
         scheme = "http" if tls is None else "https"
         url = f"{scheme}://{_shown(options.host)}:{listener.getsockname()[1]}"
-        async with present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit):
+        async with (
+            present(default_home(), url, options.drain_seconds, registry, lambda: server.should_exit),
+            ServiceManager().told(registry, lambda: server.should_exit),
+        ):
             announce(url, list(notices))
-            async with ServiceManager().told(registry, lambda: server.should_exit):
-                await server.serve(sockets=[listener])
+            await server.serve(sockets=[listener])
     if server.failure is not None:
         raise LandraceError(server.failure, hint="The log above says what came before.")
     return "interrupted" if server.was_cut else "finished"

@@ -9,15 +9,14 @@ from fastapi import APIRouter, Request
 from landrace.server.access.caller import caller_of
 from landrace.server.engines.hosted import Hosted
 from landrace.server.engines.registry import Registry, ServedModel
-from landrace.server.openapi.description import Told
-from landrace.server.openapi.description import described as told_of
+from landrace.server.openapi.description import Told, described
 from landrace.server.serving import Serving
 
 _GET = ["GET", "HEAD"]
 
 
 class ModelFacts(Told):
-    """A base model, or an adapter on it."""
+    """A base model, an adapter on it, or an alias of either."""
 
     id: str
     object: Literal["model"]
@@ -25,11 +24,11 @@ class ModelFacts(Told):
     owned_by: str
     parent: str | None
     max_model_len: int | None
-    state: Literal["open", "opening", "closed", "closing", "failed"]
+    state: Literal["closed", "opening", "open", "closing", "failed"]
     error: str | None
-    memory_bytes: int | None
+    memory_bytes: int
     capabilities: list[str]
-    alias_of: str | None = None
+    alias_of: str | None
 
 
 class ModelList(Told):
@@ -44,23 +43,23 @@ def routes(serving: Serving) -> APIRouter:
     router = APIRouter()
     registry = serving.registry
 
-    @router.api_route("/v1/models", methods=_GET, **told_of("What is served.", reply=ModelList))
+    @router.api_route("/v1/models", methods=_GET, **described("What is served.", reply=ModelList))
     async def list_models(http: Request) -> dict[str, Any]:
         may_use = caller_of(http).may_use
-        own = [described(registry, model) for model in registry if may_use(model.name)]
+        own = [facts_of(registry, model) for model in registry if may_use(model.name)]
         aliases = [name for name, target in registry.aliases.items() if may_use(name) or may_use(target)]
         others = [_alias(registry, name) for name in aliases]
         return {"object": "list", "data": [*own, *(alias for alias in others if alias is not None)]}
 
-    @router.api_route("/v1/models/{name:path}", methods=_GET, **told_of("One of them.", reply=ModelFacts))
+    @router.api_route("/v1/models/{name:path}", methods=_GET, **described("One of them.", reply=ModelFacts))
     async def show_model(http: Request, name: str) -> dict[str, Any]:
         serving.check_access(http, name)
-        return described(registry, registry.check(name))
+        return facts_of(registry, registry.check(name))
 
     return router
 
 
-def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
+def facts_of(registry: Registry, model: ServedModel) -> dict[str, Any]:
     """A model or adapter as the API tells of it, whether it is open or not."""
     base = registry.host_of(model)
     facts = base.description
@@ -77,6 +76,7 @@ def described(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "error": failure.message if failure else None,
         "memory_bytes": registry.memory_of(model),
         "capabilities": _capabilities(base),
+        "alias_of": None,
     }
 
 
@@ -94,4 +94,4 @@ def _alias(registry: Registry, name: str) -> dict[str, Any] | None:
     """None for an alias whose adapter has been unloaded."""
     target = registry.aliases[name]
     model = next((model for model in registry if model.name == target), None)
-    return None if model is None else {**described(registry, model), "id": name, "alias_of": target}
+    return None if model is None else {**facts_of(registry, model), "id": name, "alias_of": target}

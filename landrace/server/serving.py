@@ -15,6 +15,7 @@ from landrace.server.admin.watch import Watch
 from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
+from landrace.server.metrics.metrics import Metrics
 from landrace.server.prompt_desk import PromptDesk
 from landrace.server.usage import UsageLog
 
@@ -29,6 +30,7 @@ class Serving:
     """What the operator reckons for an hour of the machine; 0: nothing is told of costs."""
     adapter_folder: Path | None = None
     """Adapters in its subfolders may be loaded by calls; None: none may."""
+    metrics: Metrics = field(default_factory=Metrics)
     desk: PromptDesk = field(default_factory=PromptDesk)
     keeper: Keeper | None = None
     """Of feedback and conversations; None: this server has no ledger to keep them in."""

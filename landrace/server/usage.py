@@ -50,7 +50,7 @@ class UsageLog:
     ) -> None:
         """`price_per_hour`: of the machine. `spill`: folder of the spill files; None: beside the ledger."""
         self.listeners: list[Callable[[Sequence[Usage]], None]] = []
-        """Told of all rows, recorded or not, by whoever puts them here."""
+        """Hear of every request that ended, recorded or not, with its cost."""
         self._price_per_hour = price_per_hour
         self._ledger = Ledger(place, patience=_PATIENCE_SECONDS) if place is not None else None
         if self._ledger is None or place is None:
@@ -114,14 +114,13 @@ class UsageLog:
 
     def put(self, rows: Sequence[Usage]) -> None:
         """Queues rows; the run and the cost are filled in here."""
-        if not rows:
+        rows = [replace(row, cost=cost_of(row.machine_seconds, self._price_per_hour)) for row in rows]
+        for hear in self.listeners:
+            hear(rows)
+        if self._ledger is None or not rows:
             return
-        priced = [replace(row, cost=cost_of(row.machine_seconds, self._price_per_hour)) for row in rows]
-        for listener in self.listeners:
-            listener(priced)
-        if self._ledger is not None:
-            self._queue.put(priced)
-            self._news.set()
+        self._queue.put(rows)
+        self._news.set()
 
     def close(self, status: RunStatus) -> None:
         """Writes what is queued and how the run ended, for a limited time; says what is left, and where."""

@@ -148,8 +148,8 @@ def check_what_the_rungs_do(
         engine = Engine(decoder, tokenizer, rungs[name])
         scheduler = engine._scheduler
         preempted = []
-        original = scheduler._preempt_last
-        scheduler._preempt_last = lambda o=original, p=preempted: (p.append(1), o())[1]  # type: ignore[method-assign]
+        original = scheduler.preempt
+        scheduler.preempt = lambda one, o=original, p=preempted: (p.append(1), o(one))[1]  # type: ignore[method-assign]
         completions = engine.generate(make_requests())
         assert bool(preempted) == preempts, name
         assert any(completion.cached_prompt_tokens for completion in completions) == hits, name

@@ -101,7 +101,7 @@ def call(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Res
     from landrace.server.ollama import routes as ollama
 
     monkeypatch.setattr(application, "_APIS", (status, model_routes, ollama, SimpleNamespace(routes=routes)))
-    monkeypatch.setattr(model_routes, "described", lambda registry, model: {"id": model.name})
+    monkeypatch.setattr(model_routes, "facts_of", lambda registry, model: {"id": model.name})
     engine: Any = SimpleNamespace(
         alive=True,
         state="ready",

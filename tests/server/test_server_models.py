@@ -116,7 +116,8 @@ def test_streams_go_on_while_another_model_opens(house: Any, models: list[str]) 
         assert opened.result() and n_events > 3
         assert state(house) | {"gpt-4o-mini": ""} == {"a": "open", "b": "closed", "c": "open", "gpt-4o-mini": ""}
         with client.stream("POST", f"{house.url}/v1/completions", json={**body, "model": c}) as other:
-            next(other.iter_lines())
+            others = other.iter_lines()  # dropping it would close the stream
+            next(others)
             waiting = pool.submit(answer, house, b)
             wait_until(lambda: state(house)["b"] == "opening")
             assert answer(house, a) and len(house.engine_pids()) == 2
@@ -202,7 +203,8 @@ def test_a_server_is_seen_and_stopped(
     with httpx.Client(timeout=SECONDS) as client:
         body = {"model": models[0], "prompt": "abc", **LONG}
         with client.stream("POST", f"{one.url}/v1/completions", json=body) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # dropping it would close the stream
+            next(lines)
             wait_until(lambda: [model["running"] for model in seen()[one.url]] == [1, 0])
             first, second = seen()[one.url]
             assert (first["state"], second["state"]) == ("open", "closed")

@@ -69,15 +69,6 @@ def test_a_stream_changes_nothing_but_its_own_message(long: Any, stub: Any) -> N
     assert long.page.evaluate("window.elsewhere") < 200
 
 
-def test_a_found_message_in_the_middle_is_brought_to_the_screen(long: Any) -> None:
-    long.page.keyboard.press("Control+k")
-    field = long.page.get_by_role("combobox", name="Search all chats")
-    field.fill("Question 1000")
-    long.expect(long.page.get_by_role("listbox").get_by_role("option")).to_have_count(1)
-    field.press("Enter")
-    long.expect(long.page.get_by_text("Question 1000", exact=True)).to_be_in_viewport()
-
-
 def test_going_back_to_a_long_branch_draws_what_is_on_the_screen(chat: Any, stub: Any, tmp_path: Path) -> None:
     chat.load(long_chat(60), tmp_path)
     chat.page.locator(".chats").get_by_role("button", name="Long").click()

@@ -1,0 +1,1 @@
+"""What an operator watches: numbers for Prometheus, by standard names."""
