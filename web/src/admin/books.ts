@@ -19,7 +19,7 @@ export class Books {
   private readonly usage = new Table(
     "Usage and cost",
     [
-      { title: "" },
+      { title: "group" },
       { title: "requests", isNumber: true },
       { title: "prompt", isNumber: true },
       { title: "cached", isNumber: true },
@@ -87,5 +87,5 @@ function keyCells(row: KeyRow): Child[] {
 function feedbackCells(row: FeedbackRow): Child[] {
   const rating = row.rating === "up" ? pill("good", "good") : row.rating === "down" ? pill("bad", "bad") : pill("no rating", "calm");
   const kinds = [row.has_correction ? "a correction" : null, row.has_comment ? "a comment" : null].filter(Boolean).join(" and ");
-  return [moment(row.created), rating, row.team ?? row.key_id ?? "no key", h("span", { dir: "auto" }, row.comment ?? row.correction ?? kinds)];
+  return [h("span", { class: "nowrap" }, moment(row.created)), rating, row.team ?? row.key_id ?? "no key", h("span", { dir: "auto" }, row.comment ?? row.correction ?? kinds)];
 }

@@ -21,6 +21,8 @@ interface Options {
   /** What the ends of the x axis are called. */
   ends: [string, string];
   format(value: number): string;
+  /** Whether a line goes on over values that are missing. */
+  joined?: boolean;
   /** What x is called when it is pointed at. */
   at(x: number): string;
 }
@@ -57,9 +59,9 @@ export class Chart {
     this.root = h(
       "figure",
       { class: "chart" },
-      h("figcaption", {}, h("span", { class: "chart-title" }, options.title), this.where, h("span", { class: "spring" }), ...legend),
+      h("figcaption", {}, h("span", { class: "chart-title" }, options.title), h("span", { class: "spring" }), ...legend),
       plot,
-      h("div", { class: "ends", "aria-hidden": true }, h("span", {}, options.ends[0]), h("span", {}, options.ends[1])),
+      h("div", { class: "ends", "aria-hidden": true }, h("span", {}, options.ends[0]), this.where, h("span", {}, options.ends[1])),
     );
   }
 
@@ -89,7 +91,7 @@ export class Chart {
       const value = point.values[at] ?? null;
       // A value between two that are missing is a dot: a line of no length, with round ends.
       if (value !== null) path += `${isOpen ? "L" : "M"}${this.x(point.x).toFixed(1)} ${((1 - value / most) * HEIGHT).toFixed(1)}${isOpen ? "" : "h0"}`;
-      isOpen = value !== null;
+      isOpen = value !== null || (isOpen && this.options.joined === true);
     }
     return path;
   }
@@ -104,7 +106,8 @@ export class Chart {
   }
 
   private newest(at: number): string {
-    const value = this.points.at(-1)?.values[at] ?? null;
+    const values = this.points.map((point) => point.values[at] ?? null);
+    const value = (this.options.joined ? values.findLast((one) => one !== null) : values.at(-1)) ?? null;
     return value === null ? "–" : this.options.format(value);
   }
 
@@ -121,11 +124,11 @@ export class Chart {
   }
 }
 
-/** The next of 1, 2, 5, 10 and so on. */
+/** The next number that is easily read. */
 function roundUp(value: number): number {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return ([1, 2, 5, 10].find((step) => step * power >= value) ?? 10) * power;
+  return ([1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value) ?? 10) * power;
 }
 
 function svg(tag: string, attributes: Record<string, string | number>): SVGElement {

@@ -9,7 +9,7 @@ const loss = (value: number): string => value.toFixed(3);
 
 /** Fine-tuning jobs with their loss, and batches with how far they are. */
 export class JobList {
-  private readonly list = h("div", { class: "jobs" });
+  private readonly list = h("div", { class: "jobs", role: "region", "aria-label": "List of jobs", tabindex: 0 });
   readonly section = card("Jobs", "half", [this.list]);
   private readonly charts = new Map<string, Chart>();
 
@@ -36,7 +36,7 @@ export class JobList {
     const hasValidation = row.losses.some((one) => one.valid_loss !== null);
     const name = `${row.id} ${hasValidation}`;
     const lines = [{ name: "loss", tone: "first" as const }, ...(hasValidation ? [{ name: "validation", tone: "second" as const }] : [])];
-    const chart = this.charts.get(name) ?? new Chart({ title: "Loss", lines, ends: ["step 1", ""], format: loss, at: (x) => `step ${x}` });
+    const chart = this.charts.get(name) ?? new Chart({ title: "Loss", lines, ends: ["step 1", `step ${count(row.total_steps)}`], format: loss, joined: true, at: (x) => `step ${x}` });
     this.charts.set(name, chart);
     const points = row.losses.map((one) => ({ x: one.step, values: hasValidation ? [one.train_loss, one.valid_loss] : [one.train_loss] }));
     chart.show(points, 1, row.total_steps ?? points.length);
@@ -56,5 +56,5 @@ function batch(row: BatchRow): HTMLElement {
 }
 
 function head(title: string, row: { status: string }): HTMLElement {
-  return h("header", {}, h("h3", {}, title), pill(row.status, TONES[row.status] ?? "calm"));
+  return h("header", {}, h("h3", {}, title), pill(row.status.replace("_", " "), TONES[row.status] ?? "calm"));
 }

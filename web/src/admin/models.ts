@@ -1,4 +1,4 @@
-import { h } from "../dom";
+import { h, type Child } from "../dom";
 import { bytes, count, shortened } from "./format";
 import { bar, card, pill } from "./parts";
 import type { CacheGroup, ModelState, Overview } from "./types";
@@ -22,7 +22,7 @@ export class Models {
     const facts = [
       model.running === null ? null : `${count(model.running)} running`,
       model.waiting === null ? null : `${count(model.waiting)} waiting`,
-      model.restarts ? `${count(model.restarts)} restarts` : null,
+      model.restarts ? `restarted ${model.restarts === 1 ? "once" : `${count(model.restarts)} times`}` : null,
     ].filter(Boolean);
     const taken = model.resident_bytes === null ? "not in memory" : `${bytes(model.resident_bytes)} resident, ${bytes(model.memory_bytes)} kept`;
     const adapters = model.adapters.map((adapter) =>
@@ -45,9 +45,14 @@ function cacheBar(group: CacheGroup): HTMLElement {
   const empty = group.free - group.reusable;
   const words = `${count(group.held)} held · ${count(group.reusable)} reusable · ${count(empty)} empty`;
   const name = KINDS[group.kind] ?? group.kind;
-  return labelled(name, words, bar([[group.held, "first"], [group.reusable, "second"]], group.size, `${name}: ${words}`));
+  const legend = h("span", {}, swatch("first", `${count(group.held)} held`), swatch("second", `${count(group.reusable)} reusable`), `${count(empty)} empty`);
+  return labelled(name, legend, bar([[group.held, "first"], [group.reusable, "second"]], group.size, `${name}: ${words}`));
 }
 
-function labelled(name: string, words: string, drawn: HTMLElement): HTMLElement {
+function swatch(tone: "first" | "second", words: string): HTMLElement {
+  return h("span", { class: `value ${tone}` }, h("span", {}, words));
+}
+
+function labelled(name: string, words: Child, drawn: HTMLElement): HTMLElement {
   return h("div", { class: "labelled" }, h("span", {}, name), h("span", { class: "soft" }, words), drawn);
 }

@@ -29,7 +29,7 @@ export function tally(counts: Record<string, number>, none: string): HTMLElement
     h("li", {}, h("span", { class: "mono" }, name), bar([[value, "first"]], most, ""), h("b", {}, value.toLocaleString())),
   );
   for (const row of rows) row.querySelector(".bar")?.setAttribute("aria-hidden", "true");
-  return h("ul", { class: "tally" }, ...rows);
+  return h("ul", { class: "tally", tabindex: 0 }, ...rows);
 }
 
 export interface Column {
@@ -50,7 +50,7 @@ export class Table {
     const heads = columns.map((column) => h("th", { scope: "col", class: column.isNumber ? "number" : null }, column.title));
     this.root = h(
       "div",
-      { class: "table", role: "region", "aria-label": label, tabindex: 0 },
+      { class: "table", role: "region", "aria-label": `${label}, table`, tabindex: 0 },
       h("table", {}, h("thead", {}, h("tr", {}, ...heads)), this.body),
     );
   }
