@@ -87,7 +87,13 @@ def _serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]]
             edge = Edge(hosts, desk, options.price_per_hour, options.bounds, watch, options.cors_origins)
             keeper = _keeper(options, redact)
             serving = Serving(
-                registry, usage_log, options.price_per_hour, options.adapter_folder, keeper=keeper, jobs=jobs
+                registry,
+                usage_log,
+                options.price_per_hour,
+                options.adapter_folder,
+                keeper=keeper,
+                jobs=jobs,
+                options=options.as_json(),
             )
             app = create_app(serving, edge)
             ending = uvloop.run(_serve(app, registry, listener, tls, options, announce))

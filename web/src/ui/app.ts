@@ -1,20 +1,20 @@
 import { Client, type Model } from "../api/client";
-import { defaults, keepDefaults, keepModel, lastModel, theme } from "../chats/preferences";
+import { defaults, keepDefaults, keepModel, lastModel } from "../chats/preferences";
 import type { ChatStore } from "../chats/store";
 import { asMarkdown, exportAll, importAll } from "../chats/transfer";
 import { type Attachment, type Chat, type Message, newId, type Vote } from "../chats/types";
 import { chooseFiles, download } from "../dom";
 import { Announcer } from "./announcer";
-import { askComparison, askKey, askTitle, confirmRemoval, showHelp } from "./asking";
+import { askComparison, askTitle, confirmRemoval, showHelp } from "./asking";
 import { Composer } from "./composer";
 import { openFinder } from "./finder";
 import { Header } from "./header";
+import { askKey } from "./key_dialog";
 import { listenForKeys } from "./keyboard";
 import { type House, Lane } from "./lane";
 import { Panel } from "./panel";
 import { Shell } from "./shell";
 import { Sidebar } from "./sidebar";
-import { setTheme } from "./theme";
 import { Toasts } from "./toasts";
 import { vote, voteBar } from "./vote";
 import { welcome } from "./welcome";
@@ -68,8 +68,6 @@ export class App implements House {
       exportAll: () => void this.toasts.guard(() => this.exportAll()),
       importAll: () => void this.toasts.guard(() => this.importAll()),
       help: () => void showHelp(),
-      theme,
-      setTheme,
       close: () => this.shell.setSidebar(false),
     });
     this.shell = new Shell({
