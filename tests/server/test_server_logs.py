@@ -121,7 +121,7 @@ def test_what_cannot_be_redacted_is_not_logged(logged: Any, tiny_model: Path) ->
 
 
 def test_refusals_have_their_code_and_paths_that_are_none_themselves(logged: Any) -> None:
-    post(logged, "three", model="nosuch" * 100, messages=[])
+    post(logged, "three", model="nosuch" * 100, messages=[{"role": "user", "content": "Hi"}])
     assert (line_of(logged, "three")["status"], line_of(logged, "three")["error"]) == (404, "model_not_found")
     assert len(line_of(logged, "three")["model"]) < 300
     post(logged, "four", path="/v1/v1/chat")
