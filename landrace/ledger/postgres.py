@@ -74,7 +74,7 @@ class PostgresDatabase(Database):
             version = self._version(connection)
             if version is None:
                 self._refuse_other_program(connection)
-                if not _exists(connection, "SELECT to_regnamespace(:name)", SCHEMA):
+                if not _exists(connection, "pg_namespace WHERE nspname = :schema"):
                     connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
                 connection.exec_driver_sql(f"CREATE TABLE {SCHEMA}.schema_version (version BIGINT NOT NULL)")
                 connection.exec_driver_sql(f"INSERT INTO {SCHEMA}.schema_version VALUES (0)")
@@ -86,7 +86,7 @@ class PostgresDatabase(Database):
 
     def _version(self, connection: sqlalchemy.Connection) -> int | None:
         """None where there is no ledger yet. Raises DataError for a newer one."""
-        if not _exists(connection, "SELECT to_regclass(:name)", f"{SCHEMA}.schema_version"):
+        if not _exists(connection, "pg_tables WHERE schemaname = :schema AND tablename = 'schema_version'"):
             return None
         version = int(connection.exec_driver_sql(f"SELECT version FROM {SCHEMA}.schema_version").scalar_one())
         known = len(migrations(POSTGRES))
@@ -101,8 +101,7 @@ class PostgresDatabase(Database):
     def _refuse_other_program(self, connection: sqlalchemy.Connection) -> None:
         """Raises DataError where there are tables, but no ledger. Under the lock: without it a ledger that another
         server is making just now looks so."""
-        tables = text("SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = :name LIMIT 1")
-        if connection.execute(tables, {"name": SCHEMA}).first() is not None:
+        if _exists(connection, "pg_tables WHERE schemaname = :schema"):
             raise DataError(
                 f"The schema {SCHEMA} of {self.shown} holds the tables of another program, not a ledger.",
                 hint="It was left as it is. Name another database for the ledger.",
@@ -125,5 +124,8 @@ class PostgresDatabase(Database):
         return DataError(f"The ledger {self.shown} cannot do this: {reason}.")
 
 
-def _exists(connection: sqlalchemy.Connection, question: str, name: str) -> bool:
-    return connection.execute(text(question), {"name": name}).scalar_one() is not None
+def _exists(connection: sqlalchemy.Connection, what: str) -> bool:
+    """Whether the catalogue has a row like that of our schema. Asked of its tables: functions such as `to_regclass`
+    answer from what the connection has cached, which may be older than a lock that it has just waited for."""
+    found = connection.execute(text(f"SELECT 1 FROM pg_catalog.{what} LIMIT 1"), {"schema": SCHEMA})
+    return found.first() is not None
