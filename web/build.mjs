@@ -1,4 +1,4 @@
-// Builds the page into landrace/server/page/static, or into the folder that is named. The same sources and the same
+// Builds the pages into landrace/server/page/static, or into the folder that is named. The same sources and the same
 // package-lock.json give the same bytes.
 import { build } from "esbuild";
 import { createHash } from "node:crypto";
@@ -25,7 +25,13 @@ await rm(out, { recursive: true, force: true });
 await mkdir(assets, { recursive: true });
 const result = await build({
   absWorkingDir: here,
-  entryPoints: { app: "src/main.ts", style: "styles/page.css", math: "styles/math.css" },
+  entryPoints: [
+    { in: "src/main.ts", out: "app" },
+    { in: "styles/page.css", out: "style" },
+    { in: "styles/math.css", out: "math" },
+    { in: "src/admin/main.ts", out: "admin" },
+    { in: "styles/admin.css", out: "admin" },
+  ],
   outdir: assets,
   entryNames: "[name]-[hash]",
   chunkNames: "[name]-[hash]",
@@ -71,13 +77,17 @@ const places = {
   "%SCRIPT%": named("app", ".js"),
   "%STYLE%": named("style", ".css"),
   "%MATH%": named("math", ".css"),
+  "%ADMIN-SCRIPT%": named("admin", ".js"),
+  "%ADMIN-STYLE%": named("admin", ".css"),
   "%ICON%": await addHashed("icon.svg", await readFile(join(here, "icon.svg"), "utf8")),
   "%LICENCES%": await addHashed("licences.txt", await licences()),
 };
-let index = await readFile(join(here, "index.html"), "utf8");
-for (const [place, file] of Object.entries(places)) index = index.replaceAll(place, `assets/${basename(file)}`);
-await writeFile(join(out, "index.html"), index);
-
-const all = createHash("sha256").update(index);
+const all = createHash("sha256");
+for (const name of ["index.html", "admin.html"]) {
+  let page = await readFile(join(here, name), "utf8");
+  for (const [place, file] of Object.entries(places)) page = page.replaceAll(place, `assets/${basename(file)}`);
+  await writeFile(join(out, name), page);
+  all.update(page);
+}
 for (const name of (await readdir(assets)).sort()) all.update(name).update(await readFile(join(assets, name)));
 console.log(`${out}: ${all.digest("hex")}`);

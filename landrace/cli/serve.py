@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 from urllib.parse import urlsplit
 
 import typer
@@ -114,6 +115,17 @@ def serve(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate: HTTPS instead of HTTP.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key, unless that is in the same file.")] = None,
+    log_format: Annotated[str, typer.Option(help="Of the lines on stderr: text, or json, an object a line.")] = "text",
+    log_calls: Annotated[
+        bool | None,
+        typer.Option("--log-calls/--no-log-calls", help="A line for each call; default: unless only on loopback."),
+    ] = None,
+    log_addresses: Annotated[bool, typer.Option("--log-addresses", help="With the clients' addresses.")] = False,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="With the texts of prompts and answers.")] = False,
+    redact: Annotated[
+        str | None,
+        typer.Option(help="FILE.py:FUNCTION, from text to text, that texts pass before they are logged or kept."),
+    ] = None,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Most connections at once; more are turned away.")
     ] = Bounds.connections,
@@ -132,6 +144,7 @@ def serve(
 ) -> None:
     """Serve models and adapters over the OpenAI API."""
     from landrace.engine.options import EngineOptions
+    from landrace.server.logs.options import LogFormat, LogOptions
     from landrace.server.main import serve_models
     from landrace.server.options import ServeOptions
 
@@ -175,6 +188,9 @@ def serve(
         keys=keys,
         allowed_hosts=allowed_host or [],
         bounds=Bounds(max_connections, head_seconds, body_seconds, idle_seconds, send_seconds),
+        logs=LogOptions(
+            cast(LogFormat, log_format), log_calls, addresses=log_addresses, prompts=log_prompts, redact=redact
+        ),
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
@@ -182,10 +198,14 @@ def serve(
         raise OptionError("Name a model to serve, or one with --on-demand.")
     names = ", ".join([*options.models, *options.adapters])
     with ExitStack() as opening:
-        opening.enter_context(spinner(f"Opening {names}"))
+        if options.logs.format == "text":
+            opening.enter_context(spinner(f"Opening {names}"))
 
         def announce(url: str, notices: Sequence[str]) -> None:
             opening.close()
+            if options.logs.format != "text":
+                _log_start(names, url, notices)
+                return
             for text in notices:
                 notice(text)
             err.print(styled(f"Serving {names} at ", (f"{url}/v1", "bold"), ". Ctrl-C ends it."), soft_wrap=True)
@@ -193,6 +213,15 @@ def serve(
 
         interrupt_as_asyncio_expects()
         serve_models(options, announce)
+
+
+def _log_start(names: str, url: str, notices: Sequence[str]) -> None:
+    """What is said at the start, for those who read lines of the log only."""
+    log = logging.getLogger("landrace.start")
+    log.setLevel(logging.INFO)
+    for text in notices:
+        log.warning("%s", text)
+    log.info("Serving %s at %s/v1", names, url)
 
 
 def parse_adapters(values: list[str]) -> dict[str, Path]:

@@ -67,19 +67,25 @@ class Exchanges:
     def feedback(self, *, since: datetime | None = None, until: datetime | None = None) -> list[Feedback]:
         """From `since` up to, not including, `until`; oldest first."""
         wanted = select(FEEDBACK).where(*_within(FEEDBACK.c.created, since, until)).order_by(FEEDBACK.c.id)
-        return [
-            Feedback(
-                **{name: getattr(row, name) for name in _FEEDBACK_FIELDS},
-                correction=row.correction,
-                comment=row.comment,
-                created=datetime.fromisoformat(row.created),
-            )
-            for row in self._database.rows(wanted)
-        ]
+        return [_feedback_of_row(row) for row in self._database.rows(wanted)]
+
+    def latest_feedback(self, count: int) -> list[Feedback]:
+        """The newest first."""
+        wanted = select(FEEDBACK).order_by(FEEDBACK.c.id.desc()).limit(count)
+        return [_feedback_of_row(row) for row in self._database.rows(wanted)]
 
 
 _EXCHANGE_FIELDS = ("response_id", "choice", "conversation", "model", "finish_reason", "key_id", "team")
 _FEEDBACK_FIELDS = ("response_id", "choice", "rating", "key_id", "team")
+
+
+def _feedback_of_row(row: Any) -> Feedback:
+    return Feedback(
+        **{name: getattr(row, name) for name in _FEEDBACK_FIELDS},
+        correction=row.correction,
+        comment=row.comment,
+        created=datetime.fromisoformat(row.created),
+    )
 
 
 def _same(response_id: str, choice: int) -> Any:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import JSONResponse, Response
 
 from landrace.engine.outputs import StepOutput
 from landrace.engine.sampling_params import SamplingParams
@@ -18,7 +17,9 @@ from landrace.server.access.tally import tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Generation, Prompt
+from landrace.server.http.errors import note_error, shaped
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
+from landrace.server.http.stream import Stream
 from landrace.server.usage import UsageLog
 
 
@@ -84,15 +85,17 @@ async def answer(call: Call, http: Request, usage_log: UsageLog) -> Response:
         deadline=call.deadline,
     )
     most = call.n * sum(params.max_tokens for params in call.params)
-    tally_of(http).begin(generation.counts().prompt_tokens, most, generation.counts)
+    tally = tally_of(http)
+    tally.begin(generation.counts().prompt_tokens, most, generation.counts)
+    tally.follow(call.reply.id, call.kind, generation.choices, call.model.engine.tokenizer)
     try:
         if not call.stream:
             await unless_gone(http, _run(call, generation, caller, usage_log))
             return JSONResponse(call.reply.whole(generation))
-        pieces = _pieces(call, generation, caller, usage_log)
+        pieces = _pieces(call, generation, http, usage_log)
         # What comes first decides whether this is a stream or an error with a status of its own.
         first = await unless_gone(http, anext(pieces))
-        return _Stream(first, pieces, call.reply.media_type)
+        return Stream(first, pieces, call.reply.media_type)
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED)
 
@@ -106,48 +109,30 @@ async def _run(call: Call, generation: Generation, caller: Caller, usage_log: Us
         _record(call, generation, caller, usage_log)
 
 
-async def _pieces(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> AsyncGenerator[str, None]:
+async def _pieces(call: Call, generation: Generation, http: Request, usage_log: UsageLog) -> AsyncGenerator[str, None]:
+    """What there is to send, as often as something came of the engine: what came of several steps goes together."""
     reply, sent = call.reply, False
+    pieces: list[str] = []
     try:
         with renamed(call.names), generation:
             async for choice, output in generation:
-                if not (output.token_ids or output.finish_reason):  # a long prompt is still being scored
-                    continue
-                for piece in reply.delta(generation, choice, output):
-                    yield piece
+                if output.token_ids or output.finish_reason:  # else a long prompt is still being scored
+                    pieces += reply.delta(generation, choice, output)
+                if pieces and not generation.has_more:
+                    yield "".join(pieces)
                     sent = True
-        for piece in reply.closing(generation):
-            yield piece
+                    pieces.clear()
+        yield "".join([*pieces, *reply.closing(generation)])
     except LandraceError as error:
         if not sent:
             raise
-        for piece in reply.failure(generation, error):
-            yield piece
+        note_error(http.scope, shaped(error))
+        yield "".join([*pieces, *reply.failure(generation, error)])
     finally:
-        _record(call, generation, caller, usage_log)
+        _record(call, generation, caller_of(http), usage_log)
 
 
 def _record(call: Call, generation: Generation, caller: Caller, usage_log: UsageLog) -> None:
     usage_log.add(call.reply.id, call.model.name, call.model.adapter, generation.choices, kind=call.kind, caller=caller)
     if call.ended is not None:
         call.ended(generation)
-
-
-class _Stream(StreamingResponse):
-    """However the response ends, the generator behind it ends with it, not when it is collected."""
-
-    def __init__(self, first: str, rest: AsyncGenerator[str, None], media_type: str) -> None:
-        super().__init__(self._all(first, rest), media_type=media_type, headers={"Cache-Control": "no-cache"})
-        self._rest = rest
-
-    @staticmethod
-    async def _all(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        yield first
-        async for piece in rest:
-            yield piece
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._rest.aclose()

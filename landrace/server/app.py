@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,8 @@ from landrace import __version__
 from landrace.server import adapters, models, status, tokens
 from landrace.server.access import limits
 from landrace.server.access.gate import Gate
+from landrace.server.admin import routes as admin_routes
+from landrace.server.admin.failures import CountFailures
 from landrace.server.anthropic import routes as anthropic_routes
 from landrace.server.edge import Edge
 from landrace.server.feedback import routes as feedback_routes
@@ -20,6 +23,7 @@ from landrace.server.http.body_limit import BodyLimit
 from landrace.server.http.host_names import HostNames
 from landrace.server.http.request_id import RequestId
 from landrace.server.jobs import batch_routes, file_routes, tuning_routes
+from landrace.server.logs.watch import WatchCalls
 from landrace.server.metrics import routes as metrics_routes
 from landrace.server.metrics.calls import CountCalls
 from landrace.server.ollama import routes as ollama_routes
@@ -43,6 +47,7 @@ _APIS = (
     file_routes,
     batch_routes,
     tuning_routes,
+    admin_routes,
     page_routes,
 )
 """Each has a function `routes`, from `Serving` to its router."""
@@ -63,7 +68,8 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
         if serving.jobs is not None:
             serving.jobs.start(_inner(serving))
         try:
-            yield
+            async with serving.watch.watching(serving.registry):
+                yield
         finally:
             if serving.jobs is not None:
                 await serving.jobs.stop()
@@ -73,7 +79,10 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             await serving.registry.stop()
             if edge.keys is not None:
                 edge.keys.close()
+            if edge.watch is not None:
+                await asyncio.to_thread(edge.watch.close)
 
+    serving.usage_log.listeners.append(serving.watch.recent.heard)
     app = FastAPI(title="Landrace", version=__version__, lifespan=lifespan, openapi_url=None)
     # From the inside out: what refuses a call lies inside of what adds headers to every reply.
     app.add_middleware(BodyLimit, bounds=edge.bounds)
@@ -89,6 +98,9 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
+    if edge.watch is not None:
+        app.add_middleware(WatchCalls, watch=edge.watch)
+    app.add_middleware(CountFailures, failures=serving.watch.failures)
     app.add_middleware(CountCalls, metrics=serving.metrics.calls)
     app.add_middleware(RequestId)
     for router in routers_of(serving):

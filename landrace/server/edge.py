@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from landrace.server.access.keys import KeyDesk
 from landrace.server.http.bounds import Bounds
 from landrace.server.http.host_names import HostRule
+from landrace.server.logs.watch import CallWatch
 
 
 @dataclass(frozen=True)
@@ -20,5 +21,7 @@ class Edge:
     price_per_hour: float = 0.0
     """What an hour of the machine counts for in a key's money."""
     bounds: Bounds = field(default_factory=Bounds)
+    watch: CallWatch | None = None
+    """What is told of every call; None: nothing is."""
     cors_origins: Sequence[str] = ()
     """Pages of these origins may call the server from a browser; "*" is every page."""

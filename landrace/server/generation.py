@@ -20,6 +20,8 @@ from landrace.server.engines.process import EngineProcess, EngineStoppedError
 from landrace.text.answers import AnswerForm, Event, Parts, ToolCall, join
 from landrace.text.guides import Guide
 
+_NOTHING = Parts.of(())
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -44,7 +46,7 @@ class Choice:
     reasoning: str = ""
     content: str = ""
     calls: list[ToolCall] = field(default_factory=list)
-    brought: Parts = field(default_factory=lambda: Parts.of(()))
+    brought: Parts = _NOTHING
     """What the last output brought of them."""
     passages: list[Event] = field(default_factory=list)
     """They in the order that they came in, neighbours of a kind joined."""
@@ -67,12 +69,7 @@ class Choice:
 
     def take(self, output: StepOutput, elapsed: float) -> None:
         self.text += output.text
-        self.brought = Parts.of(output.events)
-        self.reasoning += self.brought.reasoning
-        self.content += self.brought.content
-        self.calls += self.brought.calls
-        for event in output.events:
-            join(self.passages, event)
+        self._take_apart(output.events)
         self.stop = output.stop
         self.thought_tokens = output.thought_tokens
         self.n_tokens += len(output.token_ids)
@@ -88,6 +85,17 @@ class Choice:
         self.seconds = elapsed
         if self.first_token_seconds is None and output.token_ids:
             self.first_token_seconds = elapsed
+
+    def _take_apart(self, events: Sequence[Event]) -> None:
+        if not events:  # as in every step of an answer that is not one to a chat
+            self.brought = _NOTHING
+            return
+        self.brought = Parts.of(events)
+        self.reasoning += self.brought.reasoning
+        self.content += self.brought.content
+        self.calls += self.brought.calls
+        for event in events:
+            join(self.passages, event)
 
 
 class Generation:
@@ -169,11 +177,20 @@ class Generation:
             raise event.error
         return choice, event
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next output is there already."""
+        return not self._events.empty()
+
     def counts(self) -> Counts:
         """What limits and logs count: a prompt once, however many choices it has."""
-        prompts = sum(len(choice.prompt.ids) for choice in self.choices[:: self._n])
-        tokens = sum(choice.n_tokens for choice in self.choices)
-        return Counts(prompts, tokens, sum(choice.machine_seconds for choice in self.choices))
+        firsts = self.choices[:: self._n]
+        return Counts(
+            prompt_tokens=sum(len(choice.prompt.ids) for choice in firsts),
+            completion_tokens=sum(choice.n_tokens for choice in self.choices),
+            machine_seconds=sum(choice.machine_seconds for choice in self.choices),
+            cached_tokens=sum(choice.cached_tokens for choice in firsts),
+        )
 
     def usage(self) -> dict[str, object]:
         """Token counts in the API's form; a prompt counts once, however many choices it has. Rejected drafts are not

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from landrace.checkpoints.store import default_home
@@ -33,6 +34,9 @@ from landrace.server.feedback.keeper import Keeper
 from landrace.server.http.host_names import HostRule
 from landrace.server.http.uvicorn_config import make_room, tls_context, uvicorn_config
 from landrace.server.jobs.jobs import Jobs
+from landrace.server.logs.lines import logging_to_stderr
+from landrace.server.logs.redaction import Redactor
+from landrace.server.logs.tellers import call_watch
 from landrace.server.options import ServeOptions
 from landrace.server.presence import present
 from landrace.server.serving import Serving
@@ -54,6 +58,12 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
     KeyboardInterrupt for a signal before that, and LandraceError when an engine cannot be kept up. Belongs to the main
     thread, where signals arrive.
     """
+    with logging_to_stderr(options.logs.format):
+        _serve_models(options, announce)
+
+
+def _serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]], None]) -> None:
+    redact = None if options.logs.redact is None else Redactor.load(options.logs.redact)
     tls = tls_context(options.tls_cert, options.tls_key)
     make_room(options.bounds)
     hosts = HostRule.of(options.host, options.allowed_hosts)
@@ -73,25 +83,32 @@ def serve_models(options: ServeOptions, announce: Callable[[str, Sequence[str]],
             book = usage_log.ledger
             asked = keys_needed(options.keys, listener.getsockname()[0], None if book is None else book.keys)
             desk = KeyDesk(book) if asked and book is not None else None
-            edge = Edge(hosts, desk, options.price_per_hour, options.bounds, options.cors_origins)
-            keeper = _keeper(options)
+            watch = call_watch(options.logs, listener.getsockname()[0], redact)
+            edge = Edge(hosts, desk, options.price_per_hour, options.bounds, watch, options.cors_origins)
+            keeper = _keeper(options, redact)
             serving = Serving(
-                registry, usage_log, options.price_per_hour, options.adapter_folder, keeper=keeper, jobs=jobs
+                registry,
+                usage_log,
+                options.price_per_hour,
+                options.adapter_folder,
+                keeper=keeper,
+                jobs=jobs,
+                options=options.as_json(),
             )
             app = create_app(serving, edge)
-            ending = asyncio.run(_serve(app, registry, listener, tls, options, announce))
+            ending = uvloop.run(_serve(app, registry, listener, tls, options, announce))
     except BaseException as error:
         usage_log.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     usage_log.close(ending)
 
 
-def _keeper(options: ServeOptions) -> Keeper | None:
+def _keeper(options: ServeOptions, redact: Redactor | None) -> Keeper | None:
     if options.ledger is None:
         if options.keep_conversations:
             raise OptionError("Conversations are kept in a ledger.", hint="Name one with --ledger.")
         return None
-    return Keeper(Ledger(options.ledger), keeps_conversations=options.keep_conversations)
+    return Keeper(Ledger(options.ledger), keeps_conversations=options.keep_conversations, redact=redact)
 
 
 async def _serve(
@@ -196,7 +213,14 @@ def _registry(options: ServeOptions) -> Registry:
     for index, name in enumerate(options.models):
         own = options.adapters if index == 0 else {}
         settings = EngineSettings(
-            name, own, options.weights, options.kernels, options.threads, options.engine, options.step_seconds
+            name,
+            own,
+            options.weights,
+            options.kernels,
+            options.threads,
+            options.engine,
+            options.step_seconds,
+            options.logs.format,
         )
         models.append(Hosted(settings, max_pending=options.max_pending))
     return Registry(models, opener, options.aliases)

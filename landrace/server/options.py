@@ -9,12 +9,13 @@ from typing import Any
 
 from landrace.engine.options import EngineOptions
 from landrace.server.http.bounds import Bounds
+from landrace.server.logs.options import LogOptions
 
 _NOT_HOW_IT_ANSWERS = (
     "host", "port", "ledger", "usage_spill", "keep_conversations", "data", "tuning_threads", "step_seconds",
     "drain_seconds",
     "wait_seconds", "adapter_folder",
-    "cors_origins", "keys", "allowed_hosts", "bounds", "tls_cert", "tls_key",
+    "cors_origins", "keys", "allowed_hosts", "bounds", "logs", "tls_cert", "tls_key",
 )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ class ServeOptions:
     allowed_hosts: Sequence[str] = ()
     """Names it answers to, besides those of loopback and its own address."""
     bounds: Bounds = field(default_factory=Bounds)
+    logs: LogOptions = field(default_factory=LogOptions)
     tls_cert: Path | None = None
     """The certificate's chain, and the key where `tls_key` is None. None: no encryption."""
     tls_key: Path | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import HTTPConnection
 
 from landrace.server.access.caller import caller_of
 from landrace.server.access.tally import tally_of
+from landrace.server.admin.watch import Watch
 from landrace.server.engines.registry import Registry, ServedModel
 from landrace.server.feedback.keeper import Keeper
 from landrace.server.jobs.jobs import Jobs
@@ -33,6 +36,10 @@ class Serving:
     """Of feedback and conversations; None: this server has no ledger to keep them in."""
     jobs: Jobs | None = None
     """Files and what is done with them; None: this server keeps none."""
+    watch: Watch = field(default_factory=Watch)
+    """What an operator is told of the last minutes."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """How the server was started, without secrets, for reports of bugs."""
 
     def check_access(self, http: HTTPConnection, name: str) -> None:
         """Raises ApiError (403) for a model or adapter that the call's key may not use: an alias is either's."""

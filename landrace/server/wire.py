@@ -11,6 +11,7 @@ EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 """The media types."""
 _EVENT_BYTES = 128
 """Events that hide their sizes are a multiple of this long."""
+_written = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def server_event(body: dict[str, Any], name: str | None = None, *, obfuscate: bool = False) -> str:
@@ -28,5 +29,15 @@ def line(body: dict[str, Any]) -> str:
     return f"{_written(body)}\n"
 
 
-def _written(body: dict[str, Any]) -> str:
-    return json.dumps(body, ensure_ascii=False)
+class Envelope:
+    """Events that differ in nothing but their one choice: what is around it is written once."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        """`body` has None for its choice."""
+        # Within a string the marks around the name would be escaped, so this is found once.
+        before, after = _written(body).split('"choices": [null]')
+        self._before, self._after = f'data: {before}"choices": [', f"]{after}\n\n"
+
+    def event(self, choice: dict[str, Any]) -> str:
+        """As `server_event` writes the body with this choice."""
+        return f"{self._before}{_written(choice)}{self._after}"

@@ -22,6 +22,7 @@ export const ICONS = {
   bin: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
   help: "M12 20a8 8 0 1 0 0-16 8 8 0 0 0 0 16zM9.7 9.5a2.4 2.4 0 1 1 3.4 2.6c-.8.400-1.1.900-1.1 1.7M12 16.5v.01",
+  download: "M12 4v11M7 11l5 5 5-5M5 20h14",
   file: "M7 4h7l4 4v12H7zM14 4v4h4",
   warning: "M12 4l9 16H3zM12 10v4.5M12 17.5v.01",
 } as const;

@@ -34,6 +34,8 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
         *("/v1/adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     ),
 }
+_PAGES = ("/", "/admin")
+"""They hold nothing of anybody's; what they show, they ask for with a key."""
 _READING = ("GET", "HEAD", "OPTIONS")
 
 SCOPES = tuple(name for name in _PREFIXES if name not in (OPEN, COMMON, ADMIN))
@@ -44,7 +46,7 @@ _GROUP_OF = {prefix: name for name, prefixes in _PREFIXES.items() for prefix in 
 
 def group_of(method: str, path: str) -> str:
     """The group of a call. What is under `/v1/models` may be read by all, and changed by administrators."""
-    if path == "/":
+    if path in _PAGES:
         return OPEN
     start = 0
     while (end := path.find("/", start + 1)) != -1:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import HTTPConnection
 
 from landrace.server.access.limits import Allowance
+
+if TYPE_CHECKING:
+    from landrace.server.generation import Choice
+    from landrace.text import Tokenizer
 
 _PLACE = "landrace.tally"
 _EXPECTED_ANSWER = 512
@@ -20,6 +25,8 @@ class Counts(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     machine_seconds: float = 0.0
+    cached_tokens: int = 0
+    """Of the prompt's."""
 
     @property
     def tokens(self) -> int:
@@ -32,6 +39,14 @@ class Tally:
     def __init__(self, allowance: Allowance | None = None) -> None:
         """`allowance`: the key's; None where nothing is limited."""
         self.model: str | None = None
+        self.answer_id: str | None = None
+        self.kind: str | None = None
+        """What was asked for, as the ledger's usage has it."""
+        self.began: float | None = None
+        """When it was given to the engine, in seconds since the epoch; choices count their times from then."""
+        self.choices: Sequence[Choice] = ()
+        self.tokenizer: Tokenizer | None = None
+        """Of the model."""
         self._allowance = allowance
         self._reserved = 0
         self._counted: Callable[[], Counts] = Counts
@@ -46,6 +61,11 @@ class Tally:
         if self._allowance is not None:
             self._reserved += self._allowance.reserve(prompt_tokens, min(most, _EXPECTED_ANSWER))
         self._counted = counted
+
+    def follow(self, answer_id: str, kind: str, choices: Sequence[Choice], tokenizer: Tokenizer) -> None:
+        """For logs: what is computed from now on."""
+        self.answer_id, self.kind, self.choices, self.tokenizer = answer_id, kind, choices, tokenizer
+        self.began = time.time()
 
     def settle(self) -> None:
         """The call has ended."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from landrace.errors import LandraceError
 from landrace.server.engines.messages import EngineSettings
+from landrace.server.logs.lines import start_logging
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _SHARE = 0.9
@@ -75,6 +76,7 @@ def main_memory() -> int:
 def _tell(connection: Connection, settings: Sequence[EngineSettings]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server decides when to stop
         signal.signal(number, signal.SIG_IGN)
+    start_logging(settings[0].log_format)
 
     from landrace.server.engines.estimate import description, device_memory
 

@@ -13,6 +13,7 @@ from landrace.engine.options import EngineOptions
 from landrace.engine.outputs import StepOutput
 from landrace.engine.request import Request
 from landrace.errors import LandraceError, RequestError
+from landrace.server.logs.options import LogFormat
 
 if TYPE_CHECKING:
     from landrace.server.engines.abilities import Abilities
@@ -31,6 +32,7 @@ class EngineSettings:
     options: EngineOptions = field(default_factory=EngineOptions)
     step_seconds: float = 600.0
     """The longest that one step may take before the process counts as hanging."""
+    log_format: LogFormat = "text"
 
 
 @dataclass(frozen=True)

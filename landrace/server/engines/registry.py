@@ -111,6 +111,11 @@ class Registry:
         """The base model behind a name: its state, its description, its adapters."""
         return self._bases[model.parent or model.name]
 
+    @property
+    def memory(self) -> int:
+        """Bytes for all models together."""
+        return self._opener.memory
+
     def memory_of(self, model: ServedModel) -> int:
         """Bytes that are kept for the base model behind a name; 0 where it is neither open nor being opened."""
         return self._opener.memory_of(self.host_of(model))

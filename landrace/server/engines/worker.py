@@ -31,6 +31,7 @@ from landrace.server.engines.messages import (
     UnloadAdapter,
     refusal,
 )
+from landrace.server.logs.lines import start_logging
 
 if TYPE_CHECKING:
     from landrace.embedding.encoder_engine import EncoderEngine
@@ -61,6 +62,7 @@ def run_worker(connection: Connection, settings: EngineSettings) -> None:
     # running answers are to be finished first.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    start_logging(settings.log_format)
     outlet = Outlet(connection)
     try:
         try:

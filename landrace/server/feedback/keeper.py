@@ -12,6 +12,7 @@ from landrace.errors import LandraceError
 from landrace.ledger.conversations import Exchange, Feedback
 from landrace.server.access.caller import Caller
 from landrace.server.generation import Choice, Generation
+from landrace.server.logs.redaction import Redactor
 from landrace.server.openai.replies import ChatShape
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ _log = logging.getLogger(__name__)
 class Keeper:
     """Of one server. `keeps_conversations`: whether calls may ask that theirs is kept."""
 
-    def __init__(self, ledger: Ledger, *, keeps_conversations: bool) -> None:
+    def __init__(self, ledger: Ledger, *, keeps_conversations: bool, redact: Redactor | None = None) -> None:
+        """`redact`: what texts pass before they are kept."""
         self._ledger = ledger
+        self._redact = redact
         self.keeps_conversations = keeps_conversations
         self._writing: dict[str, asyncio.Task[None]] = {}
         """By response."""
@@ -36,12 +39,13 @@ class Keeper:
 
     async def add(self, feedback: Feedback, exchange: Exchange | None) -> tuple[int, bool]:
         """Keeps what was said, and the texts if they came with it. Returns its number, and whether there are texts to
-        learn from. Raises what the ledger raises."""
+        learn from. Raises what the ledger raises, and RedactionError."""
 
         def write() -> tuple[int, bool]:
+            said = feedback if self._redact is None else self._redact.feedback(feedback)
             if exchange is not None:
-                self._ledger.exchanges.add(exchange)
-            number = self._ledger.exchanges.add_feedback(feedback)
+                self._add(exchange)
+            number = self._ledger.exchanges.add_feedback(said)
             return number, exchange is not None or self._ledger.exchanges.knows(feedback.response_id, feedback.choice)
 
         if (writing := self._writing.get(feedback.response_id)) is not None:
@@ -58,7 +62,7 @@ class Keeper:
         def write(exchanges: Sequence[Exchange]) -> None:
             try:
                 for exchange in exchanges:
-                    self._ledger.exchanges.add(exchange)
+                    self._add(exchange)
             except LandraceError as error:
                 _log.error("The conversation of %s was not kept: %s", response_id, error.message)
 
@@ -84,6 +88,9 @@ class Keeper:
             task.add_done_callback(lambda _: self._writing.pop(response_id, None))
 
         return ended
+
+    def _add(self, exchange: Exchange) -> None:
+        self._ledger.exchanges.add(exchange if self._redact is None else self._redact.exchange(exchange))
 
 
 def conversation_of(messages: Sequence[Mapping[str, Any]], caller: Caller) -> str:

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from landrace.server.http.bounds import Bounds
 from landrace.server.http.errors import error_body
+from landrace.server.http.stream import PAST_MIDDLEWARE
 
 MAX_HEAD_BYTES = 2**16
 MAX_HEADERS = 100
@@ -37,8 +38,7 @@ class Connection(HttpToolsProtocol):
 
     # What the transport calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self._bounds.connections and not self._end_an_idle_one():
             self._turn_away(transport)
             return
@@ -96,6 +96,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         self._stop_waiting()
         super().on_headers_complete()
+        self.scope["extensions"] = {PAST_MIDDLEWARE: {"send": self.cycle.send}}
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0

@@ -26,6 +26,7 @@ _KINDS: Mapping[type, str] = {
     int: "a whole number",
     bool: "true or false",
 }
+_PLACE = "landrace.error"
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """The code by which clients know that they must shorten a conversation."""
 
@@ -97,6 +98,18 @@ def shaped(error: ApiError | LandraceError) -> ApiError:
     if isinstance(error, EngineStoppedError):
         return ApiError(503, message, code=error.code, retry_after=error.retry_after)
     return ApiError(500, message)
+
+
+def note_error(scope: Scope, error: ApiError) -> None:
+    """For logs: the call ends with this error."""
+    told = error.body["error"]
+    scope[_PLACE] = told["code"] or told["type"]
+
+
+def error_of(scope: Scope) -> str | None:
+    """The code of the error that the call ended with, or its type where it has none; None: it ended well."""
+    found: str | None = scope.get(_PLACE)
+    return found
 
 
 def field_path(parts: Sequence[str | int]) -> str:
@@ -186,6 +199,7 @@ class _ErrorResponse(Response):
         self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        note_error(scope, self._error)
         status, body = error_shapes.of_path(scope["path"], self._error.status, self._error.body)
         content = json.dumps(body).encode("ascii")
         await Response(content, status, self._error.headers, "application/json")(scope, receive, send)

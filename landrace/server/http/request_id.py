@@ -8,6 +8,8 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from landrace.server.logs.running_call import note_running_call
+
 HEADER = "x-request-id"
 _SANE = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
 
@@ -30,4 +32,6 @@ class RequestId:
                 MutableHeaders(scope=message)[HEADER] = own
             await send(message)
 
+        running = note_running_call(own)
         await self._app(scope, receive, named)
+        running.request_id = None  # after an error it stays: that is logged once it has got here

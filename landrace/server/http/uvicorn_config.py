@@ -26,6 +26,7 @@ def uvicorn_config(app: FastAPI, bounds: Bounds, tls: ssl.SSLContext | None, *, 
         http=partial(Connection, bounds=bounds, turned_away=turned_away),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
+        log_config=None,  # `logs/lines.py` has it
         log_level="warning",
         access_log=False,
         proxy_headers=False,

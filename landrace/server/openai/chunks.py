@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from landrace.engine.outputs import StepOutput
@@ -42,6 +42,9 @@ class ChunkedReply:
         self._obfuscate = obfuscate
         self._include_timings = include_timings
         self._price_per_hour = price_per_hour
+        self._created = int(time.time())
+        self._around: wire.Envelope | None = None
+        """The events of a stream; the model's fingerprint is known when the first of them comes."""
         self._opened: set[int] = set()
 
     def whole(self, generation: Generation) -> dict[str, Any]:
@@ -69,20 +72,28 @@ class ChunkedReply:
         yield _DONE
 
     def _chunk(self, generation: Generation, choice: dict[str, Any]) -> str:
-        more: dict[str, Any] = {"usage": None} if self._include_usage else {}
-        body = self._envelope(generation, self._shape.chunk_kind, [choice], **more)
-        return wire.server_event(body, obfuscate=self._obfuscate)
+        kind = self._shape.chunk_kind
+        if self._obfuscate:
+            return wire.server_event(self._envelope(generation, kind, [choice], **self._no_usage), obfuscate=True)
+        if self._around is None:
+            self._around = wire.Envelope(self._envelope(generation, kind, [None], **self._no_usage))
+        return self._around.event(choice)
+
+    @property
+    def _no_usage(self) -> dict[str, None]:
+        """Of the chunks before the one that tells it."""
+        return {"usage": None} if self._include_usage else {}
 
     def _timings(self, generation: Generation) -> dict[str, Any]:
         return {"timings": generation.timings(self._price_per_hour)} if self._include_timings else {}
 
     def _envelope(
-        self, generation: Generation, kind: str, choices: list[dict[str, Any]], **more: Any
+        self, generation: Generation, kind: str, choices: Sequence[dict[str, Any] | None], **more: Any
     ) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": kind,
-            "created": int(time.time()),
+            "created": self._created,
             "model": self._model.name,
             "system_fingerprint": generation.fingerprint,
             "choices": choices,

@@ -1,4 +1,4 @@
-"""`Bundle`: the built files of the chat page, read once and kept in memory."""
+"""`Bundle`: the built files of the chat page and the operator's, read once and kept in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 BUILT = Path(__file__).with_name("static")
 """Where `make page` puts what it builds of the sources in `web/`."""
-_INDEX = "index.html"
+_INDEX, _ADMIN = "index.html", "admin.html"
 _TYPES = {".js": "text/javascript", ".woff2": "font/woff2", ".txt": "text/plain"}
 """Those that the machine's own table may not know, or know as something else."""
 
@@ -44,16 +44,17 @@ class PageFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """`assets` by the names that the index has for them. Each name holds a hash of its file, so that what is under it
-    never changes."""
+    """`assets` by the names that the two pages have for them. Each name holds a hash of its file, so that what is under
+    it never changes."""
 
     index: PageFile
+    admin: PageFile
     assets: Mapping[str, PageFile]
 
     @classmethod
     def read(cls) -> Bundle | None:
         """The one that was built; None where none was."""
-        if not (BUILT / _INDEX).is_file():
+        if not all((BUILT / page).is_file() for page in (_INDEX, _ADMIN)):
             return None
         assets = {path.name: PageFile.read(path) for path in sorted((BUILT / "assets").iterdir())}
-        return cls(PageFile.read(BUILT / _INDEX), assets)
+        return cls(PageFile.read(BUILT / _INDEX), PageFile.read(BUILT / _ADMIN), assets)

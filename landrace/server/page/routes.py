@@ -1,4 +1,4 @@
-"""The routes of the chat page. They read nothing of a request but a name, and that is looked up in a table."""
+"""The routes of the pages. They read nothing of a request but a name, and that is looked up in a table."""
 
 from __future__ import annotations
 
@@ -38,25 +38,31 @@ _NOT_BUILT = b"""<!doctype html>
 <html lang="en">
 <title>Landrace</title>
 <h1>Landrace is serving</h1>
-<p>The API is at <code>/v1</code>. The chat page was not built with this copy of the package.</p>
-<p>To build it, run <code>make page</code> in a checkout of the sources (it needs Node.js 20 or newer, and npm), and
+<p>The API is at <code>/v1</code>. The pages were not built with this copy of the package.</p>
+<p>To build them, run <code>make page</code> in a checkout of the sources (it needs Node.js 20 or newer, and npm), and
 start the server again.</p>
 </html>
 """
 
 
 def routes(serving: Serving) -> APIRouter:
-    """`/` and `/assets/NAME`. They hold nothing of the models or of anybody's chats, so they ask for no key."""
+    """`/`, `/admin` and `/assets/NAME`. They hold nothing of the models or of anybody's chats, so they
+    ask for no key."""
     del serving
     router = APIRouter()
-    bundle = Bundle.read() or Bundle(PageFile(_NOT_BUILT, "text/html"), {})
+    not_built = PageFile(_NOT_BUILT, "text/html")
+    bundle = Bundle.read() or Bundle(not_built, not_built, {})
 
     @router.api_route("/", methods=_GET, **described("The chat page.", media_type="text/html", is_open=True))
     async def index(http: Request) -> Response:
         return _reply(bundle.index, http, _ASK_EACH_TIME)
 
+    @router.api_route("/admin", methods=_GET, **described("The operator's page.", media_type="text/html", is_open=True))
+    async def admin(http: Request) -> Response:
+        return _reply(bundle.admin, http, _ASK_EACH_TIME)
+
     @router.api_route(
-        "/assets/{name}", methods=_GET, **described("A file of the chat page.", media_type="*/*", is_open=True)
+        "/assets/{name}", methods=_GET, **described("A file of the pages.", media_type="*/*", is_open=True)
     )
     async def asset(name: str, http: Request) -> Response:
         if name not in bundle.assets:

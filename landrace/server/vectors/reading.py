@@ -14,6 +14,7 @@ from landrace.engine.readout import Readout
 from landrace.engine.request import Request
 from landrace.errors import LandraceError
 from landrace.server.access.caller import Caller
+from landrace.server.access.tally import Counts, Tally
 from landrace.server.engines.process import EngineStoppedError
 from landrace.server.engines.registry import ServedModel
 from landrace.server.generation import Choice, Prompt
@@ -58,6 +59,15 @@ class Reading:
     def n_cut(self) -> int:
         """Texts that lost their end."""
         return sum(one.encoded.cut > 0 for one in self._wanted)
+
+    def counts(self) -> Counts:
+        """What it has used so far; its prompt counts from the start."""
+        account = self._account
+        return Counts(self.n_tokens, 0, account.machine_seconds, account.cached_tokens)
+
+    def tell(self, tally: Tally) -> None:
+        """Lets the call's logs know of it."""
+        tally.follow(self.id, self._kind, [self._account], self._model.engine.tokenizer)
 
     async def run(self, usage_log: UsageLog) -> list[Rows]:
         """What is read of each, in order. Raises EngineBusyError, EngineStoppedError and the first one's own error."""

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from landrace.embedding.dense import Rows
 from landrace.server.access.caller import caller_of
-from landrace.server.access.tally import Counts, tally_of
+from landrace.server.access.tally import tally_of
 from landrace.server.chats.chat import renamed
 from landrace.server.http.presence import CLIENT_CLOSED, ClientGoneError, unless_gone
 from landrace.server.openapi.description import described
@@ -66,8 +66,9 @@ async def answered(http: Request, serving: Serving, reading: Reading, write: Cal
     async def work() -> bytes:
         return await asyncio.to_thread(write, await reading.run(serving.usage_log))
 
-    used = Counts(prompt_tokens=reading.n_tokens)
-    tally_of(http).begin(reading.n_tokens, 0, lambda: used)
+    tally = tally_of(http)
+    tally.begin(reading.n_tokens, 0, reading.counts)
+    reading.tell(tally)
     try:
         return Response(await unless_gone(http, work()), media_type="application/json")
     except ClientGoneError:

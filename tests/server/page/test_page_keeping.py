@@ -78,7 +78,7 @@ def test_what_is_exported_is_imported_to_the_same(new_chat_page: Callable[[], An
     second.expect(second.page.locator(".toast")).to_contain_text("Imported 2 chats.")
     assert exported(second) == text
     second.load(text, tmp_path)  # once more changes nothing
-    second.expect(second.page.locator(".toast").last).to_contain_text("left out 2")
+    second.expect(second.page.locator(".toast").last).to_contain_text("Left out 2")
     assert exported(second) == text
     second.page.get_by_role("button", name="Which colour? 2").click()
     second.expect(second.answers.last.locator(".branches")).to_have_text("2 / 2")

@@ -57,6 +57,16 @@ def test_only_what_is_near_the_screen_is_laid_out_as_markdown(long: Any) -> None
     assert long.page.evaluate(drawn) < 120
 
 
+def test_a_found_message_in_the_middle_is_brought_to_the_screen(long: Any) -> None:
+    """Though Enter comes at once: before 2,000 messages are looked through, the list has the chat itself."""
+    long.page.keyboard.press("Control+k")
+    field = long.page.get_by_role("combobox", name="Search all chats")
+    long.expect(long.page.get_by_role("listbox").get_by_role("option")).to_have_text(["Long"])
+    field.fill("Question 1000")
+    field.press("Enter")
+    long.expect(long.page.get_by_text("Question 1000", exact=True)).to_be_in_viewport()
+
+
 def test_a_stream_changes_nothing_but_its_own_message(long: Any, stub: Any) -> None:
     """The server's model cannot hold so long a chat, so that a made-up answer stands in."""
     stub.answers_for(long.page)

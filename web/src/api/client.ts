@@ -1,6 +1,6 @@
-// The calls the page makes. Addresses are relative to the page, so that it works behind a proxy's path.
+// The calls that the chat page makes.
+import { ApiFailure, Connection } from "./connection";
 import { eventsOf } from "./events";
-import { forgetKey, key } from "./key";
 
 export interface Model {
   id: string;
@@ -42,20 +42,7 @@ export interface Feedback {
   model?: string;
 }
 
-/** What the server answered instead of what was asked. */
-export class ApiFailure extends Error {
-  constructor(
-    readonly status: number,
-    message: string,
-  ) {
-    super(message);
-  }
-}
-
-export class Client {
-  /** `askKey` returns whether the user gave a key; `refused`: whether the server did not take the last one. */
-  constructor(private readonly askKey: (refused: boolean) => Promise<boolean>) {}
-
+export class Client extends Connection {
   async models(): Promise<Model[]> {
     const response = await this.call("v1/models", {});
     return ((await response.json()) as { data: Model[] }).data;
@@ -81,37 +68,9 @@ export class Client {
   async rate(feedback: Feedback): Promise<void> {
     await this.call("v1/feedback", post(feedback));
   }
-
-  private async call(path: string, init: RequestInit): Promise<Response> {
-    for (;;) {
-      const response = await this.send(path, init);
-      if (response.ok) return response;
-      if (response.status !== 401) throw await failureOf(response);
-      const refused = key() !== null;
-      forgetKey();
-      if (!(await this.askKey(refused))) throw new ApiFailure(401, "The server asks for a key.");
-    }
-  }
-
-  private send(path: string, init: RequestInit): Promise<Response> {
-    const secret = key();
-    const headers = { ...(init.headers as Record<string, string>), ...(secret ? { Authorization: `Bearer ${secret}` } : {}) };
-    return fetch(path, { ...init, headers, credentials: "same-origin" });
-  }
 }
 
 function post(body: unknown, signal?: AbortSignal): RequestInit {
   const headers = { "Content-Type": "application/json" };
   return { method: "POST", headers, body: JSON.stringify(body), ...(signal ? { signal } : {}) };
-}
-
-async function failureOf(response: Response): Promise<ApiFailure> {
-  const wait = response.headers.get("Retry-After");
-  const later = response.status === 429 && wait ? ` Try again in ${wait} seconds.` : "";
-  try {
-    const { error } = (await response.json()) as { error: { message: string } };
-    return new ApiFailure(response.status, error.message + later);
-  } catch {
-    return new ApiFailure(response.status, `The server answered with status ${response.status}.${later}`);
-  }
 }

@@ -1,4 +1,5 @@
-import { ApiFailure, type CallPart, type Chunk, type Client } from "../api/client";
+import type { CallPart, Chunk, Client } from "../api/client";
+import { ApiFailure } from "../api/connection";
 import type { Message, Settings, ToolCall } from "./types";
 import { bodyOf } from "./prompt";
 

@@ -1,20 +1,20 @@
 import { Client, type Model } from "../api/client";
-import { defaults, keepDefaults, keepModel, lastModel, theme } from "../chats/preferences";
+import { defaults, keepDefaults, keepModel, lastModel } from "../chats/preferences";
 import type { ChatStore } from "../chats/store";
 import { asMarkdown, exportAll, importAll } from "../chats/transfer";
 import { type Attachment, type Chat, type Message, newId, type Vote } from "../chats/types";
 import { chooseFiles, download } from "../dom";
 import { Announcer } from "./announcer";
-import { askComparison, askKey, askTitle, confirmRemoval, showHelp } from "./asking";
+import { askComparison, askTitle, confirmRemoval, showHelp } from "./asking";
 import { Composer } from "./composer";
 import { openFinder } from "./finder";
 import { Header } from "./header";
+import { askKey } from "./key_dialog";
 import { listenForKeys } from "./keyboard";
 import { type House, Lane } from "./lane";
 import { Panel } from "./panel";
 import { Shell } from "./shell";
 import { Sidebar } from "./sidebar";
-import { setTheme } from "./theme";
 import { Toasts } from "./toasts";
 import { vote, voteBar } from "./vote";
 import { welcome } from "./welcome";
@@ -68,8 +68,6 @@ export class App implements House {
       exportAll: () => void this.toasts.guard(() => this.exportAll()),
       importAll: () => void this.toasts.guard(() => this.importAll()),
       help: () => void showHelp(),
-      theme,
-      setTheme,
       close: () => this.shell.setSidebar(false),
     });
     this.shell = new Shell({
@@ -179,7 +177,7 @@ export class App implements House {
     if (!first) return;
     const isNew = !first.lastQuestion;
     const between = isNew ? welcome((text) => this.composer.fill(text)) : second ? voteBar(first, second, (choice) => void this.decide(choice)) : null;
-    this.shell.show(isNew && !second ? [] : this.shown.map((lane) => lane.transcript.root), between, isNew);
+    this.shell.show(isNew ? [] : this.shown.map((lane) => lane.transcript.root), between, isNew);
     this.header.show(first.chat, second?.chat ?? null, this.models, isNew);
     this.composer.setRunning(this.shown.some((lane) => lane.running));
     const length = this.models?.find((model) => model.id === first.chat.model)?.max_model_len ?? null;
@@ -295,8 +293,8 @@ export class App implements House {
     const [file] = await chooseFiles("application/json,.json", false);
     if (!file) return;
     const { taken, left } = await importAll(this.store, await file.text());
-    const rest = left ? `, left out ${left} that are here already` : "";
-    this.toasts.show(`Imported ${taken} ${taken === 1 ? "chat" : "chats"}${rest}.`);
+    const rest = left ? ` Left out ${left} already here.` : "";
+    this.toasts.show(`Imported ${taken} ${taken === 1 ? "chat" : "chats"}.${rest}`);
     await this.list();
   }
 }

@@ -13,6 +13,7 @@ export function openFinder(store: ChatStore, open: (chat: Chat, message: string 
   const state = h("p", { class: "found-none", role: "status" });
   const dialog = h("dialog", { class: "finder", "aria-label": "Search all chats" }, input, list, state);
   let asked = 0;
+  let looking = Promise.resolve();
   let found: Found[] = [];
   let chosen = 0;
 
@@ -37,12 +38,13 @@ export function openFinder(store: ChatStore, open: (chat: Chat, message: string 
     choose(0);
   };
 
-  input.addEventListener("input", () => void look());
+  input.addEventListener("input", () => (looking = look()));
   input.addEventListener("keydown", (event) => {
     const steps: Record<string, () => void> = {
       ArrowDown: () => choose(chosen + 1),
       ArrowUp: () => choose(chosen - 1),
-      Enter: () => take(chosen),
+      // What is listed may be of fewer words than the field has by now.
+      Enter: () => void looking.then(() => dialog.open && take(chosen)),
     };
     const step = steps[event.key];
     if (!step) return;
@@ -53,7 +55,7 @@ export function openFinder(store: ChatStore, open: (chat: Chat, message: string 
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
-  void look();
+  looking = look();
 }
 
 function row({ chat, message, before, match, after }: Found, index: number, take: () => void): HTMLElement {

@@ -82,7 +82,7 @@ export class Panel {
   }
 
   private thinking(): HTMLElement {
-    const names = { default: "Model's default", on: "On", off: "Off" };
+    const names = { default: "Default", on: "On", off: "Off" };
     const options = Object.entries(names).map(([value, text]) =>
       h("option", { value, selected: value === this.settings.thinking }, text),
     );

@@ -1,7 +1,7 @@
-import type { Theme } from "../chats/preferences";
 import type { Chat } from "../chats/types";
 import { button, h, icon, iconButton } from "../dom";
 import { ICONS } from "../icons";
+import { themeButton } from "./theme";
 
 interface Deeds {
   open(chat: Chat): void;
@@ -10,13 +10,10 @@ interface Deeds {
   exportAll(): void;
   importAll(): void;
   help(): void;
-  theme(): Theme;
-  setTheme(theme: Theme): void;
   close(): void;
 }
 
 const DAY = 86_400_000;
-const THEMES: Theme[] = ["system", "light", "dark"];
 
 /** The list of chats, and what concerns all of them. */
 export class Sidebar {
@@ -24,16 +21,6 @@ export class Sidebar {
   private readonly list = h("div", { class: "chats" });
 
   constructor(private readonly deeds: Deeds) {
-    const theme = iconButton(ICONS.theme, "", () => {
-      const next = THEMES[(THEMES.indexOf(deeds.theme()) + 1) % THEMES.length] ?? "system";
-      deeds.setTheme(next);
-      nameTheme();
-    });
-    const nameTheme = (): void => {
-      theme.title = `Theme: ${deeds.theme()}`;
-      theme.setAttribute("aria-label", theme.title);
-    };
-    nameTheme();
     const logo = h("span", { class: "logo" }, "Landrace");
     const shut = iconButton(ICONS.close, "Close list of chats", deeds.close, { class: "icon-button only-narrow" });
     this.root = h(
@@ -53,7 +40,7 @@ export class Sidebar {
         button("Export", deeds.exportAll, { class: "button small", title: "Export all chats as one file" }),
         button("Import", deeds.importAll, { class: "button small", title: "Import chats from a file" }),
         h("span", { class: "spring" }),
-        theme,
+        themeButton(),
         iconButton(ICONS.help, "Keyboard and privacy", deeds.help),
       ),
     );

@@ -2,7 +2,7 @@ import { h } from "../dom";
 import type { Message } from "../chats/types";
 
 const ENDINGS: Record<string, string> = {
-  length: "cut off: no room for more tokens",
+  length: "cut off at the token limit",
   stopped: "stopped",
 };
 

@@ -16,13 +16,19 @@ const RATINGS: Record<Vote, [Rating, Rating]> = {
   neither: ["down", "down"],
 };
 
+const DECIDED: Record<Vote, string> = {
+  left: "You preferred the left one.",
+  right: "You preferred the right one.",
+  both: "You found both good.",
+  neither: "You found neither good.",
+};
+
 /** Asks which of two answers is better; then says whose they were. */
 export function voteBar(left: Lane, right: Lane, decide: (vote: Vote) => void): HTMLElement | null {
   const { pair } = left.chat;
   if (!pair) return null;
   if (pair.vote) {
-    const winner = { left: left.chat.model, right: right.chat.model, both: null, neither: null }[pair.vote];
-    const said = winner ? `You preferred ${shortName(winner)}.` : pair.vote === "both" ? "You found both good." : "You found neither good.";
+    const said = DECIDED[pair.vote];
     const names = `Left: ${shortName(left.chat.model)}. Right: ${shortName(right.chat.model)}.`;
     return h("div", { class: "vote decided", role: "status" }, h("strong", {}, said), h("span", {}, names));
   }

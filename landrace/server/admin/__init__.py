@@ -1,0 +1,1 @@
+"""What an operator is told: the page at `/admin` and the routes under `/v1/admin` that it shows."""

@@ -1,0 +1,1 @@
+"""What an operator reads afterwards: lines on stderr, and spans."""
