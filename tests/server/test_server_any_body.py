@@ -67,6 +67,9 @@ def check(reply: httpx.Response, sent: dict[str, Any] | None) -> None:
     assert reply.headers["x-request-id"]
     if reply.status_code == 200:
         return
+    if reply.status_code == 504:
+        assert sent is not None and "timeout_seconds" in sent and reply.json()["error"]["code"] == "deadline_exceeded"
+        return
     assert reply.status_code in (400, 404), reply.text
     assert list(reply.json()) == ["error"]
     error = reply.json()["error"]

@@ -84,5 +84,5 @@ def work_out_masks(walks: Sequence[Walk]) -> None:
 
 
 def reason(matcher: LLMatcher) -> str:
-    """What a matcher says of its failure, in short."""
-    return matcher.get_error().strip().partition("\n")[0][:300]
+    """What a matcher says of its failure, in a short sentence."""
+    return matcher.get_error().strip().partition("\n")[0][:300].rstrip(".") + "."

@@ -25,6 +25,7 @@ def static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "page" / "static"
     (folder / "assets").mkdir(parents=True)
     (folder / "index.html").write_bytes(INDEX)
+    (folder / "admin.html").write_bytes(INDEX)
     (folder / "assets" / "app-1A2B.js").write_bytes(SCRIPT)
     (folder / "assets" / "font-3C4D.woff2").write_bytes(b"wOF2")
     (folder.parent / "secret.txt").write_text("secret")
