@@ -59,8 +59,7 @@ _EXPOSED = (request_id.HEADER, "Retry-After", *limits.HEADERS)
 
 def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
     """The application. Its lifespan starts the engines and, after the last call has ended, stops them."""
-
-    serving.usage_log.listeners.append(serving.metrics.answers.heard)
+    serving.usage_log.listeners += (serving.metrics.answers.heard, serving.watch.recent.heard)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +81,6 @@ def create_app(serving: Serving, edge: Edge = _NO_EDGE) -> FastAPI:
             if edge.watch is not None:
                 await asyncio.to_thread(edge.watch.close)
 
-    serving.usage_log.listeners.append(serving.watch.recent.heard)
     app = FastAPI(title="Landrace", version=__version__, lifespan=lifespan, openapi_url=None)
     # From the inside out: what refuses a call lies inside of what adds headers to every reply.
     app.add_middleware(BodyLimit, bounds=edge.bounds)

@@ -7,6 +7,8 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from landrace.server.http.presence import CLIENT_CLOSED
+
 _SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600)
 _NOTHING = "none"
 """The route of a call to a path that is none, so that made-up paths do not make new numbers."""
@@ -39,7 +41,7 @@ class CountCalls:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
+        began, status = time.perf_counter(), CLIENT_CLOSED  # unless there is a reply
 
         async def noted(message: Message) -> None:
             nonlocal status

@@ -8,8 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from landrace.server.engines.messages import ProcessFacts
-from landrace.server.engines.process import EngineProcess, EngineStoppedError
+from landrace.server.admin.watch import facts_of
 from landrace.server.openapi.description import described
 from landrace.server.serving import Serving
 
@@ -23,16 +22,9 @@ def routes(serving: Serving) -> APIRouter:
     )
     async def metrics() -> Response:
         engines = serving.registry.engines
-        facts = await asyncio.gather(*map(_facts, engines))
+        facts = await asyncio.gather(*map(facts_of, engines))
         serving.metrics.note_usage(serving.usage_log.state)
         standing = {engine.settings.model: own for engine, own in zip(engines, facts, strict=True)}
         return Response(serving.metrics.text(standing), media_type=CONTENT_TYPE_LATEST)
 
     return router
-
-
-async def _facts(engine: EngineProcess) -> ProcessFacts | None:
-    try:
-        return await engine.facts()
-    except EngineStoppedError:
-        return None
